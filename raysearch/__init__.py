@@ -1,0 +1,1 @@
+"""raysearch: search objective spaces for auxiliary learning, on Ray."""

@@ -1,0 +1,97 @@
+"""TrialPlan: all that a worker ever gets to know of a trial.
+
+A plan is frozen, complete (every default filled in) and JSON both ways, so that it can be stored, sent, compared
+and run again years later. Two plans with the same `key` do the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
+
+from raysearch.methods import METHODS
+from raysearch.settings import Settings, Training, Value
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """One auxiliary objective: a primitive from each stage (AANG, section 3)."""
+
+    data: str
+    transform: str
+    representation: str
+    output: str
+
+    @property
+    def name(self) -> str:
+        """The four primitives joined by '/', data first."""
+        return "/".join((self.data, self.transform, self.representation, self.output))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """One configuration and one seed, resolved."""
+
+    number: int  # of the configuration in its arm, from 0
+    seed: int
+    arm: str  # "search", or the name of a baseline
+    role: str  # "search", or "confirm" for a repetition on a fresh seed
+    weighting: str
+    surgery: str
+    schedule: str
+    objectives: tuple[Objective, ...]
+    settings: dict[str, Value]  # every setting that the three methods and the training use
+    params: dict[str, Any]  # the values drawn for this trial, as the search names them (for people and Optuna)
+    task: dict[str, Any]  # name, data (the folder of prepared splits), metric, labels
+    model: dict[str, Any]  # as declared: {"config": {...}} or {"path": ...}, "layers"
+    workers: int = 1  # data-parallel ranks
+
+    def group(self, kind: type[S]) -> S:
+        """The settings of one group, e.g. `plan.group(Training)`."""
+        return kind(**{f.name: self.settings[f.name] for f in fields(kind) if f.name in self.settings})
+
+    @property
+    def training(self) -> Training:
+        """What every trial has."""
+        return self.group(Training)
+
+    def method(self, family: str) -> Any:
+        """The settings of the plan's weighting, surgery or schedule."""
+        return self.group(METHODS[getattr(self, family)].settings)
+
+    @property
+    def key(self) -> str:
+        """Twelve hex digits that name what this trial does: all fields but number, arm, role and data folder."""
+        what = asdict(self)
+        for name in ("number", "arm", "role", "params"):
+            del what[name]
+        what["task"] = {name: value for name, value in what["task"].items() if name != "data"}
+        return hashlib.sha256(_canonical(what).encode()).hexdigest()[:12]
+
+    @property
+    def trial_id(self) -> str:
+        """Stable over restarts, and sortable: arm, number, seed, key."""
+        return f"{self.arm}-{self.number:04d}-s{self.seed}-{self.key[:6]}"
+
+    def to_json(self) -> str:
+        """One line of JSON; `from_json` gives the same plan back."""
+        return _canonical(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialPlan:
+        """The plan that `to_json` wrote."""
+        raw = json.loads(text)
+        raw["objectives"] = tuple(Objective(**objective) for objective in raw["objectives"])
+        return cls(**raw)
+
+    def with_seed(self, seed: int, role: str) -> TrialPlan:
+        """The same configuration on another seed."""
+        return replace(self, seed=seed, role=role)
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,168 @@
+"""Every setting of a trial: its meaning, unit, range and default, declared once.
+
+A setting's name is unique over all classes here, so that a search names it without saying whose it is; a test
+holds us to that. Names are the papers' (../README, "Names"); defaults are for a small encoder on a small machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from raysearch.errors import did_you_mean
+
+Value = bool | int | float | str
+
+
+def knob(
+    default: Value,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    open_low: bool = False,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field of one setting; its range is [low, high], or (low, high] when `open_low`."""
+    about = {"meaning": meaning, "low": low, "high": high, "open_low": open_low, "unit": unit, "choices": choices}
+    return field(default=default, metadata=about)
+
+
+def check_value(setting: Field[Any], value: object) -> None:
+    """Raise ValueError, with the remedy, unless `value` may be given to `setting`."""
+    about, kind = setting.metadata, type(setting.default)
+    name = setting.name
+    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    if isinstance(value, str) and about["choices"] and value not in about["choices"]:
+        raise ValueError(f"{name}: unknown choice {value!r}{did_you_mean(value, about['choices'])}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = about["low"], about["high"]
+        below = low is not None and (value <= low if about["open_low"] else value < low)
+        if value != value or below or (high is not None and value > high):
+            left = "(-inf" if low is None else f"{'(' if about['open_low'] else '['}{low:g}"
+            right = "inf)" if high is None else f"{high:g}]"
+            raise ValueError(f"{name} must be in {left}, {right}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of all groups of settings: values are checked against their declared ranges."""
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            check_value(setting, getattr(self, setting.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Settings):
+    """What every trial has, whatever its method."""
+
+    steps: int = knob(200, "optimizer steps of the main phase", low=1, unit="step")
+    batch_size: int = knob(32, "end-task examples a step, over all ranks", low=1, unit="example")
+    aux_batch_size: int = knob(32, "auxiliary examples a step, shared by its objectives", low=1, unit="example")
+    lr: float = knob(5e-4, "peak learning rate of the body", low=0, open_low=True)
+    head_lr: float = knob(1e-3, "peak learning rate of the heads", low=0, open_low=True)
+    weight_decay: float = knob(0.01, "AdamW decay of the body (none on biases and norms)", low=0)
+    head_weight_decay: float = knob(0.1, "AdamW decay of the heads (AANG's code)", low=0)
+    warmup: float = knob(0.06, "share of the steps with a rising learning rate; it falls linearly after", low=0, high=1)
+    clip: float = knob(1.0, "largest norm of the combined gradient; 0 never clips", low=0)
+    dropout: float = knob(0.1, "dropout of body and heads", low=0, high=0.9)
+    max_length: int = knob(64, "tokens kept of a text, special ones included", low=4, unit="token")
+    select_probability: float = knob(
+        0.15, "chance that a token is selected by a transform", low=0, high=1, open_low=True
+    )
+    eval_every: int = knob(20, "steps between evaluations on select-dev", low=1, unit="step")
+    patience: int = knob(0, "evaluations without a new best before a phase ends; 0 never", low=0, unit="evaluation")
+    checkpoint_every: int = knob(0, "steps between checkpoints; 0 at every evaluation", low=0, unit="step")
+    precision: str = knob("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSettings(Settings):
+    """A method without settings of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Settings):
+    """Which objectives take part in a step."""
+
+    objectives_per_step: int = knob(3, "objectives sampled a step, without replacement; 0 takes all", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Static(Sampling):
+    """Equal weights, fixed lambda_e."""
+
+    lambda_e: float = knob(0.5, "weight of the end task in the total loss; auxiliaries share the rest", low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EtaPrim(Sampling):
+    """ATTITTUD's own sum: g~_aux + eta_prim g_prim."""
+
+    eta_prim: float = knob(1.0, "factor of the end task's gradient beside g~_aux (ATTITTUD, section 3)", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevHead(Settings):
+    """The separate head phi* through which the body is asked what helps (META-TARTAN, section 2.2 of AANG's App. B)."""
+
+    dev_head_examples: int = knob(32, "meta-dev examples that the dev head is fitted on", low=1, unit="example")
+    dev_head_lr: float = knob(1e-2, "AdamW rate of the dev head", low=0, open_low=True)
+    dev_head_decay: float = knob(0.1, "AdamW decay of the dev head", low=0)
+    dev_head_steps: int = knob(10, "most full-batch steps of a fit", low=1, unit="step")
+    dev_head_tolerance: float = knob(1e-3, "a fit ends when the loss changes by less", low=0, unit="nat")
+    meta_batch_size: int = knob(
+        32, "meta-dev examples of the meta-gradient, disjoint from the head's", low=1, unit="example"
+    )
+    similarity: str = knob("cosine", "how a gradient is compared with the dev gradient", choices=("cosine", "dot"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaTartan(DevHead):
+    """META-TARTAN: one softmax over the end task and every objective."""
+
+    lr_tasks: float = knob(1e-2, "rate of the task logits (SGD)", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aang(Static, DevHead):
+    """AANG: factored objective weights and lambda_e learned from meta-gradients."""
+
+    lr_weights: float = knob(0.1, "rate of W^All, W^D, W^T, W^R, W^O (the authors' auxlr; SGD)", low=0)
+    lr_lambda: float = knob(0.1, "rate of the two logits behind lambda_e (the authors' soptlr); 0 keeps it", low=0)
+    factored: bool = knob(True, "share weights between objectives with a primitive in common; else W^All alone")
+    meta_every: int = knob(1, "steps between meta-gradients", low=1, unit="step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attittud(Settings):
+    """ATTITTUD: the auxiliary gradient split along the end task's leading directions."""
+
+    eta_perp: float = knob(1.0, "factor of the part outside the end task's subspace")
+    eta_pos: float = knob(1.0, "factor of the part that agrees with the end task")
+    eta_neg: float = knob(-1.0, "factor of the part that opposes the end task")
+    k: int = knob(5, "rank of the end task's subspace, at most m", low=1)
+    m: int = knob(16, "end-task examples whose gradients span the subspace", low=1, unit="example")
+    basis_every: int = knob(5, "steps that a basis is kept (the paper's n)", low=1, unit="step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(Settings):
+    """A last phase on the end task alone."""
+
+    finetune_steps: int = knob(50, "steps on the end task alone", low=1, unit="step")
+    finetune_lr: float = knob(1e-4, "constant rate of body and head in that phase", low=0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Settings):
+    """A first phase on the auxiliary objectives alone."""
+
+    pretrain_steps: int = knob(100, "steps on the auxiliary objectives alone", low=1, unit="step")
+    pretrain_lr: float = knob(5e-4, "peak learning rate of the body in that phase", low=0, open_low=True)
