@@ -1,0 +1,52 @@
+"""Schedules: what is trained when, as a row of phases.
+
+The best state on select-dev over all phases is kept; a fine-tuning phase begins from the best so far, so it is taken
+over only where it is better (AANG's second stage).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from raysearch import settings as s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of steps with one optimizer."""
+
+    name: str
+    steps: int
+    lr: float  # peak, body
+    head_lr: float  # peak, heads
+    end_task: bool = True  # the end task moves the body
+    auxiliary: bool = True  # the objectives do
+    constant: bool = False  # no warm-up and decay
+    from_best: bool = False  # begin from the best state so far
+
+
+def joint(training: s.Training, settings: s.NoSettings) -> tuple[Phase, ...]:
+    """End task and auxiliaries together."""
+    del settings
+    return (Phase(name="joint", steps=training.steps, lr=training.lr, head_lr=training.head_lr),)
+
+
+def joint_then_finetune(training: s.Training, settings: s.FineTune) -> tuple[Phase, ...]:
+    """Together; then the end task alone, from the best state so far, at a small constant rate."""
+    rate: dict[str, Any] = {"lr": settings.finetune_lr, "head_lr": settings.finetune_lr}
+    last = Phase(name="finetune", steps=settings.finetune_steps, **rate, auxiliary=False, constant=True, from_best=True)
+    return (*joint(training, s.NoSettings()), last)
+
+
+def pretrain_then_finetune(training: s.Training, settings: s.Pretrain) -> tuple[Phase, ...]:
+    """The auxiliaries alone; then the end task alone (TAPT, DAPT, vanilla pre-training)."""
+    first = Phase(
+        name="pretrain",
+        steps=settings.pretrain_steps,
+        lr=settings.pretrain_lr,
+        head_lr=training.head_lr,
+        end_task=False,
+    )
+    then = Phase(name="finetune", steps=training.steps, lr=training.lr, head_lr=training.head_lr, auxiliary=False)
+    return (first, then)

@@ -1,0 +1,135 @@
+"""Weightings that learn nothing: the end task alone, equal weights, ATTITTUD's sum.
+
+A weighting answers, each step: which objectives take part, and with what coefficients
+
+    update = end_task * g_E  +  aux * D( sum_k objectives_k g_k ),      sum_k objectives_k = 1
+
+and, when it asks for them, learns from the similarities of the gradients to the dev gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from raysearch import settings as s
+from raysearch.plan import Objective
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The factors of a step's gradients."""
+
+    end_task: float
+    aux: float
+    objectives: Tensor  # (n,) float64, sum 1; empty without objectives
+
+    @property
+    def lambda_e(self) -> float:
+        """The end task's share of the whole, in [0, 1]."""
+        whole = self.end_task + self.aux
+        return self.end_task / whole if whole > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Similarities to the dev gradient: positive means that a step along the gradient helps on meta-dev."""
+
+    objectives: Tensor  # (n,) of the sampled objectives
+    end_task: float
+    aux: float  # of sum_k w_k g_k
+
+
+@dataclass(frozen=True)
+class Share:
+    """One row of the weights table less its step: `weight` is a share of its kind and stage."""
+
+    kind: str
+    stage: str
+    name: str
+    weight: float
+
+
+class Weighting:
+    """What all weightings share: sampling, and nothing to learn."""
+
+    def __init__(self, objectives: tuple[Objective, ...], settings: Any) -> None:
+        self.objectives, self.settings = objectives, settings
+
+    def wants_scores(self, step: int) -> bool:
+        """Whether the weighting learns from the gradients of this step (from 1)."""
+        del step
+        return False
+
+    def sample(self, generator: Generator) -> list[int]:
+        """The objectives of a step, in the plan's order: `objectives_per_step` of them, or all."""
+        total = len(self.objectives)
+        wanted = getattr(self.settings, "objectives_per_step", 0) or total
+        if wanted >= total:
+            return list(range(total))
+        return sorted(torch.randperm(total, generator=generator)[:wanted].tolist())
+
+    def coefficients(self, sampled: list[int]) -> Coefficients:
+        """The factors of the step's gradients."""
+        raise NotImplementedError
+
+    def learn(self, sampled: list[int], scores: Scores) -> None:
+        """Move the weights by what the gradients of a step were worth."""
+
+    def shares(self) -> list[Share]:
+        """The weights as they stand, over all objectives, for the weights table."""
+        whole = self.coefficients(list(range(len(self.objectives))))
+        rows = [Share("task", "", "end_task", whole.lambda_e), Share("task", "", "auxiliary", 1 - whole.lambda_e)]
+        named = zip(self.objectives, whole.objectives.tolist(), strict=True)
+        return rows + [Share("objective", "", objective.name, weight) for objective, weight in named]
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs to go on from here."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken."""
+
+
+def equal(count: int) -> Tensor:
+    """Equal weights (n,) that sum to 1."""
+    return torch.full((count,), 1 / count if count else 0.0, dtype=torch.float64)
+
+
+class EndTaskOnly(Weighting):
+    """Fine-tuning: no objective takes part."""
+
+    def sample(self, generator: Generator) -> list[int]:
+        """None."""
+        del generator
+        return []
+
+    def coefficients(self, sampled: list[int]) -> Coefficients:
+        """The end task's gradient as it is."""
+        return Coefficients(1.0, 0.0, equal(len(sampled)))
+
+
+class Static(Weighting):
+    """Multitask learning: lambda_e for the end task, the rest in equal parts (AANG's Static Multitask)."""
+
+    settings: s.Static
+
+    def coefficients(self, sampled: list[int]) -> Coefficients:
+        """Fixed; without objectives the end task has it all."""
+        if not sampled:
+            return Coefficients(1.0, 0.0, equal(0))
+        lambda_e = self.settings.lambda_e
+        return Coefficients(lambda_e, 1 - lambda_e, equal(len(sampled)))
+
+
+class EtaPrimSum(Weighting):
+    """ATTITTUD's update g~_aux + eta_prim g_prim, auxiliaries in equal parts (section 3, after equation 2)."""
+
+    settings: s.EtaPrim
+
+    def coefficients(self, sampled: list[int]) -> Coefficients:
+        """The auxiliary gradient in full, the end task's times eta_prim."""
+        return Coefficients(self.settings.eta_prim, 1.0 if sampled else 0.0, equal(len(sampled)))

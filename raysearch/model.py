@@ -1,0 +1,237 @@
+"""The encoder and its heads.
+
+The end task's head is the one of the Hugging Face sequence-classification model, so that what is trained is what is
+exported; each denoising objective has the head of the masked-LM model, its decoder tied to the embeddings (the
+authors keep an untied copy for each, 39 M parameters apiece with RoBERTa-base); each auxiliary classification
+objective has a two-layer ReLU head of its own (AANG's code).
+
+    body       theta, shared by all tasks: the encoder without its pooler
+    heads      phi: everything else
+    hidden     (B, S, H) the body's last layer
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import logging as transformers_logging
+
+from raysearch.plan import TrialPlan
+
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+_HEAD_DROPOUTS = ("classifier_dropout", "seq_classif_dropout", "cls_dropout", "pooler_dropout")
+MASK_STYLES = ("additive", "boolean")  # (B, 1, S, S) of 0 and -3e38, or (B, S, S) of true and false
+
+
+class _Given(nn.Module):
+    """Stands where a Hugging Face model has its body, and hands on hidden states that are already there."""
+
+    def __init__(self, pooler: nn.Module | None) -> None:
+        super().__init__()
+        self.pooler = pooler
+        self.hidden: Tensor | None = None
+
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
+        assert self.hidden is not None
+        pooled = self.pooler(self.hidden) if self.pooler is not None else None
+        return BaseModelOutputWithPooling(last_hidden_state=self.hidden, pooler_output=pooled)
+
+
+class HuggingFaceHead(nn.Module):
+    """A Hugging Face model without its body: hidden states in, logits out."""
+
+    def __init__(self, model: PreTrainedModel, pooler: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model = model
+        setattr(model, model.base_model_prefix, _Given(pooler))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits of `hidden` (B, S, H): (B, C) for classification, (B, S, V) for a language model."""
+        given = getattr(self.model, self.model.base_model_prefix)
+        given.hidden = hidden
+        tokens = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        try:
+            logits: Tensor = self.model(input_ids=tokens).logits
+        finally:
+            given.hidden = None
+        return logits
+
+
+class DenoiseHead(nn.Module):
+    """Vocabulary logits (n, V) of selected positions (n, H)."""
+
+    def __init__(self, template: HuggingFaceHead, embedding: nn.Parameter) -> None:
+        super().__init__()
+        self.head = copy.deepcopy(template)
+        decoder = self.head.model.get_output_embeddings()
+        if decoder is None:
+            raise ValueError(f"{type(self.head.model).__name__} has no output embeddings to tie")
+        decoder.weight = embedding
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits of each of the n positions."""
+        logits: Tensor = self.head(hidden[None])[0]
+        return logits
+
+
+class LabelHead(nn.Module):
+    """Two layers on position 0: class logits (b, C) of (b, H)."""
+
+    def __init__(self, width: int, classes: int, activation: type[nn.Module], dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(width, width), activation(), nn.Dropout(dropout), nn.Linear(width, classes)
+        )
+
+    def forward(self, first: Tensor) -> Tensor:
+        """Logits of the hidden states at position 0."""
+        logits: Tensor = self.layers(first)
+        return logits
+
+
+class Network(nn.Module):
+    """A body, the end task's head, and a head for each objective."""
+
+    def __init__(self, plan: TrialPlan, classes: int, vocabulary_size: int) -> None:
+        super().__init__()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        dropout = plan.training.dropout
+        classifier = _hugging_face(
+            AutoModelForSequenceClassification, plan.model, dropout, vocabulary_size, num_labels=classes
+        )
+        tokens, real, expected = _probe(classifier, vocabulary_size)
+        prefix = classifier.base_model_prefix
+        self.body: nn.Module = getattr(classifier, prefix)
+        self.config = classifier.config
+        pooler = getattr(self.body, "pooler", None)
+        if isinstance(pooler, nn.Module):
+            self.body.pooler = None
+        self.end_task = HuggingFaceHead(classifier, pooler if isinstance(pooler, nn.Module) else None)
+        self.mask_style = self._agreeing_mask_style(tokens, real, expected)
+        self.heads = nn.ModuleList()
+        if plan.objectives:
+            self._add_heads(plan, classes, vocabulary_size, dropout)
+
+    def _add_heads(self, plan: TrialPlan, classes: int, vocabulary_size: int, dropout: float) -> None:
+        template: HuggingFaceHead | None = None
+        embedding = self.body.get_input_embeddings().weight  # type: ignore[operator]
+        for objective in plan.objectives:
+            if objective.output == "denoise":
+                if template is None:
+                    template = HuggingFaceHead(
+                        _hugging_face(AutoModelForMaskedLM, plan.model, dropout, vocabulary_size)
+                    )
+                self.heads.append(DenoiseHead(template, embedding))
+            else:
+                self.heads.append(LabelHead(self.width, classes, nn.ReLU, dropout))
+
+    def _agreeing_mask_style(self, tokens: Tensor, real: Tensor, expected: Tensor) -> str:
+        """The way to hand over a (B, S, S) mask under which body and head give the whole model's logits.
+
+        Architectures differ in what they take for a mask and in where their pooler is; rather than train on a mask
+        that is silently ignored, the ways are tried and a model that agrees with none is refused by ValueError.
+        """
+        visible = real[:, None, :].expand(-1, tokens.shape[1], -1)
+        self.eval()
+        for style in MASK_STYLES:
+            self.mask_style = style
+            try:
+                with torch.no_grad():
+                    logits = self.end_task(self.hidden(tokens, visible))
+            except (RuntimeError, ValueError, TypeError, AttributeError):
+                continue
+            if logits.shape == expected.shape and torch.allclose(logits, expected, atol=1e-4, rtol=1e-3):
+                self.train()
+                return style
+        raise ValueError(
+            f"{type(self.end_task.model).__name__} (model_type {self.config.model_type!r}) cannot be used: it takes no "
+            "attention mask per pair of positions, or its head cannot be parted from its body; "
+            "bert, roberta, distilbert, electra, mpnet and modernbert can"
+        )
+
+    @property
+    def width(self) -> int:
+        """H, the size of a hidden state."""
+        return int(self.config.hidden_size)
+
+    def hidden(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """The body's last layer (B, S, H) for `tokens` (B, S), each query seeing the `visible` (B, S, S) keys."""
+        mask = visible
+        if self.mask_style == "additive":
+            floor = torch.finfo(torch.float32).min
+            mask = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, floor)[:, None]
+            if torch.is_autocast_enabled(tokens.device.type):
+                mask = mask.to(torch.get_autocast_dtype(tokens.device.type))
+        output: Tensor = self.body(input_ids=tokens, attention_mask=mask).last_hidden_state
+        return output
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """theta, in a fixed order."""
+        return [parameter for parameter in self.body.parameters() if parameter.requires_grad]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """phi: what is not theta, in a fixed order."""
+        body = {id(parameter) for parameter in self.body.parameters()}
+        return [p for p in self.parameters() if id(p) not in body and p.requires_grad]
+
+    def classifier(self) -> PreTrainedModel:
+        """A copy of body and end-task head as one Hugging Face model, for `save_pretrained`."""
+        whole = copy.deepcopy(self.end_task.model)
+        prefix = whole.base_model_prefix
+        given: _Given = getattr(whole, prefix)
+        body = copy.deepcopy(self.body)
+        if given.pooler is not None:
+            body.pooler = given.pooler
+        setattr(whole, prefix, body)
+        whole.eval()
+        return whole
+
+
+def _probe(classifier: PreTrainedModel, vocabulary_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A small padded input (tokens, real) and the whole model's logits for it, dropout off."""
+    tokens = torch.arange(12).reshape(2, 6) % vocabulary_size
+    real = torch.ones(2, 6, dtype=torch.bool)
+    real[1, 4:] = False
+    classifier.eval()
+    with torch.no_grad():
+        logits = classifier(input_ids=tokens, attention_mask=real.long()).logits
+    classifier.train()
+    return tokens, real, logits
+
+
+def _hugging_face(
+    family: Any, model: dict[str, Any], dropout: float, vocabulary_size: int, **more: Any
+) -> PreTrainedModel:
+    """A model of `family` from the plan's declaration: a config to begin anew, or a path or name to load."""
+    if "config" in model:
+        fields = {name: value for name, value in model["config"].items() if name != "model_type"}
+        fields["vocab_size"] = vocabulary_size
+        config = AutoConfig.for_model(model["config"]["model_type"], **fields, **more)
+        _set_dropout(config, dropout)
+        built: PreTrainedModel = family.from_config(config)
+        return built
+    source = model["path"]
+    config = AutoConfig.from_pretrained(source, **more)
+    if model.get("layers"):
+        config.num_hidden_layers = model["layers"]
+    _set_dropout(config, dropout)
+    loaded: PreTrainedModel = family.from_pretrained(
+        source if not Path(source).exists() else str(Path(source)), config=config, dtype=torch.float32
+    )
+    return loaded
+
+
+def _set_dropout(config: Any, dropout: float) -> None:
+    for name in _DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    for name in _HEAD_DROPOUTS:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, dropout)

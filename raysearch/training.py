@@ -1,0 +1,285 @@
+"""train(plan): one trial from its plan to its last evaluation. Knows no Ray.
+
+Deterministic given the plan: what is random at a step is a function of the plan's seed and the step alone. A trial
+that was interrupted goes on from its checkpoint and ends as if it had not been, bit for bit on CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F  # noqa: N812
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor
+
+from raysearch import checkpoint
+from raysearch.batches import number_of, plain_group
+from raysearch.checkpoint import TrialFolder
+from raysearch.gradients import clip_
+from raysearch.methods import METHODS
+from raysearch.methods.schedules import Phase
+from raysearch.model import Network
+from raysearch.plan import TrialPlan
+from raysearch.primitives.transform import Vocabulary
+from raysearch.ranks import Ranks
+from raysearch.tables import WEIGHTS, Report
+from raysearch.tasks import Split
+from raysearch.update import Losses, Splits, Update
+
+BETAS = (0.9, 0.98)  # the authors' of all three papers' text models
+EVALUATION_BATCH = 64
+_WEIGHT_COLUMNS = pa.schema([f for f in WEIGHTS if f.name not in ("trial_id", "attempt")])
+
+
+def train(plan: TrialPlan, *, folder: Path, ranks: Ranks | None = None) -> Generator[Report, bool, None]:
+    """Reports, one an evaluation; `send(True)` ends the trial there.
+
+    Every rank of a group iterates in step. What `folder` holds of an earlier attempt is said again, marked as
+    replayed, and the trial goes on from there. Raises ArithmeticError, on all ranks alike, when a loss is not finite.
+    """
+    trial = Trial(plan, TrialFolder(folder), ranks or Ranks())
+    for report in trial.earlier:
+        if (yield report):
+            return
+    for report in trial.run():
+        if (yield report):
+            return
+
+
+def evaluate(
+    network: Network, split: Split, vocabulary: Vocabulary, longest: int, metric: str, ranks: Ranks | None = None
+) -> tuple[float, float]:
+    """The metric and the mean loss of `network` on a split; the ranks share the work and all get the same."""
+    ranks = ranks or Ranks()
+    mine = torch.arange(len(split))[ranks.rank :: ranks.world]
+    by_length = mine[np.argsort([len(split.row(int(i))) for i in mine], kind="stable")]
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    network.eval()
+    with torch.no_grad():
+        for rows in by_length.split(EVALUATION_BATCH):
+            group = plain_group(split, rows, vocabulary, longest).to(ranks.device)
+            logits.append(network.end_task(network.hidden(group.tokens, group.visible)).float())
+            labels.append(group.targets.labels)
+    network.train()
+    said, wanted = ranks.gather_rows(torch.cat(logits)), ranks.gather_rows(torch.cat(labels))
+    return score(metric, wanted, said.argmax(1), said.shape[1]), float(F.cross_entropy(said, wanted))
+
+
+def score(metric: str, labels: Tensor, predicted: Tensor, classes: int) -> float:
+    """accuracy, macro_f1 (over all classes of the training vocabulary, absent ones as 0) or micro_f1."""
+    y, p = labels.cpu().numpy(), predicted.cpu().numpy()
+    if metric == "accuracy":
+        return float(accuracy_score(y, p))
+    average = metric.removesuffix("_f1")
+    return float(f1_score(y, p, labels=list(range(classes)), average=average, zero_division=0))
+
+
+def vocabulary_of(about: dict[str, Any]) -> Vocabulary:
+    """The token ids that data.json tells."""
+    tokens = about["tokens"]
+    return Vocabulary(tokens["vocab_size"], tokens["pad"], tokens["cls"], tokens["sep"], tokens["mask"])
+
+
+def build(plan: TrialPlan, about: dict[str, Any]) -> Network:
+    """The plan's network before the first step, its new parameters drawn from the plan's seed."""
+    torch.manual_seed(number_of(plan.seed, "parameters", 0))
+    return Network(plan, len(about["labels"]), about["tokens"]["vocab_size"])
+
+
+class Trial:
+    """The state of a trial between steps."""
+
+    def __init__(self, plan: TrialPlan, files: TrialFolder, ranks: Ranks) -> None:
+        self.plan, self.files, self.ranks, self.training = plan, files, ranks, plan.training
+        data = Path(plan.task["data"])
+        about = json.loads((data / "data.json").read_text(encoding="utf-8"))
+        self.metric, self.splits = about["metric"], Splits(data)
+        self.vocabulary = vocabulary_of(about)
+        self.network = build(plan, about).to(ranks.device)
+        self.update = Update(plan, self.network, self.splits, self.vocabulary, len(about["labels"]), ranks)
+        self.phases: tuple[Phase, ...] = METHODS[plan.schedule].load()(plan.training, plan.method("schedule"))
+        self.phase = self.phase_step = self.step = self.stale = 0
+        self.best: dict[str, float] | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.sums = {"end_task": 0.0, "aux": 0.0, "steps": 0}
+        self.weights: list[dict[str, Any]] = []
+        self.seconds_before = 0.0
+        self.begun = time.perf_counter()
+        self.earlier: list[Report] = []
+        if ranks.rank == 0:
+            files.folder.mkdir(parents=True, exist_ok=True)
+        if ranks.broadcast(files.state.exists()):
+            self._resume()
+
+    # ---- the road through the phases ----
+
+    def run(self) -> Iterator[Report]:
+        """Take all steps that are left, saying a report at each evaluation."""
+        while self.phase < len(self.phases):
+            phase = self.phases[self.phase]
+            if self.optimizer is None:
+                self._begin(phase)
+            while not self._over(phase):
+                self._take_step(phase)
+                if self.phase_step % self.training.eval_every == 0 or self.phase_step == phase.steps:
+                    if phase.end_task:
+                        report = self._evaluation(phase)
+                        self._keep(report)
+                        yield report
+                    else:
+                        self._keep(None)
+                elif self.training.checkpoint_every and self.phase_step % self.training.checkpoint_every == 0:
+                    self._keep(None)
+            self.phase, self.phase_step, self.stale, self.optimizer = self.phase + 1, 0, 0, None
+
+    def _over(self, phase: Phase) -> bool:
+        out_of_patience = 0 < self.training.patience <= self.stale
+        return self.phase_step >= phase.steps or out_of_patience
+
+    def _begin(self, phase: Phase) -> None:
+        if phase.from_best and self.best is not None:
+            self.ranks.barrier()
+            self._set_parameters(checkpoint.load(self.files.best, self.ranks.device)["parameters"])
+        self.optimizer = self._new_optimizer()
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW: decayed body, undecayed biases and norms of it, heads."""
+        body = self.network.body_parameters()
+        groups = [
+            {"params": [p for p in body if p.ndim > 1], "weight_decay": self.training.weight_decay},
+            {"params": [p for p in body if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": self.network.head_parameters(), "weight_decay": self.training.head_weight_decay},
+        ]
+        return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=1e-6)
+
+    def _take_step(self, phase: Phase) -> None:
+        assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.update(phase, self.step + 1)
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        clip_(gradients, self.training.clip)
+        factor = rate_factor(self.phase_step + 1, phase, self.training.warmup)
+        for group, rate in zip(self.optimizer.param_groups, (phase.lr, phase.lr, phase.head_lr), strict=True):
+            group["lr"] = rate * factor
+        self.optimizer.step()
+        self.step, self.phase_step = self.step + 1, self.phase_step + 1
+        self._remember(losses)
+
+    # ---- what is said ----
+
+    def _remember(self, losses: Losses) -> None:
+        self.sums["end_task"] += losses.end_task
+        self.sums["aux"] += losses.aux
+        self.sums["steps"] += 1
+        learned = self.update.last_scores
+        if self.ranks.rank != 0 or not self.plan.objectives or (learned is None and self.step > 1):
+            return
+        gained: dict[tuple[str, str], float] = {}
+        if learned is not None:
+            sampled, scores = learned
+            gained = {("task", "end_task"): scores.end_task, ("task", "auxiliary"): scores.aux}
+            names = [self.plan.objectives[i].name for i in sampled]
+            gained |= {("objective", n): s for n, s in zip(names, scores.objectives.tolist(), strict=True)}
+        for share in self.update.weighting.shares():
+            row = {"step": self.step, "kind": share.kind, "stage": share.stage, "name": share.name}
+            self.weights.append(row | {"weight": share.weight, "score": gained.get((share.kind, share.name))})
+
+    def _evaluation(self, phase: Phase) -> Report:
+        """Score select-dev, and keep the parameters if they are the best so far."""
+        split = self.splits("select_dev")
+        value, loss = evaluate(self.network, split, self.vocabulary, self.training.max_length, self.metric, self.ranks)
+        if self.best is None or value > self.best["score"]:
+            self.best, self.stale = {"score": value, "step": self.step}, 0
+            if self.ranks.rank == 0:
+                parameters = dict(self.network.named_parameters())
+                checkpoint.save(self.files.best, {"step": self.step, "score": value, "parameters": parameters})
+        else:
+            self.stale += 1
+        steps = max(self.sums["steps"], 1)
+        whole = self.update.weighting.coefficients(list(range(len(self.plan.objectives))))
+        evaluation = {
+            "step": self.step,
+            "phase": phase.name,
+            "split": "select_dev",
+            "metric": self.metric,
+            "score": value,
+            "loss": loss,
+            "best": self.best["score"],
+            "lambda_e": whole.lambda_e if phase.auxiliary else 1.0,
+            "train_loss": self.sums["end_task"] / steps,
+            "aux_loss": self.sums["aux"] / steps if phase.auxiliary and self.plan.objectives else None,
+            "seconds": self._seconds(),
+        }
+        self.sums = {"end_task": 0.0, "aux": 0.0, "steps": 0}
+        weights = pa.RecordBatch.from_pylist(self.weights, schema=_WEIGHT_COLUMNS) if self.weights else None
+        self.weights = []
+        last = self._over(phase) and self.phase == len(self.phases) - 1
+        return Report(self.step, evaluation, weights, last=last)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.begun
+
+    # ---- stopping and going on ----
+
+    def _keep(self, report: Report | None) -> None:
+        """Write the report, if any, and then the checkpoint that has taken it into account."""
+        if self.ranks.rank == 0:
+            if report is not None:
+                self.files.add_report(report)
+            checkpoint.save(self.files.state, self._state())
+        self.ranks.barrier()
+
+    def _state(self) -> dict[str, Any]:
+        assert self.optimizer is not None
+        surgery = self.update.surgery
+        return {
+            "key": self.plan.key,
+            "place": [self.phase, self.phase_step, self.step, self.stale],
+            "best": self.best,
+            "parameters": dict(self.network.named_parameters()),
+            "optimizer": self.optimizer.state_dict(),
+            "weighting": self.update.weighting.state(),
+            "surgery": surgery.state() if surgery is not None else None,
+            "bases": self.update.bases,
+            "sums": self.sums,
+            "weights": self.weights,
+            "seconds": self._seconds(),
+        }
+
+    def _resume(self) -> None:
+        state = checkpoint.load(self.files.state, self.ranks.device)
+        if state["key"] != self.plan.key:
+            raise ValueError(f"{self.files.state} belongs to another plan ({state['key']}, not {self.plan.key})")
+        self.phase, self.phase_step, self.step, self.stale = state["place"]
+        self.best, self.sums, self.weights = state["best"], state["sums"], state["weights"]
+        self._set_parameters(state["parameters"])
+        self.optimizer = self._new_optimizer()
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.update.weighting.load(state["weighting"])
+        if self.update.surgery is not None:
+            self.update.surgery.load(state["surgery"])
+        self.update.bases, self.seconds_before = state["bases"], state["seconds"]
+        self.earlier = self.files.reports(self.step)
+
+    def _set_parameters(self, values: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                parameter.copy_(values[name])
+
+
+def rate_factor(step: int, phase: Phase, warmup: float) -> float:
+    """The share of the peak rate at `step` (from 1) of a phase: linear up, then linear down to zero after the last."""
+    if phase.constant:
+        return 1.0
+    rising = max(1, round(warmup * phase.steps))
+    if step <= rising:
+        return step / rising
+    return (phase.steps - step + 1) / (phase.steps - rising + 1)

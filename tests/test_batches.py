@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from torch import Generator
+
+from raysearch.batches import Shuffled, objective_group, padded, plain_group, stack
+from raysearch.methods.dev_head import draw, fit, parts
+from raysearch.plan import Objective
+from raysearch.primitives.transform import Vocabulary
+from raysearch.settings import DevHead
+from raysearch.tasks import Split
+
+VOCABULARY = Vocabulary(size=100, pad=0, cls=1, sep=2, mask=3)
+TEXTS = [[1, 10, 11, 12, 13, 2], [1, 20, 2], [1, 30, 31, 2], [1, 40, 41, 42, 2]]
+SPLIT = Split(
+    offsets=np.cumsum([0] + [len(text) for text in TEXTS]).astype(np.int64),
+    tokens=np.concatenate([np.array(text, dtype=np.int32) for text in TEXTS]),
+    labels=np.array([0, 1, 0, 1], dtype=np.int32),
+)
+
+
+def test_a_shuffled_stream_has_every_row_once_a_round_and_can_be_entered_anywhere() -> None:
+    order = Shuffled(7, seed=3)
+    whole = order.rows(0, 21).tolist()
+    for start in (0, 7, 14):
+        assert sorted(whole[start : start + 7]) == list(range(7))
+    assert whole[:7] != whole[7:14]
+    assert Shuffled(7, seed=3).rows(10, 6).tolist() == whole[10:16]
+    assert Shuffled(7, seed=4).rows(0, 21).tolist() != whole
+
+
+def test_texts_are_cut_with_their_separator_kept_and_padded_alike() -> None:
+    assert padded(SPLIT, [0, 1], VOCABULARY, 4).tolist() == [[1, 10, 11, 2], [1, 20, 2, 0]]
+
+
+def test_slices_of_all_ranks_are_the_batch() -> None:
+    objective = Objective(data="end_task", transform="bert", representation="random_factorized", output="denoise")
+    group = objective_group(objective, 10, lambda _: SPLIT, VOCABULARY, 8, 0.5, Generator().manual_seed(0))
+    slices = [group.slice(rank, 3) for rank in range(3)]
+    assert sum(len(part.tokens) for part in slices) == 10
+    assert sum(int(part.targets.selected.sum()) for part in slices) == group.targets.selected_total
+    assert all(part.targets.selected_total == group.targets.selected_total for part in slices)
+    assert torch.equal(torch.cat([part.tokens for part in slices]).sort(0).values, group.tokens.sort(0).values)
+
+
+def test_stacked_groups_keep_their_masks_and_padding_sees_only_itself() -> None:
+    long, short = (plain_group(SPLIT, torch.tensor(rows), VOCABULARY, 8) for rows in ([0], [1, 2]))
+    tokens, visible = stack([short, long], VOCABULARY)
+    assert tokens.shape == (3, 6)
+    assert torch.equal(visible[:2, :4, :4], short.visible)
+    assert not visible[0, :4, 4:].any()
+    assert torch.equal(visible[0, 4:, :], torch.eye(6, dtype=torch.bool)[4:])
+
+
+def test_the_dev_heads_examples_and_the_meta_batches_do_not_meet() -> None:
+    settings = DevHead(dev_head_examples=10, meta_batch_size=8)
+    fitted_on, rest = parts(40, settings)
+    assert len(fitted_on) == 10
+    assert sorted([*fitted_on.tolist(), *rest.tolist()]) == list(range(40))
+    assert set(draw(rest, 8, Generator().manual_seed(0)).tolist()) <= set(rest.tolist())
+    halves = parts(11, settings)
+    assert [len(half) for half in halves] == [5, 6]
+
+
+def test_a_dev_head_fits_what_can_be_told_apart() -> None:
+    features = torch.randn(32, 16, generator=Generator().manual_seed(0))
+    labels = (features[:, 0] > 0).long()
+    settings = DevHead(dev_head_steps=100, dev_head_tolerance=0.0)
+    head = fit(features, labels, 2, settings, Generator().manual_seed(1))
+    assert (head(features).argmax(1) == labels).float().mean() > 0.95
+    again = fit(features, labels, 2, settings, Generator().manual_seed(1))
+    assert torch.equal(head(features), again(features))
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e9])
+def test_a_dev_head_stops_when_its_loss_stands_still(tolerance: float) -> None:
+    features, labels = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
+    before = fit(features, labels, 2, DevHead(dev_head_steps=1, dev_head_tolerance=0.0), Generator().manual_seed(1))
+    settings = DevHead(dev_head_steps=50, dev_head_tolerance=tolerance)
+    after = fit(features, labels, 2, settings, Generator().manual_seed(1))
+    assert torch.equal(before(features), after(features)) == (tolerance > 0)

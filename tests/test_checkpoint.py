@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from raysearch import checkpoint
+from raysearch.checkpoint import TrialFolder
+from raysearch.errors import RunError
+from raysearch.tables import Report
+
+
+def test_a_tree_comes_back_as_it_was(tmp_path: Path) -> None:
+    tree = {
+        "tensor": torch.arange(6.0).reshape(2, 3).T,
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]},
+        "none": None,
+        "float": 0.1 + 0.2,
+        "empty": {},
+        "text": "\u00e9",
+    }
+    checkpoint.save(tmp_path / "a.safetensors", tree)
+    back = checkpoint.load(tmp_path / "a.safetensors")
+    assert torch.equal(back.pop("tensor"), tree.pop("tensor"))
+    assert back["optimizer"]["state"][0]["step"].item() == 3
+    assert back["optimizer"]["param_groups"] == tree["optimizer"]["param_groups"]
+    assert {name: back[name] for name in ("none", "float", "empty", "text")} == {
+        "none": None, "float": 0.1 + 0.2, "empty": {}, "text": "\u00e9",
+    }  # fmt: skip
+
+
+def test_a_reader_never_sees_half_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {"x": torch.zeros(3)})
+    (tmp_path / "a.safetensors.tmp").write_bytes(b"half")  # what a killed writer leaves
+    assert torch.equal(checkpoint.load(path)["x"], torch.zeros(3))
+    checkpoint.save(path, {"x": torch.ones(3)})
+    assert torch.equal(checkpoint.load(path)["x"], torch.ones(3))
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not a header at all")
+    with pytest.raises(RunError, match=r"a\.safetensors: not a checkpoint that can be read"):
+        checkpoint.load(path)
+
+
+def test_reports_are_said_again_up_to_a_step_and_cleared_with_the_trial(tmp_path: Path) -> None:
+    files = TrialFolder(tmp_path)
+    weights = pa.RecordBatch.from_pylist([{"step": 1, "weight": 0.5}])
+    for step, batch in ((2, weights), (4, None), (6, None)):
+        files.add_report(Report(step, {"step": step, "score": 0.25}, batch, last=step == 6))
+    checkpoint.save(files.best, {"x": torch.zeros(1)})
+    again = files.reports(through=4)
+    assert [(r.step, r.evaluation["score"], r.replayed, r.last) for r in again] == [
+        (2, 0.25, True, False), (4, 0.25, True, False),
+    ]  # fmt: skip
+    assert again[0].weights is not None
+    assert again[0].weights.equals(weights)
+    assert again[1].weights is None
+    files.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]

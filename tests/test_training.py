@@ -1,0 +1,198 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tiny import OBJECTIVES, tiny_data, tiny_plan
+
+from raysearch import checkpoint
+from raysearch.methods import named
+from raysearch.methods.schedules import Phase
+from raysearch.plan import TrialPlan
+from raysearch.ranks import Ranks
+from raysearch.tables import EVALUATIONS, Report
+from raysearch.training import rate_factor, score, train
+from raysearch.update import Splits
+
+METHODS_TO_RUN = [
+    (w, s) for w in named("weighting") for s in named("surgery") if (w, s) != ("end_task_only", "attittud")
+]
+
+
+@pytest.fixture(scope="module")
+def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_data(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
+
+
+def said(report: Report) -> dict[str, Any]:
+    """What of a report is a function of the plan."""
+    evaluation = {name: value for name, value in report.evaluation.items() if name != "seconds"}
+    return evaluation | {"weights": report.weights.to_pylist() if report.weights is not None else None}
+
+
+def parameters(folder: Path) -> dict[str, torch.Tensor]:
+    values: dict[str, torch.Tensor] = checkpoint.load(folder / "state.safetensors")["parameters"]
+    return values
+
+
+@pytest.mark.parametrize(("weighting", "surgery"), METHODS_TO_RUN)
+def test_every_method_trains_to_its_last_step_and_fills_the_table(
+    data: Path, tmp_path: Path, weighting: str, surgery: str
+) -> None:
+    plan = tiny_plan(data, weighting, surgery, "joint_then_finetune")
+    reports = list(train(plan, folder=tmp_path))
+    assert [report.step for report in reports] == [2, 4, 6, 8, 10]
+    assert [report.last for report in reports] == [False] * 4 + [True]
+    assert [report.evaluation["phase"] for report in reports] == ["joint"] * 3 + ["finetune"] * 2
+    columns = set(EVALUATIONS.names) - {"trial_id", "attempt", "time"}
+    assert all(set(report.evaluation) == columns for report in reports)
+    assert reports[-1].evaluation["best"] == max(report.evaluation["score"] for report in reports)
+
+
+@pytest.mark.parametrize("surgery", named("surgery"))
+def test_pretraining_reports_nothing_until_the_end_task_is_trained(data: Path, tmp_path: Path, surgery: str) -> None:
+    plan = tiny_plan(data, "static", surgery, "pretrain_then_finetune")
+    reports = list(train(plan, folder=tmp_path))
+    assert [(report.step, report.evaluation["phase"]) for report in reports] == [
+        (6, "finetune"), (8, "finetune"), (10, "finetune"),
+    ]  # fmt: skip
+
+
+def test_the_same_plan_says_the_same_and_another_seed_does_not(data: Path, tmp_path: Path) -> None:
+    plan = tiny_plan(data, "aang", "attittud")
+    first, second = ([said(r) for r in train(plan, folder=tmp_path / name)] for name in "ab")
+    assert first == second
+    other = [said(r) for r in train(tiny_plan(data, "aang", "attittud", seed=1), folder=tmp_path / "c")]
+    assert other != first
+
+
+@pytest.mark.parametrize(("weighting", "surgery"), [("aang", "attittud"), ("meta_tartan", "none")])
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_a_resumed_trial_ends_bit_equal_to_an_undisturbed_one(
+    data: Path, tmp_path: Path, weighting: str, surgery: str, stop_after: int
+) -> None:
+    more = {"basis_every": 3} if surgery == "attittud" else {}
+    plan = tiny_plan(data, weighting, surgery, "joint_then_finetune", **more)
+    whole = list(train(plan, folder=tmp_path / "whole"))
+    interrupted = train(plan, folder=tmp_path / "cut")
+    before = [next(interrupted) for _ in range(stop_after)]
+    interrupted.close()
+    after = list(train(plan, folder=tmp_path / "cut"))
+    assert [said(report) for report in after] == [said(report) for report in whole]
+    assert [report.replayed for report in after] == [True] * len(before) + [False] * (len(whole) - len(before))
+    ends = parameters(tmp_path / "whole"), parameters(tmp_path / "cut")
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_trial_that_died_between_checkpoints_repeats_those_steps_and_nothing_else(data: Path, tmp_path: Path) -> None:
+    plan = tiny_plan(data, "aang", "none", checkpoint_every=1)
+    whole = [said(report) for report in train(plan, folder=tmp_path / "whole")]
+    interrupted = train(plan, folder=tmp_path / "cut")
+    next(interrupted)
+    saved = (tmp_path / "cut" / "state.safetensors").read_bytes()
+    next(interrupted)
+    interrupted.close()
+    (tmp_path / "cut" / "state.safetensors").write_bytes(saved)  # as if the second checkpoint had not been reached
+    assert [said(report) for report in train(plan, folder=tmp_path / "cut")] == whole
+
+
+def test_stop_ends_a_trial_where_it_is(data: Path, tmp_path: Path) -> None:
+    trial = train(tiny_plan(data), folder=tmp_path)
+    next(trial)
+    with pytest.raises(StopIteration):
+        trial.send(True)
+
+
+def test_patience_ends_a_phase_without_a_new_best(data: Path, tmp_path: Path) -> None:
+    plan = tiny_plan(data, "end_task_only", lr=1e-12, head_lr=1e-12, patience=2, steps=40)
+    reports = list(train(plan, folder=tmp_path))
+    assert [report.step for report in reports] == [2, 4, 6]
+    assert reports[-1].last
+
+
+def test_a_loss_that_is_not_finite_is_an_error_and_not_a_score(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArithmeticError, match=r"step \d+: the loss is not finite"):
+        list(train(tiny_plan(data, lr=1e30, head_lr=1e30, clip=0.0), folder=tmp_path))
+
+
+def test_a_checkpoint_of_another_plan_is_refused(data: Path, tmp_path: Path) -> None:
+    list(train(tiny_plan(data), folder=tmp_path))
+    with pytest.raises(ValueError, match="belongs to another plan"):
+        list(train(tiny_plan(data, seed=5), folder=tmp_path))
+
+
+def test_a_trial_cannot_open_the_test_split(data: Path) -> None:
+    with pytest.raises(ValueError, match="may not open the test split"):
+        Splits(data)("test")
+
+
+def test_lambda_e_of_one_trains_the_body_as_fine_tuning_does(data: Path, tmp_path: Path) -> None:
+    alone = [r.evaluation["loss"] for r in train(tiny_plan(data, "end_task_only", dropout=0.0), folder=tmp_path / "a")]
+    whole = tiny_plan(data, "static", lambda_e=1.0, dropout=0.0)
+    assert [r.evaluation["loss"] for r in train(whole, folder=tmp_path / "b")] == pytest.approx(alone, abs=1e-6)
+
+
+def test_attittud_of_unit_eta_trains_as_multitask_does(data: Path, tmp_path: Path) -> None:
+    plain = [r.evaluation["loss"] for r in train(tiny_plan(data), folder=tmp_path / "a")]
+    unit = tiny_plan(data, "static", "attittud", eta_perp=1.0, eta_pos=1.0, eta_neg=1.0)
+    assert [r.evaluation["loss"] for r in train(unit, folder=tmp_path / "b")] == pytest.approx(plain, abs=1e-4)
+
+
+def test_attittud_of_zero_eta_and_eta_prim_one_trains_as_fine_tuning_does(data: Path, tmp_path: Path) -> None:
+    settings = {"dropout": 0.0, "clip": 0.0}
+    alone = [r.evaluation["loss"] for r in train(tiny_plan(data, "end_task_only", **settings), folder=tmp_path / "a")]
+    zero = tiny_plan(data, "eta_prim", "attittud", eta_perp=0.0, eta_pos=0.0, eta_neg=0.0, eta_prim=1.0, **settings)
+    assert [r.evaluation["loss"] for r in train(zero, folder=tmp_path / "b")] == pytest.approx(alone, abs=1e-6)
+
+
+def test_rates_rise_and_fall_in_a_line() -> None:
+    phase = Phase(name="joint", steps=10, lr=1.0, head_lr=1.0)
+    assert [rate_factor(step, phase, 0.2) for step in (1, 2, 3, 10)] == pytest.approx([0.5, 1.0, 8 / 9, 1 / 9])
+
+
+def test_macro_f1_counts_a_class_that_does_not_occur_as_zero() -> None:
+    labels, predicted = torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1])
+    assert score("macro_f1", labels, predicted, 3) == pytest.approx(2 / 3)
+    assert score("accuracy", labels, predicted, 3) == 1.0
+    assert score("micro_f1", labels, predicted, 3) == 1.0
+
+
+def _rank(rank: int, world: int, plan: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous-{world}", rank=rank, world_size=world)
+    out = Path(folder) / str(world)
+    reports = list(train(TrialPlan.from_json(plan), folder=out, ranks=Ranks.from_torch(torch.device("cpu"))))
+    if rank == 0:
+        (out / "said.json").write_text(json.dumps([said(report) for report in reports]))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_ranks_train_as_one_does(data: Path, tmp_path: Path, world: int) -> None:
+    plan = tiny_plan(data, "aang", "attittud", "joint_then_finetune", dropout=0.0, similarity="dot", workers=world)
+    alone = [said(report) for report in train(plan, folder=tmp_path / "1")]
+    mp.spawn(_rank, args=(world, plan.to_json(), str(tmp_path)), nprocs=world)
+    together = json.loads((tmp_path / str(world) / "said.json").read_text())
+    for one, several in zip(alone, together, strict=True):
+        assert several["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        for row, other in zip(one["weights"] or [], several["weights"] or [], strict=True):
+            assert other["weight"] == pytest.approx(row["weight"], abs=1e-6)
+            if row["score"] is not None:
+                assert math.isclose(other["score"], row["score"], rel_tol=1e-3, abs_tol=1e-5)
+
+
+def test_weights_are_said_of_every_objective_at_every_step_that_learned(data: Path, tmp_path: Path) -> None:
+    reports = list(train(tiny_plan(data, "aang", objectives_per_step=2), folder=tmp_path))
+    rows = [row for report in reports if report.weights is not None for row in report.weights.to_pylist()]
+    objectives = [row for row in rows if row["kind"] == "objective"]
+    assert len(objectives) == 6 * len(OBJECTIVES)
+    scored = [row for row in objectives if row["score"] is not None]
+    assert len(scored) == 6 * 2
+    assert {row["stage"] for row in rows if row["kind"] == "primitive"} == {
+        "data", "transform", "representation", "output",
+    }  # fmt: skip

@@ -1,0 +1,67 @@
+"""Small plans on the `tiny_task` of conftest, for tests of training."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from raysearch.methods import METHODS
+from raysearch.plan import Objective, TrialPlan
+from raysearch.settings import Training
+from raysearch.spec import TaskSpec
+from raysearch.tasks import prepare
+
+MODEL = {
+    "config": {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "vocab_size": 120,
+    }
+}
+OBJECTIVES = tuple(
+    Objective(data=data, transform=transform, representation=representation, output=output)
+    for data, transform, representation, output in [
+        ("end_task", "bert", "bidirectional", "denoise"),
+        ("end_task", "none", "left_to_right", "denoise"),
+        ("in_domain", "mask", "random_factorized", "denoise"),
+        ("end_task", "replace", "random_factorized", "end_task"),
+    ]
+)
+QUICK = {"steps": 6, "eval_every": 2, "batch_size": 8, "aux_batch_size": 8, "max_length": 16, "dropout": 0.1}
+
+
+def tiny_data(task: dict[str, str], folder: Path) -> Path:
+    """The prepared splits of a declared task."""
+    prepare(TaskSpec(**task), MODEL, folder)
+    return folder
+
+
+def tiny_plan(
+    data: Path, weighting: str = "static", surgery: str = "none", schedule: str = "joint", **settings: Any
+) -> TrialPlan:
+    """A plan of a few steps; `settings` as a search would set them, `seed` among them."""
+    seed = settings.pop("seed", 0)
+    workers = settings.pop("workers", 1)
+    complete = asdict(Training())
+    for method in (weighting, surgery, schedule):
+        complete |= asdict(METHODS[method].settings())
+    complete |= {k: v for k, v in {"m": 4, "k": 2, "finetune_steps": 4, "pretrain_steps": 4}.items() if k in complete}
+    complete |= QUICK | settings
+    return TrialPlan(
+        number=0,
+        seed=seed,
+        arm="search",
+        role="search",
+        weighting=weighting,
+        surgery=surgery,
+        schedule=schedule,
+        objectives=() if weighting == "end_task_only" else OBJECTIVES,
+        settings=complete,
+        params={},
+        task={"name": "tiny", "data": str(data), "metric": "accuracy", "labels": []},
+        model=MODEL,
+        workers=workers,
+    )
