@@ -1,1 +1,60 @@
-"""raysearch: search objective spaces for auxiliary learning, on Ray."""
+"""raysearch: search objective spaces for auxiliary learning, on Ray.
+
+    raysearch.load_space("aang_td").objectives
+    raysearch.load_search("quickstart")                 # a trials/*.yaml by name, or a file by path
+    raysearch.launch("quickstart", name="first")        # needs ray and torch; nothing else here does
+    raysearch.open_run("first").trials()                # also evaluations(), weights(), events(): pyarrow tables
+
+Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raysearch.errors import RunError, SpecError
+    from raysearch.plan import Objective, TrialPlan
+    from raysearch.run import Run, open_run
+    from raysearch.search import launch
+    from raysearch.space import Space, load_space
+    from raysearch.spec import Search, load_search
+
+_HOME = {
+    "Objective": "plan",
+    "Run": "run",
+    "RunError": "errors",
+    "Search": "spec",
+    "Space": "space",
+    "SpecError": "errors",
+    "TrialPlan": "plan",
+    "launch": "search",
+    "load_search": "spec",
+    "load_space": "space",
+    "open_run": "run",
+}
+
+__all__ = [
+    "Objective",
+    "Run",
+    "RunError",
+    "Search",
+    "Space",
+    "SpecError",
+    "TrialPlan",
+    "launch",
+    "load_search",
+    "load_space",
+    "open_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'raysearch' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"raysearch.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

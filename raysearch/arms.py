@@ -1,0 +1,200 @@
+"""An arm of a search: one method, or a choice of methods, and the dimensions that it uses.
+
+The search proper is one arm, each baseline another. An arm says which dimensions a draw asks for, lists its grid,
+and turns drawn values into a configuration with every default filled in.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raysearch.declared import Dimension, MethodSpec
+from raysearch.errors import did_you_mean
+from raysearch.knobs import DEFAULTS, INCLUDE, in_own_type
+from raysearch.methods import FAMILIES, METHODS
+from raysearch.plan import Objective
+from raysearch.settings import DevHead, Training, Value
+from raysearch.space import Space
+
+PLAINEST = MethodSpec()
+AUXILIARY = ("aux_batch_size", "select_probability")  # settings of Training that only auxiliary objectives use
+BALANCE = ("lambda_e", "lr_lambda", "eta_prim")  # settings that weigh the end task against its auxiliaries
+Methods = Mapping[str, str]  # family -> method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What is drawn, resolved: a trial less its seed, task and model."""
+
+    methods: dict[str, str]
+    objectives: tuple[Objective, ...]
+    settings: dict[str, Value]
+    params: dict[str, Value]  # the draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One study: its fixed part and its dimensions, those that others depend on first."""
+
+    name: str
+    trials: int | None  # configurations; None when only time ends it
+    method: MethodSpec  # an empty word where the family is a dimension
+    space: str  # empty where the space is a dimension or not needed
+    settings: dict[str, Value]
+    dimensions: dict[str, Dimension]
+    spaces: dict[str, Space] = field(repr=False)
+
+    def methods(self, drawn: Mapping[str, Any]) -> dict[str, str]:
+        """The three methods under these values; without auxiliaries there is nothing to cut."""
+        named: dict[str, str] = {
+            f: str(drawn.get(f) or getattr(self.method, f) or getattr(PLAINEST, f)) for f in FAMILIES
+        }
+        return named if has_auxiliaries(named) else {**named, "surgery": PLAINEST.surgery}
+
+    def reachable(self) -> list[dict[str, str]]:
+        """Every triple of methods that a draw can give."""
+        searched = {f: self.dimensions[f].choices for f in FAMILIES if f in self.dimensions}
+        triples = itertools.product(*(searched.get(f) or (getattr(self.method, f),) for f in FAMILIES))
+        named = [self.methods(dict(zip(FAMILIES, triple, strict=True))) for triple in triples]
+        return [triple for i, triple in enumerate(named) if triple not in named[:i]]
+
+    def asks(self, dimension: Dimension, drawn: Mapping[str, Any]) -> bool:
+        """Is this dimension drawn, given the values of those before it?"""
+        if any(drawn.get(parent) not in values for parent, values in dimension.when.items()):
+            return False
+        methods = self.methods(drawn)
+        if dimension.name.startswith(INCLUDE) and has_auxiliaries(methods):
+            stage, primitive = dimension.name.removeprefix(INCLUDE).split(".")
+            return primitive in self.spaces[str(drawn.get("space", self.space))].stages[stage]
+        return uses(methods, dimension.name)
+
+    def grid(self) -> Iterator[dict[str, Value]]:
+        """Every possible draw, the last dimension fastest. Needs dimensions with an end of values."""
+
+        def extend(drawn: dict[str, Value], rest: tuple[Dimension, ...]) -> Iterator[dict[str, Value]]:
+            if not rest:
+                yield drawn
+            elif not self.asks(rest[0], drawn):
+                yield from extend(drawn, rest[1:])
+            else:
+                for value in rest[0].values or ():
+                    yield from extend({**drawn, rest[0].name: value}, rest[1:])
+
+        return (drawn for drawn in extend({}, tuple(self.dimensions.values())) if self._possible(drawn))
+
+    def configure(self, params: Mapping[str, Any]) -> Configuration:
+        """The configuration that these values make; those of dimensions that are not asked for are dropped.
+
+        Raises ValueError for a draw that is not complete, not of this arm, or that no trial can run.
+        """
+        for name in params:
+            if name not in self.dimensions:
+                raise ValueError(f"{name} is no dimension of arm {self.name!r}{did_you_mean(name, self.dimensions)}")
+        drawn: dict[str, Value] = {}
+        for dimension in self.dimensions.values():
+            if self.asks(dimension, drawn):
+                drawn[dimension.name] = _value_of(dimension, params)
+        methods = self.methods(drawn)
+        values = {**self.settings, **drawn}
+        used = {name: values.get(name, DEFAULTS[name]) for name in DEFAULTS if uses(methods, name)}
+        if problem := why_impossible(methods, used):
+            raise ValueError(problem)
+        objectives = self._objectives(values) if has_auxiliaries(methods) else ()
+        if "objectives_per_step" in used:
+            used["objectives_per_step"] = min(int(used["objectives_per_step"]) or len(objectives), len(objectives))
+        return Configuration(methods=methods, objectives=objectives, settings=used, params=drawn)
+
+    def bound(self, name: str, which: Callable[[Iterable[float]], float]) -> float:
+        """The least (`min`) or largest (`max`) value that a numeric setting takes in this arm; 0 for other settings."""
+        dimension = self.dimensions.get(name)
+        values: tuple[Value, ...] = (self.settings.get(name, DEFAULTS[name]),)
+        if dimension is not None:
+            own = dimension.choices if dimension.kind == "choice" else (dimension.low, dimension.high)
+            values = own if not dimension.when else (*own, DEFAULTS[name])
+        numbers = [value for value in values if isinstance(value, int | float)]
+        return which(numbers) if numbers else 0
+
+    @property
+    def longest(self) -> float:
+        """The most optimizer steps that a trial of this arm can take, all phases."""
+        steps = ("steps", "pretrain_steps", "finetune_steps")
+        return max(sum(self.bound(key, max) for key in steps if uses(m, key)) for m in self.reachable())
+
+    def _possible(self, drawn: Mapping[str, Value]) -> bool:
+        try:
+            self.configure(drawn)
+        except ValueError:
+            return False
+        return True
+
+    def _objectives(self, values: Mapping[str, Value]) -> tuple[Objective, ...]:
+        space = self.spaces[str(values.get("space", self.space))]
+        include = {name.removeprefix(INCLUDE): bool(v) for name, v in values.items() if name.startswith(INCLUDE)}
+        return space.restrict(include).objectives
+
+
+def has_auxiliaries(methods: Methods) -> bool:
+    """Does this weighting have auxiliary objectives at all?"""
+    return methods["weighting"] != "end_task_only"
+
+
+def needs_meta_dev(methods: Methods) -> bool:
+    """Does this weighting look at the dev set while it trains?"""
+    return issubclass(METHODS[methods["weighting"]].settings, DevHead)
+
+
+def uses(methods: Methods, name: str) -> bool:
+    """Does a trial of these methods look at the setting, family, space or include of that name?"""
+    if name in ("weighting", "schedule"):
+        return True
+    if name in ("surgery", "space", *AUXILIARY) or name.startswith(INCLUDE):
+        return has_auxiliaries(methods)
+    if name in BALANCE and methods["schedule"] == "pretrain_then_finetune":
+        return False  # never trains them together
+    return name in Training.__dataclass_fields__ or any(name in METHODS[methods[f]].knobs for f in FAMILIES)
+
+
+def why_impossible(methods: Methods, settings: Mapping[str, Value]) -> str | None:
+    """Why no trial can run with these settings together, as far as they are known; None if it can."""
+    if methods["schedule"] == "pretrain_then_finetune" and not has_auxiliaries(methods):
+        return (
+            "schedule 'pretrain_then_finetune' has nothing to pretrain on: weighting 'end_task_only' has no auxiliaries"
+        )
+    k, m = settings.get("k"), settings.get("m")
+    if isinstance(k, int) and isinstance(m, int) and k > m:
+        return f"k must be at most m, the examples that span the subspace: k {k}, m {m}"
+    return None
+
+
+def in_order(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:
+    """Families, space and primitives before settings, and whatever a condition names before what it governs.
+
+    Raises ValueError when conditions go in a circle.
+    """
+
+    def rank(name: str) -> int:
+        if name in (*FAMILIES, "space"):
+            return (*FAMILIES, "space").index(name)
+        return 4 if name.startswith(INCLUDE) else 5
+
+    left = sorted(dimensions.values(), key=lambda dimension: rank(dimension.name))
+    ordered: dict[str, Dimension] = {}
+    while left:
+        ready = next((d for d in left if ordered.keys() >= (d.when.keys() & dimensions.keys())), None)
+        if ready is None:
+            raise ValueError(f"conditions go in a circle: {', '.join(d.name for d in left)}")
+        left.remove(ready)
+        ordered[ready.name] = ready
+    return ordered
+
+
+def _value_of(dimension: Dimension, params: Mapping[str, Any]) -> Value:
+    if dimension.name not in params:
+        raise ValueError(f"{dimension.name} has no value")
+    value = in_own_type(dimension.name, params[dimension.name])
+    if not dimension.holds(value):
+        raise ValueError(f"{dimension.name} cannot be {value!r} in this search")
+    return value

@@ -1,0 +1,128 @@
+"""What there is and what it means: the catalogs, methods, settings and primitives, in words for `ls` and `show`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from raysearch import catalog
+from raysearch.errors import SpecError, did_you_mean
+from raysearch.knobs import DEFAULTS, SETTINGS
+from raysearch.methods import METHODS
+from raysearch.planning import outline
+from raysearch.settings import Training
+from raysearch.space import STAGES, load_space
+from raysearch.spec import load_search
+
+Row = dict[str, Any]
+
+
+def listing(kind: str) -> list[Row]:
+    """A row for each thing of a kind; SpecError for an unknown kind."""
+    listings: dict[str, Callable[[], list[Row]]] = {
+        "spaces": lambda: [_space_row(name) for name in catalog.names("spaces")],
+        "trials": lambda: [_search_row(name) for name in catalog.names("trials")],
+        "reports": lambda: [{"report": name, "answers": _title("reports", name)} for name in catalog.names("reports")],
+        "methods": lambda: [{k: v for k, v in _method(name).items() if k != "settings"} for name in METHODS],
+        "settings": lambda: [_setting(name) for name in SETTINGS],
+    }
+    if kind not in listings:
+        raise SpecError(f"nothing to list under {kind!r}{did_you_mean(kind, (*listings, 'runs'))}")
+    return listings[kind]()
+
+
+def described(thing: str) -> list[Row]:
+    """All that is called so, each as a mapping that begins with its kind; SpecError with the nearest name for none.
+
+    `spaces/smoke` and `trials/smoke` say which of two is meant; a file is given by its path.
+    """
+    file = Path(thing)
+    kind, name = (str(file.parent), file.stem) if str(file.parent) in ("spaces", "trials", "analysis") else ("", thing)
+    found = []
+    if name in catalog.names("spaces") and kind in ("", "spaces"):
+        found.append(_space(name))
+    if name in catalog.names("trials") and kind in ("", "trials"):
+        found.append(_search(name))
+    if name in catalog.names("reports") and kind in ("", "analysis"):
+        text = catalog.path("reports", name).read_text(encoding="utf-8")
+        found.append({"report": name, "answers": _title("reports", name), "sql": text})
+    if not kind:
+        found += [_method(thing)] if thing in METHODS else []
+        found += [_setting(thing)] if thing in SETTINGS else []
+        found += [
+            {"primitive": thing, "stage": stage, "meaning": primitives[thing]}
+            for stage, primitives in STAGES.items()
+            if thing in primitives
+        ]
+    if not found:
+        known = {*METHODS, *SETTINGS, *(p for stage in STAGES.values() for p in stage)}
+        known |= {name for each in catalog.KINDS for name in catalog.names(each)}
+        raise SpecError(f"nothing is called {thing!r}; did you mean {_nearest(thing, known)}")
+    return found
+
+
+def _nearest(word: str, known: set[str]) -> str:
+    near = did_you_mean(word, known)
+    return (
+        near.removeprefix("; did you mean ")
+        if "did you mean" in near
+        else "one of `ls spaces|trials|methods|settings`?"
+    )
+
+
+def _title(kind: str, name: str) -> str:
+    """The first comment line of a catalog file."""
+    first = catalog.path(kind, name).read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.lstrip("#- ").strip()
+
+
+def _space_row(name: str) -> Row:
+    return {"space": name, "objectives": len(load_space(name).objectives), "meaning": _title("spaces", name)}
+
+
+def _space(name: str) -> Row:
+    space = load_space(name)
+    stages = {stage: list(primitives) for stage, primitives in space.stages.items()}
+    return {
+        "space": name,
+        "meaning": _title("spaces", name),
+        "source": space.source,
+        **stages,
+        "excluded": "\n".join(", ".join(f"{s} {' or '.join(p)}" for s, p in rule.items()) for rule in space.exclude),
+        "count": len(space.objectives),
+        "objectives": "\n".join(objective.name for objective in space.objectives),
+    }
+
+
+def _search_row(name: str) -> Row:
+    found = outline(load_search(name, local=False))
+    search, *baselines = found["arms"]
+    counts = {"trials": search["configurations"], "baselines": len(baselines)}
+    return {"search": name, "task": found["task"], **counts, "asks": _title("trials", name)}
+
+
+def _search(name: str) -> Row:
+    found = outline(load_search(name, local=False))
+    declared = catalog.path("trials", name).read_text(encoding="utf-8")
+    return {"search": name, "asks": _title("trials", name), "fingerprint": found["fingerprint"], "declared": declared}
+
+
+def _method(name: str) -> Row:
+    method = METHODS[name]
+    about = {"method": name, "family": method.family, "meaning": method.meaning, "paper": method.paper}
+    return {**about, "settings": list(method.knobs)}
+
+
+def _setting(name: str) -> Row:
+    about = SETTINGS[name].metadata
+    users = (
+        ["every trial"] if name in Training.__dataclass_fields__ else [m for m in METHODS if name in METHODS[m].knobs]
+    )
+    low = "(-inf" if about["low"] is None else f"{'(' if about['open_low'] else '['}{about['low']:g}"
+    high = "inf)" if about["high"] is None else f"{about['high']:g}]"
+    span = " | ".join(about["choices"]) if about["choices"] else f"{low}, {high}"
+    if isinstance(DEFAULTS[name], bool):
+        span = "true | false"
+    parts = {"default": DEFAULTS[name], "range": span, "unit": about["unit"], "meaning": about["meaning"]}
+    return {"setting": name, **parts, "used by": users}

@@ -1,0 +1,85 @@
+"""What a file may set by name: settings, method families, the space, and the primitives that are in.
+
+A name is one of SETTINGS, of FAMILIES, `space`, or `include.<stage>.<primitive>`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields
+from typing import Any, cast
+
+from raysearch.errors import did_you_mean
+from raysearch.methods import FAMILIES, METHODS, Family, named
+from raysearch.reading import Node
+from raysearch.settings import Settings, Training, Value, check_value
+from raysearch.space import STAGES
+
+INCLUDE = "include."  # include.<stage>.<primitive>: is that primitive of the space in?
+
+_GROUPS: list[type[Settings]] = [Training, *(method.settings for method in METHODS.values())]
+SETTINGS: dict[str, Field[Any]] = {about.name: about for group in _GROUPS for about in fields(group)}
+DEFAULTS: dict[str, Value] = {name: cast(Value, about.default) for name, about in SETTINGS.items()}
+
+
+def check_method(node: Node, family: Family, name: str) -> None:
+    """Refuse a name that is no method of the family, saying so when it is one of another."""
+    if name in named(family):
+        return
+    if name in METHODS:
+        raise node.error(f"{name!r} is a {METHODS[name].family}, not a {family}{did_you_mean('', named(family))}")
+    raise node.error(f"unknown {family} {name!r}{did_you_mean(name, named(family))}")
+
+
+def check_name(node: Node, name: str) -> None:
+    """Refuse a name that is neither a setting, a method family, `space` nor `include.stage.primitive`."""
+    if name.startswith(INCLUDE):
+        stage, _, primitive = name.removeprefix(INCLUDE).partition(".")
+        if stage not in STAGES:
+            raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, STAGES)}")
+        if primitive not in STAGES[stage]:
+            raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, STAGES[stage])}")
+    elif name not in (known := {*SETTINGS, *FAMILIES, "space"}):
+        raise node.error(f"unknown setting {name!r}{did_you_mean(name, known)}")
+
+
+def fixed_settings(node: Node) -> dict[str, Value]:
+    """Settings by name, each checked against its declared range."""
+    given: dict[str, Value] = {}
+    for child in node.mapping():
+        name = str(child.keys[-1])
+        if name in (*FAMILIES, "space"):
+            place = "`space:`" if name == "space" else "`method:`"
+            raise child.error(f"is set by {place}, not here")
+        check_name(child, name)
+        given[name] = setting_value(child, name)
+    return given
+
+
+def setting_value(node: Node, name: str) -> Value:
+    """A value of the setting, family or include of that name, in the setting's own type."""
+    if name.startswith(INCLUDE):
+        return node.read(bool)  # type: ignore[no-any-return]
+    if name in FAMILIES or name == "space":
+        word: str = node.read(str)
+        if name != "space":
+            check_method(node, name, word)  # type: ignore[arg-type]
+        return word
+    value: Value = node.read(bool | int | float | str)
+    node.check(SETTINGS[name], value)
+    return in_own_type(name, value)
+
+
+def in_own_type(name: str, value: Value) -> Value:
+    """The value as its setting has it: 1 becomes 1.0 where a number may have a fraction.
+
+    Raises ValueError for a value out of the setting's range.
+    """
+    if name not in SETTINGS:
+        return value
+    check_value(SETTINGS[name], value)
+    return as_drawn(name, value)
+
+
+def as_drawn(name: str, value: Value) -> Value:
+    """The value of that name, unchecked: a whole number as a float where the setting is one."""
+    return float(value) if isinstance(DEFAULTS.get(name), float) and type(value) is int else value

