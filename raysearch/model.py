@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
 from raysearch.plan import TrialPlan
+from raysearch.pretrained import pretrained_source
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 _HEAD_DROPOUTS = ("classifier_dropout", "seq_classif_dropout", "cls_dropout", "pooler_dropout")
@@ -217,7 +218,8 @@ def _hugging_face(
         _set_dropout(config, dropout)
         built: PreTrainedModel = family.from_config(config)
         return built
-    source = model["path"]
+    source = pretrained_source(model)
+    assert source is not None
     config = AutoConfig.from_pretrained(source, **more)
     if model.get("layers"):
         config.num_hidden_layers = model["layers"]

@@ -1,0 +1,331 @@
+"""End tasks: from a user's rows to the splits that every trial reads.
+
+The driver prepares a task once a run; workers map the result into memory. Splits are separate objects:
+
+    train        what the end task learns from
+    meta_dev     what meta-gradients look at
+    select_dev   what early stopping, the scheduler and the search look at
+    test         scored once, by export; nothing else opens it
+    domain       unlabelled text of the same kind, if there is any
+
+Rows are dealt out by the sha256 of their text, never by their order, so that the same rows are dealt alike on every
+machine and rows of one text stay together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raysearch import docstrings
+from raysearch.errors import SpecError, did_you_mean
+from raysearch.rows import Rows, read_hub, read_rows
+
+if TYPE_CHECKING:
+    from raysearch.spec import TaskSpec
+    from raysearch.vocabulary import Vocabulary
+
+SPLITS = ("train", "meta_dev", "select_dev", "test", "domain")
+EMBEDDED = {"docstrings": docstrings.load_rows}
+FRACTIONS = {"dev": 0.1, "test": 0.1}  # of the distinct texts, when one file has to be split
+DATA_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the driver needs to know of a folder of prepared splits."""
+
+    folder: Path
+    task: str
+    metric: str
+    labels: tuple[str, ...]
+    fingerprint: str  # sha256 over splits, labels, metric and special tokens
+    sizes: dict[str, int]  # rows of each split
+    notes: tuple[str, ...]  # what is odd about the data, one line each
+
+
+@dataclass(frozen=True)
+class Split:
+    """Tokenised texts, mapped from disk; `tokens[offsets[i]:offsets[i + 1]]` is text i."""
+
+    offsets: NDArray[np.int64]  # (n + 1,)
+    tokens: NDArray[np.int32]
+    labels: NDArray[np.int32] | None  # (n,), None for domain text
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, i: int) -> NDArray[np.int32]:
+        """Token ids of text `i`, special ones included."""
+        return self.tokens[self.offsets[i] : self.offsets[i + 1]]
+
+
+def prepare(task: TaskSpec, model: Mapping[str, Any], folder: Path, data_root: Path | None = None) -> Prepared:
+    """The splits of `task`, tokenised for `model`, in `folder`; what is there is kept if its sources are the same.
+
+    Files are looked for under `data_root` (None: what RAYSEARCH_DATA names), then beside the declaration.
+    Raises SpecError for data that cannot be used, and for a folder that was prepared from other sources.
+    """
+    if data_root is None and os.environ.get("RAYSEARCH_DATA"):
+        data_root = Path(os.environ["RAYSEARCH_DATA"])
+    paths = {part: _find(task, part, data_root) for part in ("train", "dev", "test", "domain")}
+    source = _source(task, model, paths)
+    if (folder / "data.json").exists():
+        about = _about(folder)
+        if about["source"] != source:
+            changed = [name for name in source if about["source"].get(name) != source[name]]
+            problem = f"prepared from other data or settings ({', '.join(changed)} changed); use another run name"
+            raise SpecError(problem, file=str(folder))
+        return load_prepared(folder)
+    parts = _read(task, paths)
+    splits = _deal(task, parts)
+    labels = _label_names(splits)
+    draft = folder.parent / f".{folder.name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    _write(draft, task, model, splits, labels, source)
+    draft.replace(folder)  # an empty folder gives way, any other is refused by the system
+    return load_prepared(folder)
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """What `prepare` left in `folder`. Raises SpecError when there is nothing."""
+    about = _about(folder)
+    return Prepared(
+        folder=folder,
+        task=about["task"],
+        metric=about["metric"],
+        labels=tuple(about["labels"]),
+        fingerprint=about["fingerprint"],
+        sizes=about["sizes"],
+        notes=tuple(about["notes"]),
+    )
+
+
+def open_split(folder: Path | str, name: str) -> Split:
+    """One split of prepared data, mapped into memory. "test" is for export alone.
+
+    Raises SpecError when the split is not there.
+    """
+    path = Path(folder) / f"{name}.arrow"
+    if not path.exists():
+        known = [split for split in SPLITS if (Path(folder) / f"{split}.arrow").exists()]
+        raise SpecError(f"no split {name!r}{did_you_mean(name, known)}", file=str(folder))
+    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    lists = batch.column("tokens")
+    labels = batch.column("label").to_numpy() if "label" in batch.schema.names else None
+    return Split(lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy(), labels)
+
+
+# ---- reading ----
+
+
+def _find(task: TaskSpec, part: str, data_root: Path | None) -> Path | None:
+    given: str | None = getattr(task, part)
+    if given is None:
+        return None
+    places = [folder / given for folder in (data_root, Path(task.base)) if folder is not None]
+    for path in places:
+        if path.is_file():
+            return path.absolute()
+    problem = f"no file {' or '.join(map(str, dict.fromkeys(places)))}"
+    raise SpecError(
+        f"{problem}; name the folder that holds your data sets by --data DIR or RAYSEARCH_DATA", key=f"task.{part}"
+    )
+
+
+def _source(task: TaskSpec, model: Mapping[str, Any], paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    """What the prepared data is a function of, as far as it can be told without reading the rows."""
+    files = {part: hashlib.sha256(path.read_bytes()).hexdigest() if path else None for part, path in paths.items()}
+    embedded = docstrings.versions() if task.embedded else None
+    columns = {"text": task.text, "label": task.label}
+    fractions = {"split": _fractions(task), "meta_dev": task.meta_dev}
+    tokens = model.get("package") or model.get("path") or {"word pieces": model["config"].get("vocab_size")}
+    about: dict[str, Any] = {"task": task.name, "metric": task.metric, **files, "hub": task.hub, "embedded": embedded}
+    about |= {"columns": columns, "fractions": fractions, "tokenizer": tokens, "version": DATA_VERSION}
+    plain: dict[str, Any] = json.loads(json.dumps(about))
+    return plain
+
+
+def _fractions(task: TaskSpec) -> dict[str, float]:
+    given: Mapping[str, float] = task.split or {}
+    return {part: float(given.get(part, default)) for part, default in FRACTIONS.items()}
+
+
+def _read(task: TaskSpec, paths: Mapping[str, Path | None]) -> dict[str, Rows]:
+    """Rows by part: train, dev, test, domain; those that the task has."""
+    if task.embedded:
+        if task.name not in EMBEDDED:
+            problem = f"{task.name!r} is no embedded task; give train or hub{did_you_mean(task.name, EMBEDDED)}"
+            raise SpecError(problem, key="task.train")
+        return EMBEDDED[task.name]()
+    if task.hub:
+        parts = read_hub(task.hub, task.text, task.label)
+        if "train" not in parts:
+            raise SpecError(f"data set {task.hub!r} has no train split", key="task.hub")
+    else:
+        parts = {}
+    for part, path in paths.items():
+        if path is not None:
+            parts[part] = read_rows(path, task.text, None if part == "domain" else task.label)
+    return parts
+
+
+# ---- dealing out ----
+
+
+def deal(texts: Iterable[str], shares: Mapping[str, float], salt: str) -> dict[str, str]:
+    """The split of every distinct text: `shares` of them, in this order, and the rest to "".
+
+    Texts are put in order of the sha256 of salt and text and cut there; a share above 0 gets at least one text.
+    """
+    ranked = sorted(set(texts), key=lambda text: hashlib.sha256(f"{salt}\0{text}".encode()).digest())
+    dealt: dict[str, str] = dict.fromkeys(ranked, "")
+    start = 0
+    for name, share in shares.items():
+        count = max(1, round(share * len(ranked))) if share > 0 else 0
+        dealt.update(dict.fromkeys(ranked[start : start + count], name))
+        start += count
+    return dealt
+
+
+def _part(rows: Rows, dealt: Mapping[str, str], name: str) -> Rows:
+    return rows.take([i for i, text in enumerate(rows.texts) if dealt[text] == name])
+
+
+def _deal(task: TaskSpec, parts: dict[str, Rows]) -> dict[str, Rows]:
+    """The five splits, of the parts that the task came in."""
+    parts = dict(parts)
+    shares = {part: share for part, share in _fractions(task).items() if part not in parts}
+    if shares:
+        if sum(shares.values()) >= 1:
+            raise SpecError("the fractions leave nothing to train on", key="task.split")
+        whole = parts["train"]
+        dealt = deal(whole.texts, shares, "split")
+        parts |= {name: _part(whole, dealt, name) for name in shares} | {"train": _part(whole, dealt, "")}
+    dev = parts.pop("dev", None)
+    if dev is None:
+        raise SpecError("no dev rows to select on; give dev, or a fraction for it in split", key="task.dev")
+    dealt = deal(dev.texts, {"meta_dev": task.meta_dev}, "meta_dev")
+    splits = {**parts, "meta_dev": _part(dev, dealt, "meta_dev"), "select_dev": _part(dev, dealt, "")}
+    for name in ("train", "select_dev"):
+        if not len(splits.get(name, ())):
+            source = parts["train"].source if name == "train" else dev.source
+            raise SpecError(f"no rows are left for {name}; give more rows or other fractions", file=source)
+    return {name: splits[name] for name in SPLITS if name in splits}
+
+
+def _label_names(splits: Mapping[str, Rows]) -> list[str]:
+    """The labels of train, in order (numbers by value); raises SpecError for a label that train does not have."""
+    names = sorted(
+        set(splits["train"].labels), key=lambda name: (0, int(name), "") if _is_number(name) else (1, 0, name)
+    )
+    if len(names) < 2:
+        raise SpecError(f"only one label, {names[0]!r}; a task has at least two", file=splits["train"].source)
+    known = set(names)
+    for name in ("meta_dev", "select_dev", "test"):
+        rows = splits.get(name)
+        for i, label in enumerate(rows.labels if rows else ()):
+            if rows is not None and label not in known:
+                raise rows.error(i, "label", f"{label!r} is no label of the training rows{did_you_mean(label, names)}")
+    return names
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+# ---- writing ----
+
+
+def _write(
+    folder: Path,
+    task: TaskSpec,
+    model: Mapping[str, Any],
+    splits: Mapping[str, Rows],
+    labels: list[str],
+    source: Mapping[str, Any],
+) -> None:
+    from raysearch.vocabulary import make_vocabulary
+
+    texts = [text for name in ("train", "domain") if name in splits for text in splits[name].texts]
+    vocabulary = make_vocabulary(model, texts, folder / "tokenizer")
+    number = {label: i for i, label in enumerate(labels)}
+    about: dict[str, Any] = {"task": task.name, "metric": task.metric, "labels": labels}
+    about["sizes"] = {name: len(rows) for name, rows in splits.items()}
+    about["splits"] = {name: _write_split(folder, name, rows, number, vocabulary) for name, rows in splits.items()}
+    about |= {"tokens": vocabulary.tokens, "prefix": vocabulary.prefix, "suffix": vocabulary.suffix}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    about["fingerprint"] = digest.hexdigest()
+    about["meta_dev_from"] = "dev"
+    about["duplicates"] = {name: len(rows) - len(set(rows.texts)) for name, rows in splits.items()}
+    about["leaks"] = _leaks(splits)
+    about["notes"] = _notes(splits, labels, about["leaks"])
+    about["source"] = source
+    (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_split(
+    folder: Path, name: str, rows: Rows, number: Mapping[str, int], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    tokens, offsets = vocabulary.encode(rows.texts)
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise SpecError(f"{offsets[-1]} tokens in {name}: more than the 2^31 that one split can hold", file=rows.source)
+    lists = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(tokens))
+    columns = {"tokens": lists}
+    digest = hashlib.sha256(offsets.tobytes() + tokens.tobytes())
+    if name != "domain":
+        labels = np.array([number[label] for label in rows.labels], dtype=np.int32)
+        columns["label"] = pa.array(labels)
+        digest.update(labels.tobytes())
+    batch = pa.RecordBatch.from_pydict(columns)
+    with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    lengths = np.diff(offsets)
+    middle, long = (int(x) for x in np.quantile(lengths, (0.5, 0.95))) if len(lengths) else (0, 0)
+    return {"rows": len(rows), "sha256": digest.hexdigest(), "tokens_p50": middle, "tokens_p95": long}
+
+
+def _leaks(splits: Mapping[str, Rows]) -> dict[str, int]:
+    """Rows of a split whose text also stands in one that is learned from or selected on, as "test in train": count."""
+    leaks = {}
+    for name in ("meta_dev", "select_dev", "test"):
+        for other in ("train", "domain", *(("meta_dev", "select_dev") if name == "test" else ())):
+            if name in splits and other in splits:
+                texts = set(splits[other].texts)
+                leaks[f"{name} in {other}"] = sum(text in texts for text in splits[name].texts)
+    return leaks
+
+
+def _notes(splits: Mapping[str, Rows], labels: list[str], leaks: Mapping[str, int]) -> list[str]:
+    notes = []
+    for where, count in leaks.items():
+        name, _, other = where.partition(" in ")
+        if count and other != "domain":
+            notes.append(f"{count} of {len(splits[name])} {name} rows have a text that also stands in {other}")
+    train = splits["train"]
+    if conflicts := len({*zip(train.texts, train.labels, strict=True)}) - len(set(train.texts)):
+        notes.append(f"{conflicts} train texts carry more than one label")
+    for name in ("select_dev", "test"):
+        absent = sorted(set(labels) - set(splits[name].labels)) if name in splits else []
+        if absent:
+            notes.append(f"no {name} row has the label {', '.join(absent)}")
+    return notes
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError("holds no prepared data (no data.json)", file=str(folder)) from None
+    return about

