@@ -1,0 +1,13 @@
+-- Compute: where did the time go?
+-- Seconds in training, all attempts; trials at work side by side count each.
+SELECT
+    arm,
+    role,
+    state,
+    count(*) AS trials,
+    sum(steps)::BIGINT AS steps,
+    sum(seconds) AS seconds,
+    sum(seconds) / nullif(sum(sum(seconds)) OVER (), 0) AS share
+FROM trials
+GROUP BY arm, role, state
+ORDER BY arm = 'search' DESC, arm, role DESC, state;

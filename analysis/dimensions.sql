@@ -1,0 +1,16 @@
+-- Dimensions: how does the score depend on each value that was drawn?
+-- One row for every trial and dimension; `number` is null where the value is a word.
+WITH drawn AS (
+    SELECT arm, trial_id, state, score, params, unnest(json_keys(params)) AS dimension
+    FROM trials
+    WHERE role = 'search' AND arm = 'search'
+)
+SELECT
+    dimension,
+    json_extract_string(params, '$."' || dimension || '"') AS value,
+    try_cast(json_extract_string(params, '$."' || dimension || '"') AS DOUBLE) AS number,
+    score,
+    state,
+    trial_id
+FROM drawn
+ORDER BY dimension, number, value, trial_id;

@@ -1,0 +1,14 @@
+-- Failures: which trials failed, and why?
+-- `reason` is the last line of `why`, the traceback.
+SELECT
+    trial_id,
+    arm,
+    string_split(rtrim(why, chr(10) || ' '), chr(10))[-1] AS reason,
+    attempts,
+    steps,
+    seconds,
+    params,
+    why
+FROM trials
+WHERE state = 'failed'
+ORDER BY ended, trial_id;

@@ -1,0 +1,118 @@
+"""Pieces of HTML: cells and tables, keys of pictures, numbers as people read them. All text is escaped here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from raysearch.pictures import STATES
+
+MARKS = {"complete": "●", "stopped": "▼", "failed": "✕", "running": "○"}
+Cell = tuple[str, str]  # classes, HTML
+
+
+def table(heads: Iterable[str], rows: Iterable[list[Cell]], best: int | None = None) -> str:
+    """A table that scrolls sideways if it must; a head that begins with '#' is of numbers; row `best` stands out."""
+    head = "".join(
+        f'<th class="num">{escape(name[1:] or "#")}</th>' if name.startswith("#") else f"<th>{escape(name)}</th>"
+        for name in heads
+    )
+    lines = []
+    for i, row in enumerate(rows):
+        cells = "".join(f'<td class="{kind}">{content}</td>' for kind, content in row)
+        lines.append(f'<tr class="best">{cells}</tr>' if i == best else f"<tr>{cells}</tr>")
+    body = "\n".join(lines)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def words(value: object, kind: str = "") -> Cell:
+    """A cell of text; a null is empty."""
+    return kind, "" if value is None else escape(str(value))
+
+
+def number(value: float | None, digits: int = 4) -> Cell:
+    """A cell of a number; a null is a dash."""
+    return "num", "-" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None) -> Cell:
+    """A cell of a difference, with its sign; a null is empty."""
+    return "num", "" if value is None else f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(low: float | None, high: float | None) -> Cell:
+    """A cell of two differences; empty if they are null."""
+    return "num", "" if low is None or high is None else f"[{signed(low)[1]}, {signed(high)[1]}]"
+
+
+def state(name: str) -> Cell:
+    """A cell of a trial's state, with its mark."""
+    return f"state {escape(name)}", f"<i>{MARKS.get(name, '')}</i>{escape(name)}"
+
+
+def draw(params: str | None, order: Mapping[str, object]) -> Cell:
+    """A cell of the values drawn (JSON), the dimensions in the order of `order`."""
+    values = json.loads(params or "{}")
+    names = sorted(values, key=lambda name: list(order).index(name) if name in order else len(order))
+    chips = (f"<span><em>{escape(name)}</em>{escape(plain(values[name]))}</span>" for name in names)
+    return "", f'<div class="draw">{"".join(chips)}</div>'
+
+
+def grid(drawn: Iterable[str], least: str) -> str:
+    """Pictures side by side, none narrower than `least` (CSS length) unless the page is; empty without pictures."""
+    inside = "\n".join(f"<div>{svg}</div>" for svg in drawn)
+    return f'<div class="pictures" style="--least:{least}">{inside}</div>' if inside else ""
+
+
+def legend(states: Iterable[str], *more: str, edge: bool = True) -> str:
+    """The key to the states that occur; `edge`: trials without a full score lie at the edge of the picture."""
+    known, beside = set(states), " (at the lower edge)" if edge else ""
+    said = {
+        "complete": "complete",
+        "stopped": f"stopped early{beside}",
+        "failed": f"failed{beside}",
+        "running": "running",
+    }
+    keys = [f'<span><i class="{name}">{MARKS[name]}</i>{said[name]}</span>' for name in STATES if name in known]
+    return f'<div class="legend">{"".join([*keys, *more])}</div>'
+
+
+def prose(text: str) -> str:
+    """A comment as HTML: `code` and addresses are marked as such."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
+    return re.sub(r"https://[\w./-]+\w", r'<a href="\g<0>">\g<0></a>', text)
+
+
+def plain(value: object) -> str:
+    """A JSON value in few words."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.3g}".replace("-", "\N{MINUS SIGN}", value < 0)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(plain, value)) or "none"
+    return str(value)
+
+
+def sentence(text: str) -> str:
+    """The text with a capital at its head."""
+    return text[:1].upper() + text[1:]
+
+
+def count(many: int, what: str) -> str:
+    """'1 seed', '3 seeds'."""
+    return f"{many} {what}" if many == 1 else f"{many} {what}s"
+
+
+def duration(seconds: float) -> str:
+    """'95 s', '4 min 05 s', '2 h 10 min'."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,287 @@
+"""Pictures of a run as SVG, drawn by matplotlib from the answers of the reports.
+
+Colours are those of Okabe & Ito (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers too; shapes and
+dashes say the same again. Each becomes a CSS variable, so that a page chooses light or dark. The same answers give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = list[dict[str, Any]]  # what a report says, a null as None
+
+INK, MUTED, LINE = "#1c2126", "#6a7178", "#dcdad5"
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+BLUE, ORANGE, GREEN, PINK, SKY, RED = SERIES
+VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line"} | {colour: f"s{i + 1}" for i, colour in enumerate(SERIES)}
+STATES = {"complete": (BLUE, "o"), "stopped": (ORANGE, "v"), "failed": (RED, "x"), "running": (MUTED, "o")}
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "raysearch",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 7.5,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7.5,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.labelcolor": MUTED,
+    "text.color": INK,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+class Picture:
+    """A drawing under way; `svg` is what it came to, to be put into a page as it is."""
+
+    def __init__(self, name: str, label: str, figure: Figure) -> None:
+        self.name, self.label, self.figure, self.svg = name, label, figure, ""
+
+    def finish(self) -> None:
+        """Write the SVG: no header, ids of its own, colours by variable, a label for those who do not see it."""
+        sink = io.StringIO()
+        self.figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
+        text = sink.getvalue()
+        text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
+        text = re.sub(r'^<svg[^>]* viewBox="([^"]*)"[^>]*>', self._head, text)
+        for colour, variable in VARIABLES.items():
+            text = text.replace(colour, f"var(--{variable})")
+        self.svg = text.replace("'DejaVu Sans'", "inherit").strip()
+
+    def _head(self, found: re.Match[str]) -> str:
+        return f'<svg viewBox="{found[1]}" role="img" aria-label="{escape(self.label)}">'
+
+
+@contextmanager
+def picture(name: str, label: str, width: float, height: float) -> Iterator[tuple[Picture, Axes]]:
+    """A picture of one pair of axes to draw on, in inches; finished on leaving."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        drawing = Picture(name, label, Figure(figsize=(width, height), layout="constrained"))
+        yield drawing, drawing.figure.subplots()
+        drawing.finish()
+
+
+def grouped(rows: Rows, key: str) -> dict[str, Rows]:
+    """The rows by a column, in the order in which its values come."""
+    groups: dict[str, Rows] = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
+    return groups
+
+
+def column(rows: Rows, name: str) -> list[Any]:
+    """One column of the rows."""
+    return [row[name] for row in rows]
+
+
+def complete(rows: Rows) -> Rows:
+    """The rows of trials that ran to their end."""
+    return [row for row in rows if row["state"] == "complete"]
+
+
+def best_so_far(found: Rows, over: str, metric: str) -> str:
+    """Scores as they came, and the best of each arm, over "nth" (configurations) or "seconds"."""
+    words = {"nth": "configurations tried", "seconds": "seconds at work"}[over]
+    found = [row for row in found if row[over] is not None]
+    with picture(f"best-{over}", f"Best {metric} over {words}", 4.4, 2.6) as (drawing, axes):
+        scatter_states(axes, [row for row in found if row["arm"] == "search"], over, found)
+        for i, (arm, rows) in enumerate(grouped(found, "arm").items()):
+            known = [row for row in rows if row["best"] is not None]
+            if known:
+                end = max(column(found if over == "seconds" else rows, over))
+                x, y = [*column(known, over), end], [*column(known, "best"), known[-1]["best"]]
+                dashes = DASHES[i % len(DASHES)]
+                axes.step(x, y, where="post", color=arm_colour(arm, i), linestyle=dashes, label=f"best of {arm}")
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+        axes.set_xlabel(words)
+        axes.set_ylabel(f"select-dev {metric}")
+        axes.set_xlim(left=0)
+        whole_numbers(axes)
+    return drawing.svg
+
+
+def curves(found: Rows, metric: str) -> list[str]:
+    """Learning curves: of every trial of the search, by the state it ended in, and of the best trial of each arm."""
+    best: dict[str, str] = {
+        arm: max(rows, key=lambda row: row["score"])["trial_id"]
+        for arm, rows in grouped(complete(found), "arm").items()
+    }
+    trials, drawn = grouped(found, "trial_id"), []
+    ours = [rows for rows in trials.values() if rows[0]["arm"] == "search"]
+    if ours:
+        with _curves_axes("curves-all", "every trial of the search", metric) as (drawing, axes):
+            for rows in ours:
+                colour, marker = STATES[rows[0]["state"]]
+                strong = rows[0]["trial_id"] == best.get("search")
+                width, alpha = (2.2, 1.0) if strong else (1.0, 0.6)
+                axes.plot(column(rows, "step"), column(rows, "score"), color=colour, linewidth=width, alpha=alpha)
+                axes.plot(rows[-1]["step"], rows[-1]["score"], marker, color=colour, markersize=4)
+        drawn.append(drawing.svg)
+    if best:
+        with _curves_axes("curves-best", "the best trial of each arm", metric) as (drawing, axes):
+            for i, (arm, trial_id) in enumerate(best.items()):
+                x, y = column(trials[trial_id], "step"), column(trials[trial_id], "score")
+                axes.plot(x, y, color=arm_colour(arm, i), linestyle=DASHES[i % len(DASHES)], label=arm)
+            axes.legend(loc="lower right")
+        drawn.append(drawing.svg)
+    return drawn
+
+
+@contextmanager
+def _curves_axes(name: str, title: str, metric: str) -> Iterator[tuple[Picture, Axes]]:
+    with picture(name, f"{metric} over steps: {title}", 4.4, 2.6) as (drawing, axes):
+        axes.set_title(title)
+        yield drawing, axes
+        axes.set_xlabel("optimizer steps")
+        axes.set_ylabel(f"select-dev {metric}")
+        whole_numbers(axes)
+
+
+def dimensions(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
+    """For each dimension the score against the value, on one scale of scores; a word's values side by side."""
+    best = max(complete(found), key=lambda row: row["score"], default={"trial_id": ""})["trial_id"]
+    drawn = []
+    for i, (name, rows) in enumerate(grouped(found, "dimension").items()):
+        about = declared.get(name, {})
+        with picture(f"dimension{i}", f"{metric} against {name}", 3.1, 2.3) as (drawing, axes):
+            axes.set_title(name)
+            if "choice" in about or any(row["number"] is None for row in rows):
+                rows = _words_as_places(axes, rows, about.get("choice") or [])
+            else:
+                related = rank_correlation(rows)
+                axes.set_title(related, loc="right", color=MUTED, fontsize=7, fontweight="normal")
+                _value_axis(axes, about)
+            scatter_states(axes, rows, "number", found)
+            ringed = [row for row in rows if row["trial_id"] == best]
+            x, y = column(ringed, "number"), column(ringed, "score")
+            axes.plot(x, y, "o", markersize=9, markerfacecolor="none", color=INK, zorder=4)
+        drawn.append(drawing.svg)
+    return drawn
+
+
+def differences(found: Rows, metric: str) -> str:
+    """Each baseline's paired difference to the search's winner on fresh seeds, with its 95 % interval."""
+    rows = [row for row in found if row["low"] is not None]
+    label = f"Difference in {metric}, search less baseline"
+    with picture("differences", label, 4.4, 0.55 + 0.3 * len(rows)) as (drawing, axes):
+        axes.axvline(0, color=INK, linewidth=1)
+        for place, row in enumerate(rows):
+            colour = MUTED if row["low"] <= 0 <= row["high"] else BLUE
+            axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
+            axes.plot(row["difference"], place, "o", color=colour, markersize=6)
+        far = 1.15 * max(abs(row[end]) for row in rows for end in ("low", "high")) or 0.01
+        axes.set_xlim(-far, far)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), column(rows, "arm"))
+        axes.set_xlabel(f"{metric}: search less baseline, 95 % interval")
+        axes.grid(axis="y", visible=False)
+    return drawing.svg
+
+
+def scatter_states(axes: Axes, rows: Rows, x: str, all_rows: Rows) -> None:
+    """Complete trials at their scores; the others, whose scores are of fewer steps or none, on the lower edge."""
+    scores = column(complete(all_rows), "score") or [0.0, 1.0]
+    low, high = min(scores), max(scores)
+    room = 0.08 * (high - low) or 0.01
+    axes.set_ylim(low - 2.5 * room, high + room)
+    for state, (colour, marker) in STATES.items():
+        these = [row for row in rows if row["state"] == state]
+        y = column(these, "score") if state == "complete" else [low - 1.8 * room] * len(these)
+        if these:
+            axes.plot(column(these, x), y, marker, color=colour, markersize=4.5, alpha=0.85, zorder=3)
+
+
+def rank_correlation(rows: Rows) -> str:
+    """Spearman's rho of value and score over complete trials, in words; empty for fewer than eight."""
+    whole = complete(rows)
+    values, scores = _ranks(column(whole, "number")), _ranks(column(whole, "score"))
+    if len(whole) < 8 or np.ptp(values) == 0 or np.ptp(scores) == 0:
+        return ""
+    rho = float(np.corrcoef(values, scores)[0, 1])
+    return f"rank correlation {rho:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _ranks(values: list[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Ranks from 1, equal values sharing their mean rank."""
+    at = np.asarray(values, dtype=np.float64)
+    return (at[:, None] > at).sum(1) + ((at[:, None] == at).sum(1) + 1) / 2  # type: ignore[no-any-return]
+
+
+def _words_as_places(axes: Axes, rows: Rows, choices: Iterable[object]) -> Rows:
+    """The rows with the place of their word as number, a little aside so that points do not hide each other."""
+    words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices]
+    words += sorted({row["value"] for row in rows} - set(words))
+    met: Counter[str] = Counter()
+    placed = []
+    for row in rows:
+        placed.append({**row, "number": words.index(row["value"]) + 0.06 * (met[row["value"]] % 5 - 2)})
+        met[row["value"]] += 1
+    axes.set_xticks(range(len(words)), [word.replace("_", " ") for word in words])
+    axes.set_xlim(-0.5, len(words) - 0.5)
+    axes.grid(axis="x", visible=False)
+    return placed
+
+
+def _value_axis(axes: Axes, about: Mapping[str, Any]) -> None:
+    """An axis over the declared range; a logarithmic one says 0.0003 as 3e-4 and is not crowded."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    bounds: list[float] = about.get("float") or about.get("int") or []
+    if about.get("log"):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if bounds:
+            aside = (bounds[1] / bounds[0]) ** 0.04
+            axes.set_xlim(bounds[0] / aside, bounds[1] * aside)
+    else:
+        axes.locator_params(axis="x", nbins=5)
+        if bounds:
+            aside = 0.04 * (bounds[1] - bounds[0])
+            axes.set_xlim(bounds[0] - aside, bounds[1] + aside)
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Ticks of the x axis at whole numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def arm_colour(arm: str, place: int) -> str:
+    """Blue for the search; the baselines, which come after it, have others."""
+    return BLUE if arm == "search" else (GREEN, PINK, SKY)[(place - 1) % 3]

@@ -1,0 +1,101 @@
+"""Reports: SQL over a run's tables, and one HTML file with pictures made of what the SQL says.
+
+A report is a file of one SELECT (DuckDB) over the views searches, trials, evaluations, weights, events (the schemas of
+`tables`, each row once, see `run`) and best (the row of `trials` that is to be kept, one for every arm). It begins
+with two kinds of comment: a line `-- Title: the question`, then what is to be known to read the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysearch import catalog
+from raysearch.errors import RunError, SpecError
+from raysearch.run import best_of
+
+if TYPE_CHECKING:
+    from raysearch.run import Run
+
+
+@dataclass(frozen=True)
+class Report:
+    """A question to a run's tables, and how it is asked."""
+
+    name: str
+    file: Path
+    title: str
+    question: str
+    notes: str  # what is to be known to read the answer
+    sql: str
+
+
+def read_report(name_or_path: str | Path) -> Report:
+    """The report of that name in the catalog, or at that path; SpecError unless it begins as it should."""
+    file = catalog.path("reports", name_or_path)
+    lines = file.read_text().splitlines()
+    said = [line.removeprefix("--").strip() for line in lines[: _comment_lines(lines)]]
+    title, colon, question = said[0].partition(": ") if said else ("", "", "")
+    if not colon:
+        wanted = "a report begins with the comment `-- Title: the question that it answers`"
+        raise SpecError(wanted, file=catalog.shown(file), line=1)
+    sql = "\n".join(lines[len(said) :]).strip().removesuffix(";")
+    return Report(file.stem, file, title, question, " ".join(said[1:]), sql)
+
+
+def analyze(run: Run, reports: Sequence[str | Path] | None = None) -> dict[str, pa.Table]:
+    """The answer of every report, by name; without `reports` of all in the catalog.
+
+    Raises SpecError for an unknown report, and for SQL that does not fit the tables.
+    """
+    chosen = catalog.names("reports") if reports is None else reports
+    return answers(views(run), [read_report(name) for name in chosen])
+
+
+def views(run: Run) -> dict[str, pa.Table]:
+    """The tables that a report may use, by name."""
+    tables = {name: getattr(run, name)() for name in ("searches", "trials", "evaluations", "weights", "events")}
+    seeds, trials = run.search.get("seeds", []), tables["trials"]
+    bests = [best_of(trials, seeds, arm) for arm in pc.unique(trials["arm"]).to_pylist()]
+    kept = pa.array([best["trial_id"] for best in bests if best], pa.string())
+    return {**tables, "best": trials.filter(pc.is_in(trials["trial_id"], kept))}
+
+
+def answers(tables: dict[str, pa.Table], reports: Sequence[Report]) -> dict[str, pa.Table]:
+    """What each report says of these tables."""
+    import duckdb
+
+    found = {}
+    with duckdb.connect() as connection:
+        for name, table in tables.items():
+            connection.register(name, table)
+        for report in reports:
+            try:
+                found[report.name] = connection.sql(report.sql).to_arrow_table()
+            except duckdb.Error as error:
+                problem = " ".join(str(error).split("\n\n")[0].split())
+                raise SpecError(problem, file=catalog.shown(report.file)) from error
+    return found
+
+
+def write_html(run: Run) -> Path:
+    """Write the run's report.html, one file that needs no other, and say where it is."""
+    from raysearch.page import page
+
+    tables = views(run)
+    if not len(tables["searches"]):
+        raise RunError(f"{run.path}: the search has not begun; there is nothing to report")
+    reports = {name: read_report(name) for name in catalog.names("reports")}
+    target = run.path / "report.html"
+    unfinished = target.with_suffix(".tmp")
+    unfinished.write_text(page(run, tables, reports, answers(tables, list(reports.values()))), encoding="utf-8")
+    return unfinished.replace(target)
+
+
+def _comment_lines(lines: list[str]) -> int:
+    return next((i for i, line in enumerate(lines) if not line.startswith("--")), len(lines))

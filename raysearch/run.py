@@ -1,0 +1,198 @@
+"""Run: a run's folder, read. It may be read while it is written, and needs neither ray nor torch.
+
+    open_run("first").trials()         # pyarrow.Table; also evaluations(), weights(), events(), searches()
+    open_run("first").best()           # the winning trial, its plan and params parsed
+    open_run("first").status()         # how far it is
+
+What another attempt said again is said once: of rows that are one of a kind the last attempt's stays.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysearch.errors import RunError, did_you_mean
+from raysearch.ledger import KEYS, STATES, holder
+from raysearch.segments import read_table
+
+
+def open_run(name_or_path: str | Path, runs: str | Path = "runs") -> Run:
+    """The run of that name in the folder `runs`, or at that path; RunError when there is none."""
+    for folder in (Path(runs) / name_or_path, Path(name_or_path)):
+        if (folder / "tables").is_dir():
+            return Run(folder)
+    known = run_names(runs)
+    raise RunError(f"no run {str(name_or_path)!r} in {runs}{did_you_mean(str(name_or_path), known)}")
+
+
+def run_names(runs: str | Path = "runs") -> list[str]:
+    """The runs of a folder, the one that was written last first."""
+    found = [tables.parent for tables in Path(runs).glob("*/tables")]
+    return [folder.name for folder in sorted(found, key=lambda folder: -(folder / "log").stat().st_mtime)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's tables and where it stands; every call reads anew."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """The search as declared, resolved; empty until the run has begun."""
+        specs = self.searches()["spec"].to_pylist()
+        return json.loads(specs[-1]) if specs and specs[-1] else {}
+
+    def searches(self) -> pa.Table:
+        """A row each time that the search was declared: begun, or extended."""
+        return read_table(self.path, "searches")
+
+    def trials(self) -> pa.Table:
+        """A row for every trial that has ended, in the order of their ends."""
+        return read_table(self.path, "trials")
+
+    def events(self) -> pa.Table:
+        """Everything that happened, in order."""
+        return read_table(self.path, "events")
+
+    def evaluations(self, trial_id: str = "") -> pa.Table:
+        """Every score of every trial, or of one, each once."""
+        return self._said("evaluations", trial_id)
+
+    def weights(self, trial_id: str = "") -> pa.Table:
+        """The weights of objectives, primitives and tasks at every step of every trial, or of one, each once."""
+        return self._said("weights", trial_id)
+
+    def _said(self, table: str, trial_id: str) -> pa.Table:
+        trials = self.trials()  # before the rows: a trial's rows are there when it is
+        rows = read_table(self.path, table)
+        if trial_id:
+            rows = rows.filter(pc.equal(rows["trial_id"], trial_id))
+        return _within(_last_attempts(rows, [key for key in KEYS[table] if key != "attempt"]), trials)
+
+    def best(self, arm: str = "search") -> dict[str, Any]:
+        """The row of the trial to keep, its `plan` and `params` parsed.
+
+        It is the best trial of the configuration with the highest mean score over the search's seeds. A configuration
+        that did not complete on all of them comes after those that did, stopped trials come last. Raises RunError
+        when no trial of the arm has a score.
+        """
+        best = best_of(self.trials(), self.search.get("seeds", []), arm)
+        if best is None:
+            raise RunError(f"{self.path}: no trial of arm {arm!r} has ended with a score")
+        return best
+
+    def seconds(self) -> float:
+        """Time spent on the search so far, all sessions, in s; what lies between sessions does not count."""
+        events = self.events()
+        times = [moment.timestamp() for moment in events["time"].to_pylist()]
+        sessions = list(self._sessions(events))
+        spent: float = sum(times[last] - times[first] for first, last in sessions)
+        at_work = sessions and sessions[-1][1] == len(times) - 1 and holder(self.path) is not None
+        return spent + (time.time() - times[-1] if at_work else 0.0)
+
+    def status(self) -> dict[str, Any]:
+        """Where the run stands, JSON-able.
+
+        `state` is running, interrupted or finished; `arms` counts trials: asked, running, interrupted, complete,
+        stopped, failed; `left` is what the budget has left: configurations of the search arm, and seconds.
+        """
+        search, trials, events = self.search, self.trials(), self.events()
+        pid = holder(self.path)
+        arms = _count(trials, events, list(search.get("baselines", {})), "interrupted" if pid is None else "running")
+        best = best_of(trials, search.get("seeds", []), "search")
+        budget, seconds = search.get("budget", {}), self.seconds()
+        asked = len({plan["number"] for plan in asked_plans(events).values() if plan["arm"] == "search"})
+        left = {"trials": (budget.get("trials"), asked), "seconds": (budget.get("seconds"), seconds)}
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "state": "running" if pid else "finished" if self._finished(events) else "interrupted",
+            "pid": pid,
+            "arms": arms,
+            "best": best and {name: best[name] for name in ("trial_id", "score", "best_step", "params")},
+            "metric": search.get("task", {}).get("metric", "score"),
+            "seconds": seconds,
+            "left": {name: None if total is None else max(0, total - used) for name, (total, used) in left.items()},
+        }
+
+    def _sessions(self, events: pa.Table) -> Iterator[tuple[int, int]]:
+        """First and last event of each session of the search."""
+        opened = [i for i, event in enumerate(events["event"].to_pylist()) if event == "opened"]
+        for begin, end in pairwise([*opened, len(events)]):
+            if json.loads(events["detail"][begin].as_py())["purpose"] == "search":
+                yield begin, end - 1
+
+    def _finished(self, events: pa.Table) -> bool:
+        """Did the last session of the search do all that was to do?"""
+        names, sessions = events["event"].to_pylist(), list(self._sessions(events))
+        return bool(sessions) and "finished" in names[sessions[-1][0] : sessions[-1][1] + 1]
+
+
+def asked_plans(events: pa.Table) -> dict[str, dict[str, Any]]:
+    """The plan of every trial that was ever handed out, by trial, in the order of asking."""
+    asked = events.filter(pc.equal(events["event"], "asked")).select(["trial_id", "detail"]).to_pylist()
+    return {row["trial_id"]: json.loads(row["detail"])["plan"] for row in asked}
+
+
+def best_of(trials: pa.Table, seeds: list[int], arm: str) -> dict[str, Any] | None:
+    """See `Run.best`; None when no trial of the arm has a score."""
+    ours = pc.and_(pc.equal(trials["arm"], arm), pc.equal(trials["role"], "search"))
+    rows = trials.filter(pc.and_(ours, pc.is_valid(trials["score"]))).to_pylist()
+    complete: dict[int, list[float]] = {}
+    for row in rows:
+        if row["state"] == "complete":
+            complete.setdefault(row["number"], []).append(row["score"])
+
+    def rank(row: dict[str, Any]) -> tuple[Any, ...]:
+        scores = complete.get(row["number"], [])
+        mean = sum(scores) / len(scores) if scores else row["score"]
+        on_all = len(scores) >= max(1, len(seeds))
+        return on_all, row["state"] == "complete", row["state"] == "stopped", mean, row["score"], -row["number"]
+
+    if not rows:
+        return None
+    best = max(rows, key=rank)
+    return {**best, "plan": json.loads(best["plan"] or "{}"), "params": json.loads(best["params"] or "{}")}
+
+
+def _count(trials: pa.Table, events: pa.Table, baselines: list[str], unfinished: str) -> dict[str, dict[str, int]]:
+    ended = dict(zip(trials["trial_id"].to_pylist(), trials["state"].to_pylist(), strict=True))
+    of_arm = dict(zip(trials["trial_id"].to_pylist(), trials["arm"].to_pylist(), strict=True))
+    of_arm |= {trial_id: plan["arm"] for trial_id, plan in asked_plans(events).items()}
+    arms: dict[str, Counter[str]] = {arm: Counter() for arm in ("search", *baselines)}
+    for trial_id, arm in of_arm.items():
+        arms.setdefault(arm, Counter()).update(["asked", ended.get(trial_id, unfinished)])
+    return {
+        arm: {name: count[name] for name in ("asked", "running", "interrupted", *STATES)} for arm, count in arms.items()
+    }
+
+
+def _last_attempts(rows: pa.Table, keys: list[str]) -> pa.Table:
+    """Of the rows with equal keys the one of the last attempt, and of those the one that was written last."""
+    total = len(rows)
+    order = pc.add(pc.multiply(pc.cast(rows["attempt"], pa.int64()), max(total, 1)), pa.array(range(total), pa.int64()))
+    last = rows.select(keys).append_column("_order", order).group_by(keys).aggregate([("_order", "max")])
+    at = pc.subtract(last["_order_max"], pc.multiply(pc.divide(last["_order_max"], max(total, 1)), max(total, 1)))
+    return rows.take(pc.take(at, pc.sort_indices(at)))
+
+
+def _within(rows: pa.Table, trials: pa.Table) -> pa.Table:
+    """The rows that are not past the steps with which their trial was committed."""
+    ends = pc.take(trials["steps"], pc.index_in(rows["trial_id"], value_set=trials["trial_id"].combine_chunks()))
+    return rows.filter(pc.fill_null(pc.less_equal(rows["step"], ends), True))

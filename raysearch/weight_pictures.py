@@ -1,0 +1,95 @@
+"""Pictures of weights: how they moved in a trial, and how objectives rank by them (AANG's Figures 4 and 5).
+
+Dery, Michel, Khodak, Neubig & Talwalkar (ICLR 2023), https://arxiv.org/abs/2205.14082
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from raysearch.pictures import DASHES, MUTED, SERIES, Rows, column, grouped, picture, whole_numbers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def trajectories(found: Rows) -> list[str]:
+    """For each stage the weight of each primitive over the steps, the best evaluation marked (Figure 4).
+
+    A stage with one primitive, or weights that were said once, give no picture.
+    """
+    drawn = []
+    for stage, rows in grouped(found, "stage").items():
+        lines = grouped([row for row in rows if (stage, row["name"]) != ("task", "auxiliary")], "name")
+        if (stage != "task" and len(lines) < 2) or len(set(column(rows, "step"))) < 2:
+            continue
+        with picture(f"weights-{stage}", f"Weights of {stage} over steps", 4.4, 2.4) as (drawing, axes):
+            axes.set_title("end task's share, lambda_e" if stage == "task" else stage)
+            axes.axvline(rows[0]["best_step"], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
+            for i, line in enumerate(lines.values()):
+                dashes = DASHES[(i // len(SERIES)) % len(DASHES)]
+                x, y = column(line, "step"), column(line, "weight")
+                axes.plot(x, y, color=SERIES[i % len(SERIES)], linestyle=dashes)
+            axes.set_ylim(0, None)
+            if stage != "task":
+                _label_ends(axes, max(column(rows, "step")), lines)
+            axes.set_xlabel("optimizer steps")
+            whole_numbers(axes)
+        drawn.append(drawing.svg)
+    return drawn
+
+
+def ranking(found: Rows) -> str:
+    """Objectives in the order of their mean weight, early at the left and late at the right (Figure 5)."""
+    colours, height = output_colours(column(found, "name")), 0.21 * len(found) + 0.5
+    label = "Objectives ranked by mean weight, early and late"
+    with picture("ranking", label, 7.4, height) as (drawing, axes):
+        for short, row in zip(_short_names(column(found, "name")), found, strict=True):
+            ranks, colour = [row["early_rank"], row["late_rank"]], colours[_output(row["name"])]
+            axes.plot([0, 1], ranks, "o-", color=colour, linewidth=1.4, markersize=4)
+            early, late = (f"{100 * row[when]:.1f} %" for when in ("early", "late"))
+            axes.text(-0.03, ranks[0], f"{short}\N{EN SPACE}{early}", ha="right", va="center")
+            axes.text(1.03, ranks[1], f"{late}\N{EN SPACE}{short}", ha="left", va="center")
+        axes.set_xlim(-1.25, 2.25)
+        axes.set_ylim(len(found) + 0.7, 0.3)
+        axes.set_axis_off()
+        axes.text(0, 0.1, "first 10 % of the steps", ha="right", va="bottom", fontweight="bold")
+        axes.text(1, 0.1, "last 50 %", ha="left", va="bottom", fontweight="bold")
+    return drawing.svg
+
+
+def output_colours(names: Iterable[str]) -> dict[str, str]:
+    """The colour of each output primitive that occurs in these objectives."""
+    return {output: SERIES[i % len(SERIES)] for i, output in enumerate(sorted({_output(name) for name in names}))}
+
+
+def _output(name: str) -> str:
+    return name.split("/")[-1]
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Objective names less the primitives that all have in common."""
+    parts = [name.split("/") for name in names]
+    telling = [i for i, said in enumerate(zip(*parts, strict=True)) if len(set(said)) > 1] or range(len(parts[0]))
+    return [" / ".join(part[i].replace("_", " ") for i in telling) for part in parts]
+
+
+def _label_ends(axes: Axes, x: float, lines: dict[str, Rows]) -> None:
+    """Write each line's name at its end, moved up or down as far as legibility asks."""
+    top = axes.get_ylim()[1]
+    ranked = sorted((line[-1]["weight"], i, name) for i, (name, line) in enumerate(lines.items()))
+    places: list[float] = []
+    for weight, _, _ in ranked:
+        places.append(max(weight, places[-1] + 0.085 * top) if places else weight)
+    over = max(0.0, places[-1] - top)
+    for (_, i, name), place in zip(ranked, places, strict=True):
+        axes.annotate(
+            name.replace("_", " "),
+            (x, place - over),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=SERIES[i % len(SERIES)],
+            annotation_clip=False,
+        )

@@ -1,0 +1,299 @@
+"""Reports: every SQL file fits the tables, the statistics are right, and the page shows what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+from synthetic import SEARCH, write_run
+
+from raysearch import catalog, pictures, report
+from raysearch.errors import RunError, SpecError
+from raysearch.ledger import Ledger
+from raysearch.run import Run, open_run
+from raysearch.tables import TABLES, TRIALS
+
+REPORTS = catalog.names("reports")
+EMPTY = {name: schema.empty_table() for name, schema in TABLES.items()} | {"best": TRIALS.empty_table()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return open_run(write_run(tmp_path_factory.mktemp("runs") / "synthetic"))
+
+
+@pytest.fixture(scope="module")
+def found(run) -> dict[str, pa.Table]:
+    return report.analyze(run)
+
+
+def answer(name: str, **tables: list[dict[str, object]]) -> list[dict[str, object]]:
+    """What a report says of these rows; columns left out are null."""
+    given = {table: pa.Table.from_pylist(rows, schema=EMPTY[table].schema) for table, rows in tables.items()}
+    return report.answers({**EMPTY, **given}, [report.read_report(name)])[name].to_pylist()
+
+
+def trial(arm, number, score, *, seed=0, role="search", state="complete", **more):
+    moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=10 * number + seed)
+    row = {"trial_id": f"{arm}-{number}-{seed}-{role}", "arm": arm, "role": role, "number": number, "seed": seed}
+    return {**row, "state": state, "score": score, "ended": moment, "params": "{}", **more}
+
+
+def arms(search: list[float], baseline: list[float], name: str = "fine_tune") -> dict[str, object]:
+    """The row of the baseline when both arms were confirmed with these scores on seeds 1, 2, ..."""
+    winners = [trial("search", 3, 0.9), trial(name, 1, 0.8)]
+    confirmed = [trial("search", 3, s, seed=i, role="confirm") for i, s in enumerate(search, 1)]
+    confirmed += [trial(name, 1, s, seed=i, role="confirm") for i, s in enumerate(baseline, 1)]
+    return next(row for row in answer("arms", trials=[*winners, *confirmed], best=winners) if row["arm"] == name)
+
+
+# ---- the files ----
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_begins_with_its_question(name):
+    read = report.read_report(name)
+    assert read.title
+    assert read.question.endswith("?")
+    assert read.sql.startswith(("SELECT", "WITH"))
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_fits_the_empty_tables(name):
+    assert answer(name) == []
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_says_something_of_a_run_in_values_that_json_knows(found, name):
+    assert len(found[name]) > 0
+    json.dumps(found[name].to_pylist(), allow_nan=False)
+
+
+def test_a_report_of_ones_own_is_asked_by_its_path(run, tmp_path):
+    own = tmp_path / "seeds.sql"
+    own.write_text("-- Seeds: how many seeds?\nSELECT count(DISTINCT seed) AS seeds FROM trials")
+    assert report.analyze(run, [own])["seeds"].to_pylist() == [{"seeds": 4}]
+
+
+def test_sql_that_does_not_fit_is_one_line_that_names_the_file(run, tmp_path):
+    own = tmp_path / "bad.sql"
+    own.write_text("-- Bad: what?\nSELECT scores FROM trials;\n")
+    with pytest.raises(SpecError, match=r"bad\.sql: .*scores.*not found") as error:
+        report.analyze(run, [own])
+    assert "\n" not in str(error.value)
+    own.write_text("SELECT 1")
+    with pytest.raises(SpecError, match=r"bad\.sql:1: a report begins with the comment `-- Title: the question"):
+        report.analyze(run, [own])
+    with pytest.raises(SpecError, match="no such report 'leaderbord'; did you mean 'leaderboard'"):
+        report.analyze(run, ["leaderbord"])
+
+
+# ---- what they say ----
+
+
+def test_the_interval_is_students_on_the_paired_differences():
+    rng = np.random.default_rng(0)
+    for pairs in (2, 3, 5, 12, 31, 32, 80):
+        search, baseline = rng.normal(0.5, 0.1, pairs), rng.normal(0.45, 0.1, pairs)
+        row = arms(search.tolist(), baseline.tolist())
+        d = search - baseline
+        low, high = stats.t.interval(0.95, pairs - 1, d.mean(), stats.sem(d))
+        assert row["difference"] == pytest.approx(d.mean())
+        assert (row["low"], row["high"]) == (pytest.approx(low, rel=5e-3, abs=1e-5), pytest.approx(high, rel=5e-3))
+
+
+@pytest.mark.parametrize(
+    ("search", "baseline", "verdict"),
+    [
+        ([0.50, 0.51, 0.52], [0.40, 0.41, 0.43], "the search is better"),
+        ([0.40, 0.41, 0.43], [0.50, 0.51, 0.52], "the baseline is better"),
+        ([0.50, 0.40, 0.45], [0.41, 0.44, 0.47], "no difference found"),
+        ([0.50, 0.50], [0.50, 0.50], "no difference found"),
+        ([0.50], [0.40], "one seed tells nothing"),
+        ([0.50, 0.51], [], "not repeated on fresh seeds"),
+        ([], [0.50, 0.51], "no seed in common"),
+    ],
+)
+def test_the_verdict_claims_no_more_than_the_interval(search, baseline, verdict):
+    assert arms(search, baseline)["verdict"] == verdict
+
+
+def test_a_configuration_is_ranked_by_its_mean_over_seeds_and_stopped_ones_come_after():
+    trials = [trial("search", 0, 0.5), trial("search", 0, 0.7, seed=1), trial("search", 1, 0.65)]
+    trials += [trial("search", 2, 0.9, state="stopped"), trial("search", 3, None, state="failed")]
+    trials += [trial("search", 1, 0.99, seed=5, role="confirm")]
+    rows = answer("leaderboard", trials=trials)
+    assert [(row["number"], row["state"], row["seeds"]) for row in rows] == [
+        (1, "complete", 1),
+        (0, "complete", 2),
+        (2, "stopped", 1),
+        (3, "failed", 1),
+    ]
+    assert rows[1]["score"] == pytest.approx(0.6)
+    assert rows[1]["trial_id"] == "search-0-1-search"
+
+
+def test_the_best_so_far_never_falls_and_passes_over_the_gap_between_sessions():
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    at = [begin + timedelta(seconds=s) for s in (0, 10, 20, 25, 1000, 1010)]
+    events = [(at[0], "opened"), (at[3], "told"), (at[4], "opened"), (at[5], "told")]
+    events = [{"time": t, "event": e, "trial_id": "", "detail": '{"purpose": "search"}'} for t, e in events]
+    ends = [(0.3, "complete", at[1]), (0.9, "stopped", at[2]), (0.2, "complete", at[3]), (0.5, "complete", at[5])]
+    trials = [trial("search", i, s, state=state) | {"ended": end} for i, (s, state, end) in enumerate(ends)]
+    rows = answer("best_so_far", trials=trials, events=events)
+    assert [row["best"] for row in rows] == [0.3, 0.3, 0.3, 0.5]
+    assert [row["seconds"] for row in rows] == [10, 20, 25, 35]
+
+
+def test_dimensions_have_numbers_where_values_are_numbers():
+    rows = answer("dimensions", trials=[trial("search", 0, 0.5, params='{"lr": 1e-3, "surgery": "none", "a.b": true}')])
+    assert [(row["dimension"], row["value"], row["number"]) for row in rows] == [
+        ("a.b", "true", None),
+        ("lr", "0.001", 0.001),
+        ("surgery", "none", None),
+    ]
+
+
+def weight(kind, stage, name, step, share):
+    whose = {"trial_id": "search-0-0-search", "attempt": 0, "step": step}
+    return {**whose, "kind": kind, "stage": stage, "name": name, "weight": share}
+
+
+def test_without_factors_a_primitive_weighs_what_its_objectives_weigh():
+    best = [trial("search", 0, 0.5, best_step=4)]
+    names = {"e/mask/x/denoise": 0.5, "e/bert/x/denoise": 0.3, "e/bert/x/end_task": 0.2}
+    weights = [weight("objective", "", name, 1, share) for name, share in names.items()]
+    rows = {(row["stage"], row["name"]): row["weight"] for row in answer("trajectories", best=best, weights=weights)}
+    assert rows["transform", "bert"] == pytest.approx(0.5)
+    assert rows["output", "denoise"] == pytest.approx(0.8)
+    factored = [*weights, weight("primitive", "output", "denoise", 1, 0.6)]
+    rows = answer("trajectories", best=best, weights=factored)
+    assert [(row["stage"], row["weight"], row["best_step"]) for row in rows] == [("output", 0.6, 4)]
+
+
+def test_objectives_are_ranked_by_their_means_early_and_late():
+    trials = [trial("search", 0, 0.5)]
+    shares = {step: 0.9 if step <= 10 else 0.5 if step <= 50 else 0.2 for step in range(1, 101)}
+    weights = [weight("objective", "", "a", step, share) for step, share in shares.items()]
+    weights += [weight("objective", "", "b", step, 1 - share) for step, share in shares.items()]
+    first, second = answer("ranking", trials=trials, weights=weights)
+    assert (first["name"], first["early_rank"], first["late_rank"]) == ("b", 2, 1)
+    assert (second["early"], second["late"]) == (pytest.approx(0.9), pytest.approx(0.2))
+    assert answer("ranking", trials=trials, weights=[row for row in weights if row["step"] == 1]) == []
+
+
+def test_a_failure_is_told_by_the_last_line_of_its_traceback(found):
+    (row,) = found["failures"].to_pylist()
+    assert row["reason"] == "ArithmeticError: loss is nan at step 43 <lr 0.0019>"
+    assert row["why"].startswith("Traceback")
+
+
+# ---- the page ----
+
+
+class Page(HTMLParser):
+    """Balance of tags, ids, and whatever a browser would load."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.source, self.open, self.ids, self.loads, self.text = path.read_text(), [], [], [], []
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+        self.words = " ".join("".join(self.text).split())
+
+    def handle_starttag(self, tag, attributes):
+        known = dict(attributes)
+        if tag not in ("meta",):
+            self.open.append(tag)
+        self.ids += [known["id"]] if "id" in known else []
+        self.loads += [known[name] for name in ("src", "srcset", "data", "xlink:href") if name in known]
+        self.loads += [known["href"]] if tag in ("link", "use", "image") and "href" in known else []
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Page:
+    return Page(report.write_html(run))
+
+
+def test_the_page_is_whole_and_loads_nothing(page):
+    assert len(page.ids) == len(set(page.ids))
+    assert [target for target in page.loads if not target.startswith("#")] == []
+    assert not re.search(r"@import|url\((?!#)|<script", page.source)
+
+
+def test_the_page_has_every_section_with_its_sql(page):
+    assert {*REPORTS, "origin"} <= set(page.ids)
+    assert all(f"SQL: {name}.sql" in page.words for name in REPORTS)
+    assert page.source.count("<svg") == 1 + 2 + 2 + len(SEARCH["dimensions"]) + 4 + 1
+
+
+def test_the_page_claims_no_more_than_was_found(page):
+    assert "the highest of 11 scores on the same examples, expect less" in page.words
+    assert "no difference found" in page.words
+    assert "never opened by this run" in page.words
+
+
+def test_what_a_trial_said_is_text_on_the_page(page):
+    assert "loss is nan at step 43 <lr 0.0019>" in page.words
+    assert "<lr 0.0019>" not in page.source
+
+
+def test_colours_of_pictures_follow_the_page(page):
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page.source, re.DOTALL))
+    assert not re.search(r"#[0-9a-f]{6}", drawn)
+    assert set(re.findall(r"var\((--\w+)\)", drawn)) <= set(re.findall(r"(--\w+): #", page.source))
+
+
+def test_the_same_answers_give_the_same_picture(found):
+    rows = found["best_so_far"].to_pylist()
+    assert pictures.best_so_far(rows, "nth", "macro_f1") == pictures.best_so_far(rows, "nth", "macro_f1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"trials": 0, "confirm": ()}, "No trial has ended yet."),
+        ({"trials": 1, "baselines": 0, "confirm": (), "failing": ()}, "1 complete"),
+        ({"trials": 3, "baselines": 1, "confirm": ()}, "not repeated on fresh seeds, so nothing is claimed"),
+        ({"trials": 2, "baselines": 0, "confirm": (), "failing": (0, 1)}, "2 failed"),
+        ({"trials": 2, "baselines": 1, "confirm": (7,)}, "one seed tells nothing"),
+        ({"trials": 3, "baselines": 1, "moving": False}, "no trajectory to show"),
+        ({"trials": 4, "baselines": 1, "gain": 0.2}, "the search is better"),
+    ],
+)
+def test_a_run_with_parts_missing_has_a_page(tmp_path, parts, words):
+    page = Page(report.write_html(open_run(write_run(tmp_path / "part", **parts))))
+    assert words in page.words
+
+
+def test_a_run_that_has_not_begun_is_refused(tmp_path):
+    with Ledger.open(tmp_path / "early"), pytest.raises(RunError, match="the search has not begun"):
+        report.write_html(open_run(tmp_path / "early"))
+
+
+def test_rank_correlation_is_spearmans():
+    rng = np.random.default_rng(1)
+    values, scores = rng.integers(0, 5, 20).astype(float), rng.normal(size=20)
+    rows = [{"state": "complete", "number": v, "score": s} for v, s in zip(values, scores, strict=True)]
+    said = pictures.rank_correlation(rows).replace("\N{MINUS SIGN}", "-")
+    assert said == f"rank correlation {stats.spearmanr(values, scores).statistic:+.2f}"
+    assert pictures.rank_correlation(rows[:7]) == ""
