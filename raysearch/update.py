@@ -2,8 +2,9 @@
 
     theta <- theta - lr * [ c_E g_E  +  c_aux D( sum_k w_k g_k ) ]
 
-A weighting gives c_E, c_aux and w, a surgery is D. One forward serves the end task and all sampled objectives. This
-is the reference: one backward for each gradient that a method wants to see on its own.
+A weighting gives c_E, c_aux and w, a surgery is D. One forward and one backward serve the end task and all sampled
+objectives where their sum is all that is needed. Otherwise this is the reference: one backward for each gradient that
+a method wants to see on its own.
 """
 
 from __future__ import annotations
@@ -86,11 +87,12 @@ class Update:
         wants_scores = bool(sampled) and self.weighting.wants_scores(step)
         with_end_task = phase.end_task or (self.surgery is not None and bool(sampled))
         groups = self._groups(sampled, factors, with_end_task, step, generator)
-        end_task, each = self._losses(groups, sampled, with_end_task)
+        apart = wants_scores or (self.surgery is not None and bool(sampled))
+        end_task, each = self._losses(groups, sampled, with_end_task, apart)
         aux = sum((w * loss for w, loss in zip(factors.objectives.tolist(), each, strict=True)), torch.zeros(()))
         losses = self._checked(end_task, aux, step)
         self.last_scores = None
-        if wants_scores or (self.surgery is not None and sampled):
+        if apart:
             self._apart(factors, sampled, end_task, each, aux, wants_scores, step)
         else:
             self._together(factors.end_task * end_task + factors.aux * aux)
@@ -168,19 +170,27 @@ class Update:
             )
         return [group.slice(self.ranks.rank, self.ranks.world).to(self.ranks.device) for group in groups]
 
-    def _losses(self, groups: list[Group], sampled: list[int], with_end_task: bool) -> tuple[Tensor, list[Tensor]]:
-        """This rank's part of the end task's mean loss and of each objective's."""
-        tokens, visible = stack(groups, self.vocabulary)
+    def _losses(
+        self, groups: list[Group], sampled: list[int], with_end_task: bool, apart: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """This rank's part of the end task's mean loss and of each objective's.
+
+        One forward for all rows; or, where gradients are looked at `apart`, one for each group, so that a group's
+        backward goes through its own rows alone.
+        """
         with self._arithmetic():
-            hidden = self.network.hidden(tokens, visible)
-            parts_ = list(hidden.split([len(group.tokens) for group in groups]))
+            if apart:
+                hidden = [self.network.hidden(group.tokens, group.visible) for group in groups]
+            else:
+                rows = self.network.hidden(*stack(groups, self.vocabulary))
+                hidden = list(rows.split([len(group.tokens) for group in groups]))
             end_task = torch.zeros((), device=self.ranks.device)
             if with_end_task:
-                first, targets = parts_.pop(0), groups[0].targets
+                first, targets = hidden.pop(0), groups[0].targets
                 logits = self.network.end_task(first)
                 end_task = F.cross_entropy(logits.float(), targets.labels, reduction="sum") / targets.rows_total
             each = []
-            for index, group, part in zip(sampled, groups[int(with_end_task) :], parts_, strict=True):
+            for index, group, part in zip(sampled, groups[int(with_end_task) :], hidden, strict=True):
                 output = OUTPUTS[self.plan.objectives[index].output]
                 seen = part[:, : group.tokens.shape[1]]
                 each.append(output(seen, group.targets, self.network.heads[index]))

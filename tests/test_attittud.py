@@ -75,6 +75,21 @@ def test_re_weighting_the_end_task_batch_gives_the_same_surrogate(parts: tuple[T
     torch.testing.assert_close(e.eta_perp * g_aux + omega @ J, surrogate_gradient(g_aux, g_prim, V, e))
 
 
+def test_basis_in_float32_is_the_explicit_svds_in_float64() -> None:
+    generator = torch.Generator().manual_seed(1)
+    J = torch.randn(8, 500, generator=generator) * torch.logspace(0, -2, 8)[:, None]
+    V = leading_right_singular_vectors(J, 5).double()
+    explicit = torch.linalg.svd(J.double(), full_matrices=False).Vh[:5]
+    torch.testing.assert_close((V @ explicit.T).abs(), torch.eye(5, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_a_direction_that_no_example_has_spans_nothing() -> None:
+    J = torch.randn(1, D, generator=torch.Generator().manual_seed(1)).expand(4, -1)  # four times the same example
+    V = leading_right_singular_vectors(J, 3)
+    torch.testing.assert_close(V[0].abs(), (J[0] / J[0].norm()).abs())
+    assert V[1:].abs().max() == 0
+
+
 @pytest.mark.parametrize("k", [0, M + 1])
 def test_a_rank_outside_the_examples_is_refused(k: int) -> None:
     with pytest.raises(ValueError, match=rf"k must be in \[1, min\(m, D\)\] = \[1, {M}\], got {k}"):

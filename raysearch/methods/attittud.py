@@ -18,13 +18,24 @@ from torch import Tensor
 
 from raysearch import settings as s
 
+CHUNK = 1 << 18  # columns of J that are summed at a time
+
 
 def leading_right_singular_vectors(J: Tensor, k: int) -> Tensor:
-    """V (k, D) of J (m, D). Raises ValueError unless 1 <= k <= min(m, D)."""
+    """V (k, D) of J (m, D), by the eigenvectors of G = J J^T, which is small; G is summed in float64.
+
+    A direction in which J has no extent (its rank is below k) comes back as a row of zeros: it spans nothing.
+    Raises ValueError unless 1 <= k <= min(m, D).
+    """
     if not 1 <= k <= min(J.shape):
         raise ValueError(f"k must be in [1, min(m, D)] = [1, {min(J.shape)}], got {k}")
-    V: Tensor = torch.linalg.svd(J, full_matrices=False).Vh[:k]
-    return V.contiguous()  # one layout, so that a basis read back from a checkpoint multiplies bit-equal
+    G = sum(part @ part.T for part in (J[:, i : i + CHUNK].double() for i in range(0, J.shape[1], CHUNK)))
+    assert isinstance(G, Tensor)
+    values, vectors = torch.linalg.eigh(G)  # ascending
+    values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
+    spans = values > values[0] * len(J) * torch.finfo(J.dtype).eps ** 1.5
+    C = torch.where(spans, vectors / values.clamp_min(torch.finfo(G.dtype).tiny).sqrt(), 0.0)  # (m, k)
+    return C.T.to(J.dtype) @ J
 
 
 def surrogate_gradient(g_aux: Tensor, g_prim: Tensor, V: Tensor, eta: s.Attittud) -> Tensor:
