@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+HEAD = 12  # rows of a report that are printed when no report is named
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="a search of the catalog by name, or a YAML file by path")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="a run by its name, or its folder")]
@@ -191,7 +192,10 @@ def analyze(
         showing.as_json({"report": str(page), "tables": {key: rows.to_pylist() for key, rows in tables.items()}})
         return
     for key, rows in tables.items():
-        showing.table(rows.to_pylist(), title=key, columns=rows.column_names)
+        head = rows if reports else rows.slice(0, HEAD)
+        showing.table(head.to_pylist(), title=key, columns=rows.column_names)
+        if len(rows) > len(head):
+            showing.line(f"  and {len(rows) - len(head)} more rows: raysearch analyze {run.name} {key}\n")
     showing.line(f"report   {page}")
 
 

@@ -271,7 +271,7 @@ def _value_axis(axes: Axes, about: Mapping[str, Any]) -> None:
     else:
         axes.locator_params(axis="x", nbins=5)
         if bounds:
-            aside = 0.04 * (bounds[1] - bounds[0])
+            aside = 0.04 * (bounds[1] - bounds[0]) or 0.5
             axes.set_xlim(bounds[0] - aside, bounds[1] + aside)
 
 

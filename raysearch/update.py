@@ -32,6 +32,8 @@ from raysearch.ranks import Ranks
 from raysearch.settings import DevHead
 from raysearch.tasks import Split, open_split
 
+END_TASK = -1  # beside the objectives' numbers
+
 
 class Splits:
     """The splits that a trial may read, each mapped once; test is not among them."""
@@ -176,25 +178,28 @@ class Update:
         """This rank's part of the end task's mean loss and of each objective's.
 
         One forward for all rows; or, where gradients are looked at `apart`, one for each group, so that a group's
-        backward goes through its own rows alone.
+        backward goes through its own rows alone. A group of which this rank has no row has loss 0 here.
         """
+        whose = [END_TASK] * with_end_task + sampled
+        losses = {END_TASK: torch.zeros((), device=self.ranks.device)} | dict.fromkeys(sampled, torch.zeros(()))
+        mine = [(index, group) for index, group in zip(whose, groups, strict=True) if len(group.tokens)]
         with self._arithmetic():
             if apart:
-                hidden = [self.network.hidden(group.tokens, group.visible) for group in groups]
+                hidden = [self.network.hidden(group.tokens, group.visible) for _, group in mine]
             else:
-                rows = self.network.hidden(*stack(groups, self.vocabulary))
-                hidden = list(rows.split([len(group.tokens) for group in groups]))
-            end_task = torch.zeros((), device=self.ranks.device)
-            if with_end_task:
-                first, targets = hidden.pop(0), groups[0].targets
-                logits = self.network.end_task(first)
-                end_task = F.cross_entropy(logits.float(), targets.labels, reduction="sum") / targets.rows_total
-            each = []
-            for index, group, part in zip(sampled, groups[int(with_end_task) :], hidden, strict=True):
-                output = OUTPUTS[self.plan.objectives[index].output]
-                seen = part[:, : group.tokens.shape[1]]
-                each.append(output(seen, group.targets, self.network.heads[index]))
-        return end_task, each
+                rows = self.network.hidden(*stack([group for _, group in mine], self.vocabulary))
+                hidden = list(rows.split([len(group.tokens) for _, group in mine]))
+            for (index, group), part in zip(mine, hidden, strict=True):
+                losses[index] = self._loss(index, part[:, : group.tokens.shape[1]], group)
+        return losses[END_TASK], [losses[index] for index in sampled]
+
+    def _loss(self, index: int, hidden: Tensor, group: Group) -> Tensor:
+        """This rank's part of one task's mean loss."""
+        if index != END_TASK:
+            output = OUTPUTS[self.plan.objectives[index].output]
+            return output(hidden, group.targets, self.network.heads[index])
+        logits = self.network.end_task(hidden).float()
+        return F.cross_entropy(logits, group.targets.labels, reduction="sum") / group.targets.rows_total
 
     def _checked(self, end_task: Tensor, aux: Tensor, step: int) -> Losses:
         both = torch.stack([end_task.detach(), aux.detach().to(end_task.device)])

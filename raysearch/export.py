@@ -1,0 +1,271 @@
+"""Export: one trial of a run as a folder that needs no raysearch to be used.
+
+    config.json, model.safetensors, tokenizer*   AutoModelForSequenceClassification and AutoTokenizer load it
+    search.yaml    the configuration as a search of one trial: `raysearch launch search.yaml`
+    plan.json      the same, with every default filled in
+    result.json    scores, what they were chosen from, hashes
+    README.md      the model card
+
+Here, and nowhere else, the test split is opened. Every opening is an event of the run, written down before the score
+is known; a trial whose test score is on record is not scored again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+import yaml
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from raysearch import checkpoint
+from raysearch.batches import labels_of, padded
+from raysearch.card import card
+from raysearch.checkpoint import TrialFolder
+from raysearch.errors import RunError, did_you_mean
+from raysearch.ledger import Ledger
+from raysearch.plan import TrialPlan
+from raysearch.retraining import Retrained, Verification, compare, sha256_of, train_again
+from raysearch.run import Run
+from raysearch.spec import Search
+from raysearch.tasks import Split, load_prepared, open_split
+from raysearch.training import EVALUATION_BATCH, build, score, vocabulary_of
+
+TOLERANCE = 0.005  # points of score between the trained and the exported model: other masks, other rounding
+OPENED = "opened_test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was exported, and how good it is."""
+
+    folder: str
+    run: str
+    trial_id: str
+    metric: str
+    select_dev: float  # of the exported model
+    best_step: int
+    configurations: int  # of its arm that had a score to be chosen by
+    confirmed: tuple[float, ...]  # select-dev scores of the same configuration on fresh seeds
+    test: float | None  # None if it was not asked for, or there is none
+    test_loss: float | None
+    openings: int  # of the test split in this run so far
+    weights_sha256: str
+    trained_again: bool  # the run had kept no weights of this trial
+    verified: Verification | None
+    notes: tuple[str, ...]
+
+
+def export(run: Run, folder: Path | str, trial: str = "best", verify: bool = False, test: bool = True) -> Exported:
+    """Write a trial of `run` to `folder`: "best", the best of an arm by the arm's name, or one by its id.
+
+    `verify` trains the plan again and compares; `test` scores the test split unless this trial's score is on record.
+    Raises RunError when there is no such trial, the folder is taken, or another process writes the run.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} is there already and not empty; export to another folder, or remove it")
+    row = _row(run, trial)
+    plan = _plan(run, row)
+    draft = folder.parent / f".{folder.name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        exported = _export(run, row, plan, folder, draft, verify, test)
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return exported
+
+
+def _export(
+    run: Run, row: Mapping[str, Any], plan: TrialPlan, folder: Path, draft: Path, verify: bool, test: bool
+) -> Exported:
+    """Fill `draft`; the test split comes last, when nothing else can go wrong."""
+    parameters, again = _parameters(run, row, plan)
+    notes = ["the run kept no weights of this trial: it was trained again for this export"] if again else []
+    _save_model(plan, parameters, draft)
+    data, longest = Path(plan.task["data"]), plan.training.max_length
+    select_dev, loss = _score(draft, open_split(data, "select_dev"), data, longest)
+    _check_same(run, row, select_dev, loss)
+    verified = compare(row, parameters, again or train_again(run, row, plan)) if verify else None
+    digest = sha256_of(parameters)
+    tested = _test(run, row, plan, draft, digest, notes) if test else None
+    exported = Exported(
+        folder=str(folder),
+        run=run.name,
+        trial_id=row["trial_id"],
+        metric=plan.task["metric"],
+        select_dev=select_dev,
+        best_step=row["best_step"],
+        configurations=_configurations(run, row["arm"]),
+        confirmed=tuple(_confirmed(run, row)),
+        test=tested[0] if tested else None,
+        test_loss=tested[1] if tested else None,
+        openings=len(_openings(run)),
+        weights_sha256=digest,
+        trained_again=again is not None,
+        verified=verified,
+        notes=(*notes, *load_prepared(data).notes),
+    )
+    _write_papers(run, row, plan, exported, draft)
+    return exported
+
+
+def _check_same(run: Run, row: Mapping[str, Any], score: float, loss: float) -> None:
+    """Raise RunError unless the exported model does on select-dev what the trial did at its best step."""
+    said = run.evaluations(row["trial_id"]).to_pylist()
+    then = next(e for e in said if e["split"] == "select_dev" and e["step"] == row["best_step"])
+    same = math.isclose(score, then["score"], abs_tol=TOLERANCE) and math.isclose(loss, then["loss"], rel_tol=0.01)
+    if not same:
+        raise RunError(
+            f"{run.path}: the exported model has score {score:.4f} and loss {loss:.4f} on select-dev, where trial "
+            f"{row['trial_id']} had {then['score']:.4f} and {then['loss']:.4f}; its weights or the data have changed"
+        )
+
+
+# ---- which trial ----
+
+
+def _row(run: Run, trial: str) -> dict[str, Any]:
+    arms = ["search", *run.search.get("baselines", {})]
+    if trial == "best" or trial in arms:
+        return run.best("search" if trial == "best" else trial)
+    rows = {row["trial_id"]: row for row in run.trials().to_pylist()}
+    if trial not in rows:
+        raise RunError(f"{run.path}: no trial {trial!r} has ended{did_you_mean(trial, ['best', *arms, *rows])}")
+    row = rows[trial]
+    if row["score"] is None:
+        raise RunError(f"{run.path}: trial {trial} has no score ({row['state']}): there is nothing to export")
+    return {**row, "plan": json.loads(row["plan"]), "params": json.loads(row["params"])}
+
+
+def _plan(run: Run, row: Mapping[str, Any]) -> TrialPlan:
+    """The trial's plan, its data where the run lies now."""
+    plan = TrialPlan.from_json(json.dumps(row["plan"]))
+    return replace(plan, task=plan.task | {"data": str((run.path / "data").resolve())})
+
+
+def _configurations(run: Run, arm: str) -> int:
+    rows = run.trials().select(["arm", "role", "number", "score"]).to_pylist()
+    return len({r["number"] for r in rows if (r["arm"], r["role"]) == (arm, "search") and r["score"] is not None})
+
+
+def _confirmed(run: Run, row: Mapping[str, Any]) -> list[float]:
+    rows = run.trials().select(["arm", "role", "number", "seed", "score"]).to_pylist()
+    same = [r for r in rows if (r["arm"], r["number"]) == (row["arm"], row["number"]) and r["role"] == "confirm"]
+    return [r["score"] for r in sorted(same, key=lambda r: r["seed"]) if r["score"] is not None]
+
+
+# ---- its weights ----
+
+
+def _parameters(run: Run, row: Mapping[str, Any], plan: TrialPlan) -> tuple[dict[str, Tensor], Retrained | None]:
+    """The trial's best parameters: as kept, or else trained again."""
+    kept = TrialFolder(run.path / "trials" / row["trial_id"]).best
+    if kept.exists():
+        parameters: dict[str, Tensor] = checkpoint.load(kept)["parameters"]
+        return parameters, None
+    again = train_again(run, row, plan)
+    return again.parameters, again
+
+
+# ---- the folder ----
+
+
+def _save_model(plan: TrialPlan, parameters: Mapping[str, Tensor], folder: Path) -> None:
+    data = Path(plan.task["data"])
+    about = json.loads((data / "data.json").read_text(encoding="utf-8"))
+    network = build(plan, about)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(parameters[name])
+    model = network.classifier()
+    model.config.id2label = dict(enumerate(about["labels"]))
+    model.config.label2id = {label: i for i, label in enumerate(about["labels"])}
+    model.config.pad_token_id = about["tokens"]["pad"]
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(str(data / "tokenizer"), model_max_length=plan.training.max_length)
+    tokenizer.save_pretrained(str(folder))
+
+
+def _score(folder: Path, split: Split, data: Path, longest: int) -> tuple[float, float]:
+    """Metric and mean loss (nat) on a split of the model that `folder` holds, loaded as its users will."""
+    about = json.loads((data / "data.json").read_text(encoding="utf-8"))
+    vocabulary = vocabulary_of(about)
+    model = AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+    logits, labels = [], []
+    with torch.no_grad():
+        for rows in torch.arange(len(split)).split(EVALUATION_BATCH):
+            tokens = padded(split, rows.tolist(), vocabulary, longest)
+            real = (tokens != vocabulary.pad).long()
+            logits.append(model(input_ids=tokens, attention_mask=real).logits.float())
+            labels.append(labels_of(split, rows))
+    said, wanted = torch.cat(logits), torch.cat(labels)
+    return score(about["metric"], wanted, said.argmax(1), said.shape[1]), float(F.cross_entropy(said, wanted))
+
+
+def _write_papers(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: Exported, folder: Path) -> None:
+    search = Search.from_dict(run.search).only(
+        row["arm"], row["params"], seed=row["seed"], name=f"{run.name}-{trial_name(row)}"
+    )
+    same = search.resolve("search", {}, number=0, seed=row["seed"], labels=plan.task["labels"])
+    assert same.key == plan.key, "the exported search is another trial than the one exported"
+    heading = f"# Trial {row['trial_id']} of run {run.name}: the one configuration, to be trained again.\n"
+    declared = yaml.safe_dump(search.to_dict(), sort_keys=False, allow_unicode=True)
+    (folder / "search.yaml").write_text(heading + declared, encoding="utf-8")
+    portable = replace(plan, task=plan.task | {"data": ""})
+    (folder / "plan.json").write_text(json.dumps(json.loads(portable.to_json()), indent=1) + "\n", encoding="utf-8")
+    data = load_prepared(Path(plan.task["data"]))
+    result = asdict(exported) | {"data": data.fingerprint}
+    del result["folder"]
+    (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(run, row, plan, data, result), encoding="utf-8")
+
+
+def trial_name(row: Mapping[str, Any]) -> str:
+    """A trial in a word: its arm and number."""
+    return f"{row['arm']}-{row['number']:04d}"
+
+
+# ---- the test split ----
+
+
+def _openings(run: Run) -> list[dict[str, Any]]:
+    events = run.events().select(["event", "trial_id", "detail"]).to_pylist()
+    return [{**json.loads(e["detail"]), "trial_id": e["trial_id"]} for e in events if e["event"] == OPENED]
+
+
+def _test(
+    run: Run, row: Mapping[str, Any], plan: TrialPlan, model: Path, digest: str, notes: list[str]
+) -> tuple[float, float] | None:
+    """Score and loss on test, from the run's record if this trial's is there; None if the task has no test split."""
+    data = Path(plan.task["data"])
+    if not (data / "test.arrow").exists():
+        notes.append("the task has no test split")
+        return None
+    what = {"weights": digest, "data": load_prepared(data).fingerprint}
+    before = _openings(run)
+    if any(opening.items() >= (what | {"trial_id": row["trial_id"]}).items() for opening in before):
+        rows = [r for r in run.evaluations(row["trial_id"]).to_pylist() if r["split"] == "test"]
+        if rows:
+            return rows[-1]["score"], rows[-1]["loss"]
+    if before:
+        trials = ", ".join(sorted({opening["trial_id"] for opening in before}))
+        times = "once" if len(before) == 1 else f"{len(before)} times"
+        notes.append(f"test was opened {times} before, for {trials}: to choose by these scores is to select on test")
+    whose = {"trial_id": row["trial_id"], "attempt": max(0, (row["attempts"] or 1) - 1)}
+    with Ledger.open(run.path, purpose="export") as ledger:
+        ledger.event(OPENED, **whose, detail=what, durable=True)
+        value, loss = _score(model, open_split(data, "test"), data, plan.training.max_length)
+        said = {"step": row["best_step"], "split": "test", "metric": plan.task["metric"], "score": value, "loss": loss}
+        ledger.append("evaluations", [whose | said], durable=True)
+    return value, loss

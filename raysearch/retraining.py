@@ -1,0 +1,92 @@
+"""Training a recorded trial a second time, and saying how far it came to the same.
+
+On CPU, with one rank and as many threads as the trial had, it is the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raysearch import checkpoint
+from raysearch.checkpoint import TrialFolder
+from raysearch.plan import TrialPlan
+from raysearch.ranks import Ranks
+from raysearch.run import Run
+from raysearch.serving import renew
+from raysearch.training import train
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What a second training of a plan came to."""
+
+    score: float  # best on select-dev
+    best_step: int
+    parameters: dict[str, Tensor]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """A second training beside the trial."""
+
+    score: float
+    best_step: int
+    same_score: bool  # and at the same step
+    same_weights: bool  # bit for bit
+    largest_difference: float  # between any two weights
+    seconds: float
+
+
+def train_again(run: Run, row: Mapping[str, Any], plan: TrialPlan) -> Retrained:
+    """Train the plan as the trial of `row` was: same kind of device, as many threads, up to its last step.
+
+    One rank does the work of all of them, which then agrees up to rounding.
+    """
+    on_cpu = row["device"] in (None, "", "cpu") or not torch.cuda.is_available()
+    ranks = Ranks(device=torch.device("cpu" if on_cpu else "cuda"))
+    threads, search = torch.get_num_threads(), run.search
+    in_process = search["executor"] == "in_process"
+    renew(plan.seed, threads if in_process else max(1, int(search["resources"]["cpus"])))
+    begun = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory(prefix="raysearch-") as scratch:
+            reports = train(plan, folder=Path(scratch), ranks=ranks)
+            for report in reports:
+                if report.step >= row["steps"]:
+                    reports.close()
+            best = checkpoint.load(TrialFolder(Path(scratch)).best)
+    finally:
+        torch.set_num_threads(threads)
+    return Retrained(best["score"], best["step"], best["parameters"], time.perf_counter() - begun)
+
+
+def compare(row: Mapping[str, Any], parameters: Mapping[str, Tensor], second: Retrained) -> Verification:
+    """How far `second` came to what the trial of `row` came to."""
+    return Verification(
+        score=second.score,
+        best_step=second.best_step,
+        same_score=(second.score, second.best_step) == (row["score"], row["best_step"]),
+        same_weights=sha256_of(parameters) == sha256_of(second.parameters),
+        largest_difference=max(float((parameters[k] - v).abs().max()) for k, v in second.parameters.items()),
+        seconds=second.seconds,
+    )
+
+
+def sha256_of(parameters: Mapping[str, Tensor]) -> str:
+    """Over names, types, shapes and bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(parameters):
+        value = parameters[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,246 @@
+"""Search: launch a declared search, or go on with one.
+
+The study says what to try, workers train it, the recorder writes down what they say. With Ray, `tuning` and `fleet`
+bring these together; in-process the loop is the few lines of `_run_here`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raysearch import refusals, sessions
+from raysearch.broker import Kind, Said
+from raysearch.declared import Executor
+from raysearch.errors import RunError
+from raysearch.ledger import Ledger
+from raysearch.progress import Progress
+from raysearch.ranks import Ranks
+from raysearch.reading import Node
+from raysearch.recording import Recorder
+from raysearch.run import Run, open_run
+from raysearch.serving import TRAIN, load, renew, run_plan
+from raysearch.spec import Search, load_search
+from raysearch.study import Study
+from raysearch.tables import Report
+from raysearch.tasks import Prepared, prepare
+
+if TYPE_CHECKING:  # a search in this process needs no Ray
+    from raysearch.fleet import Cluster, Fleet
+
+END_SECONDS, ABORT_SECONDS = 120.0, 5.0  # how long worker groups have to end by themselves
+
+ENVIRONMENT = {  # read by Ray when it is imported, and by all that it starts; what the user has set stays
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # no lines between ours: that a worker was lost is an event of the ledger
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the loss of a rank is noticed; else 2 s
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's folder is scratch
+    "TUNE_WARN_THRESHOLD_S": "30",
+}
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Somebody has pressed Ctrl-C."""
+
+
+def launch(
+    search: Search | str | Path,
+    *,
+    name: str | None = None,
+    address: str | None = None,
+    data_root: Path | str | None = None,
+    fork: str | None = None,
+    extend: bool = False,
+    executor: Executor | None = None,
+    progress: bool = True,
+    train: str = TRAIN,
+) -> Run:
+    """The run of a search, when its budget is met. A run that exists by that name is gone on with.
+
+    `address` joins a Ray cluster, else a local one is started; `fork` names a new run; `extend` goes on with a run
+    under a larger budget or with further seeds; `train` is the function that trains a plan, as module:name.
+    Raises SpecError or RunError, one line, before anything starts; KeyboardInterrupt when the user ends it.
+    """
+    if not isinstance(search, Search):
+        search = load_search(search, local=address is None)
+    search = replace(search, executor=executor or search.executor)
+    for check in (refusals.check_consistency, refusals.check_packages):
+        check(search, Node(search.to_dict()))
+    folder = Path(search.runs).absolute() / (fork or name or search.name)
+    before = sessions.stored(folder)
+    if before is not None and fork:
+        raise RunError(f"run {fork} exists already; --fork takes the name of a new run")
+    if before is not None:
+        search = sessions.agree(before, search, folder.name, extend=extend)
+    fresh = not folder.exists()
+    try:
+        with Ledger.open(folder) as ledger:
+            prepared = prepare(
+                search.task, search.model.plain(), folder / "data", Path(data_root) if data_root else None
+            )
+            recorder = _taken_up(search, ledger, folder, prepared)
+            with _workers(recorder, address, train, prepared.notes, quiet=not progress) as work:
+                if before is None or before.differences(search):
+                    ledger.append("searches", [sessions.describe(search, folder.name, prepared)], durable=True)
+                    sessions.store(search, folder)
+                work()
+            ledger.event("finished")
+    finally:
+        if fresh and sessions.stored(folder) is None:
+            shutil.rmtree(folder)  # refused before it had begun
+    shutil.rmtree(folder / "scratch", ignore_errors=True)
+    return open_run(folder)
+
+
+def _taken_up(search: Search, ledger: Ledger, folder: Path, prepared: Prepared) -> Recorder:
+    """The recorder of a run that begins, or goes on from where its tables say."""
+    past = sessions.past(folder)
+    study = Study(
+        search,
+        data=str(folder / "data"),
+        labels=list(prepared.labels),
+        committed=past.committed,
+        asked=past.asked,
+        spent=past.seconds,
+    )
+    recorder = Recorder(study, ledger, folder, attempts=past.attempts)
+    recorder.catch_up(past.committed, past.told)
+    return recorder
+
+
+@contextmanager
+def _workers(
+    recorder: Recorder, address: str | None, train: str, notes: Iterable[str], *, quiet: bool
+) -> Iterator[Callable[[], None]]:
+    """What does the search's work, when its resources are there; nothing when there is nothing left to do.
+
+    `notes` are said first: what is odd about the data.
+    """
+    name, search = recorder.folder.name, recorder.study.search
+    with Progress(name, recorder.standing, quiet=quiet) as shown, _interrupts(shown) as interrupted:
+        recorder.on_commit = shown.ended
+        for note in notes:
+            shown.say(note)
+        try:
+            if recorder.done:
+                yield lambda: None
+            elif search.executor == "in_process":
+                yield lambda: _run_here(recorder, train, interrupted)
+            else:
+                for variable, value in ENVIRONMENT.items():
+                    os.environ.setdefault(variable, value)
+                from raysearch import fleet
+
+                own_runs = search.executor == "train_run"
+                with fleet.cluster(address, search.resources, dashboard=own_runs) as cluster:
+                    for note in cluster.notes:
+                        shown.say(note)
+                    kind = fleet.TrainRuns if own_runs else fleet.Fleet
+                    yield lambda: _run_on_ray(recorder, cluster, kind, train, interrupted)
+        except Interrupted:
+            shown.say(f"interrupted; {_unfinished(recorder)}raysearch resume {name} goes on")
+            raise KeyboardInterrupt from None
+
+
+def _unfinished(recorder: Recorder) -> str:
+    count = len(recorder.running)
+    return f"{count} {'trial is' if count == 1 else 'trials are'} unfinished; " if count else ""
+
+
+@contextmanager
+def _interrupts(shown: Progress) -> Iterator[threading.Event]:
+    """Set at the first Ctrl-C; the second ends the process at once. In other threads than the main one, never set."""
+    pressed = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if pressed.is_set():
+            shown.console.show_cursor()
+            os._exit(130)
+        pressed.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ---- in this process ----
+
+
+def _run_here(recorder: Recorder, train: str, interrupted: threading.Event) -> None:
+    """One trial after another, in this process; none is stopped."""
+    function, device = load(train), "cuda" if torch.cuda.is_available() else "cpu"
+    ranks, threads = Ranks(device=torch.device(device)), torch.get_num_threads()
+    while (asked := recorder.ask()) is not None:
+        (proposal, attempt), trial_id = asked, asked[0].plan.trial_id
+
+        def say(kind: Kind, trial_id: str = trial_id, attempt: int = attempt, **what: Any) -> None:
+            recorder.hear(Said(kind, trial_id, attempt, time.time(), device=device, **what))
+
+        def push(reports: list[Report], say: Any = say) -> bool:
+            say("reports", reports=tuple(reports))
+            return interrupted.is_set()
+
+        renew(proposal.plan.seed, threads)
+        say("started")
+        ending = run_plan(proposal.plan, recorder.folder / "trials" / trial_id, ranks, function, push)
+        if interrupted.is_set() and ending.state == "stopped":
+            raise Interrupted
+        say("ended", state=ending.state, why=ending.why)
+        if interrupted.is_set():
+            raise Interrupted
+
+
+# ---- on Ray ----
+
+
+def _run_on_ray(
+    recorder: Recorder, cluster: Cluster, kind: type[Fleet], train: str, interrupted: threading.Event
+) -> None:
+    """Tune asks, Train trains."""
+    from raysearch import tuning
+
+    search, folder = recorder.study.search, recorder.folder
+    workers = kind(search, cluster, folder, train)
+
+    def beat() -> None:
+        if interrupted.is_set():
+            raise Interrupted
+
+    patience = ABORT_SECONDS
+    try:
+        tuning.Driver(search, recorder, workers, cluster, beat).run(folder / "scratch" / "tune", _scheduled(recorder))
+        patience = 0.0 if cluster.local else END_SECONDS  # a local cluster ends with all that is on it
+    finally:
+        recorder.close()
+        workers.close(patience)
+
+
+def _scheduled(recorder: Recorder) -> list[dict[str, Any]]:
+    """The evaluations of committed trials that the scheduler has looked at, in the order of their coming."""
+    run, first = open_run(recorder.folder), recorder.study.search.seeds[0]
+    rows = run.trials().select(["trial_id", "arm", "role", "seed"]).to_pylist()
+    competing = {r["trial_id"] for r in rows if (r["arm"], r["role"], r["seed"]) == ("search", "search", first)}
+    found = run.evaluations().select(["trial_id", "step", "best", "time"]).to_pylist()
+    sound = [row for row in found if row["trial_id"] in competing and row["best"] is not None]
+    return sorted(sound, key=lambda row: row["time"])

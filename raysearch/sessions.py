@@ -1,0 +1,125 @@
+"""Sessions: how a run's folder is begun, and gone on with by a later driver.
+
+runs/NAME/search.yaml   as it was written
+runs/NAME/search.json   resolved: what every session of the run does
+runs/NAME/data/         prepared splits
+runs/NAME/trials/       a folder for each trial: checkpoints while it runs, the best models after
+runs/NAME/log, tables/  the ledger
+runs/NAME/scratch/      what Ray leaves; removed at the end
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raysearch.errors import RunError
+from raysearch.plan import TrialPlan
+from raysearch.run import asked_plans, open_run
+from raysearch.spec import Search
+from raysearch.tasks import Prepared
+
+OPEN = re.compile(r"executor|keep|resources\.groups")  # how it runs: may change from session to session
+EXTENDS = re.compile(r"budget\.\w+|seeds|confirm(\.seeds)?|baselines\.\w+\.trials|resources\.(cpus|gpus)")
+LIBRARIES = ("raysearch", "ray", "optuna", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Past:
+    """What earlier sessions of a run have left in its tables."""
+
+    committed: list[dict[str, Any]]  # rows of trials
+    asked: list[TrialPlan]  # all that was ever handed out, in order
+    attempts: dict[str, int]  # of each trial, how often it was begun
+    told: set[str]  # trials that a study was told of
+    seconds: float  # spent on the search
+
+
+def stored(folder: Path) -> Search | None:
+    """The search of a run's folder; None where no run has been begun."""
+    file = folder / "search.json"
+    try:
+        return Search.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise RunError(f"{file}: cannot be read: {error}") from error
+
+
+def agree(before: Search, now: Search, name: str, *, extend: bool) -> Search:
+    """The search to go on with, when `before` was begun under this name and `now` is asked for.
+
+    Raises RunError, listing what differs, unless it is the same search, or an extension that was asked for.
+    """
+    differences = before.differences(now)
+    telling = [line for line in differences if not OPEN.fullmatch(line.partition(":")[0])]
+    barred = [line for line in telling if not EXTENDS.fullmatch(line.partition(":")[0])]
+    if now.seeds[: len(before.seeds)] != before.seeds and not barred:
+        barred = [line for line in telling if line.startswith("seeds:")]
+    if barred or (telling and not extend):
+        changes = "; ".join(barred if extend else telling)
+        remedy = "--fork NEW_NAME begins a new run" + ("" if barred else ", --extend goes on with this one")
+        can = "; only budget, confirm, further seeds and trials of baselines can be extended" if extend else ""
+        raise RunError(f"run {name} was begun with another search: {changes}{can}; {remedy}")
+    return now if differences else before
+
+
+def store(search: Search, folder: Path) -> None:
+    """Write the search into its folder, the resolved form last: it makes the folder a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    declared = search.to_dict()
+    written = search.written or yaml.safe_dump(declared, sort_keys=False, allow_unicode=True)
+    for name, text in (("search.yaml", written), ("search.json", json.dumps(declared, indent=1, allow_nan=False))):
+        scratch = folder / f"{name}.tmp"
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(folder / name)
+
+
+def describe(search: Search, name: str, prepared: Prepared) -> dict[str, Any]:
+    """The row of the table of searches: what is searched, with what, on what."""
+    data = {"fingerprint": prepared.fingerprint, "sizes": prepared.sizes, "labels": list(prepared.labels)}
+    hardware = {"host": platform.node(), "cores": os.cpu_count(), "machine": platform.machine()}
+    return {
+        "search": name,
+        "spec": json.dumps(search.to_dict()),
+        "fingerprint": search.fingerprint,
+        "versions": json.dumps({"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES}),
+        "data": json.dumps(data),
+        "hardware": json.dumps(hardware | _memory()),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"
+
+
+def _memory() -> dict[str, int]:
+    names = os.sysconf_names
+    known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
+    return {"memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")} if known else {}
+
+
+def past(folder: Path) -> Past:
+    """What the tables of a run tell a driver that takes it up."""
+    run = open_run(folder)
+    events = run.events()
+    attempts: dict[str, int] = {}
+    told: set[str] = set()
+    for event in events.select(["event", "trial_id", "attempt"]).to_pylist():
+        if event["event"] == "started":
+            attempts[event["trial_id"]] = max(attempts.get(event["trial_id"], 0), event["attempt"] + 1)
+        elif event["event"] == "told":
+            told.add(event["trial_id"])
+    asked = [TrialPlan.from_json(json.dumps(plan)) for plan in asked_plans(events).values()]
+    return Past(run.trials().to_pylist(), asked, attempts, told, run.seconds())

@@ -1,0 +1,251 @@
+"""Broker: what groups, the driver and the scheduler hear from it, with ranks played by coroutines."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from raysearch import broker as module
+from raysearch.broker import Broker, Ending, Mark, Member, Said
+from raysearch.tables import Report
+
+COMPLETE = Ending("complete", "")
+
+
+def rank(number: int = 0, group: str = "g", epoch: str = "e0", world: int = 1, plans: int = 99) -> Member:
+    return Member(group, epoch, number, world, "cpu", plans)
+
+
+def report(step: int, score: float | None = 0.5, **more: Any) -> Report:
+    return Report(step, {"score": score, "best": more.pop("best", score)}, None, **more)
+
+
+def played(scene: Callable[[Broker], Coroutine[Any, Any, None]]) -> None:
+    async def play() -> None:
+        await asyncio.wait_for(scene(Broker()), 10)
+
+    asyncio.run(play())
+
+
+async def news(broker: Broker, seen: int = 0) -> list[tuple[str, str, int]]:
+    return [(said.kind, said.trial_id, said.attempt) for said in await broker.drain(seen, 0.01)]
+
+
+async def work(broker: Broker, member: Member, took: list[str]) -> None:
+    """A rank that takes trials until there are no more."""
+    place = 0
+    while (handed := await broker.next(member, place, 0)) is not None:
+        trial_id, _, attempt = handed
+        took.append(trial_id)
+        if member.rank == 0:
+            await broker.push(trial_id, attempt, [report(1)])
+        assert await broker.leave(member, trial_id, attempt, COMPLETE)
+        place += 1
+
+
+def test_all_ranks_of_a_group_take_the_same_trials_and_every_trial_is_taken_once() -> None:
+    async def scene(broker: Broker) -> None:
+        took: dict[tuple[str, int], list[str]] = {(g, r): [] for g in "ab" for r in range(3)}
+        ranks = [work(broker, rank(r, g, f"epoch of {g}", 3), took[g, r]) for g, r in took]
+        working = asyncio.gather(*ranks)
+        for number in range(20):
+            await broker.submit(f"t{number}", "{}")
+            await asyncio.sleep(0)
+        while sum(kind == "ended" for kind, *_ in await news(broker)) < 20:
+            await asyncio.sleep(0.01)
+        await broker.close()
+        await working
+        for group in "ab":
+            assert took[group, 0] == took[group, 1] == took[group, 2]
+        assert sorted(took["a", 0] + took["b", 0]) == sorted(f"t{n}" for n in range(20))
+
+    played(scene)
+
+
+def test_the_driver_is_told_everything_in_order_and_again_until_it_has_taken_it() -> None:
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}", 3)
+        assert await broker.next(rank(), 0, 0) == ("t", "{}", 3)
+        await broker.push("t", 3, [report(1), report(2)])
+        await broker.leave(rank(), "t", 3, COMPLETE)
+        whole = [("started", "t", 3), ("reports", "t", 3), ("ended", "t", 3)]
+        assert await news(broker) == whole
+        assert await news(broker) == whole
+        assert await news(broker, 2) == whole[2:]
+        assert await news(broker, 3) == []
+
+    played(scene)
+
+
+def test_a_stop_reaches_the_trial_at_its_next_report_and_ends_it_as_stopped() -> None:
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}")
+        await broker.next(rank(), 0, 0)
+        assert not await broker.push("t", 0, [report(1)])
+        await broker.stop("t")
+        assert await broker.push("t", 0, [report(2)])
+        await broker.leave(rank(), "t", 0, Ending("stopped", "stopped after step 2"))
+        marks, state = await broker.pull("t", 0)
+        assert [mark.step for mark in marks] == [1, 2]
+        assert state == "stopped"
+
+    played(scene)
+
+
+def test_the_scheduler_hears_best_scores_and_none_that_is_not_a_number() -> None:
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}")
+        await broker.next(rank(), 0, 0)
+        scores = [report(1, 0.5, replayed=True), report(2, 0.3, best=0.5), report(3, None), report(4, float("nan"))]
+        await broker.push("t", 0, scores)
+        assert await broker.pull("t", 0) == ([Mark(1, 0.5, True), Mark(2, 0.5, False)], "running")
+
+    played(scene)
+
+
+def test_a_group_that_is_begun_again_gets_its_trial_again_and_the_old_ranks_get_nothing() -> None:
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}")
+        await broker.submit("u", "{}")
+        await broker.next(rank(), 0, 0)
+        await broker.note("g", "rank 1: killed")
+        assert await broker.next(rank(epoch="e1"), 0, 0) == ("t", "{}", 1)
+        assert await broker.next(rank(epoch="e0"), 1, 0) is None
+        assert await broker.push("t", 0, [report(1)]), "an attempt that is past is to leave"
+        assert not await broker.leave(rank(), "t", 0, COMPLETE)
+        assert await news(broker) == [("started", "t", 0), ("lost", "t", 0), ("started", "t", 1)]
+
+    played(scene)
+
+
+def test_a_trial_that_brings_down_two_groups_has_failed_with_what_is_known() -> None:
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}")
+        await broker.submit("u", "{}")
+        for death in range(2):
+            assert await broker.next(rank(epoch=f"e{death}"), 0, 0) == ("t", "{}", death)
+            await broker.note("g", f"rank 0: killed, time {death}")
+        assert await broker.next(rank(epoch="e2"), 0, 0) == ("u", "{}", 0)
+        ended = [said for said in await broker.drain(0) if said.kind == "ended"]
+        why = "brought down its worker group 2 times; the last time: rank 0: killed, time 1"
+        assert [(said.trial_id, said.state, said.why) for said in ended] == [("t", "failed", why)]
+
+    played(scene)
+
+
+def test_the_trial_of_a_group_that_stays_away_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ABSENT_SECONDS", 0.05)
+
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}")
+        await broker.next(rank(), 0, 0)
+        other = asyncio.create_task(broker.next(rank(group="h", epoch="h0"), 0, 0))
+        await broker.note("g", "its node is gone")
+        assert await other == ("t", "{}", 1)
+        await broker.submit("u", "{}")
+        assert await broker.next(rank(epoch="e1"), 0, 0) == ("u", "{}", 0), "back at last"
+        assert await broker.leave(rank(group="h", epoch="h0"), "t", 1, COMPLETE)
+
+    played(scene)
+
+
+def test_an_error_that_all_ranks_met_fails_the_trial_and_the_group_goes_on() -> None:
+    async def scene(broker: Broker) -> None:
+        ranks = [rank(number, world=2) for number in range(2)]
+        await broker.submit("t", "{}")
+        for member in ranks:
+            await broker.next(member, 0, 0)
+        failed = Ending("failed", "Traceback ...", "OSError at here:1")
+        assert await asyncio.gather(*(broker.leave(member, "t", 0, failed) for member in ranks)) == [True, True]
+        assert (await broker.pull("t", 0))[1] == "failed"
+        await broker.submit("u", "{}")
+        assert await broker.next(ranks[1], 1, 0) == ("u", "{}", 0)
+
+    played(scene)
+
+
+@pytest.mark.parametrize("other", [COMPLETE, Ending("failed", "", "ValueError at there:2"), None])
+def test_ranks_that_are_not_of_one_mind_must_end(other: Ending | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAVE_SECONDS", 0.05)
+
+    async def scene(broker: Broker) -> None:
+        ranks = [rank(number, world=2) for number in range(2)]
+        await broker.submit("t", "{}")
+        for member in ranks:
+            await broker.next(member, 0, 0)
+        failed = Ending("failed", "Traceback: OSError", "OSError at here:1")
+        leaving = [broker.leave(ranks[0], "t", 0, failed)]
+        if other is not None:
+            leaving.append(broker.leave(ranks[1], "t", 0, other))
+        assert not any(await asyncio.gather(*leaving))
+        assert await broker.next(replace(ranks[0], epoch="e1"), 0, 0) == ("t", "{}", 1)
+        lost = next(said for said in await broker.drain(0) if said.kind == "lost")
+        assert lost.why == "Traceback: OSError"
+
+    played(scene)
+
+
+def test_closing_ends_groups_and_leaves_their_trials_unfinished() -> None:
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}")
+        await broker.next(rank(), 0, 0)
+        waiting = asyncio.create_task(broker.next(rank(group="h", epoch="h0"), 0, 0))
+        watching = asyncio.create_task(broker.pull("t", 0))
+        await asyncio.sleep(0)
+        await broker.close()
+        assert await waiting is None
+        assert await watching == ([], "closed")
+        assert await broker.push("t", 0, [report(1)])
+        assert await broker.leave(rank(), "t", 0, Ending("stopped", ""))
+        assert await broker.next(rank(), 1, 0) is None
+        assert [kind for kind, *_ in await news(broker)] == ["started", "reports"]
+
+    played(scene)
+
+
+@pytest.mark.parametrize("memory", [0, module.GROWTH + 1])
+def test_a_group_is_made_anew_after_its_number_of_trials_or_when_it_has_grown(memory: int) -> None:
+    async def scene(broker: Broker) -> None:
+        ranks = [rank(number, world=2, plans=2 if not memory else 99) for number in range(2)]
+        for number in range(3):
+            await broker.submit(f"t{number}", "{}")
+        for place in range(2):
+            for member in ranks:
+                assert await broker.next(member, place, 0) == (f"t{place}", "{}", 0)
+            await asyncio.gather(*(broker.leave(member, f"t{place}", 0, COMPLETE) for member in ranks))
+        assert [await broker.next(member, 2, memory) for member in ranks] == [None, None]
+        assert await broker.next(rank(epoch="e1"), 0, 0) == ("t2", "{}", 0)
+
+    played(scene)
+
+
+def test_a_trial_with_a_group_of_its_own_is_no_other_s_and_the_group_ends_with_it() -> None:
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}", 0, "t")
+        other = asyncio.create_task(broker.next(rank(group="h", epoch="h0"), 0, 0))
+        for death in range(2):
+            assert await broker.next(rank(group="t", epoch=f"e{death}", plans=1), 0, 0) == ("t", "{}", death)
+        assert await broker.next(rank(group="t", epoch="e2", plans=1), 0, 0) is None
+        assert not other.done()
+        other.cancel()
+
+    played(scene)
+
+
+def test_a_group_that_cannot_be_kept_up_is_reported_and_a_trial_begun_forgives_it() -> None:
+    async def scene(broker: Broker) -> None:
+        for _ in range(2):
+            await broker.note("g", "no module named x")
+        await broker.submit("t", "{}")
+        await broker.next(rank(), 0, 0)
+        await broker.leave(rank(), "t", 0, COMPLETE)
+        for _ in range(2):
+            await broker.note("g", "no module named x")
+        assert "broken" not in [said.kind for said in await broker.drain(0)]
+        await broker.note("g", "no module named x")
+        last: Said = (await broker.drain(0))[-1]
+        assert (last.kind, last.why) == ("broken", "no module named x")
+
+    played(scene)
