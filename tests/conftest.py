@@ -5,6 +5,7 @@ import os
 import random
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before anything is imported: libraries read these at import, worker processes inherit them.
@@ -18,6 +19,13 @@ os.environ |= {
     "XDG_CACHE_HOME": str(Path(__file__).parent.parent / ".pytest_cache" / "xdg"),
     "COLUMNS": "100",  # messages wrap alike on every terminal
 }
+
+for name in ("RAY_ADDRESS", "RAYSEARCH_RUNS"):  # the user's cluster and runs are none of ours
+    os.environ.pop(name, None)
+
+# The same examples every time, however busy the machine.
+hypothesis.settings.register_profile("raysearch", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("raysearch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

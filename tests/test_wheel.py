@@ -1,0 +1,80 @@
+"""The wheel: what is in it, and that it alone does a search from another folder."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+CATALOGS = {"spaces": "*.yaml", "trials": "*.yaml", "analysis": "*.sql"}
+
+
+def build(kind: str, source: Path, folder: Path) -> Path:
+    """The one wheel or sdist that hatchling makes of a source tree, without a network."""
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", folder], cwd=source, check=True)
+    (made,) = folder.iterdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as `pip install` of a release builds it: from the sdist."""
+    sdist = build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+    source = tmp_path_factory.mktemp("source")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(source, filter="data")
+    (tree,) = source.iterdir()
+    return build("wheel", tree, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a fresh environment with the wheel; its dependencies are the ones at hand."""
+    home = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
+    pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "--no-index", "--no-compile", wheel], check=True)
+    # Adds a folder at the end of sys.path; the .pth files of that folder, our editable install, are not read.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return home / "bin"
+
+
+def said(*command: object, folder: Path) -> str:
+    """What a command prints when run in `folder` with nothing of this process's PYTHONPATH."""
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=folder, env=surroundings, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_wheel_holds_all_code_and_catalogs_and_nothing_beside_the_package(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    files = {path for path in (ROOT / "raysearch").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    code = {path.relative_to(ROOT).as_posix() for path in files}
+    declared = {f"raysearch/catalogs/{f}/{p.name}" for f, kind in CATALOGS.items() for p in (ROOT / f).glob(kind)}
+    assert {name for name in held if not name.startswith("raysearch-")} == code | declared
+    assert {name.partition("/")[0].partition("-")[0] for name in held} == {"raysearch"}
+
+
+def test_the_wheel_alone_answers_from_another_folder(installed: Path, tmp_path: Path) -> None:
+    where = said(installed / "python", "-c", "import raysearch; print(raysearch.__file__)", folder=tmp_path)
+    assert Path(where.strip()).is_relative_to(installed.parent)
+    spaces = said(installed / "raysearch", "ls", "spaces", folder=tmp_path)
+    assert {path.stem for path in (ROOT / "spaces").glob("*.yaml") if path.stem not in spaces} == set()
+    for trials in (ROOT / "trials").glob("*.yaml"):
+        said(installed / "raysearch", "check", trials.stem, folder=tmp_path)
+
+
+def test_the_wheel_alone_runs_a_search(installed: Path, tmp_path: Path) -> None:
+    said(installed / "raysearch", "launch", "smoke", "--name", "tiny", folder=tmp_path)
+    said(installed / "raysearch", "analyze", "tiny", folder=tmp_path)
+    assert (tmp_path / "runs" / "tiny" / "report.html").is_file()
