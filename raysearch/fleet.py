@@ -34,7 +34,7 @@ from raysearch.declared import Resources
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.ranks import Ranks
-from raysearch.serving import TRAIN, load, renew, run_plan
+from raysearch.serving import TRAIN, load, name_of, renew, run_plan
 from raysearch.spec import Search
 
 SLOT = "trial_slot"  # what a Tune trial takes: it computes nothing
@@ -53,9 +53,8 @@ def serve(config: dict[str, Any]) -> None:
     ranks = Ranks.from_torch(device)
     train, folder = load(config["train"]), Path(config["folder"])
     broker: Any = ray.get_actor(config["broker"], namespace=NAMESPACE)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     epoch = ranks.broadcast(uuid.uuid4().hex)
-    member = Member(config["group"], epoch, ranks.rank, ranks.world, name, config["plans"])
+    member = Member(config["group"], epoch, ranks.rank, ranks.world, name_of(device), config["plans"])
     gc.collect()
     gc.freeze()  # what is loaded by now stays, and need not be looked through after every trial
     for place in itertools.count():
@@ -224,7 +223,7 @@ def cluster(address: str | None, resources: Resources, *, dashboard: bool) -> It
         )
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    ours = not ray.is_initialized()
+    ours, mode = not ray.is_initialized(), os.environ.get("RAY_AUTH_MODE")
     local = ours and address is None
     try:
         if local:
@@ -237,6 +236,9 @@ def cluster(address: str | None, resources: Resources, *, dashboard: bool) -> It
     finally:
         if ours:
             ray.shutdown()
+        if local:
+            os.environ.pop("RAY_AUTH_MODE", None)
+            os.environ.update({"RAY_AUTH_MODE": mode} if mode is not None else {})
 
 
 def _start(resources: Resources, dashboard: bool) -> Any:

@@ -30,7 +30,7 @@ from raysearch.ranks import Ranks
 from raysearch.reading import Node
 from raysearch.recording import Recorder
 from raysearch.run import Run, open_run
-from raysearch.serving import TRAIN, load, renew, run_plan
+from raysearch.serving import TRAIN, load, name_of, renew, run_plan
 from raysearch.spec import Search, load_search
 from raysearch.study import Study
 from raysearch.tables import Report
@@ -189,19 +189,19 @@ def _interrupts(shown: Progress) -> Iterator[threading.Event]:
 
 def _run_here(recorder: Recorder, train: str, interrupted: threading.Event) -> None:
     """One trial after another, in this process; none is stopped."""
-    function, device = load(train), "cuda" if torch.cuda.is_available() else "cpu"
-    ranks, threads = Ranks(device=torch.device(device)), torch.get_num_threads()
+    function, resources = load(train), recorder.study.search.resources
+    ranks = Ranks(device=torch.device("cuda" if resources.gpus else "cpu"))
     while (asked := recorder.ask()) is not None:
         (proposal, attempt), trial_id = asked, asked[0].plan.trial_id
 
         def say(kind: Kind, trial_id: str = trial_id, attempt: int = attempt, **what: Any) -> None:
-            recorder.hear(Said(kind, trial_id, attempt, time.time(), device=device, **what))
+            recorder.hear(Said(kind, trial_id, attempt, time.time(), device=name_of(ranks.device), **what))
 
         def push(reports: list[Report], say: Any = say) -> bool:
             say("reports", reports=tuple(reports))
             return interrupted.is_set()
 
-        renew(proposal.plan.seed, threads)
+        renew(proposal.plan.seed, max(1, int(resources.cpus)))
         say("started")
         ending = run_plan(proposal.plan, recorder.folder / "trials" / trial_id, ranks, function, push)
         if interrupted.is_set() and ending.state == "stopped":

@@ -79,6 +79,11 @@ def _run(reports: Generator[Report, bool, None], ranks: Ranks, push: Push) -> En
     return Ending("complete", "")
 
 
+def name_of(device: torch.device) -> str:
+    """cpu, or the accelerator's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def renew(seed: int, threads: int) -> None:
     """Put what a trial may have changed in this process back to where a fresh one begins."""
     random.seed(seed)

@@ -23,6 +23,7 @@ import yaml
 
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
+from raysearch.refusals import here
 from raysearch.run import asked_plans, open_run
 from raysearch.spec import Search
 from raysearch.tasks import Prepared
@@ -86,7 +87,8 @@ def store(search: Search, folder: Path) -> None:
 def describe(search: Search, name: str, prepared: Prepared) -> dict[str, Any]:
     """The row of the table of searches: what is searched, with what, on what."""
     data = {"fingerprint": prepared.fingerprint, "sizes": prepared.sizes, "labels": list(prepared.labels)}
-    hardware = {"host": platform.node(), "cores": os.cpu_count(), "machine": platform.machine()}
+    cores, gpus = here()
+    hardware = {"host": platform.node(), "machine": platform.machine(), "cores": cores, "gpus": gpus}
     return {
         "search": name,
         "spec": json.dumps(search.to_dict()),

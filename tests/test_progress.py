@@ -1,0 +1,88 @@
+"""Progress: what is said of a search, on a terminal and off one."""
+
+import io
+from collections import Counter
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from raysearch.progress import ROWS, Line, Progress, Standing, clock
+
+
+def standing(**more: Any) -> Standing:
+    what = {
+        "counts": Counter(complete=3, stopped=1, failed=1, running=2),
+        "expected": 20,
+        "seconds": 100.0,
+        "limit": None,
+        "session": (5, 50.0),
+        "best": (0.75, "search-0002-s0-abcdef", {"lr": 0.00123456, "k": 4, "surgery": "none"}),
+        "running": [Line("search-0005-s0-aaaaaa", 40, 0.5, 12.0), Line("search-0006-s0-bbbbbb", 0, None, None)],
+    }
+    return Standing(**(what | more))
+
+
+def panel(**more: Any) -> str:
+    console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
+    console.print(Progress("first", lambda: standing(**more), console=console).render())
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_panel_says_what_is_done_what_runs_what_is_best_and_how_long_it_takes() -> None:
+    said = panel()
+    assert "first  5 of 20 ended: 3 complete, 1 stopped, 1 failed; 2 running; 1 min 40 s, about 2 min 30 s left" in said
+    assert "best 0.7500  search-0002-s0-abcdef  lr 0.00123, k 4, surgery none" in said
+    lines = [line.split() for line in said.splitlines()]
+    assert ["search-0005-s0-aaaaaa", "40", "0.5000", "12", "s"] in lines
+    assert ["search-0006-s0-bbbbbb", "0", "waits"] in lines
+
+
+def test_the_panel_stays_small_when_much_runs() -> None:
+    many = [Line(f"t{n}", 1, 0.1, 1.0) for n in range(ROWS + 5)]
+    assert "and 5 more" in panel(running=many)
+
+
+def test_before_any_worker_is_up_the_panel_says_so() -> None:
+    assert "waiting for workers" in panel(running=[Line("t", 0, None, None)], best=None)
+
+
+@pytest.mark.parametrize(
+    ("more", "share", "left"),
+    [
+        ({}, 0.25, 150.0),
+        ({"limit": 200.0}, 0.25, 100.0),
+        ({"limit": 200.0, "expected": None}, 0.5, 100.0),
+        ({"limit": 50.0, "expected": None}, 1.0, 0.0),
+        ({"session": (0, 9.0)}, 0.25, None),
+    ],
+)
+def test_the_bar_follows_trials_where_their_number_is_known_else_time(
+    more: dict[str, Any], share: float, left: float | None
+) -> None:
+    assert standing(**more).share == share
+    assert standing(**more).left == left
+
+
+def test_off_a_terminal_a_line_is_said_for_every_trial_that_ends() -> None:
+    out = io.StringIO()
+    row = {
+        "trial_id": "search-0001-s0-cccccc",
+        "state": "failed",
+        "score": None,
+        "seconds": 3.0,
+        "why": "a\nOSError: x\n",
+    }
+    with Progress("first", standing, console=Console(file=out, width=40)) as shown:
+        shown.ended(row)
+        shown.say("a note [that] is said as it is")
+    line, note = out.getvalue().splitlines()
+    assert line == "5/20  search-0001-s0-cccccc  failed  -  3.0 s  best 0.7500  OSError: x"
+    assert note == "a note [that] is said as it is"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "0 s"), (59.2, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_times_are_said_in_words(seconds: float, said: str) -> None:
+    assert clock(seconds) == said
