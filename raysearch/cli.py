@@ -277,7 +277,12 @@ def main(arguments: list[str] | None = None) -> None:
         code = _failed(str(error), 1)
     except Exception as error:
         code = _failed(f"{type(error).__name__}: {error} (RAYSEARCH_DEBUG=1 shows where)", 1)
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    fleet = sys.modules.get("raysearch.fleet")
+    if fleet is not None and fleet.at_work():  # a trial could not be left in time: do not wait for it, nor let Ray
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _failed(problem: str, code: int) -> int:

@@ -39,6 +39,7 @@ from raysearch.spec import Search
 
 SLOT = "trial_slot"  # what a Tune trial takes: it computes nothing
 SLIVER = 0.001  # of a CPU, where a cluster has no such slots
+RUNS = "raysearch-run-"  # names of the threads that wait for a Ray Train run
 PLANS_PER_GROUP = 500  # then a group's processes are made anew
 COLLECTIVE_SECONDS = 600  # torch gives up a collective after so long
 OBJECT_STORE = 256 << 20  # bytes; what passes through it is small
@@ -138,7 +139,7 @@ class Fleet:
         ray.kill(self.broker)
 
     def _begin(self, group: str, forever: bool) -> None:
-        run = threading.Thread(target=self._keep_up, args=(group, forever), name=group, daemon=True)
+        run = threading.Thread(target=self._keep_up, args=(group, forever), name=RUNS + group, daemon=True)
         self._runs = [run for run in self._runs if run.is_alive()] + [run]
         run.start()
 
@@ -196,6 +197,14 @@ class TrainRuns(Fleet):
         self._begin(trial_id, forever=False)
 
 
+def at_work() -> bool:
+    """Does a thread of this process still wait for a Train run?
+
+    Ray must not be shut down under it, for Ray then ends the whole process; what Ray has started ends with this one.
+    """
+    return any(thread.name.startswith(RUNS) for thread in threading.enumerate())
+
+
 # ---- the cluster ----
 
 
@@ -234,7 +243,7 @@ def cluster(address: str | None, resources: Resources, *, dashboard: bool) -> It
             context = ray.init(ignore_reinit_error=True, logging_level=logging.CRITICAL)
         yield _survey(resources, local, dashboard and not context.dashboard_url)
     finally:
-        if ours:
+        if ours and not at_work():
             ray.shutdown()
         if local:
             os.environ.pop("RAY_AUTH_MODE", None)

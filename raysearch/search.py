@@ -39,7 +39,7 @@ from raysearch.tasks import Prepared, prepare
 if TYPE_CHECKING:  # a search in this process needs no Ray
     from raysearch.fleet import Cluster, Fleet
 
-END_SECONDS, ABORT_SECONDS = 120.0, 5.0  # how long worker groups have to end by themselves
+END_SECONDS, ABORT_SECONDS = 60.0, 10.0  # how long worker groups have to end by themselves
 
 ENVIRONMENT = {  # read by Ray when it is imported, and by all that it starts; what the user has set stays
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -230,7 +230,7 @@ def _run_on_ray(
     patience = ABORT_SECONDS
     try:
         tuning.Driver(search, recorder, workers, cluster, beat).run(folder / "scratch" / "tune", _scheduled(recorder))
-        patience = 0.0 if cluster.local else END_SECONDS  # a local cluster ends with all that is on it
+        patience = END_SECONDS
     finally:
         recorder.close()
         workers.close(patience)
