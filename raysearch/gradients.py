@@ -41,12 +41,3 @@ def cosine(g: Tensor, v: Tensor) -> Tensor:
     """The cosine of two flat gradients; 0 when either is 0."""
     norms = g.norm() * v.norm()
     return torch.where(norms > 0, (g @ v) / norms.clamp_min(torch.finfo(g.dtype).tiny), torch.zeros_like(norms))
-
-
-def clip_(gradients: Sequence[Tensor], largest: float) -> None:
-    """Scale `gradients` in place so that their joint norm is at most `largest`; 0 leaves them."""
-    if largest > 0:
-        norm = torch.stack([g.norm() for g in gradients]).norm()
-        scale = (largest / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(scale)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from raysearch.methods import METHODS
@@ -87,10 +87,6 @@ class TrialPlan:
         raw = json.loads(text)
         raw["objectives"] = tuple(Objective(**objective) for objective in raw["objectives"])
         return cls(**raw)
-
-    def with_seed(self, seed: int, role: str) -> TrialPlan:
-        """The same configuration on another seed."""
-        return replace(self, seed=seed, role=role)
 
 
 def _canonical(value: object) -> str:

@@ -22,7 +22,6 @@ from torch import Tensor
 from raysearch import checkpoint
 from raysearch.batches import number_of, plain_group
 from raysearch.checkpoint import TrialFolder
-from raysearch.gradients import clip_
 from raysearch.methods import METHODS
 from raysearch.methods.schedules import Phase
 from raysearch.model import Network
@@ -164,8 +163,8 @@ class Trial:
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.update(phase, self.step + 1)
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        clip_(gradients, self.training.clip)
+        if self.training.clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
         factor = rate_factor(self.phase_step + 1, phase, self.training.warmup)
         for group, rate in zip(self.optimizer.param_groups, (phase.lr, phase.lr, phase.head_lr), strict=True):
             group["lr"] = rate * factor

@@ -9,6 +9,7 @@ and, when it asks for them, learns from the similarities of the gradients to the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,7 @@ class Share:
     weight: float
 
 
-class Weighting:
+class Weighting(ABC):
     """What all weightings share: sampling, and nothing to learn."""
 
     def __init__(self, objectives: tuple[Objective, ...], settings: Any) -> None:
@@ -72,11 +73,11 @@ class Weighting:
             return list(range(total))
         return sorted(torch.randperm(total, generator=generator)[:wanted].tolist())
 
+    @abstractmethod
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """The factors of the step's gradients."""
-        raise NotImplementedError
 
-    def learn(self, sampled: list[int], scores: Scores) -> None:
+    def learn(self, sampled: list[int], scores: Scores) -> None:  # noqa: B027, one that learns nothing does nothing
         """Move the weights by what the gradients of a step were worth."""
 
     def shares(self) -> list[Share]:
@@ -90,7 +91,7 @@ class Weighting:
         """What `load` needs to go on from here."""
         return {}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, Any]) -> None:  # noqa: B027, likewise
         """Go on from where `state` was taken."""
 
 
