@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +75,11 @@ def tf_idf(rows: dict[str, Rows]) -> None:
 
 def fine_tune() -> None:
     """The end task alone, from random weights; test is scored here for the documentation, never in a search."""
-    import torch
-
     from raysearch import checkpoint
     from raysearch.checkpoint import TrialFolder
     from raysearch.spec import Search
     from raysearch.tasks import open_split, prepare
-    from raysearch.training import build, evaluate, train, vocabulary_of
+    from raysearch.training import batches_of, build, evaluate, set_parameters, train
 
     declared = {"name": "room", "task": "docstrings", "model": "tiny", "method": {"weighting": "end_task_only"}}
     search = Search.from_dict(declared | {"settings": FINE_TUNE})
@@ -97,11 +96,9 @@ def fine_tune() -> None:
                 pass
             seconds = time.perf_counter() - begun
             best, network = checkpoint.load(folder.best), build(plan, about)
-            with torch.no_grad():
-                for name, parameter in network.named_parameters():
-                    parameter.copy_(best["parameters"][name])
-            longest, split = plan.training.max_length, open_split(data, "test")
-            test, _ = evaluate(network, split, vocabulary_of(about), longest, prepared.metric)
+            set_parameters(network, best["parameters"])
+            batches = batches_of(plan, about, partial(open_split, data))
+            test, _ = evaluate(network, open_split(data, "test"), batches, prepared.metric)
             print(f"| {seed} | {best['score']:.3f} | {best['step']} | {test:.3f} | {seconds:.0f} |", flush=True)
 
 

@@ -1,10 +1,7 @@
-"""One batch for everything that a step needs: end task and all sampled objectives side by side.
+"""What a step's batch is made of, whatever the kind of task: groups of rows, one for each task within the batch.
 
-A representation is only a mask of who sees whom, a transform only other token ids, so one forward serves all. All
-ranks draw the same global batch from the same generator, and each keeps every world-th row: sums over ranks are
+All ranks draw the same global batch from the same generator, and each keeps every world-th row: sums over ranks are
 then the sums of one rank alone.
-
-    tokens (b, S) int64, after the transforms; visible (b, S, S) bool; b rows of this rank
 """
 
 from __future__ import annotations
@@ -12,17 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from raysearch.plan import Objective
-from raysearch.primitives.data import DATA
 from raysearch.primitives.output import Targets
-from raysearch.primitives.representation import REPRESENTATIONS
-from raysearch.primitives.transform import TRANSFORMS, Vocabulary, select
 from raysearch.tasks import Split
+
+Open = Callable[[str], Split]
 
 
 def number_of(seed: int, name: str, at: int) -> int:
@@ -39,25 +36,39 @@ def stream(seed: int, name: str, at: int) -> Generator:
 class Group:
     """The rows of one task within a batch."""
 
-    tokens: Tensor  # (b, S) after the transform
-    visible: Tensor  # (b, S, S)
+    inputs: tuple[Tensor, ...]  # what the body takes, each (b, ...)
     targets: Targets
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
 
     def slice(self, rank: int, world: int) -> Group:
         """Every world-th row, beginning with `rank`; the totals stay those of the whole group."""
         if world == 1:
             return self
-        t = self.targets
-        targets = replace(
-            t, tokens=t.tokens[rank::world], selected=t.selected[rank::world], labels=t.labels[rank::world]
-        )
-        return Group(self.tokens[rank::world], self.visible[rank::world], targets)
+        return self._each(lambda rows: rows[rank::world])
 
     def to(self, device: torch.device) -> Group:
         """The same rows on `device`."""
+        return self._each(lambda rows: rows.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Group:
         t = self.targets
-        targets = replace(t, tokens=t.tokens.to(device), selected=t.selected.to(device), labels=t.labels.to(device))
-        return Group(self.tokens.to(device), self.visible.to(device), targets)
+        targets = replace(t, original=change(t.original), selected=change(t.selected), labels=change(t.labels))
+        return Group(tuple(change(rows) for rows in self.inputs), targets)
+
+
+class Batches(Protocol):
+    """A kind of task's way from row numbers to groups."""
+
+    def plain(self, split: Split, rows: Tensor) -> Group:
+        """`rows` (b,) of a split as they are: the end task's own batch."""
+
+    def objective(self, objective: Objective, count: int, generator: Generator) -> Group:
+        """`count` examples drawn with replacement for `objective`, transformed and masked as it says."""
+
+    def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
+        """The inputs of all groups, one after another, for one forward."""
 
 
 class Shuffled:
@@ -83,66 +94,8 @@ class Shuffled:
         return torch.cat(drawn)
 
 
-def padded(split: Split, rows: Sequence[int], vocabulary: Vocabulary, longest: int) -> Tensor:
-    """Tokens (b, S) of `rows`, cut to `longest` (the last token stays the separator) and padded alike."""
-    texts = [split.row(int(row)) for row in rows]
-    width = min(max(len(text) for text in texts), longest)
-    tokens = torch.full((len(texts), width), vocabulary.pad, dtype=torch.long)
-    for i, text in enumerate(texts):
-        kept = torch.from_numpy(np.asarray(text[:width], dtype=np.int64))
-        tokens[i, : len(kept)] = kept
-        if len(text) > width:
-            tokens[i, -1] = vocabulary.sep
-    return tokens
-
-
 def labels_of(split: Split, rows: Tensor) -> Tensor:
     """Labels (b,) of `rows`; empty for a split without."""
     if split.labels is None:
         return torch.empty(0, dtype=torch.long)
     return torch.from_numpy(np.asarray(split.labels)[rows.numpy()].astype(np.int64))
-
-
-def plain_group(split: Split, rows: Tensor, vocabulary: Vocabulary, longest: int) -> Group:
-    """`rows` as they are, each position seeing all others: the end task's own batch."""
-    tokens = padded(split, rows.tolist(), vocabulary, longest)
-    real = tokens != vocabulary.pad
-    visible = REPRESENTATIONS["bidirectional"](real, Generator())
-    nothing = torch.zeros_like(real)
-    return Group(tokens, visible, Targets(tokens, nothing, labels_of(split, rows), 0, len(rows)))
-
-
-def objective_group(
-    objective: Objective,
-    count: int,
-    open_split: Callable[[str], Split],
-    vocabulary: Vocabulary,
-    longest: int,
-    probability: float,
-    generator: Generator,
-) -> Group:
-    """`count` examples drawn with replacement for `objective`, transformed and masked as it says."""
-    split = DATA[objective.data](open_split)
-    rows = torch.randint(len(split), (count,), generator=generator)
-    tokens = padded(split, rows.tolist(), vocabulary, longest)
-    selected = select(tokens, probability, vocabulary, generator)
-    changed = TRANSFORMS[objective.transform](tokens, selected, vocabulary, generator)
-    visible = REPRESENTATIONS[objective.representation](tokens != vocabulary.pad, generator)
-    targets = Targets(tokens, selected, labels_of(split, rows), int(selected.sum()), count)
-    return Group(changed, visible, targets)
-
-
-def stack(groups: Sequence[Group], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """All groups' tokens (b, S) and masks (b, S, S), padded to the longest; padding sees only itself."""
-    width = max(group.tokens.shape[1] for group in groups)
-    tokens, masks = [], []
-    for group in groups:
-        rows, length = group.tokens.shape
-        more = width - length
-        tokens.append(torch.nn.functional.pad(group.tokens, (0, more), value=vocabulary.pad))
-        visible = torch.nn.functional.pad(group.visible, (0, more, 0, more))
-        if more:
-            visible[:, range(length, width), range(length, width)] = True
-        masks.append(visible)
-        assert len(visible) == rows
-    return torch.cat(tokens), torch.cat(masks)

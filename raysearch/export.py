@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raysearch import checkpoint
-from raysearch.batches import labels_of, padded
+from raysearch.batches import labels_of
 from raysearch.card import card
 from raysearch.checkpoint import TrialFolder
 from raysearch.errors import RunError, did_you_mean
@@ -37,7 +37,8 @@ from raysearch.retraining import Retrained, Verification, compare, sha256_of, tr
 from raysearch.run import Run
 from raysearch.spec import Search
 from raysearch.tasks import Split, load_prepared, open_split
-from raysearch.training import EVALUATION_BATCH, build, score, vocabulary_of
+from raysearch.text import padded
+from raysearch.training import EVALUATION_BATCH, build, score, set_parameters, vocabulary_of
 
 TOLERANCE = 0.005  # points of score between the trained and the exported model: other masks, other rounding
 OPENED = "opened_test"
@@ -185,9 +186,7 @@ def _save_model(plan: TrialPlan, parameters: Mapping[str, Tensor], folder: Path)
     data = Path(plan.task["data"])
     about = json.loads((data / "data.json").read_text(encoding="utf-8"))
     network = build(plan, about)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.copy_(parameters[name])
+    set_parameters(network, dict(parameters))
     model = network.classifier()
     model.config.id2label = dict(enumerate(about["labels"]))
     model.config.label2id = {label: i for i, label in enumerate(about["labels"])}

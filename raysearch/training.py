@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F  # noqa: N812
 from sklearn.metrics import accuracy_score, f1_score
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysearch import checkpoint
-from raysearch.batches import number_of, plain_group
+from raysearch.batches import Batches, Open, number_of
 from raysearch.checkpoint import TrialFolder
 from raysearch.methods import METHODS
 from raysearch.methods.schedules import Phase
 from raysearch.model import Network
 from raysearch.plan import TrialPlan
+from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
 from raysearch.ranks import Ranks
 from raysearch.tables import WEIGHTS, Report
 from raysearch.tasks import Split
+from raysearch.text import TextBatches
 from raysearch.update import Losses, Splits, Update
 
 BETAS = (0.9, 0.98)  # the authors' of all three papers' text models
@@ -53,7 +54,7 @@ def train(plan: TrialPlan, *, folder: Path, ranks: Ranks | None = None) -> Gener
 
 
 def evaluate(
-    network: Network, split: Split, vocabulary: Vocabulary, longest: int, metric: str, ranks: Ranks | None = None
+    network: Network, split: Split, batches: Batches, metric: str, ranks: Ranks | None = None
 ) -> tuple[float, float]:
     """The metric and the mean loss of `network` on a split; the ranks share the work and all get the same."""
     ranks = ranks or Ranks()
@@ -64,12 +65,12 @@ def evaluate(
     network.eval()
     with torch.no_grad():
         for rows in by_length.split(EVALUATION_BATCH):
-            group = plain_group(split, rows, vocabulary, longest).to(ranks.device)
-            logits.append(network.end_task(network.hidden(group.tokens, group.visible)).float())
+            group = batches.plain(split, rows).to(ranks.device)
+            logits.append(network.end_task(network.hidden(*group.inputs)).float())
             labels.append(group.targets.labels)
     network.train()
     said, wanted = ranks.gather_rows(torch.cat(logits)), ranks.gather_rows(torch.cat(labels))
-    return score(metric, wanted, said.argmax(1), said.shape[1]), float(F.cross_entropy(said, wanted))
+    return score(metric, wanted, said.argmax(1), said.shape[1]), float(example_losses(said, wanted).mean())
 
 
 def score(metric: str, labels: Tensor, predicted: Tensor, classes: int) -> float:
@@ -87,6 +88,12 @@ def vocabulary_of(about: dict[str, Any]) -> Vocabulary:
     return Vocabulary(tokens["vocab_size"], tokens["pad"], tokens["cls"], tokens["sep"], tokens["mask"])
 
 
+def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: Open) -> Batches:
+    """How rows of the plan's task become batches."""
+    training = plan.training
+    return TextBatches(open_split, vocabulary_of(about), training.max_length, training.select_probability)
+
+
 def build(plan: TrialPlan, about: dict[str, Any]) -> Network:
     """The plan's network before the first step, its new parameters drawn from the plan's seed."""
     torch.manual_seed(number_of(plan.seed, "parameters", 0))
@@ -101,9 +108,9 @@ class Trial:
         data = Path(plan.task["data"])
         about = json.loads((data / "data.json").read_text(encoding="utf-8"))
         self.metric, self.splits = about["metric"], Splits(data)
-        self.vocabulary = vocabulary_of(about)
+        self.batches = batches_of(plan, about, self.splits)
         self.network = build(plan, about).to(ranks.device)
-        self.update = Update(plan, self.network, self.splits, self.vocabulary, len(about["labels"]), ranks)
+        self.update = Update(plan, self.network, self.splits, self.batches, len(about["labels"]), ranks)
         self.phases: tuple[Phase, ...] = METHODS[plan.schedule].load()(plan.training, plan.method("schedule"))
         self.phase = self.phase_step = self.step = self.stale = 0
         self.best: dict[str, float] | None = None
@@ -146,7 +153,7 @@ class Trial:
     def _begin(self, phase: Phase) -> None:
         if phase.from_best and self.best is not None:
             self.ranks.barrier()
-            self._set_parameters(checkpoint.load(self.files.best, self.ranks.device)["parameters"])
+            set_parameters(self.network, checkpoint.load(self.files.best, self.ranks.device)["parameters"])
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -194,11 +201,11 @@ class Trial:
     def _evaluation(self, phase: Phase) -> Report:
         """Score select-dev, and keep the parameters if they are the best so far."""
         split = self.splits("select_dev")
-        value, loss = evaluate(self.network, split, self.vocabulary, self.training.max_length, self.metric, self.ranks)
+        value, loss = evaluate(self.network, split, self.batches, self.metric, self.ranks)
         if self.best is None or value > self.best["score"]:
             self.best, self.stale = {"score": value, "step": self.step}, 0
             if self.ranks.rank == 0:
-                parameters = dict(self.network.named_parameters())
+                parameters = parameters_of(self.network)
                 checkpoint.save(self.files.best, {"step": self.step, "score": value, "parameters": parameters})
         else:
             self.stale += 1
@@ -243,7 +250,7 @@ class Trial:
             "key": self.plan.key,
             "place": [self.phase, self.phase_step, self.step, self.stale],
             "best": self.best,
-            "parameters": dict(self.network.named_parameters()),
+            "parameters": parameters_of(self.network),
             "optimizer": self.optimizer.state_dict(),
             "weighting": self.update.weighting.state(),
             "surgery": surgery.state() if surgery is not None else None,
@@ -259,7 +266,7 @@ class Trial:
             raise ValueError(f"{self.files.state} belongs to another plan ({state['key']}, not {self.plan.key})")
         self.phase, self.phase_step, self.step, self.stale = state["place"]
         self.best, self.sums, self.weights = state["best"], state["sums"], state["weights"]
-        self._set_parameters(state["parameters"])
+        set_parameters(self.network, state["parameters"])
         self.optimizer = self._new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
         self.update.weighting.load(state["weighting"])
@@ -268,10 +275,19 @@ class Trial:
         self.update.bases, self.seconds_before = state["bases"], state["seconds"]
         self.earlier = self.files.reports(self.step)
 
-    def _set_parameters(self, values: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                parameter.copy_(values[name])
+
+def parameters_of(network: nn.Module) -> dict[str, Tensor]:
+    """What a network has learned, each tensor once: parameters, and the statistics that some layers keep."""
+    kept = network.state_dict().keys()
+    statistics = {name: buffer for name, buffer in network.named_buffers() if name in kept}
+    return dict(network.named_parameters()) | statistics
+
+
+def set_parameters(network: nn.Module, values: dict[str, Tensor]) -> None:
+    """Put back what `parameters_of` gave."""
+    with torch.no_grad():
+        for name, own in parameters_of(network).items():
+            own.copy_(values[name])
 
 
 def rate_factor(step: int, phase: Phase, warmup: float) -> float:

@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from raysearch.batches import Group, Shuffled, number_of, objective_group, plain_group, stack, stream
+from raysearch.batches import Batches, Group, Shuffled, number_of, stream
 from raysearch.gradients import assign, cosine, flat_gradient, per_example_gradients
 from raysearch.methods import METHODS
 from raysearch.methods.attittud import Attittud
@@ -26,8 +25,7 @@ from raysearch.methods.schedules import Phase
 from raysearch.methods.static import Coefficients, Scores, Weighting
 from raysearch.model import Network
 from raysearch.plan import TrialPlan
-from raysearch.primitives.output import OUTPUTS
-from raysearch.primitives.transform import Vocabulary
+from raysearch.primitives.output import OUTPUTS, example_losses
 from raysearch.ranks import Ranks
 from raysearch.settings import DevHead
 from raysearch.tasks import Split, open_split
@@ -63,10 +61,10 @@ class Update:
     """Computes the gradient of a step and leaves it in `.grad`; knows nothing of optimizers, phases' ends and files."""
 
     def __init__(
-        self, plan: TrialPlan, network: Network, splits: Splits, vocabulary: Vocabulary, classes: int, ranks: Ranks
+        self, plan: TrialPlan, network: Network, splits: Splits, batches: Batches, classes: int, ranks: Ranks
     ) -> None:
         self.plan, self.network, self.splits, self.ranks = plan, network, splits, ranks
-        self.vocabulary, self.classes, self.training = vocabulary, classes, plan.training
+        self.batches, self.classes, self.training = batches, classes, plan.training
         self.body, self.heads = network.body_parameters(), network.head_parameters()
         self.weighting: Weighting = METHODS[plan.weighting].load()(plan.objectives, plan.method("weighting"))
         self.surgery: Attittud | None = METHODS[plan.surgery].load()(plan.method("surgery"))
@@ -156,20 +154,10 @@ class Update:
         training, groups = self.training, []
         if with_end_task:
             rows = self.order.rows((step - 1) * training.batch_size, training.batch_size)
-            groups.append(plain_group(self.splits("train"), rows, self.vocabulary, training.max_length))
+            groups.append(self.batches.plain(self.splits("train"), rows))
         for index, weight in zip(sampled, factors.objectives.tolist(), strict=True):
             count = max(1, round(weight * training.aux_batch_size))
-            groups.append(
-                objective_group(
-                    self.plan.objectives[index],
-                    count,
-                    self.splits,
-                    self.vocabulary,
-                    training.max_length,
-                    training.select_probability,
-                    generator,
-                )
-            )
+            groups.append(self.batches.objective(self.plan.objectives[index], count, generator))
         return [group.slice(self.ranks.rank, self.ranks.world).to(self.ranks.device) for group in groups]
 
     def _losses(
@@ -182,15 +170,15 @@ class Update:
         """
         whose = [END_TASK] * with_end_task + sampled
         losses = {END_TASK: torch.zeros((), device=self.ranks.device)} | dict.fromkeys(sampled, torch.zeros(()))
-        mine = [(index, group) for index, group in zip(whose, groups, strict=True) if len(group.tokens)]
+        mine = [(index, group) for index, group in zip(whose, groups, strict=True) if len(group)]
         with self._arithmetic():
             if apart:
-                hidden = [self.network.hidden(group.tokens, group.visible) for _, group in mine]
+                hidden = [self.network.hidden(*group.inputs) for _, group in mine]
             else:
-                rows = self.network.hidden(*stack([group for _, group in mine], self.vocabulary))
-                hidden = list(rows.split([len(group.tokens) for _, group in mine]))
+                rows = self.network.hidden(*self.batches.stack([group for _, group in mine]))
+                hidden = list(rows.split([len(group) for _, group in mine]))
             for (index, group), part in zip(mine, hidden, strict=True):
-                losses[index] = self._loss(index, part[:, : group.tokens.shape[1]], group)
+                losses[index] = self._loss(index, part[:, : group.inputs[0].shape[1]], group)
         return losses[END_TASK], [losses[index] for index in sampled]
 
     def _loss(self, index: int, hidden: Tensor, group: Group) -> Tensor:
@@ -198,8 +186,7 @@ class Update:
         if index != END_TASK:
             output = OUTPUTS[self.plan.objectives[index].output]
             return output(hidden, group.targets, self.network.heads[index])
-        logits = self.network.end_task(hidden).float()
-        return F.cross_entropy(logits, group.targets.labels, reduction="sum") / group.targets.rows_total
+        return example_losses(self.network.end_task(hidden), group.targets.labels).sum() / group.targets.rows_total
 
     def _checked(self, end_task: Tensor, aux: Tensor, step: int) -> Losses:
         both = torch.stack([end_task.detach(), aux.detach().to(end_task.device)])
@@ -215,9 +202,9 @@ class Update:
         split = self.splits("train")
 
         def loss_of(i: int) -> Tensor:
-            group = plain_group(split, rows[i : i + 1], self.vocabulary, self.training.max_length).to(self.ranks.device)
-            logits = self.network.end_task(self.network.hidden(group.tokens, group.visible))
-            return F.cross_entropy(logits, group.targets.labels)
+            group = self.batches.plain(split, rows[i : i + 1]).to(self.ranks.device)
+            logits = self.network.end_task(self.network.hidden(*group.inputs))
+            return example_losses(logits, group.targets.labels).mean()
 
         self.network.eval()
         J = per_example_gradients(loss_of, len(rows), self.body)
@@ -232,9 +219,9 @@ class Update:
         meta = draw(rest, settings.meta_batch_size, generator)
 
         def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
-            group = plain_group(split, rows, self.vocabulary, self.training.max_length).to(self.ranks.device)
+            group = self.batches.plain(split, rows).to(self.ranks.device)
             with self._arithmetic():
-                return self.network.hidden(group.tokens, group.visible)[:, 0], group.targets.labels
+                return self.network.hidden(*group.inputs)[:, 0], group.targets.labels
 
         self.network.eval()
         v = flat_gradient(dev_loss(encode, fitted_on, meta, self.classes, settings, generator), self.body)

@@ -3,12 +3,13 @@ import pytest
 import torch
 from torch import Generator
 
-from raysearch.batches import Shuffled, objective_group, padded, plain_group, stack
+from raysearch.batches import Shuffled
 from raysearch.methods.dev_head import draw, fit, parts
 from raysearch.plan import Objective
 from raysearch.primitives.transform import Vocabulary
 from raysearch.settings import DevHead
 from raysearch.tasks import Split
+from raysearch.text import TextBatches, padded
 
 VOCABULARY = Vocabulary(size=100, pad=0, cls=1, sep=2, mask=3)
 TEXTS = [[1, 10, 11, 12, 13, 2], [1, 20, 2], [1, 30, 31, 2], [1, 40, 41, 42, 2]]
@@ -17,6 +18,7 @@ SPLIT = Split(
     tokens=np.concatenate([np.array(text, dtype=np.int32) for text in TEXTS]),
     labels=np.array([0, 1, 0, 1], dtype=np.int32),
 )
+BATCHES = TextBatches(lambda _: SPLIT, VOCABULARY, longest=8, probability=0.5)
 
 
 def test_a_shuffled_stream_has_every_row_once_a_round_and_can_be_entered_anywhere() -> None:
@@ -35,19 +37,19 @@ def test_texts_are_cut_with_their_separator_kept_and_padded_alike() -> None:
 
 def test_slices_of_all_ranks_are_the_batch() -> None:
     objective = Objective(data="end_task", transform="bert", representation="random_factorized", output="denoise")
-    group = objective_group(objective, 10, lambda _: SPLIT, VOCABULARY, 8, 0.5, Generator().manual_seed(0))
+    group = BATCHES.objective(objective, 10, Generator().manual_seed(0))
     slices = [group.slice(rank, 3) for rank in range(3)]
-    assert sum(len(part.tokens) for part in slices) == 10
+    assert sum(len(part) for part in slices) == 10
     assert sum(int(part.targets.selected.sum()) for part in slices) == group.targets.selected_total
     assert all(part.targets.selected_total == group.targets.selected_total for part in slices)
-    assert torch.equal(torch.cat([part.tokens for part in slices]).sort(0).values, group.tokens.sort(0).values)
+    assert torch.equal(torch.cat([part.inputs[0] for part in slices]).sort(0).values, group.inputs[0].sort(0).values)
 
 
 def test_stacked_groups_keep_their_masks_and_padding_sees_only_itself() -> None:
-    long, short = (plain_group(SPLIT, torch.tensor(rows), VOCABULARY, 8) for rows in ([0], [1, 2]))
-    tokens, visible = stack([short, long], VOCABULARY)
+    long, short = (BATCHES.plain(SPLIT, torch.tensor(rows)) for rows in ([0], [1, 2]))
+    tokens, visible = BATCHES.stack([short, long])
     assert tokens.shape == (3, 6)
-    assert torch.equal(visible[:2, :4, :4], short.visible)
+    assert torch.equal(visible[:2, :4, :4], short.inputs[1])
     assert not visible[0, :4, 4:].any()
     assert torch.equal(visible[0, 4:, :], torch.eye(6, dtype=torch.bool)[4:])
 

@@ -26,7 +26,7 @@ LAYERS = """
 words         errors settings tables methods
 declarations  catalog reading plan space knobs declared arms pretrained refusals spec
 data          rows docstrings vocabulary tasks
-training      ranks model primitives primitives.* gradients batches methods.* update checkpoint training
+training      ranks model primitives primitives.* gradients batches text methods.* update checkpoint training
 record        segments ledger run pictures weight_pictures markup page report
 search        samplers study planning progress sessions broker serving recording fleet tuning search
 front         retraining card export showing describing __init__ cli

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
 from raysearch import settings as s
 from raysearch.model import LabelHead
+from raysearch.primitives.output import example_losses
 
 
 def parts(size: int, settings: s.DevHead) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def fit(features: Tensor, labels: Tensor, classes: int, settings: s.DevHead, gen
     )
     last = float("inf")
     for _ in range(settings.dev_head_steps):
-        loss = F.cross_entropy(head(features), labels)
+        loss = example_losses(head(features), labels).mean()
         if abs(last - loss.item()) < settings.dev_head_tolerance:
             break
         last = loss.item()
@@ -65,7 +65,7 @@ def initialise(head: LabelHead, generator: Generator) -> None:
                     parameter.copy_(torch.rand(parameter.shape, generator=generator) * 2 * bound - bound)
 
 
-Encode = Callable[[Tensor], tuple[Tensor, Tensor]]  # meta-dev rows -> hidden states at position 0 (n, H), labels (n,)
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]  # meta-dev rows -> hidden states at position 0 (n, H), labels
 
 
 def dev_loss(
@@ -76,4 +76,4 @@ def dev_loss(
         features, labels = encode(fitted_on)
     head = fit(features.float(), labels, classes, settings, seed)
     hidden, targets = encode(meta)
-    return F.cross_entropy(head(hidden.float()), targets)
+    return example_losses(head(hidden.float()), targets).mean()

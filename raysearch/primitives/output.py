@@ -17,9 +17,9 @@ from torch import Tensor, nn
 class Targets:
     """What the rows of one objective are to be predicted as."""
 
-    tokens: Tensor  # (b, S) original tokens
-    selected: Tensor  # (b, S) bool
-    labels: Tensor  # (b,) end-task labels; empty where the data has none
+    original: Tensor  # (b, ...) inputs before the transform: tokens (b, S), or pixels
+    selected: Tensor  # (b, S) bool: what the transform may have changed
+    labels: Tensor  # (b,) classes, or (b, L) of 0 and 1 for several labels at once; empty where the data has none
     selected_total: int  # selected positions over all ranks
     rows_total: int  # rows over all ranks
 
@@ -27,17 +27,23 @@ class Targets:
 Output = Callable[[Tensor, Targets, nn.Module], Tensor]
 
 
+def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each row's loss (b,), nat: cross-entropy of its class, or the mean of its labels' binary cross-entropies."""
+    if labels.ndim == 1:
+        return F.cross_entropy(logits.float(), labels, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").mean(dim=1)
+
+
 def denoise(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
     """Mean cross-entropy of the original tokens at the selected positions; 0 when none was selected."""
     logits = head(hidden[targets.selected])
-    loss = F.cross_entropy(logits.float(), targets.tokens[targets.selected], reduction="sum")
+    loss = F.cross_entropy(logits.float(), targets.original[targets.selected], reduction="sum")
     return loss / max(targets.selected_total, 1)
 
 
 def end_task(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
     """Mean cross-entropy of the end task's labels, read at position 0 by the objective's own head."""
-    loss = F.cross_entropy(head(hidden[:, 0]).float(), targets.labels, reduction="sum")
-    return loss / max(targets.rows_total, 1)
+    return example_losses(head(hidden[:, 0]), targets.labels).sum() / max(targets.rows_total, 1)
 
 
 OUTPUTS: dict[str, Output] = {"denoise": denoise, "end_task": end_task}
