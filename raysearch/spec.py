@@ -33,6 +33,7 @@ from raysearch.declared import (
     TaskSpec,
 )
 from raysearch.errors import SpecError
+from raysearch.image_specs import ImageModel, ImageTask
 from raysearch.knobs import fixed_settings
 from raysearch.methods import FAMILIES
 from raysearch.plan import TrialPlan
@@ -63,8 +64,8 @@ class Search:
     """A declared search; consistent when it came from `read`."""
 
     name: str
-    task: TaskSpec
-    model: ModelSpec
+    task: TaskSpec | ImageTask
+    model: ModelSpec | ImageModel
     method: MethodSpec = PLAINEST  # an empty word where the family is a dimension
     space: str | None = None  # None where it is a dimension or not needed
     spaces: dict[str, Space] = field(default_factory=dict)  # every space that is named, by the name used

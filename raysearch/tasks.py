@@ -1,15 +1,7 @@
-"""End tasks: from a user's rows to the splits that every trial reads.
+"""Text tasks: from a user's rows to the splits that every trial reads; and the way in for every kind of task.
 
-The driver prepares a task once a run; workers map the result into memory. Splits are separate objects:
-
-    train        what the end task learns from
-    meta_dev     what meta-gradients look at
-    select_dev   what early stopping, the scheduler and the search look at
-    test         scored once, by export; nothing else opens it
-    domain       unlabelled text of the same kind, if there is any
-
-Rows are dealt out by the sha256 of their text, never by their order, so that the same rows are dealt alike on every
-machine and rows of one text stay together.
+The driver prepares a task once a run; workers map the result into memory. Splits are separate objects: see
+`prepared`. Images are prepared by `image_data`.
 """
 
 from __future__ import annotations
@@ -17,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,33 +20,36 @@ from numpy.typing import NDArray
 
 from raysearch import docstrings
 from raysearch.errors import SpecError, did_you_mean
+from raysearch.image_data import opened_images, prepare_images
+from raysearch.prepared import (
+    FRACTIONS,
+    SPLITS,
+    UNSCORED,
+    Prepared,
+    Split,
+    deal,
+    find,
+    in_order,
+    is_there,
+    leaks,
+    load_prepared,
+    written,
+)
 from raysearch.rows import Rows, read_hub, read_rows
 
 if TYPE_CHECKING:
-    from raysearch.spec import TaskSpec
+    from raysearch.declared import TaskSpec
+    from raysearch.image_specs import ImageTask
     from raysearch.vocabulary import Vocabulary
 
-SPLITS = ("train", "meta_dev", "select_dev", "test", "domain")
+__all__ = ["SPLITS", "Prepared", "Split", "TextSplit", "deal", "load_prepared", "open_split", "prepare"]
+
 EMBEDDED = {"docstrings": docstrings.load_rows}
-FRACTIONS = {"dev": 0.1, "test": 0.1}  # of the distinct texts, when one file has to be split
 DATA_VERSION = "1"
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What the driver needs to know of a folder of prepared splits."""
-
-    folder: Path
-    task: str
-    metric: str
-    labels: tuple[str, ...]
-    fingerprint: str  # sha256 over splits, labels, metric and special tokens
-    sizes: dict[str, int]  # rows of each split
-    notes: tuple[str, ...]  # what is odd about the data, one line each
-
-
-@dataclass(frozen=True)
-class Split:
+class TextSplit:
     """Tokenised texts, mapped from disk; `tokens[offsets[i]:offsets[i + 1]]` is text i."""
 
     offsets: NDArray[np.int64]  # (n + 1,)
@@ -65,51 +59,36 @@ class Split:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text (n,)."""
+        return np.diff(self.offsets)
+
     def row(self, i: int) -> NDArray[np.int32]:
         """Token ids of text `i`, special ones included."""
         return self.tokens[self.offsets[i] : self.offsets[i + 1]]
 
 
-def prepare(task: TaskSpec, model: Mapping[str, Any], folder: Path, data_root: Path | None = None) -> Prepared:
-    """The splits of `task`, tokenised for `model`, in `folder`; what is there is kept if its sources are the same.
+def prepare(
+    task: TaskSpec | ImageTask, model: Mapping[str, Any], folder: Path, data_root: Path | None = None
+) -> Prepared:
+    """The splits of `task` in `folder`, as `model` reads them; what is there is kept if its sources are the same.
 
     Files are looked for under `data_root` (None: what RAYSEARCH_DATA names), then beside the declaration.
     Raises SpecError for data that cannot be used, and for a folder that was prepared from other sources.
     """
     if data_root is None and os.environ.get("RAYSEARCH_DATA"):
         data_root = Path(os.environ["RAYSEARCH_DATA"])
+    if task.kind == "image":
+        return prepare_images(task, model, folder, data_root)
     paths = {part: _find(task, part, data_root) for part in ("train", "dev", "test", "domain")}
     source = _source(task, model, paths)
-    if (folder / "data.json").exists():
-        about = _about(folder)
-        if about["source"] != source:
-            changed = [name for name in source if about["source"].get(name) != source[name]]
-            problem = f"prepared from other data or settings ({', '.join(changed)} changed); use another run name"
-            raise SpecError(problem, file=str(folder))
+    if is_there(folder, source):
         return load_prepared(folder)
     parts = _read(task, paths)
     splits = _deal(task, parts)
     labels = _label_names(splits)
-    draft = folder.parent / f".{folder.name}.draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    _write(draft, task, model, splits, labels, source)
-    draft.replace(folder)  # an empty folder gives way, any other is refused by the system
-    return load_prepared(folder)
-
-
-def load_prepared(folder: Path) -> Prepared:
-    """What `prepare` left in `folder`. Raises SpecError when there is nothing."""
-    about = _about(folder)
-    return Prepared(
-        folder=folder,
-        task=about["task"],
-        metric=about["metric"],
-        labels=tuple(about["labels"]),
-        fingerprint=about["fingerprint"],
-        sizes=about["sizes"],
-        notes=tuple(about["notes"]),
-    )
+    return written(folder, lambda draft: _write(draft, task, model, splits, labels, source))
 
 
 def open_split(folder: Path | str, name: str) -> Split:
@@ -122,9 +101,11 @@ def open_split(folder: Path | str, name: str) -> Split:
         known = [split for split in SPLITS if (Path(folder) / f"{split}.arrow").exists()]
         raise SpecError(f"no split {name!r}{did_you_mean(name, known)}", file=str(folder))
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    if "pixels" in batch.schema.names:
+        return opened_images(batch)
     lists = batch.column("tokens")
     labels = batch.column("label").to_numpy() if "label" in batch.schema.names else None
-    return Split(lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy(), labels)
+    return TextSplit(lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy(), labels)
 
 
 # ---- reading ----
@@ -132,16 +113,7 @@ def open_split(folder: Path | str, name: str) -> Split:
 
 def _find(task: TaskSpec, part: str, data_root: Path | None) -> Path | None:
     given: str | None = getattr(task, part)
-    if given is None:
-        return None
-    places = [folder / given for folder in (data_root, Path(task.base)) if folder is not None]
-    for path in places:
-        if path.is_file():
-            return path.absolute()
-    problem = f"no file {' or '.join(map(str, dict.fromkeys(places)))}"
-    raise SpecError(
-        f"{problem}; name the folder that holds your data sets by --data DIR or RAYSEARCH_DATA", key=f"task.{part}"
-    )
+    return None if given is None else find(given, f"task.{part}", task.base, data_root)
 
 
 def _source(task: TaskSpec, model: Mapping[str, Any], paths: Mapping[str, Path | None]) -> dict[str, Any]:
@@ -184,27 +156,12 @@ def _read(task: TaskSpec, paths: Mapping[str, Path | None]) -> dict[str, Rows]:
 # ---- dealing out ----
 
 
-def deal(texts: Iterable[str], shares: Mapping[str, float], salt: str) -> dict[str, str]:
-    """The split of every distinct text: `shares` of them, in this order, and the rest to "".
-
-    Texts are put in order of the sha256 of salt and text and cut there; a share above 0 gets at least one text.
-    """
-    ranked = sorted(set(texts), key=lambda text: hashlib.sha256(f"{salt}\0{text}".encode()).digest())
-    dealt: dict[str, str] = dict.fromkeys(ranked, "")
-    start = 0
-    for name, share in shares.items():
-        count = max(1, round(share * len(ranked))) if share > 0 else 0
-        dealt.update(dict.fromkeys(ranked[start : start + count], name))
-        start += count
-    return dealt
-
-
 def _part(rows: Rows, dealt: Mapping[str, str], name: str) -> Rows:
     return rows.take([i for i, text in enumerate(rows.texts) if dealt[text] == name])
 
 
 def _deal(task: TaskSpec, parts: dict[str, Rows]) -> dict[str, Rows]:
-    """The five splits, of the parts that the task came in."""
+    """The splits, of the parts that the task came in."""
     parts = dict(parts)
     shares = {part: share for part, share in _fractions(task).items() if part not in parts}
     if shares:
@@ -227,9 +184,7 @@ def _deal(task: TaskSpec, parts: dict[str, Rows]) -> dict[str, Rows]:
 
 def _label_names(splits: Mapping[str, Rows]) -> list[str]:
     """The labels of train, in order (numbers by value); raises SpecError for a label that train does not have."""
-    names = sorted(
-        set(splits["train"].labels), key=lambda name: (0, int(name), "") if _is_number(name) else (1, 0, name)
-    )
+    names = in_order(splits["train"].labels)
     if len(names) < 2:
         raise SpecError(f"only one label, {names[0]!r}; a task has at least two", file=splits["train"].source)
     known = set(names)
@@ -239,10 +194,6 @@ def _label_names(splits: Mapping[str, Rows]) -> list[str]:
             if rows is not None and label not in known:
                 raise rows.error(i, "label", f"{label!r} is no label of the training rows{did_you_mean(label, names)}")
     return names
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit()
 
 
 # ---- writing ----
@@ -269,7 +220,7 @@ def _write(
     about["fingerprint"] = digest.hexdigest()
     about["meta_dev_from"] = "dev"
     about["duplicates"] = {name: len(rows) - len(set(rows.texts)) for name, rows in splits.items()}
-    about["leaks"] = _leaks(splits)
+    about["leaks"] = leaks({name: rows.texts for name, rows in splits.items()})
     about["notes"] = _notes(splits, labels, about["leaks"])
     about["source"] = source
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -296,22 +247,11 @@ def _write_split(
     return {"rows": len(rows), "sha256": digest.hexdigest(), "tokens_p50": middle, "tokens_p95": long}
 
 
-def _leaks(splits: Mapping[str, Rows]) -> dict[str, int]:
-    """Rows of a split whose text also stands in one that is learned from or selected on, as "test in train": count."""
-    leaks = {}
-    for name in ("meta_dev", "select_dev", "test"):
-        for other in ("train", "domain", *(("meta_dev", "select_dev") if name == "test" else ())):
-            if name in splits and other in splits:
-                texts = set(splits[other].texts)
-                leaks[f"{name} in {other}"] = sum(text in texts for text in splits[name].texts)
-    return leaks
-
-
-def _notes(splits: Mapping[str, Rows], labels: list[str], leaks: Mapping[str, int]) -> list[str]:
+def _notes(splits: Mapping[str, Rows], labels: list[str], leaked: Mapping[str, int]) -> list[str]:
     notes = []
-    for where, count in leaks.items():
+    for where, count in leaked.items():
         name, _, other = where.partition(" in ")
-        if count and other != "domain":
+        if count and other not in UNSCORED:
             notes.append(f"{count} of {len(splits[name])} {name} rows have a text that also stands in {other}")
     train = splits["train"]
     if conflicts := len({*zip(train.texts, train.labels, strict=True)}) - len(set(train.texts)):
@@ -321,11 +261,3 @@ def _notes(splits: Mapping[str, Rows], labels: list[str], leaks: Mapping[str, in
         if absent:
             notes.append(f"no {name} row has the label {', '.join(absent)}")
     return notes
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    try:
-        about: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError("holds no prepared data (no data.json)", file=str(folder)) from None
-    return about

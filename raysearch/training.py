@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 
 from raysearch import checkpoint
 from raysearch.batches import Batches, Open, number_of
 from raysearch.checkpoint import TrialFolder
+from raysearch.image import ImageBatches
+from raysearch.image_model import ImageNetwork
 from raysearch.methods import METHODS
 from raysearch.methods.schedules import Phase
-from raysearch.model import Network
+from raysearch.metrics import score
+from raysearch.model import Network, TextNetwork
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
@@ -59,7 +61,7 @@ def evaluate(
     """The metric and the mean loss of `network` on a split; the ranks share the work and all get the same."""
     ranks = ranks or Ranks()
     mine = torch.arange(len(split))[ranks.rank :: ranks.world]
-    by_length = mine[np.argsort([len(split.row(int(i))) for i in mine], kind="stable")]
+    by_length = mine[np.argsort(split.lengths[mine.numpy()], kind="stable")]
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     network.eval()
@@ -70,16 +72,7 @@ def evaluate(
             labels.append(group.targets.labels)
     network.train()
     said, wanted = ranks.gather_rows(torch.cat(logits)), ranks.gather_rows(torch.cat(labels))
-    return score(metric, wanted, said.argmax(1), said.shape[1]), float(example_losses(said, wanted).mean())
-
-
-def score(metric: str, labels: Tensor, predicted: Tensor, classes: int) -> float:
-    """accuracy, macro_f1 (over all classes of the training vocabulary, absent ones as 0) or micro_f1."""
-    y, p = labels.cpu().numpy(), predicted.cpu().numpy()
-    if metric == "accuracy":
-        return float(accuracy_score(y, p))
-    average = metric.removesuffix("_f1")
-    return float(f1_score(y, p, labels=list(range(classes)), average=average, zero_division=0))
+    return score(metric, wanted, said), float(example_losses(said, wanted).mean())
 
 
 def vocabulary_of(about: dict[str, Any]) -> Vocabulary:
@@ -91,13 +84,17 @@ def vocabulary_of(about: dict[str, Any]) -> Vocabulary:
 def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: Open) -> Batches:
     """How rows of the plan's task become batches."""
     training = plan.training
+    if about.get("kind") == "image":
+        return ImageBatches(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
     return TextBatches(open_split, vocabulary_of(about), training.max_length, training.select_probability)
 
 
 def build(plan: TrialPlan, about: dict[str, Any]) -> Network:
     """The plan's network before the first step, its new parameters drawn from the plan's seed."""
     torch.manual_seed(number_of(plan.seed, "parameters", 0))
-    return Network(plan, len(about["labels"]), about["tokens"]["vocab_size"])
+    if about.get("kind") == "image":
+        return ImageNetwork(plan, about)
+    return TextNetwork(plan, len(about["labels"]), about["tokens"]["vocab_size"])
 
 
 class Trial:
@@ -254,7 +251,7 @@ class Trial:
             "optimizer": self.optimizer.state_dict(),
             "weighting": self.update.weighting.state(),
             "surgery": surgery.state() if surgery is not None else None,
-            "bases": self.update.bases,
+            "bases": self.update.examples.taken if self.update.examples is not None else 0,
             "sums": self.sums,
             "weights": self.weights,
             "seconds": self._seconds(),
@@ -272,7 +269,9 @@ class Trial:
         self.update.weighting.load(state["weighting"])
         if self.update.surgery is not None:
             self.update.surgery.load(state["surgery"])
-        self.update.bases, self.seconds_before = state["bases"], state["seconds"]
+        if self.update.examples is not None:
+            self.update.examples.taken = state["bases"]
+        self.seconds_before = state["seconds"]
         self.earlier = self.files.reports(self.step)
 
 

@@ -8,12 +8,12 @@ from raysearch.methods.dev_head import draw, fit, parts
 from raysearch.plan import Objective
 from raysearch.primitives.transform import Vocabulary
 from raysearch.settings import DevHead
-from raysearch.tasks import Split
+from raysearch.tasks import TextSplit
 from raysearch.text import TextBatches, padded
 
 VOCABULARY = Vocabulary(size=100, pad=0, cls=1, sep=2, mask=3)
 TEXTS = [[1, 10, 11, 12, 13, 2], [1, 20, 2], [1, 30, 31, 2], [1, 40, 41, 42, 2]]
-SPLIT = Split(
+SPLIT = TextSplit(
     offsets=np.cumsum([0] + [len(text) for text in TEXTS]).astype(np.int64),
     tokens=np.concatenate([np.array(text, dtype=np.int32) for text in TEXTS]),
     labels=np.array([0, 1, 0, 1], dtype=np.int32),

@@ -7,7 +7,7 @@ from tiny import OBJECTIVES, tiny_plan
 from torch import Generator
 from transformers import AutoModelForSequenceClassification
 
-from raysearch.model import Network
+from raysearch.model import TextNetwork
 from raysearch.plan import TrialPlan
 from raysearch.primitives.representation import REPRESENTATIONS
 
@@ -28,9 +28,9 @@ def plan(model_type: str = "bert", **fields: object) -> TrialPlan:
     return replace(tiny_plan(Path()), model={"config": config})
 
 
-def network(model_type: str = "bert") -> Network:
+def network(model_type: str = "bert") -> TextNetwork:
     torch.manual_seed(0)
-    return Network(plan(model_type), classes=3, vocabulary_size=50).eval()
+    return TextNetwork(plan(model_type), classes=3, vocabulary_size=50).eval()
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
@@ -49,7 +49,7 @@ def test_body_and_head_apart_give_the_logits_of_the_exported_model(model_type: s
 @pytest.mark.parametrize("model_type", ["albert", "deberta-v2"])
 def test_an_encoder_that_would_be_trained_wrongly_is_refused(model_type: str) -> None:
     with pytest.raises(ValueError, match=f"model_type '{model_type}'.* cannot be used"):
-        Network(plan(model_type, embedding_size=32), classes=3, vocabulary_size=50)
+        TextNetwork(plan(model_type, embedding_size=32), classes=3, vocabulary_size=50)
 
 
 def test_a_position_under_left_to_right_does_not_depend_on_what_follows() -> None:
@@ -94,7 +94,7 @@ def test_body_and_heads_part_the_parameters() -> None:
 def test_a_pretrained_model_is_read_and_cut_to_its_first_layers(tmp_path: Path) -> None:
     whole = network()
     whole.classifier().save_pretrained(tmp_path)
-    loaded = Network(replace(plan(), model={"path": str(tmp_path), "layers": 1}), classes=3, vocabulary_size=50)
+    loaded = TextNetwork(replace(plan(), model={"path": str(tmp_path), "layers": 1}), classes=3, vocabulary_size=50)
     assert loaded.config.num_hidden_layers == 1
     kept = dict(loaded.body.named_parameters())
     for name, parameter in whole.body.named_parameters():

@@ -6,7 +6,7 @@ from raysearch.primitives.data import DATA
 from raysearch.primitives.output import OUTPUTS
 from raysearch.primitives.representation import KEEP, REPRESENTATIONS
 from raysearch.primitives.transform import TRANSFORMS, Vocabulary, select
-from raysearch.space import STAGES
+from raysearch.space import KINDS, STAGES
 
 VOCABULARY = Vocabulary(size=1000, pad=0, cls=1, sep=2, mask=3)
 MASK_TABLES = {  # three tokens and a pad; rows are queries
@@ -23,8 +23,9 @@ def many_tokens(rows: int = 200, length: int = 60) -> torch.Tensor:
 
 
 def test_every_declared_primitive_is_implemented_and_no_other() -> None:
-    built = {"data": DATA, "transform": TRANSFORMS, "representation": REPRESENTATIONS, "output": OUTPUTS}
-    assert {stage: set(names) for stage, names in STAGES.items()} == {s: set(names) for s, names in built.items()}
+    built = {"data": DATA, "transform": TRANSFORMS, "representation": REPRESENTATIONS}
+    assert {stage: set(STAGES[stage]) for stage in built} == {stage: set(names) for stage, names in built.items()}
+    assert set().union(*(stages["output"] for stages in KINDS.values())) == set(OUTPUTS)
 
 
 @pytest.mark.parametrize("name", MASK_TABLES)

@@ -12,10 +12,15 @@ from raysearch import catalog
 from raysearch.errors import SpecError
 from raysearch.plan import Objective
 from raysearch.reading import Node, plain
-from raysearch.space import STAGES, Space, load_space
+from raysearch.space import KINDS, STAGES, Space, load_space
 
 COUNTS = {"aang_td": 24, "aang_td_ed": 40, "xyz": 3, "bert_style": 1, "gpt_style": 1, "xlnet_style": 1, "smoke": 6}
-EVERY = [Objective(**dict(zip(STAGES, parts, strict=True))) for parts in itertools.product(*STAGES.values())]
+COUNTS |= {"image": 36, "image_td": 18, "auxiliary_label": 1}
+EVERY = [
+    Objective(**dict(zip(STAGES, parts, strict=True)))
+    for stages in KINDS.values()
+    for parts in itertools.product(*stages.values())
+]
 
 
 def objective(name: str) -> Objective:

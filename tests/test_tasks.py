@@ -14,7 +14,7 @@ from raysearch import pretrained
 from raysearch.declared import MODELS, TaskSpec
 from raysearch.errors import SpecError
 from raysearch.rows import read_hub, read_rows
-from raysearch.tasks import SPLITS, Prepared, deal, load_prepared, open_split, prepare
+from raysearch.tasks import Prepared, TextSplit, deal, load_prepared, open_split, prepare
 from raysearch.vocabulary import train_word_pieces
 
 SMALL = {"config": {"model_type": "bert", "hidden_size": 16, "vocab_size": 200}}
@@ -55,8 +55,9 @@ def prepared(task: TaskSpec, tmp_path: Path) -> Prepared:
 def test_every_split_holds_its_rows_and_their_labels(prepared: Prepared) -> None:
     assert prepared.sizes == {"train": 40, "meta_dev": 10, "select_dev": 10, "test": 10, "domain": 2}
     assert prepared.labels == ("even", "odd")
-    for name in SPLITS:
+    for name in prepared.sizes:
         split = open_split(prepared.folder, name)
+        assert isinstance(split, TextSplit)
         assert len(split) == prepared.sizes[name]
         assert split.offsets[-1] == len(split.tokens)
     train = open_split(prepared.folder, "train")

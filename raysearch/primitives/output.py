@@ -17,8 +17,8 @@ from torch import Tensor, nn
 class Targets:
     """What the rows of one objective are to be predicted as."""
 
-    original: Tensor  # (b, ...) inputs before the transform: tokens (b, S), or pixels
-    selected: Tensor  # (b, S) bool: what the transform may have changed
+    original: Tensor  # (b, ...) inputs before the transform: tokens (b, S), or pixels (b, C, H, W)
+    selected: Tensor  # (b, S) or (b, H, W) bool: what the transform may have changed
     labels: Tensor  # (b,) classes, or (b, L) of 0 and 1 for several labels at once; empty where the data has none
     selected_total: int  # selected positions over all ranks
     rows_total: int  # rows over all ranks
@@ -46,4 +46,28 @@ def end_task(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
     return example_losses(head(hidden[:, 0]), targets.labels).sum() / max(targets.rows_total, 1)
 
 
-OUTPUTS: dict[str, Output] = {"denoise": denoise, "end_task": end_task}
+def auxiliary_label(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
+    """Mean loss of the auxiliary images' own labels, by a head of the objective's own."""
+    return end_task(hidden, targets, head)
+
+
+def rotation(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
+    """Mean cross-entropy of how many quarter turns an image was rotated (Gidaris et al. 2018)."""
+    return end_task(hidden, targets, head)
+
+
+def reconstruct(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
+    """Mean over images of the squared error at the pixels asked for, in variances of a channel."""
+    error = (head(hidden[:, 0]).float() - targets.original).square().mean(dim=1)  # (b, H, W)
+    asked = targets.selected.to(error.dtype)
+    each: Tensor = (error * asked).sum((1, 2)) / asked.sum((1, 2))  # (b,)
+    return each.sum() / max(targets.rows_total, 1)
+
+
+OUTPUTS: dict[str, Output] = {
+    "denoise": denoise,
+    "end_task": end_task,
+    "auxiliary_label": auxiliary_label,
+    "rotation": rotation,
+    "reconstruct": reconstruct,
+}

@@ -1,0 +1,57 @@
+"""Batches of images: the end task's as they are, an objective's transformed and partly hidden as it says.
+
+pixels (b, C, H, W) float, normalised by the channels' mean and standard deviation in data.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from raysearch.batches import Group, Open, labels_of
+from raysearch.plan import Objective
+from raysearch.prepared import Split
+from raysearch.primitives.image import IMAGE_DATA, IMAGE_REPRESENTATIONS, IMAGE_TRANSFORMS
+from raysearch.primitives.output import Targets
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """Groups whose inputs are pixels (b, C, H, W)."""
+
+    open_split: Open
+    mean: tuple[float, ...]  # of each channel, in [0, 1]
+    std: tuple[float, ...]
+    probability: float  # that a patch is drawn by patch_mask
+
+    def pixels(self, split: Split, rows: Tensor) -> Tensor:
+        """Normalised pixels (b, C, H, W) of `rows`."""
+        stored = torch.from_numpy(np.stack([split.row(int(row)) for row in rows]))
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (stored.float() / 255 - mean) / std
+
+    def plain(self, split: Split, rows: Tensor) -> Group:
+        """`rows` as they are."""
+        pixels = self.pixels(split, rows)
+        everything = torch.ones(pixels[:, 0].shape, dtype=torch.bool)
+        return Group((pixels,), Targets(pixels, everything, labels_of(split, rows), 0, len(rows)))
+
+    def objective(self, objective: Objective, count: int, generator: Generator) -> Group:
+        """`count` examples drawn with replacement for `objective`, transformed and hidden as it says."""
+        split = IMAGE_DATA[objective.data](self.open_split)
+        rows = torch.randint(len(split), (count,), generator=generator)
+        view = IMAGE_TRANSFORMS[objective.transform](self.pixels(split, rows), self.probability, generator)
+        hidden = IMAGE_REPRESENTATIONS[objective.representation](view.pixels, generator)
+        asked = view.changed | hidden
+        asked[~asked.flatten(1).any(1)] = True  # nothing is spoiled: the whole image is to be given back
+        labels = view.turns if objective.output == "rotation" else labels_of(split, rows)
+        targets = Targets(view.original, asked, labels, int(asked.sum()), count)
+        return Group((view.pixels.masked_fill(hidden[:, None], 0.0),), targets)
+
+    def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
+        """All groups' pixels, one after another."""
+        return (torch.cat([group.inputs[0] for group in groups]),)

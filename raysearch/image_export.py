@@ -1,0 +1,146 @@
+"""An exported image model: how it is written, and how it is read back.
+
+A Hugging Face model is written as `AutoModelForImageClassification` loads it, beside a preprocessor_config.json. A
+network of raysearch's own, or timm's, is model.safetensors and a config.json that says all that is needed to use it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from raysearch.errors import RunError
+from raysearch.image_model import ImageNetwork, joined, parted
+from raysearch.image_rows import Picture, decoded, fitted
+from raysearch.plan import TrialPlan
+from raysearch.prepared import Split
+
+FORMAT = 1  # of config.json
+BATCH = 64
+
+
+class ImageClassifier(nn.Module):
+    """A trained classifier and what images have to go through before it."""
+
+    def __init__(self, model: nn.Module, about: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.labels: list[str] = list(about["labels"])
+        self.several: bool = about["several"]  # may an image have several labels at once?
+        self.mean, self.std = tuple(about["mean"]), tuple(about["std"])
+        self.channels, self.size = about["channels"], about["size"]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (b, L) of normalised pixels (b, C, size, size)."""
+        said = self.model(pixels)
+        logits: Tensor = said if isinstance(said, Tensor) else said.logits
+        return logits
+
+    def pixels(self, images: Sequence[Any]) -> Tensor:
+        """Normalised pixels of images: paths, encoded bytes, Pillow images, or uint8 arrays (H, W[, 3])."""
+        found = [fitted(decoded(_picture(image), "an image"), self.size, self.channels) for image in images]
+        return self.normalised(np.stack(found))
+
+    def normalised(self, pixels: np.ndarray) -> Tensor:
+        """Pixels (b, C, size, size) uint8 as the network takes them."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (torch.from_numpy(pixels).float() / 255 - mean) / std
+
+    def predict(self, images: Sequence[Any]) -> list[dict[str, float]]:
+        """The probability of every label for each image, on CPU."""
+        with torch.no_grad():
+            logits = self(self.pixels(images)).float()
+        shares = logits.sigmoid() if self.several else logits.softmax(dim=1)
+        return [dict(zip(self.labels, row, strict=True)) for row in shares.tolist()]
+
+
+def load_image_model(folder: Path | str) -> ImageClassifier:
+    """The image classifier that `raysearch export` wrote to `folder`, ready to be used."""
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{folder} holds no exported model (no config.json)") from None
+    if "architecture" not in config:
+        return _from_hugging_face(folder, config)
+    architecture = {**config["architecture"], "pretrained": False}
+    shape = (config["channels"], config["size"], config["size"])
+    model = joined(*parted(architecture, len(config["labels"]), shape, dropout=0.0))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return ImageClassifier(model.eval(), config).eval()
+
+
+def save_image_model(network: ImageNetwork, plan: TrialPlan, about: Mapping[str, Any], folder: Path) -> None:
+    """Write body and end-task head of `network` as one model."""
+    model: Any = network.classifier()
+    said = {"labels": about["labels"], "several": about["several"], "mean": about["mean"], "std": about["std"]}
+    said |= {"channels": about["shape"][0], "size": about["shape"][1]}
+    if hasattr(model, "save_pretrained"):
+        config = model.config
+        config.id2label = dict(enumerate(about["labels"]))
+        config.label2id = {label: i for i, label in enumerate(about["labels"])}
+        config.problem_type = "multi_label_classification" if about["several"] else "single_label_classification"
+        model.save_pretrained(folder)
+        _write(folder / "preprocessor_config.json", _preprocessor(said))
+        return
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    _write(folder / "config.json", {"raysearch": FORMAT, "architecture": plan.model, **said})
+
+
+def logits_of(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
+    """Logits and labels of a split, by the model that `folder` holds, loaded as its users will."""
+    classifier = load_image_model(folder)
+    logits = []
+    with torch.no_grad():
+        for rows in torch.arange(len(split)).split(BATCH):
+            stored = np.stack([split.row(int(row)) for row in rows])
+            logits.append(classifier(classifier.normalised(stored)).float())
+    return torch.cat(logits), torch.from_numpy(np.asarray(split.labels).astype(np.int64))
+
+
+def _from_hugging_face(folder: Path, config: Mapping[str, Any]) -> ImageClassifier:
+    from transformers import AutoModelForImageClassification
+
+    processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    model: nn.Module = AutoModelForImageClassification.from_pretrained(str(folder))
+    names = {int(number): label for number, label in config["id2label"].items()}
+    about = {"labels": [names[number] for number in sorted(names)], "size": processor["size"]["height"]}
+    about |= {"several": config.get("problem_type") == "multi_label_classification"}
+    about |= {"mean": processor["image_mean"], "std": processor["image_std"], "channels": len(processor["image_mean"])}
+    return ImageClassifier(model.eval(), about).eval()
+
+
+def _preprocessor(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' image processors read; the same steps as in training."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": said["size"], "width": said["size"]},
+        "resample": 2,  # bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": said["mean"],
+        "image_std": said["std"],
+        "do_convert_rgb": said["channels"] == 3,
+    }
+
+
+def _picture(image: Any) -> Picture:
+    if isinstance(image, bytes | np.ndarray | Path):
+        return image
+    if isinstance(image, str):
+        return Path(image)
+    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+
+
+def _write(path: Path, said: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

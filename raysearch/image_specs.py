@@ -1,0 +1,248 @@
+"""Image tasks and image models as a search declares them; `declared` has those of text.
+
+A source is where labelled images come from: a folder of class folders, a Parquet, CSV or JSONL file, MNIST's idx
+files or an .npz archive. An image task is one source for the end task and perhaps a second for the auxiliary labels,
+or the classes that the end task leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal
+
+from raysearch.errors import did_you_mean
+from raysearch.reading import Node, plain
+from raysearch.settings import knob
+
+ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
+REST = "rest"  # `auxiliary: rest`: what the end task leaves of its own source
+
+IMAGE_TASKS: dict[str, dict[str, Any]] = {"digits": {"kind": "image", "name": "digits", "metric": "accuracy"}}
+_RESNET18 = {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "embedding_size": 64}
+IMAGE_MODELS: dict[str, dict[str, Any]] = {
+    "small_cnn": {"image": "small_cnn", "norm": "group"},
+    "wrn_10_1": {"image": "wide_resnet", "depth": 10, "widen": 1},
+    "wrn_16_2": {"image": "wide_resnet", "depth": 16, "widen": 2},
+    "wrn_22_4": {"image": "wide_resnet", "depth": 22, "widen": 4},
+    "wrn_28_10": {"image": "wide_resnet", "depth": 28, "widen": 10},
+    "resnet18": {"config": {"model_type": "resnet", **_RESNET18}},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Labelled images, and how their file is to be read."""
+
+    train: str | None = None
+    image: str = "image"  # column, or array, of the image: its bytes, pixels or file name
+    label: str = "label"  # column, or array, of the label
+    labels: tuple[str, ...] = ()  # columns of 1, 0, -1 and blank: several labels at once
+    uncertain: Literal["positive", "negative"] = "positive"  # what -1 in `labels` counts as
+    class_names: tuple[str, ...] = ()  # of labels that are numbers, from 0
+    shape: tuple[int, ...] = ()  # height, width and perhaps channels of images that are raw bytes
+    classes: tuple[str | int, ...] = ()  # those that are used; all, if nothing is said
+    where: dict[str, str | int] = field(default_factory=dict)  # column: value, of the rows that are used
+    train_per_class: int = knob(0, "images kept of each class for training; 0 all", low=0, unit="image")
+
+    def plain(self) -> dict[str, Any]:
+        """What `read` reads: kind and metric, and all else that is not as it would be anyway."""
+        blank = {about.name: about.default for about in fields(self) if about.default is not MISSING}
+        blank |= {"kind": None, "metric": None}
+        parts = {about.name: plain(getattr(self, about.name)) for about in fields(self)}
+        return {name: part for name, part in parts.items() if part not in ([], {}) and part != blank.get(name)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask(Source):
+    """An end task on images. Without files it is an embedded one.
+
+    A relative path is looked for under the data root, then in `base`.
+    """
+
+    name: str
+    kind: Literal["image"] = "image"
+    dev: str | None = None
+    test: str | None = None
+    metric: ImageMetric = "accuracy"
+    auxiliary: Source | None = None  # images with labels of their own; with `train: rest` what the end task leaves
+    overlay: dict[str, int] = field(default_factory=dict)  # images of two digits to make, for train, dev and test
+    size: int = knob(0, "side that images are scaled to; 0 leaves them", low=0, unit="pixel")
+    channels: int = knob(0, "1 grey, 3 colour; 0 as the images are, and 3 for models of transformers", low=0, high=3)
+    dev_per_class: int = knob(0, "images of each class for dev, held out of train; 0 a share", low=0, unit="image")
+    split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
+    meta_dev: float = knob(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
+    base: str = ""  # the folder of the declaring file
+
+    hub: ClassVar[None] = None
+
+    @classmethod
+    def read(cls, node: Node) -> ImageTask:
+        """A task as declared; refuses what does not go together."""
+        given = {"auxiliary": _auxiliary(node["auxiliary"])} if "auxiliary" in node else {}
+        task = node.fields_of(cls, given)
+        if task.embedded and task.name not in IMAGE_TASKS:
+            near = did_you_mean(task.name, IMAGE_TASKS)
+            raise node.error(f"{task.name!r} is no embedded image task and has no train: PATH{near}")
+        if task.embedded:
+            _nothing_but(node, ("name", "kind", "metric", "meta_dev", "size", "channels", "train_per_class", "base"))
+        for check in (_labels, _choice, _held_out, _overlay):
+            check(task, node)
+        if task.channels == 2:
+            raise node.error("must be 1 (grey), 3 (colour) or 0, got 2", "channels")
+        return task
+
+    @property
+    def embedded(self) -> bool:
+        """Do its images come with what is installed?"""
+        return self.train is None
+
+    @property
+    def has_domain(self) -> bool:
+        """Images have no unlabelled domain beside them."""
+        return False
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """Are there images, or labels, beside the end task's?"""
+        return self.embedded or self.auxiliary is not None or bool(self.overlay)
+
+    def end_task(self) -> Source:
+        """The source of the end task."""
+        return Source(**{about.name: getattr(self, about.name) for about in fields(Source)})
+
+
+def _auxiliary(node: Node) -> Source:
+    """`rest`, or a source of its own."""
+    if node.value == REST:
+        return Source(train=REST)
+    if not isinstance(node.value, dict):
+        raise node.error(f"must be rest, or {{train: PATH, ...}}, got {node.value!r}")
+    source = node.fields_of(Source)
+    if source.train is None:
+        raise node.error("the key 'train' is missing: a path, or rest")
+    if source.train == REST:
+        _nothing_but(node, ("train", "train_per_class", "classes"))
+    _one_kind_of_label(source, node)
+    return source
+
+
+def _nothing_but(node: Node, known: Iterable[str]) -> None:
+    """Refuse keys that a source without files of its own has no use for."""
+    for key in node.value:
+        if key not in (names := list(known)):
+            raise node.error(f"is not used here: the images bring it themselves; known: {', '.join(names)}", key)
+
+
+def _one_kind_of_label(source: Source, node: Node) -> None:
+    if source.labels and "label" in node:
+        raise node.error("label names one column of classes, labels several of 0 and 1: leave one out", "labels")
+    if not source.labels and "uncertain" in node:
+        raise node.error("says what -1 in `labels` counts as, and there are none", "uncertain")
+    if source.labels and source.classes:
+        raise node.error("chooses among classes; of several labels name those columns that are wanted", "classes")
+
+
+def _labels(task: ImageTask, node: Node) -> None:
+    _one_kind_of_label(task, node)
+    if task.labels and task.metric == "accuracy":
+        raise node.error("accuracy is of one label; with several use mean_auc, macro_f1 or micro_f1", "metric")
+    if len(task.labels) == 1:
+        raise node.error("must name at least two columns; for one use label", "labels")
+
+
+def _choice(task: ImageTask, node: Node) -> None:
+    """A choice out of a data set leaves a rest, and a rest needs a choice."""
+    if len(set(task.classes)) < len(task.classes):
+        raise node.error("a class is named twice", "classes")
+    if len(task.classes) == 1:
+        raise node.error("an end task has at least two classes", "classes")
+    if task.classes and task.where:
+        raise node.error("classes and where both choose the end task's rows; leave one out", "where")
+    rest = task.auxiliary is not None and task.auxiliary.train == REST
+    if rest and not (task.classes or task.where):
+        raise node.error("is what `classes:` or `where:` leave of the data set; name the end task's", "auxiliary")
+    if rest and task.labels:
+        raise node.error("several labels leave no rest; name a data set of its own: {train: PATH}", "auxiliary")
+
+
+def _held_out(task: ImageTask, node: Node) -> None:
+    if task.split is not None:
+        for part, share in task.split.items():
+            if part not in ("dev", "test"):
+                raise node["split"].error(f"unknown key {part!r}{did_you_mean(part, ('dev', 'test'))}", part)
+            if not 0 <= share < 1:
+                raise node["split"].error(f"must be a share in [0, 1), got {share:g}", part)
+        if sum(task.split.values()) >= 1:
+            raise node.error("nothing is left to train on: the shares sum to 1 or more", "split")
+    if task.dev_per_class and task.dev:
+        raise node.error("is held out of train, and dev has a file of its own; leave one out", "dev_per_class")
+    if task.dev_per_class and task.split and "dev" in task.split:
+        raise node.error("is also said by dev_per_class; leave one out", "split", "dev")
+
+
+def _overlay(task: ImageTask, node: Node) -> None:
+    if not task.overlay:
+        return
+    for part, count in task.overlay.items():
+        if part not in ("train", "dev", "test"):
+            raise node["overlay"].error(f"unknown key {part!r}{did_you_mean(part, ('train', 'dev', 'test'))}", part)
+        if count < 1:
+            raise node["overlay"].error(f"must be at least 1, got {count}", part)
+    for part in ("train", "dev"):
+        if part not in task.overlay:
+            raise node["overlay"].error(f"the key {part!r} is missing: how many images of two digits")
+    for key in ("auxiliary", "labels", "train_per_class", "dev_per_class"):
+        if key in node:
+            raise node.error("does not go with overlay, which makes images with two labels each", key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModel:
+    """A convolutional network of raysearch's own, or one of timm's."""
+
+    image: Literal["small_cnn", "wide_resnet"] | None = None
+    widths: tuple[int, ...] = ()  # small_cnn: channels of each layer
+    depth: int = 0  # wide_resnet: convolutions, 6 n + 4
+    widen: int = 0  # wide_resnet: factor on the channels
+    norm: Literal["batch", "group"] = "batch"  # group: no image depends on the others of its batch
+    timm: str | None = None
+    pretrained: bool = False  # timm: weights from the hub
+
+    package: ClassVar[None] = None
+    config: ClassVar[None] = None
+    path: ClassVar[None] = None
+
+    @classmethod
+    def read(cls, node: Node) -> ImageModel:
+        """A model as declared; defaults filled in, keys of other models refused."""
+        model = node.fields_of(cls)
+        if (model.image is None) == (model.timm is None):
+            raise node.error("must have one of image and timm")
+        whose = model.image or "timm"
+        for key in node.value:
+            if key not in _KEYS[whose]:
+                raise node.error(f"is no key of {whose}; it has {', '.join(_KEYS[whose])}", key)
+        if whose == "small_cnn":
+            model = replace(model, widths=model.widths or (32, 64, 128))
+            if min(model.widths) < 1:
+                raise node.error(f"must be at least 1, got {min(model.widths)}", "widths")
+        if whose == "wide_resnet":
+            model = replace(model, depth=model.depth or 16, widen=model.widen or 1)
+            if model.depth < 10 or (model.depth - 4) % 6:
+                raise node.error(f"must be 6 n + 4, such as 10, 16, 22 or 28, got {model.depth}", "depth")
+            if model.widen < 1:
+                raise node.error(f"must be at least 1, got {model.widen}", "widen")
+        return model
+
+    def plain(self) -> dict[str, Any]:
+        """What `read` reads, and what a plan holds."""
+        parts = {key: plain(getattr(self, key)) for key in _KEYS[self.image or "timm"]}
+        return {key: part for key, part in parts.items() if part}
+
+
+_KEYS = {
+    "small_cnn": ("image", "widths", "norm"),
+    "wide_resnet": ("image", "depth", "widen", "norm"),
+    "timm": ("timm", "pretrained"),
+}

@@ -1,0 +1,75 @@
+"""Text or images: the task says which, and space, model and settings have to fit it.
+
+Raises SpecError at the line of the key that is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from raysearch.declared import MODELS
+from raysearch.image_specs import IMAGE_MODELS, ImageModel
+from raysearch.knobs import DEFAULTS
+from raysearch.reading import Keys, Node
+
+if TYPE_CHECKING:
+    from raysearch.spec import Search
+
+# Model types that are known to be of one kind; another is asked when it is built.
+TEXT_TYPES = {"bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "albert", "deberta-v2", "camembert"}
+IMAGE_TYPES = {"resnet", "vit", "convnext", "convnextv2", "swin", "deit", "beit", "regnet", "mobilenet_v2", "dinov2"}
+NO_USE = {"image": ("max_length",), "text": ()}  # settings that say nothing of a kind
+
+
+def check_kinds(search: Search, node: Node) -> None:
+    """Refuse a space, a model or a setting (unless it is as it would be anyway) of another kind than the task's."""
+    kind = search.task.kind
+    for name, space in search.spaces.items():
+        if space.kind != kind:
+            problem = f"{name} has objectives on {_called(space.kind)}, and the task is of {_called(kind)}"
+            raise node.error(problem, *_place(search, name))
+        if "auxiliary" in space.stages["data"] and not search.task.has_auxiliary:
+            problem = f"has objectives on auxiliary images, and the task has no `auxiliary:` ({name})"
+            raise node.error(problem, *_place(search, name))
+    if _model_kind(search) not in (None, kind):
+        fitting = _names(MODELS.keys() - IMAGE_MODELS.keys() if kind == "text" else IMAGE_MODELS)
+        raise node.error(f"is no model for {_called(kind)}; such as {fitting}, or {{path: NAME}}", "model")
+    for name in NO_USE[kind]:
+        for under in ("settings", "dimensions"):
+            if getattr(search, under).get(name, DEFAULTS[name]) != DEFAULTS[name]:
+                raise node.error(f"says nothing of {_called(kind)}: it is used for text alone", under, name)
+
+
+def check_timm(search: Search, node: Node) -> None:
+    """Refuse a timm model where timm is not installed."""
+    if isinstance(search.model, ImageModel) and search.model.timm and importlib.util.find_spec("timm") is None:
+        raise node.error("needs the package timm; pip install 'raysearch[timm]'", "model", "timm")
+
+
+def _model_kind(search: Search) -> str | None:
+    """The kind of the model, where it can be told without loading it."""
+    model = search.model
+    if isinstance(model, ImageModel):
+        return "image"
+    if model.package:
+        return "text"
+    named = (model.config or {}).get("model_type")
+    return "text" if named in TEXT_TYPES else "image" if named in IMAGE_TYPES else None
+
+
+def _called(kind: str) -> str:
+    return {"text": "text", "image": "images"}[kind]
+
+
+def _names(known: Iterable[str]) -> str:
+    return ", ".join(sorted(known))
+
+
+def _place(search: Search, space: str) -> Keys:
+    """Where a space is named."""
+    if search.space == space:
+        return ("space",)
+    named = [name for name, baseline in search.baselines.items() if baseline.space == space]
+    return ("baselines", named[0], "space") if named else ("dimensions", "space")

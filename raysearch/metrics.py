@@ -1,0 +1,45 @@
+"""The score of an end task, of logits and labels; higher is better.
+
+logits (n, C), labels (n,) classes; or labels (n, L) of 0 and 1, several at once, and logits (n, L)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from torch import Tensor
+
+
+def score(metric: str, labels: Tensor, logits: Tensor) -> float:
+    """accuracy, macro_f1 (over all classes of the training labels, absent ones as 0), micro_f1 or mean_auc.
+
+    Of several labels at once, those with a logit above 0 are predicted.
+    """
+    y, z = labels.cpu().numpy(), logits.detach().float().cpu().numpy()
+    several = y.ndim == 2
+    if metric == "mean_auc":
+        return mean_auc(y if several else np.eye(z.shape[1], dtype=int)[y], z if several else _shares(logits))
+    p = (z > 0).astype(int) if several else z.argmax(1)
+    if metric == "accuracy":
+        return float(accuracy_score(y, p))
+    average = metric.removesuffix("_f1")
+    return float(f1_score(y, p, labels=list(range(z.shape[1])), average=average, zero_division=0))
+
+
+def mean_auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean over the labels of the area under the ROC curve; one that all rows have, or none, is left out.
+
+    0.5, the area of a guess, when all are left out.
+    """
+    areas = [
+        float(roc_auc_score(labels[:, i], scores[:, i]))
+        for i in range(labels.shape[1])
+        if 0 < labels[:, i].sum() < len(labels)
+    ]
+    return float(np.mean(areas)) if areas else 0.5
+
+
+def _shares(logits: Tensor) -> np.ndarray:
+    shares: np.ndarray = torch.softmax(logits.detach().float(), dim=1).cpu().numpy()
+    return shares

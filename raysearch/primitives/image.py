@@ -1,0 +1,142 @@
+"""Image primitives: where images come from, what happens to them, and what of them the encoder sees.
+
+AANG's taxonomy (Dery et al. 2023, section 3, footnote 2: it is not bound to text) for images: patches for tokens.
+
+    pixels (b, C, H, W) normalised, so that 0 is the mean colour; H = W
+    changed (b, H, W) bool: pixels that a transform has put something else for
+
+A patch is an eighth of the side (at least 2 pixels), laid on a grid; each is drawn with the same probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Generator, Tensor
+
+from raysearch.prepared import Split
+
+Open = Callable[[str], Split]
+NOISE = 0.5  # standard deviation of the noise, in standard deviations of a channel
+HIDDEN = 0.5  # share of patches that masked_patches keeps from the encoder
+SHIFT = 8  # crop_flip shifts by at most an eighth of the side
+
+
+def end_task(open_split: Open) -> Split:
+    """The end task's own training images."""
+    return open_split("train")
+
+
+def auxiliary(open_split: Open) -> Split:
+    """Images with labels of their own, beside the end task."""
+    return open_split("auxiliary")
+
+
+IMAGE_DATA: dict[str, Callable[[Open], Split]] = {"end_task": end_task, "auxiliary": auxiliary}
+
+
+@dataclass(frozen=True)
+class View:
+    """Images as a transform leaves them."""
+
+    pixels: Tensor  # (b, C, H, W)
+    original: Tensor  # the same images unspoiled: what `reconstruct` is to give; moved and turned as `pixels` are
+    changed: Tensor  # (b, H, W) bool
+    turns: Tensor  # (b,) quarter turns
+
+
+Transform = Callable[[Tensor, float, Generator], View]
+
+
+def _view(pixels: Tensor, original: Tensor, changed: Tensor | None = None, turns: Tensor | None = None) -> View:
+    b, _, height, width = pixels.shape
+    nothing = torch.zeros(b, height, width, dtype=torch.bool)
+    zero = torch.zeros(b, dtype=torch.long)
+    return View(pixels, original, nothing if changed is None else changed, zero if turns is None else turns)
+
+
+def none(pixels: Tensor, probability: float, generator: Generator) -> View:
+    """The images as they are."""
+    del probability, generator
+    return _view(pixels, pixels)
+
+
+def crop_flip(pixels: Tensor, probability: float, generator: Generator) -> View:
+    """Each image shifted by up to an eighth of the side, the border filled with the mean colour; half of them mirrored.
+
+    The usual augmentation of CIFAR (Zagoruyko & Komodakis 2016: 4 of 32 pixels).
+    """
+    del probability
+    b, _, side, _ = pixels.shape
+    most = max(1, side // SHIFT)
+    shifts = torch.randint(2 * most + 1, (b, 2), generator=generator)
+    flips = torch.rand(b, generator=generator) < 0.5
+    wide = F.pad(pixels, (most, most, most, most))
+    rows = shifts[:, :1] + torch.arange(side)  # (b, side)
+    columns = shifts[:, 1:] + torch.arange(side)
+    columns = torch.where(flips[:, None], columns.flip(1), columns)
+    moved = wide[torch.arange(b)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    moved = moved.contiguous()
+    return _view(moved, moved)
+
+
+def patch_mask(pixels: Tensor, probability: float, generator: Generator) -> View:
+    """Patches, each with `probability`, become the mean colour."""
+    changed = patches(pixels, probability, generator)
+    return _view(pixels.masked_fill(changed[:, None], 0.0), pixels, changed)
+
+
+def noise(pixels: Tensor, probability: float, generator: Generator) -> View:
+    """Gaussian noise on every pixel, half a standard deviation (denoising autoencoders, Vincent et al. 2008)."""
+    del probability
+    spoiled = pixels + NOISE * torch.randn(pixels.shape, generator=generator)
+    return _view(spoiled, pixels, torch.ones(pixels[:, 0].shape, dtype=torch.bool))
+
+
+def rotate(pixels: Tensor, probability: float, generator: Generator) -> View:
+    """0 to 3 quarter turns, drawn for each image (RotNet, Gidaris et al. 2018)."""
+    del probability
+    turns = torch.randint(4, (len(pixels),), generator=generator)
+    turned = torch.stack([image.rot90(int(turn), (1, 2)) for image, turn in zip(pixels, turns, strict=True)])
+    return _view(turned, turned, turns=turns)
+
+
+IMAGE_TRANSFORMS: dict[str, Transform] = {
+    "none": none,
+    "crop_flip": crop_flip,
+    "patch_mask": patch_mask,
+    "noise": noise,
+    "rotate": rotate,
+}
+
+
+def patches(pixels: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Pixels (b, H, W) bool of patches that are drawn, each with `probability`."""
+    b, _, side, _ = pixels.shape
+    patch = max(2, side // 8)
+    grid = -(-side // patch)
+    drawn = torch.rand(b, grid, grid, generator=generator) < probability
+    return drawn.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, :side, :side]
+
+
+Representation = Callable[[Tensor, Generator], Tensor]
+
+
+def full(pixels: Tensor, generator: Generator) -> Tensor:
+    """Nothing is hidden (b, H, W)."""
+    del generator
+    return torch.zeros(pixels[:, 0].shape, dtype=torch.bool)
+
+
+def masked_patches(pixels: Tensor, generator: Generator) -> Tensor:
+    """Half of the patches, drawn for each image, are hidden from the encoder: it sees the mean colour there.
+
+    Masked autoencoders (He et al. 2022) drop the tokens; a convolution has none to drop, so all models get zeros.
+    """
+    return patches(pixels, HIDDEN, generator)
+
+
+IMAGE_REPRESENTATIONS: dict[str, Representation] = {"full": full, "masked_patches": masked_patches}
