@@ -79,6 +79,12 @@ class Training(Settings):
     eval_every: int = knob(20, "steps between evaluations on select-dev", low=1, unit="step")
     patience: int = knob(0, "evaluations without a new best before a phase ends; 0 never", low=0, unit="evaluation")
     checkpoint_every: int = knob(0, "steps between checkpoints; 0 at every evaluation", low=0, unit="step")
+    micro_batches: int = knob(1, "parts that a step's rows go through the encoder in, one after another", low=1)
+    engine: str = knob(
+        "auto",
+        "single gradients from layers' products, or by a backward each (the reference)",
+        choices=("auto", "backward"),
+    )
     precision: str = knob("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
 
 
@@ -106,6 +112,11 @@ class EtaPrim(Sampling):
     """ATTITTUD's own sum: g~_aux + eta_prim g_prim."""
 
     eta_prim: float = knob(1.0, "factor of the end task's gradient beside g~_aux (ATTITTUD, section 3)", low=0)
+    eta_prim_form: str = knob(
+        "factor",
+        "factor: g~_aux + eta_prim g_prim (the paper); count_ratio: that over 1 + eta_prim (its code)",
+        choices=("factor", "count_ratio"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +159,98 @@ class Attittud(Settings):
     eta_pos: float = knob(1.0, "factor of the part that agrees with the end task")
     eta_neg: float = knob(-1.0, "factor of the part that opposes the end task")
     k: int = knob(5, "rank of the end task's subspace, at most m", low=1)
-    m: int = knob(16, "end-task examples whose gradients span the subspace", low=1, unit="example")
-    basis_every: int = knob(5, "steps that a basis is kept (the paper's n)", low=1, unit="step")
+    m: int = knob(32, "end-task examples whose gradients span the subspace", low=1, unit="example")
+    basis_every: int = knob(1, "steps that a basis is kept (the paper's n)", low=1, unit="step")
+    basis: str = knob(
+        "exact",
+        "what spans the subspace: exact (SVD), randomized_svd (the paper), range_finder (its code), random, "
+        "unit_average (the end task's own gradient: PCGrad's), canonical (every parameter a direction)",
+        choices=("exact", "randomized_svd", "range_finder", "random", "unit_average", "canonical"),
+    )
+    oversample: int = knob(5, "directions sketched beyond k by randomized_svd", low=0)
+    power_iterations: int = knob(1, "multiplications by J^T J before the sketch of randomized_svd", low=0)
+    basis_rows: str = knob(
+        "fresh", "examples that span: fresh ones (the code), or the step's own (the paper)", choices=("fresh", "same")
+    )
+    scope: str = knob(
+        "body",
+        "parameters that are cut: the shared body, its last layers, each layer by itself, or heads too (vision code)",
+        choices=("body", "last", "per_layer", "all"),
+    )
+    last_layers: int = knob(2, "layers of scope 'last'", low=1)
+    batch_norm: str = knob(
+        "frozen",
+        "a body with BatchNorm has no per-example gradients: take its statistics as constants, or rows as coupled",
+        choices=("frozen", "coupled"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict(Settings):
+    """What every surgery between the gradients of a step is set to."""
+
+    conflict_between: str = knob(
+        "objectives",
+        "the end task's gradient and each objective's; or and the sum of theirs",
+        choices=("objectives", "sum"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GCS(Conflict):
+    """Gradient cosine similarity: an auxiliary takes part as far as it agrees with the end task."""
+
+    gcs_gate: str = knob(
+        "weighted", "max(0, cosine); or 1 where the cosine is >= 0, else 0", choices=("weighted", "unweighted")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CAGrad(Conflict):
+    """CAGrad: the worst-off gradient gains most, near the mean gradient."""
+
+    cagrad_c: float = knob(0.5, "how far from the mean gradient, as a share of its norm; 0 is the mean", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedMTL(Conflict):
+    """Aligned-MTL: the gradients' principal components brought to one length."""
+
+    aligned_mtl_scale: str = knob(
+        "min",
+        "the singular value to which all are brought; rmse as in the authors' code",
+        choices=("min", "median", "rmse"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairGrad(Conflict):
+    """FairGrad: alpha-fair gains."""
+
+    fairgrad_alpha: float = knob(1.0, "1 is proportionally fair; larger is closer to max-min", low=0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NashMTL(Conflict):
+    """Nash-MTL: the bargaining solution."""
+
+    nash_update_every: int = knob(1, "steps between bargains", low=1, unit="step")
+    nash_iterations: int = knob(20, "most convex problems solved for a bargain", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradVac(Conflict):
+    """GradVac: gradients brought to the cosine that they have had so far."""
+
+    gradvac_beta: float = knob(0.5, "share of a step's cosine in its moving average (LibMTL's default)", low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCD(Conflict):
+    """PCD: the end task's direction, and a share of every auxiliary's progress for certain."""
+
+    pcd_tau: float = knob(0.02, "share of the progress along its own gradient that an auxiliary is due", low=0, high=1)
+    pcd_beta: float = knob(0.999, "decay of the moving average of the squared norms", low=0, high=0.99999)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ A named method of the papers is a point weighting x surgery x schedule. This mod
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -24,14 +25,26 @@ class Method:
     settings: type[s.Settings]
     meaning: str
     paper: str
+    needs: tuple[str, ...] = ()  # packages of the extra raysearch[torchjd]
+    memory: bool = False  # remembers gradients from step to step: wants those of the same objectives at every step
 
     @property
     def knobs(self) -> tuple[str, ...]:
         """Names of the settings that this method uses."""
         return tuple(f.name for f in fields(self.settings))
 
+    def why_missing(self) -> str | None:
+        """What to install before it can be loaded; None if all is there."""
+        lacking = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        if not lacking:
+            return None
+        name = next(name for name, method in METHODS.items() if method is self)
+        return f"{self.family} {name!r} needs the package {lacking[0]}; pip install 'raysearch[torchjd]'"
+
     def load(self) -> Any:
-        """The class or function that does it; imports torch."""
+        """The class or function that does it; imports torch. ModuleNotFoundError says what to install."""
+        if problem := self.why_missing():
+            raise ModuleNotFoundError(problem)
         module, attribute = self.target.split(":")
         return getattr(importlib.import_module(f"raysearch.methods.{module}"), attribute)
 
@@ -40,6 +53,20 @@ _AANG = "Dery et al. 2023, https://arxiv.org/abs/2205.14082"
 _TARTAN = "Dery et al. 2022, https://arxiv.org/abs/2109.07437"
 _ATTITTUD = "Dery, Dauphin & Grangier 2021, https://arxiv.org/abs/2108.11346"
 _DAPT = "Gururangan et al. 2020, https://arxiv.org/abs/2004.10964"
+_GCS = "Du et al. 2018, https://arxiv.org/abs/1812.02224"
+_PCGRAD = "Yu et al. 2020, https://arxiv.org/abs/2001.06782"
+_MGDA = "Desideri 2012; Sener & Koltun 2018, https://arxiv.org/abs/1810.04650"
+_CAGRAD = "Liu et al. 2021, https://arxiv.org/abs/2110.14048"
+_ALIGNED_MTL = "Senushkin et al. 2023, https://arxiv.org/abs/2305.19000"
+_IMTL_G = "Liu et al. 2021; for any rows, Quinton & Rey 2024, https://arxiv.org/abs/2406.16232"
+_UPGRAD = "Quinton & Rey 2024, https://arxiv.org/abs/2406.16232"
+_DUALPROJ = "Lopez-Paz & Ranzato 2017, https://arxiv.org/abs/1706.08840"
+_CONFIG = "Liu, Chu & Thuerey 2024, https://arxiv.org/abs/2408.11104"
+_FAIRGRAD = "Ban & Ji 2024, https://arxiv.org/abs/2402.15638"
+_NASH_MTL = "Navon et al. 2022, https://arxiv.org/abs/2202.01017"
+_GRADVAC = "Wang et al. 2020, https://arxiv.org/abs/2010.05874"
+_PCD = "Varam & AlHajri 2026, https://arxiv.org/abs/2606.29521"
+_QP = ("qpsolvers", "quadprog")
 
 METHODS: dict[str, Method] = {
     "end_task_only": Method(
@@ -58,6 +85,48 @@ METHODS: dict[str, Method] = {
     "none": Method("surgery", "attittud:keep", s.NoSettings, "the auxiliary gradient as it is", "baseline"),
     "attittud": Method(
         "surgery", "attittud:Attittud", s.Attittud, "re-weigh the gradient's parts by their effect", _ATTITTUD
+    ),
+    "gcs": Method("surgery", "conflict:GCS", s.GCS, "an auxiliary as far as it agrees with the end task", _GCS),
+    "pcgrad": Method(
+        "surgery", "aggregators:PCGRAD", s.Conflict, "off each gradient, the part that opposes another", _PCGRAD
+    ),
+    "mgda": Method(
+        "surgery", "aggregators:MGDA", s.Conflict, "the shortest convex combination of the gradients", _MGDA
+    ),
+    "cagrad": Method(
+        "surgery",
+        "aggregators:CAGRAD",
+        s.CAGrad,
+        "near the mean gradient, the direction whose least gain is largest",
+        _CAGRAD,
+        needs=("cvxpy", "clarabel"),
+    ),
+    "aligned_mtl": Method(
+        "surgery", "aggregators:ALIGNED_MTL", s.AlignedMTL, "principal components of one length", _ALIGNED_MTL
+    ),
+    "imtl_g": Method("surgery", "aggregators:IMTL_G", s.Conflict, "equal projections on every gradient", _IMTL_G),
+    "upgrad": Method(
+        "surgery", "aggregators:UPGRAD", s.Conflict, "each gradient moved until it opposes none", _UPGRAD, needs=_QP
+    ),
+    "dualproj": Method(
+        "surgery", "aggregators:DUALPROJ", s.Conflict, "their mean, moved until it opposes none", _DUALPROJ, needs=_QP
+    ),
+    "config": Method("surgery", "aggregators:CONFIG", s.Conflict, "equal cosines with every gradient", _CONFIG),
+    "fairgrad": Method("surgery", "aggregators:FAIRGRAD", s.FairGrad, "alpha-fair gains", _FAIRGRAD, needs=("scipy",)),
+    "nash_mtl": Method(
+        "surgery",
+        "aggregators:NashMTL",
+        s.NashMTL,
+        "the bargain in which relative gains balance",
+        _NASH_MTL,
+        needs=("cvxpy", "ecos"),
+        memory=True,
+    ),
+    "gradvac": Method(
+        "surgery", "aggregators:GRADVAC", s.GradVac, "gradients kept at their usual cosine", _GRADVAC, memory=True
+    ),
+    "pcd": Method(
+        "surgery", "aggregators:PCD", s.PCD, "the end task first, a share of progress for each", _PCD, memory=True
     ),
     "joint": Method("schedule", "schedules:joint", s.NoSettings, "end task and auxiliaries together", "baseline"),
     "joint_then_finetune": Method(
