@@ -21,7 +21,12 @@ from raysearch.space import Space
 
 PLAINEST = MethodSpec()
 AUXILIARY = ("aux_batch_size", "select_probability")  # settings of Training that only auxiliary objectives use
-BALANCE = ("lambda_e", "lr_lambda", "eta_prim")  # settings that weigh the end task against its auxiliaries
+BALANCE = (
+    "lambda_e",
+    "lr_lambda",
+    "eta_prim",
+    "eta_prim_form",
+)  # settings that weigh the end task against its auxiliaries
 Methods = Mapping[str, str]  # family -> method
 
 
@@ -100,9 +105,9 @@ class Arm:
         methods = self.methods(drawn)
         values = {**self.settings, **drawn}
         used = {name: values.get(name, DEFAULTS[name]) for name in DEFAULTS if uses(methods, name)}
-        if problem := why_impossible(methods, used):
-            raise ValueError(problem)
         objectives = self._objectives(values) if has_auxiliaries(methods) else ()
+        if problem := why_impossible(methods, used) or _why_forgotten(methods, used, len(objectives)):
+            raise ValueError(problem)
         if "objectives_per_step" in used:
             used["objectives_per_step"] = min(int(used["objectives_per_step"]) or len(objectives), len(objectives))
         return Configuration(methods=methods, objectives=objectives, settings=used, params=drawn)
@@ -163,9 +168,34 @@ def why_impossible(methods: Methods, settings: Mapping[str, Value]) -> str | Non
         return (
             "schedule 'pretrain_then_finetune' has nothing to pretrain on: weighting 'end_task_only' has no auxiliaries"
         )
-    k, m = settings.get("k"), settings.get("m")
-    if isinstance(k, int) and isinstance(m, int) and k > m:
-        return f"k must be at most m, the examples that span the subspace: k {k}, m {m}"
+    if methods["surgery"] == "pcd" and methods["schedule"] == "pretrain_then_finetune":
+        return "surgery 'pcd' keeps the end task's gradient: schedule 'pretrain_then_finetune' would not move the body"
+    return _why_no_basis(settings)
+
+
+def _why_no_basis(settings: Mapping[str, Value]) -> str | None:
+    """Why ATTITTUD's subspace cannot be had with these settings."""
+    k, basis = settings.get("k"), settings.get("basis")
+    m, what = settings.get("m"), "m, the examples that span the subspace"
+    if settings.get("basis_rows") == "same":
+        m, what = settings.get("batch_size"), "batch_size, whose examples span the subspace"
+    if basis == "canonical":
+        return None if k in (None, DEFAULTS["k"]) else f"k has no meaning with basis 'canonical': leave it out (k {k})"
+    if basis == "unit_average":
+        return None if k in (None, 1, DEFAULTS["k"]) else f"basis 'unit_average' is one direction: k is 1, not {k}"
+    if isinstance(k, int) and isinstance(m, int) and k > m and basis != "random":
+        return f"k must be at most {what}: k {k}, {what.split(',')[0]} {m}"
+    return None
+
+
+def _why_forgotten(methods: Methods, settings: Mapping[str, Value], objectives: int) -> str | None:
+    """Why a surgery that remembers each objective's gradients cannot go with objectives that come and go."""
+    sampled = int(settings.get("objectives_per_step", 0)) or objectives
+    if METHODS[methods["surgery"]].memory and settings["conflict_between"] == "objectives" and sampled < objectives:
+        return (
+            f"surgery {methods['surgery']!r} remembers the gradients of {objectives} objectives, and {sampled} are "
+            "sampled a step: objectives_per_step 0, or conflict_between: sum"
+        )
     return None
 
 

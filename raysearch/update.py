@@ -2,22 +2,27 @@
 
     theta <- theta - lr * [ c_E g_E  +  c_aux D( sum_k w_k g_k ) ]
 
-A weighting gives c_E, c_aux and w, a surgery is D. One forward and one backward serve the end task and all sampled
-objectives where their sum is all that is needed. Otherwise this is the reference: one backward for each gradient that
-a method wants to see on its own.
+A weighting gives c_E, c_aux and w, a surgery is D. Where the sum is all that is needed, one forward and one backward
+serve the end task and all sampled objectives; where the end task's gradient is looked at apart from the auxiliaries',
+they have one each; where every task's is, one backward that ends at the layers' outputs serves them all, and the
+tasks' gradients are products of what the layers were given and got back (`gradients`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from raysearch.batches import Batches, Group, Shuffled, number_of, stream
-from raysearch.gradients import assign, cosine, flat_gradient, per_example_gradients
+from raysearch.examples import Examples
+from raysearch.gradients.capture import Capture
+from raysearch.gradients.plain import assign, flat_gradient
+from raysearch.gradients.scope import Scope, scope_of
+from raysearch.gradients.tasks import Look, Plain, Segmented, TaskGradients, check_sum, pieces_of
 from raysearch.methods import METHODS
 from raysearch.methods.attittud import Attittud
 from raysearch.methods.dev_head import dev_loss, draw, parts
@@ -31,6 +36,7 @@ from raysearch.settings import DevHead
 from raysearch.tasks import Split, open_split
 
 END_TASK = -1  # beside the objectives' numbers
+Grouped = list[tuple[int, Group]]  # tasks and their rows
 
 
 class Splits:
@@ -57,6 +63,24 @@ class Losses:
     aux: float  # sum_k w_k L_k
 
 
+@dataclass(frozen=True)
+class Step:
+    """What is settled before a step's first forward."""
+
+    number: int  # from 1
+    tasks: list[int]  # END_TASK, where it takes part or is looked at, then the sampled objectives
+    sampled: list[int]
+    factors: Coefficients
+
+    def weight(self, task: int) -> float:
+        """w_k, and 1 for the end task."""
+        return 1.0 if task == END_TASK else float(self.factors.objectives[self.sampled.index(task)])
+
+    def coefficient(self, task: int) -> float:
+        """The factor of a task's gradient in the update, surgery aside."""
+        return self.factors.end_task if task == END_TASK else self.factors.aux * self.weight(task)
+
+
 class Update:
     """Computes the gradient of a step and leaves it in `.grad`; knows nothing of optimizers, phases' ends and files."""
 
@@ -66,150 +90,270 @@ class Update:
         self.plan, self.network, self.splits, self.ranks = plan, network, splits, ranks
         self.batches, self.classes, self.training = batches, classes, plan.training
         self.body, self.heads = network.body_parameters(), network.head_parameters()
+        self.parameters = [*self.body, *self.heads]
         self.weighting: Weighting = METHODS[plan.weighting].load()(plan.objectives, plan.method("weighting"))
-        self.surgery: Attittud | None = METHODS[plan.surgery].load()(plan.method("surgery"))
+        self.surgery = METHODS[plan.surgery].load()(plan.method("surgery"))
         self.order = Shuffled(len(splits("train")), plan.seed)
-        self.basis_order = Shuffled(len(splits("train")), number_of(plan.seed, "basis", 0))
-        self.bases = 0  # Jacobians taken so far
+        self.capture = Capture(network, self.body)
         self.last_scores: tuple[list[int], Scores] | None = None
+        self.scope: Scope | None = None
+        self.examples: Examples | None = None
+        if isinstance(self.surgery, Attittud):
+            settings = self.surgery.settings
+            self.scope = scope_of(settings.scope, network.body, self.body, self.heads, settings.last_layers)
+            self.examples = Examples(plan, network, self.scope, splits("train"), batches, ranks, self.arithmetic)
+        own = {id(p): END_TASK for p in network.end_task.parameters()}
+        for number, head in enumerate(network.heads):
+            own |= {id(p): number for p in head.parameters()}
+        self.head_tasks = [own[id(p)] for p in self.heads]
 
     # ---- a step ----
 
-    def __call__(self, phase: Phase, step: int) -> Losses:
-        """Set the gradients of step `step` (from 1) and let the weighting learn.
+    def __call__(self, phase: Phase, number: int) -> Losses:
+        """Set the gradients of step `number` (from 1) and let the weighting learn.
 
         Raises ArithmeticError if a loss is not finite.
         """
-        generator = stream(self.plan.seed, "step", step)
-        torch.manual_seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", step))
+        generator = stream(self.plan.seed, "step", number)
+        torch.manual_seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", number))
         sampled = self.weighting.sample(generator) if phase.auxiliary else []
         factors = _within(phase, self.weighting.coefficients(sampled))
-        wants_scores = bool(sampled) and self.weighting.wants_scores(step)
-        with_end_task = phase.end_task or (self.surgery is not None and bool(sampled))
-        groups = self._groups(sampled, factors, with_end_task, step, generator)
-        apart = wants_scores or (self.surgery is not None and bool(sampled))
-        end_task, each = self._losses(groups, sampled, with_end_task, apart)
-        aux = sum((w * loss for w, loss in zip(factors.objectives.tolist(), each, strict=True)), torch.zeros(()))
-        losses = self._checked(end_task, aux, step)
+        cuts = self.surgery is not None and bool(sampled)
+        scores = bool(sampled) and self.weighting.wants_scores(number)
+        tasks = [END_TASK] * (phase.end_task or cuts) + sampled
+        step = Step(number, tasks, sampled, factors)
+        groups = self._groups(step, generator)
         self.last_scores = None
-        if apart:
-            self._apart(factors, sampled, end_task, each, aux, wants_scores, step)
-        else:
-            self._together(factors.end_task * end_task + factors.aux * aux)
+        if scores or (cuts and not isinstance(self.surgery, Attittud)):
+            return self._each(step, groups, scores, generator)
+        if cuts:
+            return self._two(step, groups, generator)
+        return self._together(step, groups)
+
+    def _together(self, step: Step, groups: Grouped) -> Losses:
+        """One backward for body and heads."""
+        said, gradient = self._backward(self._mine(groups), step.coefficient)
+        losses = self._checked(step, said)
+        assign(self.ranks.sum(gradient), self.parameters)
         return losses
 
-    def _together(self, total: Tensor) -> None:
-        """One backward for body and heads."""
-        gradient = self.ranks.sum(flat_gradient(total, [*self.body, *self.heads]))
-        assign(gradient, [*self.body, *self.heads])
+    def _two(self, step: Step, groups: Grouped, generator: Generator) -> Losses:
+        """A forward and a backward for the end task, and for the auxiliaries' sum."""
+        mine = self._mine(groups)
+        e_said, g_e = self._backward([pair for pair in mine if pair[0] == END_TASK], step.weight)
+        a_said, g_aux = self._backward([pair for pair in mine if pair[0] != END_TASK], step.weight)
+        losses = self._checked(step, e_said | a_said)
+        self._cut(step, self.ranks.sum(g_e), self.ranks.sum(g_aux), generator)
+        return losses
 
-    def _apart(
-        self,
-        factors: Coefficients,
-        sampled: list[int],
-        end_task: Tensor,
-        each: list[Tensor],
-        aux: Tensor,
-        wants_scores: bool,
-        step: int,
-    ) -> None:
-        """A backward for each gradient that is looked at, then one for the heads."""
-        flat = partial(flat_gradient, parameters=self.body, keep_graph=True)
-        g_e = self.ranks.sum(flat(end_task))
-        if wants_scores:
-            g_each = [self.ranks.sum(flat(loss)) for loss in each]
-            g_aux = torch.zeros_like(g_e)
-            for weight, gradient in zip(factors.objectives.tolist(), g_each, strict=True):
-                g_aux += weight * gradient
+    def _each(self, step: Step, groups: Grouped, scores: bool, generator: Generator) -> Losses:
+        """One backward to the layers' outputs, and from there every task's gradient."""
+        v = self._dev_gradient(step.number) if scores else None
+        heads, gradients, said = self._task_gradients(step, groups)
+        losses = self._checked(step, said)
+        weights = torch.tensor(
+            [[float(t == END_TASK) for t in step.tasks], [step.weight(t) * (t != END_TASK) for t in step.tasks]],
+            dtype=torch.float64,
+        )
+        conflict = self.surgery is not None and not isinstance(self.surgery, Attittud)
+        if conflict and self.ranks.world > 1:  # rows of one product on two ranks: every gradient is summed over ranks
+            everything = gradients.look(torch.eye(len(step.tasks), dtype=torch.float64)).sums
+            gradients = Plain(self.ranks.sum(everything))
+        look = gradients.look(weights, v, gramian=conflict)
+        g_e, g_aux = look.sums if conflict and self.ranks.world > 1 else self.ranks.sum(look.sums)
+        if v is not None:
+            self._learn(step, look, g_aux, v, summed=conflict and self.ranks.world > 1)
+        heads = self.ranks.sum(heads)
+        if conflict:
+            body = self._settled(step, gradients, look.gramian, generator)
+            assign(torch.cat([body, self._scaled(step, heads)]), self.parameters)
+        elif self.surgery is not None:
+            whole = torch.cat([g_e, self._of(heads, end_task=True)])
+            aux = torch.cat([g_aux, self._weighed(step, self._of(heads, end_task=False))])
+            self._cut(step, whole, aux, generator)
         else:
-            g_aux = self.ranks.sum(flat(aux))
-        total = factors.end_task * end_task + factors.aux * aux
-        if self.surgery is not None and not factors.end_task:
-            total = total + end_task  # its head still learns while only the auxiliaries move the body
-        head_gradient = self.ranks.sum(flat_gradient(total, self.heads))
-        if wants_scores:
-            self._learn(sampled, g_e, g_each, g_aux, step)
-        if self.surgery is not None:
-            g_aux = self.surgery(g_aux, g_e, self._jacobian)
-        assign(factors.end_task * g_e + factors.aux * g_aux, self.body)
-        assign(head_gradient, self.heads)
+            body = step.factors.end_task * g_e + step.factors.aux * g_aux
+            assign(torch.cat([body, self._scaled(step, heads)]), self.parameters)
+        return losses
 
-    def _learn(self, sampled: list[int], g_e: Tensor, g_each: list[Tensor], g_aux: Tensor, step: int) -> None:
-        """Compare every gradient with the dev gradient and tell the weighting."""
-        v = self._dev_gradient(step)
+    # ---- surgery ----
+
+    def _cut(self, step: Step, g_e: Tensor, g_aux: Tensor, generator: Generator) -> None:
+        """ATTITTUD on the auxiliaries' gradient; both are of body and heads, (D + heads,)."""
+        assert isinstance(self.surgery, Attittud)
+        assert self.scope is not None
+        assert self.examples is not None
+        jacobians = self.examples.jacobians(step.number, generator)
+        parts_aux, parts_e = self.scope.parts(g_aux), self.scope.parts(g_e)
+        cut = self.scope.replaced(g_aux, self.surgery(parts_aux, parts_e, jacobians, generator))
+        gradient = step.factors.end_task * g_e + step.factors.aux * cut
+        own = step.factors.end_task or 1.0  # its head still learns while only the auxiliaries move the body
+        head = self._of(torch.ones(sum(p.numel() for p in self.heads), device=g_e.device), end_task=True).bool()
+        at = torch.cat([torch.zeros(len(g_e) - len(head), dtype=torch.bool, device=g_e.device), head])
+        assign(torch.where(at, own * g_e, gradient), self.parameters)
+
+    def _settled(self, step: Step, gradients: TaskGradients, gramian: Tensor, generator: Generator) -> Tensor:
+        """The body's gradient (D,) after a surgery that looks at all pairs of tasks."""
+        alone = [
+            step.coefficient(t) or 1.0 for t in step.tasks
+        ]  # an end task that is only looked at is looked at whole
+        rows = torch.diag(torch.tensor(alone, dtype=torch.float64))
+        if self.surgery.settings.conflict_between == "sum":
+            rows = torch.stack([rows[0], rows[1:].sum(dim=0)])
+        gramian = gramian.cpu()
+        factors: Tensor = self.surgery.coefficients(rows @ gramian @ rows.T, generator)
+        if not step.factors.end_task:
+            factors[0] = 0.0
+        summed = isinstance(gradients, Plain)
+        (gradient,) = gradients.look((factors @ rows)[None]).sums
+        return gradient if summed else self.ranks.sum(gradient)
+
+    # ---- gradients ----
+
+    def _backward(self, groups: Grouped, factor: object) -> tuple[dict[int, Tensor], Tensor]:
+        """This rank's part of each task's loss, and the gradient of their sum by `factor`, in body and heads."""
+        assert callable(factor)
+        said: dict[int, Tensor] = {}
+        gradient = torch.zeros(sum(p.numel() for p in self.parameters), device=self.ranks.device)
+        for some in self._micro(groups):
+            losses = self._losses(some)
+            total = sum((factor(task) * loss for task, loss in losses.items()), torch.zeros(()))
+            gradient += flat_gradient(total, self.parameters)
+            _add(said, losses)
+        return said, gradient
+
+    def _task_gradients(self, step: Step, groups: Grouped) -> tuple[Tensor, TaskGradients, dict[int, Tensor]]:
+        """The heads' gradients, unweighted; every task's in the body; their losses. A task's rows are on one rank."""
+        said: dict[int, Tensor] = {}
+        mine = self._whole(groups)
+        heads = torch.zeros(sum(p.numel() for p in self.heads), device=self.ranks.device)
+        if self.network.couples_rows or self.training.engine == "backward":
+            D = sum(p.numel() for p in self.body)
+            g = torch.zeros(len(step.tasks), D, device=self.ranks.device)
+            for task, group in mine:
+                own, gradient = self._backward([(task, group)], lambda _: 1.0)
+                _add(said, own)
+                g[step.tasks.index(task)] = gradient[:D]
+                heads += gradient[D:]
+            return heads, Plain(g), said
+        found = []
+        for some in self._micro(mine):
+            with self.capture.watching(sum(len(group) for _, group in some)):
+                losses = self._losses(some)
+            total = sum(losses.values(), torch.zeros(()))
+            expected = flat_gradient(total, self.body, keep_graph=True) if not self._is_checked else None
+            pieces, own_heads = self.capture.pieces(total, self.heads)
+            heads += torch.cat([g.flatten() for g in own_heads]) if own_heads else heads
+            found.append((pieces, _rows(some)))
+            if expected is not None:
+                here = Segmented(pieces_of(self.body, found[-1:]), tuple(task for task, _ in some), self.body[0])
+                check_sum(here, expected, self.capture, lower=self.training.precision == "bfloat16")
+                self._is_checked = True
+            _add(said, losses)
+        return heads, Segmented(pieces_of(self.body, found), tuple(step.tasks), self.body[0].detach()), said
+
+    _is_checked = False  # have the tasks' gradients been held against a plain backward?
+
+    def _learn(self, step: Step, look: Look, g_aux: Tensor, v: Tensor, *, summed: bool) -> None:
+        """Compare every gradient with the dev gradient and tell the weighting; ranks exchange numbers alone."""
+        numbers = torch.cat([look.along, look.gramian.diagonal()])
+        along, squares = (numbers if summed else self.ranks.sum(numbers)).chunk(2)
+        with_aux = torch.stack([g_aux @ v, g_aux @ g_aux]).double()
+        along, squares = torch.cat([with_aux[:1], along]), torch.cat([with_aux[1:], squares])
         settings: DevHead = self.plan.method("weighting")
-        alike = cosine if settings.similarity == "cosine" else torch.dot
-        values = [alike(g, v) for g in (g_e, g_aux, *g_each)]
-        numbers = torch.stack(values).double().cpu()
-        scores = Scores(numbers[2:], float(numbers[0]), float(numbers[1]))
-        self.weighting.learn(sampled, scores)
-        self.last_scores = (sampled, scores)
+        if settings.similarity == "cosine":
+            norms = squares.sqrt() * v.double().norm()
+            along = torch.where(norms > 0, along / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
+        values = along.cpu()
+        has_end_task = step.tasks[0] == END_TASK
+        end_task = float(values[1]) if has_end_task else 0.0
+        scores = Scores(values[2 if has_end_task else 1 :], end_task, float(values[0]))
+        self.weighting.learn(step.sampled, scores)
+        self.last_scores = (step.sampled, scores)
 
-    # ---- its parts ----
+    def _of(self, heads: Tensor, *, end_task: bool) -> Tensor:
+        """The heads' gradient where it belongs to the end task's head, or to the others; 0 elsewhere."""
+        pieces = heads.split([p.numel() for p in self.heads])
+        mine = zip(pieces, self.head_tasks, strict=True)
+        return torch.cat([piece if (task == END_TASK) == end_task else torch.zeros_like(piece) for piece, task in mine])
 
-    def _groups(
-        self, sampled: list[int], factors: Coefficients, with_end_task: bool, step: int, generator: torch.Generator
-    ) -> list[Group]:
-        """The step's rows: the end task's first if it takes part, then each objective's share of the batch."""
-        training, groups = self.training, []
-        if with_end_task:
-            rows = self.order.rows((step - 1) * training.batch_size, training.batch_size)
-            groups.append(self.batches.plain(self.splits("train"), rows))
-        for index, weight in zip(sampled, factors.objectives.tolist(), strict=True):
-            count = max(1, round(weight * training.aux_batch_size))
-            groups.append(self.batches.objective(self.plan.objectives[index], count, generator))
-        return [group.slice(self.ranks.rank, self.ranks.world).to(self.ranks.device) for group in groups]
+    def _weighed(self, step: Step, heads: Tensor) -> Tensor:
+        """Each head's gradient times its task's w_k; 0 for tasks that have no part in the step."""
+        return self._times(heads, {task: step.weight(task) for task in step.tasks})
 
-    def _losses(
-        self, groups: list[Group], sampled: list[int], with_end_task: bool, apart: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """This rank's part of the end task's mean loss and of each objective's.
+    def _scaled(self, step: Step, heads: Tensor) -> Tensor:
+        """Each head's gradient times its task's coefficient; an end task that is only looked at keeps its own."""
+        return self._times(heads, {task: step.coefficient(task) or 1.0 for task in step.tasks})
 
-        One forward for all rows; or, where gradients are looked at `apart`, one for each group, so that a group's
-        backward goes through its own rows alone. A group of which this rank has no row has loss 0 here.
-        """
-        whose = [END_TASK] * with_end_task + sampled
-        losses = {END_TASK: torch.zeros((), device=self.ranks.device)} | dict.fromkeys(sampled, torch.zeros(()))
-        mine = [(index, group) for index, group in zip(whose, groups, strict=True) if len(group)]
-        with self._arithmetic():
-            if apart:
-                hidden = [self.network.hidden(*group.inputs) for _, group in mine]
+    def _times(self, heads: Tensor, factors: dict[int, float]) -> Tensor:
+        pieces = heads.split([p.numel() for p in self.heads])
+        return torch.cat([piece * factors.get(t, 0.0) for piece, t in zip(pieces, self.head_tasks, strict=True)])
+
+    # ---- forwards ----
+
+    def _groups(self, step: Step, generator: Generator) -> Grouped:
+        """The step's rows: the end task's, and each objective's share of the auxiliary batch."""
+        groups: Grouped = []
+        for task in step.tasks:
+            if task == END_TASK:
+                rows = self.order.rows((step.number - 1) * self.training.batch_size, self.training.batch_size)
+                groups.append((task, self.batches.plain(self.splits("train"), rows)))
             else:
-                rows = self.network.hidden(*self.batches.stack([group for _, group in mine]))
-                hidden = list(rows.split([len(group) for _, group in mine]))
-            for (index, group), part in zip(mine, hidden, strict=True):
-                losses[index] = self._loss(index, part[:, : group.inputs[0].shape[1]], group)
-        return losses[END_TASK], [losses[index] for index in sampled]
+                count = max(1, round(step.weight(task) * self.training.aux_batch_size))
+                groups.append((task, self.batches.objective(self.plan.objectives[task], count, generator)))
+        return groups
 
-    def _loss(self, index: int, hidden: Tensor, group: Group) -> Tensor:
-        """This rank's part of one task's mean loss."""
-        if index != END_TASK:
-            output = OUTPUTS[self.plan.objectives[index].output]
-            return output(hidden, group.targets, self.network.heads[index])
+    def _mine(self, groups: Grouped) -> Grouped:
+        """Every rank's slice of every task's rows."""
+        return [(task, group.slice(self.ranks.rank, self.ranks.world).to(self.ranks.device)) for task, group in groups]
+
+    def _whole(self, groups: Grouped) -> Grouped:
+        """The tasks of this rank, all their rows: norms and products of a task's gradient are then its alone."""
+        loads = [0] * self.ranks.world
+        mine: Grouped = []
+        for task, group in sorted(groups, key=lambda pair: -len(pair[1])):
+            rank = loads.index(min(loads))
+            loads[rank] += len(group)
+            if rank == self.ranks.rank:
+                mine.append((task, group.to(self.ranks.device)))
+        return mine
+
+    def _micro(self, groups: Grouped) -> Iterator[Grouped]:
+        """The same rows in parts, one after another in memory."""
+        count = self.training.micro_batches
+        for i in range(count):
+            some = [(task, group.slice(i, count)) for task, group in groups]
+            if some := [(task, group) for task, group in some if len(group)]:
+                yield some
+
+    def _losses(self, groups: Grouped) -> dict[int, Tensor]:
+        """Each task's share of its mean loss, by one forward, or by one each where a body mixes rows."""
+        losses = {}
+        with self.arithmetic():
+            if self.network.couples_rows:
+                hidden = [self.network.hidden(*group.inputs) for _, group in groups]
+            else:
+                rows = self.network.hidden(*self.batches.stack([group for _, group in groups]))
+                hidden = list(rows.split([len(group) for _, group in groups]))
+            for (task, group), part in zip(groups, hidden, strict=True):
+                with self.capture.head_of(task):
+                    losses[task] = self._loss(task, part[:, : group.inputs[0].shape[1]], group)
+        return losses
+
+    def _loss(self, task: int, hidden: Tensor, group: Group) -> Tensor:
+        if task != END_TASK:
+            return OUTPUTS[self.plan.objectives[task].output](hidden, group.targets, self.network.heads[task])
         return example_losses(self.network.end_task(hidden), group.targets.labels).sum() / group.targets.rows_total
 
-    def _checked(self, end_task: Tensor, aux: Tensor, step: int) -> Losses:
-        both = torch.stack([end_task.detach(), aux.detach().to(end_task.device)])
+    def _checked(self, step: Step, said: dict[int, Tensor]) -> Losses:
+        """The losses over all ranks."""
+        both = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
+        for task, loss in said.items():
+            both[int(task != END_TASK)] += step.weight(task) * loss.detach()
         e, a = self.ranks.sum(both).tolist()
         if not (abs(e) < float("inf") and abs(a) < float("inf")):
-            raise ArithmeticError(f"step {step}: the loss is not finite (end task {e}, auxiliary {a})")
+            raise ArithmeticError(f"step {step.number}: the loss is not finite (end task {e}, auxiliary {a})")
         return Losses(e, a)
-
-    def _jacobian(self, m: int) -> Tensor:
-        """J (m, D): gradients of m end-task examples drawn anew, dropout off; the ranks share the work."""
-        rows = self.basis_order.rows(self.bases * m, m)[self.ranks.rank :: self.ranks.world]
-        self.bases += 1
-        split = self.splits("train")
-
-        def loss_of(i: int) -> Tensor:
-            group = self.batches.plain(split, rows[i : i + 1]).to(self.ranks.device)
-            logits = self.network.end_task(self.network.hidden(*group.inputs))
-            return example_losses(logits, group.targets.labels).mean()
-
-        self.network.eval()
-        J = per_example_gradients(loss_of, len(rows), self.body)
-        self.network.train()
-        return self.ranks.gather_rows(J)
 
     def _dev_gradient(self, step: int) -> Tensor:
         """The gradient v (D,) of meta-dev's loss through a newly fitted dev head; the same on every rank."""
@@ -220,7 +364,7 @@ class Update:
 
         def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
             group = self.batches.plain(split, rows).to(self.ranks.device)
-            with self._arithmetic():
+            with self.arithmetic():
                 return self.network.hidden(*group.inputs)[:, 0], group.targets.labels
 
         self.network.eval()
@@ -228,7 +372,8 @@ class Update:
         self.network.train()
         return v
 
-    def _arithmetic(self) -> torch.autocast:
+    def arithmetic(self) -> torch.autocast:
+        """The precision of forwards."""
         lower = self.training.precision == "bfloat16"
         return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=lower)
 
@@ -238,3 +383,17 @@ def _within(phase: Phase, factors: Coefficients) -> Coefficients:
     if phase.end_task and phase.auxiliary:
         return factors
     return Coefficients(float(phase.end_task), float(phase.auxiliary), factors.objectives)
+
+
+def _add(said: dict[int, Tensor], losses: dict[int, Tensor]) -> None:
+    for task, loss in losses.items():
+        said[task] = said.get(task, torch.zeros((), device=loss.device)) + loss.detach()
+
+
+def _rows(groups: Grouped) -> dict[int, slice]:
+    """Where each task's rows lie in the batch."""
+    rows, at = {}, 0
+    for task, group in groups:
+        rows[task] = slice(at, at + len(group))
+        at += len(group)
+    return rows

@@ -1,11 +1,16 @@
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import Tensor
+from zoo import ROWS, ZOO
 
+from raysearch.gradients import subspace
+from raysearch.gradients.capture import Capture
+from raysearch.gradients.jacobian import Explicit, Jacobian, explicit, factored
 from raysearch.methods.attittud import Attittud, leading_right_singular_vectors, surrogate_gradient
+from raysearch.ranks import Ranks
 from raysearch.settings import Attittud as Eta
 
 M, D = 6, 40
@@ -96,15 +101,133 @@ def test_a_rank_outside_the_examples_is_refused(k: int) -> None:
         leading_right_singular_vectors(torch.randn(M, D), k)
 
 
+def drawn() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def cut(g_aux: Tensor, g_prim: Tensor, J: Jacobian, settings: Eta) -> Tensor:
+    """One step of the surgery on one block."""
+    return Attittud(settings)([g_aux], [g_prim], lambda: [J], drawn())[0]
+
+
+KINDS = next(f for f in fields(Eta) if f.name == "basis").metadata["choices"]
+SPANNED = ("exact", "randomized_svd", "range_finder")
+PAPERS = [(1, 1, -1), (1, 1, 0), (1, 0, -1), (1, 0, 0)]  # the four settings of section 5
+MORE = [(0.7, 1.3, -1.0), (0, 1, 0), (1, 1, 1), (0, 0, 0)]
+
+
+@pytest.mark.parametrize("values", [*PAPERS, *MORE], ids=str)
+@pytest.mark.parametrize("name", ["bert_sdpa", "mlp", "convolutions", "tied_embeddings"])
+def test_the_engine_is_explicit_svd_in_float64(name: str, values: tuple[float, float, float]) -> None:
+    torch.manual_seed(0)
+    animal, rows = ZOO[name](), torch.arange(ROWS)
+    parameters = list(animal.model.parameters())
+    J = explicit(animal.losses, rows, parameters, coupled=False).J
+    g_aux, g_prim = (torch.randn(J.shape[1], dtype=torch.float64) for _ in range(2))
+    V = torch.linalg.svd(J, full_matrices=False).Vh[:3]
+    expected = surrogate_gradient(g_aux, g_prim, V, eta(*values))
+    ghost = factored(animal.losses, rows, Capture(animal.model, parameters), Ranks())
+    for every in (1, 2):  # never written down, and written down once
+        found = cut(g_aux, g_prim, ghost, replace(eta(*values), k=3, basis_every=every))
+        assert (found - expected).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("basis", KINDS)
+def test_special_cases_hold_for_every_basis(parts: tuple[Tensor, Tensor, Tensor], basis: str, every: int) -> None:
+    """PAPERS: fine-tuning, multitask and vanilla pre-training are exact points of ATTITTUD, whatever the basis."""
+    J, g_prim, g_aux = parts
+    more = {"basis": basis, "k": 1 if basis == "unit_average" else 3, "m": M, "basis_every": every}
+    torch.testing.assert_close(cut(g_aux, g_prim, Explicit(J), replace(eta(1, 1, 1), **more)), g_aux)
+    assert cut(g_aux, g_prim, Explicit(J), replace(eta(0, 0, 0), **more)).abs().max() < 1e-12
+    perp, pos, neg = (
+        cut(g_aux, g_prim, Explicit(J), replace(eta(*e), **more)) for e in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    )
+    torch.testing.assert_close(perp + pos + neg, g_aux)
+    assert math.isclose(g_aux @ g_aux, perp @ perp + pos @ pos + neg @ neg, rel_tol=1e-9)
+    assert pos @ g_prim >= -1e-12
+    assert neg @ g_prim <= 1e-12
+
+
+@pytest.mark.parametrize("basis", SPANNED)
+def test_a_basis_of_full_rank_spans_all_that_the_examples_do(parts: tuple[Tensor, Tensor, Tensor], basis: str) -> None:
+    J, g_prim, g_aux = parts
+    perp = cut(g_aux, g_prim, Explicit(J), replace(eta(1, 0, 0), basis=basis, k=M, m=M))
+    projected = g_aux - torch.linalg.lstsq(J.T, g_aux[:, None]).solution.T.squeeze() @ J
+    torch.testing.assert_close(perp, projected)
+
+
+def test_a_sketch_of_low_rank_gradients_is_their_svd() -> None:
+    J = torch.randn(12, 3, generator=drawn(), dtype=torch.float64) @ torch.randn(3, D, dtype=torch.float64)
+    G, noise = J @ J.T, Explicit(J).noise
+    V = subspace.randomized_svd(G, 3, noise, oversample=2, power_iterations=1, generator=drawn()).T @ J
+    expected = torch.linalg.svd(J, full_matrices=False).Vh[:3]
+    torch.testing.assert_close((V @ expected.T).abs(), torch.eye(3, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+def test_power_iterations_bring_a_sketch_nearer_to_the_leading_directions() -> None:
+    J = torch.randn(20, D, generator=drawn(), dtype=torch.float64) * torch.linspace(1, 0.5, 20)[:, None].double()
+    leading = torch.linalg.svd(J, full_matrices=False).Vh[:4]
+
+    def kept(q: int) -> float:
+        C = subspace.randomized_svd(J @ J.T, 4, 0.0, oversample=2, power_iterations=q, generator=drawn())
+        return float((leading @ (C.T @ J).T).square().sum())
+
+    assert kept(0) < kept(2) < kept(20) <= 4 + 1e-9
+    assert kept(50) > 3.99
+
+
+def test_the_range_finder_is_gram_schmidt_on_random_combinations(parts: tuple[Tensor, Tensor, Tensor]) -> None:
+    J, _, _ = parts
+    V = subspace.range_finder(J @ J.T, 3, 0.0, drawn()).T @ J
+    sketch = torch.randn(M, 3, generator=drawn(), dtype=torch.float64).T @ J
+    rows: list[Tensor] = []
+    for row in sketch:
+        for before in rows:
+            row = row - (before @ row) * before
+        rows.append(row / row.norm())
+    torch.testing.assert_close(V, torch.stack(rows))
+
+
+def test_the_canonical_basis_looks_at_every_parameter_by_itself() -> None:
+    g_aux, g_prim = torch.tensor([1.0, 2.0, -3.0, 4.0]), torch.tensor([1.0, -1.0, -1.0, 0.0])
+    settings = replace(eta(5, 1, -1), basis="canonical")  # nothing is outside the span: eta_perp has no effect
+    assert cut(g_aux, g_prim, Explicit(torch.eye(4)), settings).tolist() == [1, -2, -3, 4]
+
+
+def test_a_cut_gradient_does_not_climb_the_end_tasks_loss_to_first_order() -> None:
+    """Theorem 1, as far as it holds: with eta_pos >= 0 >= eta_neg, g~ agrees with the end task inside the subspace."""
+    generator = drawn()
+    for _ in range(50):
+        J = torch.randn(M, D, generator=generator, dtype=torch.float64)
+        g_prim, g_aux = J.mean(0), torch.randn(D, generator=generator, dtype=torch.float64)
+        V = leading_right_singular_vectors(J, 4)
+        for values in ((1, 1, -1), (1, 1, 0), (0.3, 2, -0.5)):
+            assert surrogate_gradient(g_aux, g_prim, V, eta(*values)) @ (V.T @ (V @ g_prim)) >= -1e-12
+
+
+def test_blocks_are_cut_each_in_its_own_subspace(parts: tuple[Tensor, Tensor, Tensor]) -> None:
+    J, g_prim, g_aux = parts
+    settings = replace(eta(1, 0, -1), k=2, m=M)
+    halves = [(g[:15], g[15:]) for g in (g_aux, g_prim)]
+    found = Attittud(settings)(
+        list(halves[0]), list(halves[1]), lambda: [Explicit(J[:, :15]), Explicit(J[:, 15:])], drawn()
+    )
+    for part, columns in zip(found, (slice(0, 15), slice(15, None)), strict=True):
+        V = leading_right_singular_vectors(J[:, columns], 2)
+        torch.testing.assert_close(part, surrogate_gradient(g_aux[columns], g_prim[columns], V, settings))
+
+
 def test_a_basis_is_kept_for_its_steps_and_then_taken_anew(parts: tuple[Tensor, Tensor, Tensor]) -> None:
     J, g_prim, g_aux = parts
-    asked: list[int] = []
+    asked = 0
 
-    def jacobian(m: int) -> Tensor:
-        asked.append(m)
-        return J[:m]
+    def jacobians() -> list[Jacobian]:
+        nonlocal asked
+        asked += 1
+        return [Explicit(J)]
 
-    surgery = Attittud(replace(eta(1, 1, -1), k=2, m=5, basis_every=3))
+    surgery = Attittud(replace(eta(1, 1, -1), k=2, m=M, basis_every=3))
     for _ in range(7):
-        surgery(g_aux, g_prim, jacobian)
-    assert asked == [5, 5, 5]
+        surgery([g_aux], [g_prim], jacobians, drawn())
+    assert asked == 3

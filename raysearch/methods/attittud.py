@@ -1,11 +1,18 @@
 """ATTITTUD: keep what helps the end task in an auxiliary gradient; drop or flip what harms it.
 
 Dery, Dauphin & Grangier (ICLR 2021), Algorithm 1, https://arxiv.org/abs/2108.11346
-    J (m, D)  per-example end-task gradients, the paper's J*
-    V (k, D)  orthonormal rows, the k leading right singular vectors of J
-Directions agree when the product is >= 0, as printed; the authors' code has > 0. Only the shared body is projected, as
-the paper says (their code takes the heads in as well). The basis comes from examples drawn anew; the gradient that
-decides the signs is that of the step's own end-task batch (their code: documented as better than one batch for both).
+    J (m, D)  per-example end-task gradients, the paper's J*;   G = J J^T (m, m)
+    V (k, D)  orthonormal rows that span about what J's rows do, V = C^T J
+Directions agree when the product is >= 0, as printed; the authors' code has > 0. Only shared parameters are projected,
+as the paper says, unless `scope` says more (their vision code takes the heads in). The gradient that decides the
+signs is that of the step's own end-task batch; the basis comes from examples drawn anew (their code: documented as
+better), or from the same ones (`basis_rows`). Left out of the authors' code: an end-task head whose gradient is never
+zeroed, and a monitor batch that is run through at each step for a picture.
+
+With C, the cut gradient is a re-weighting of the basis examples, and no V is written down:
+
+    g~ = eta_perp g_aux + J^T omega,   omega = C ((eta_pos - eta_perp) s + (eta_neg - eta_perp) (1 - s)) p_aux,
+    p_prim = C^T J g_prim,   p_aux = C^T J g_aux,   s = [p_prim p_aux >= 0]
 """
 
 from __future__ import annotations
@@ -14,62 +21,108 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from raysearch import settings as s
+from raysearch.gradients import subspace
+from raysearch.gradients.jacobian import Explicit, Jacobian
 
-CHUNK = 1 << 18  # columns of J that are summed at a time
+Jacobians = Callable[[], list[Jacobian]]  # J of fresh examples, one for each block of parameters
 
 
 def leading_right_singular_vectors(J: Tensor, k: int) -> Tensor:
-    """V (k, D) of J (m, D), by the eigenvectors of G = J J^T, which is small; G is summed in float64.
+    """V (k, D) of J (m, D), by the eigenvectors of G, which is small; G is summed in float64.
 
     A direction in which J has no extent (its rank is below k) comes back as a row of zeros: it spans nothing.
     Raises ValueError unless 1 <= k <= min(m, D).
     """
-    if not 1 <= k <= min(J.shape):
-        raise ValueError(f"k must be in [1, min(m, D)] = [1, {min(J.shape)}], got {k}")
-    G = sum(part @ part.T for part in (J[:, i : i + CHUNK].double() for i in range(0, J.shape[1], CHUNK)))
-    assert isinstance(G, Tensor)
-    values, vectors = torch.linalg.eigh(G)  # ascending
-    values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
-    spans = values > values[0] * len(J) * torch.finfo(J.dtype).eps ** 1.5
-    C = torch.where(spans, vectors / values.clamp_min(torch.finfo(G.dtype).tiny).sqrt(), 0.0)  # (m, k)
-    return C.T.to(J.dtype) @ J
+    check_rank(k, *J.shape)
+    known = Explicit(J)
+    G, _ = known.products(J.new_zeros(J.shape[1], 0))
+    return known.combine(subspace.exact(G, k, known.noise).T)
+
+
+def check_rank(k: int, m: int, D: int) -> None:
+    """Raise ValueError unless 1 <= k <= min(m, D)."""
+    if not 1 <= k <= min(m, D):
+        raise ValueError(f"k must be in [1, min(m, D)] = [1, {min(m, D)}], got {k}")
 
 
 def surrogate_gradient(g_aux: Tensor, g_prim: Tensor, V: Tensor, eta: s.Attittud) -> Tensor:
     """Equation 2: g_aux (D,) re-weighted by its effect on the end task, (D,)."""
     p_prim, p_aux = V @ g_prim, V @ g_aux  # (k,)
-    agree = p_prim * p_aux >= 0  # (k,)
-    g_pos, g_neg = (p_aux * agree) @ V, (p_aux * ~agree) @ V  # (D,)
-    g_perp = g_aux - (g_pos + g_neg)  # (D,)
-    return eta.eta_perp * g_perp + eta.eta_pos * g_pos + eta.eta_neg * g_neg
+    return eta.eta_perp * g_aux + kept(p_prim, p_aux, eta) @ V
+
+
+def kept(p_prim: Tensor, p_aux: Tensor, eta: s.Attittud) -> Tensor:
+    """What is added along each direction to eta_perp g_aux, from the projections on it; all of one shape."""
+    agree = p_prim * p_aux >= 0
+    return torch.where(agree, eta.eta_pos - eta.eta_perp, eta.eta_neg - eta.eta_perp) * p_aux
 
 
 class Attittud:
-    """The surgery with its basis, which lives for `basis_every` steps."""
+    """The surgery: a new basis every `basis_every` steps; with 1 none is ever stored."""
 
     def __init__(self, settings: s.Attittud) -> None:
         self.settings = settings
-        self.V: Tensor | None = None
+        self.V: list[Tensor] = []  # of each block of parameters; empty while none is kept
         self.age = 0
 
-    def __call__(self, g_aux: Tensor, g_prim: Tensor, jacobian: Callable[[int], Tensor]) -> Tensor:
-        """g~_aux (D,); `jacobian(m)` gives J of m fresh examples when a new basis is due."""
-        if self.V is None or self.age >= self.settings.basis_every:
-            self.V = leading_right_singular_vectors(jacobian(self.settings.m), self.settings.k)
-            self.age = 0
+    def __call__(
+        self, g_aux: list[Tensor], g_prim: list[Tensor], jacobians: Jacobians, generator: Generator
+    ) -> list[Tensor]:
+        """g~_aux of each block (D_block,); `jacobians()` gives J when a new basis is due, `generator` what is drawn.
+
+        Raises ValueError where k is not in [1, min(m, D)].
+        """
+        eta, basis = self.settings, self.settings.basis
+        if basis == "canonical":
+            return [eta.eta_perp * a + kept(p, a, eta) for a, p in zip(g_aux, g_prim, strict=True)]
+        if basis == "unit_average":
+            units = [p / p.norm().clamp_min(torch.finfo(p.dtype).tiny) for p in g_prim]
+            return [surrogate_gradient(a, p, u[None], eta) for a, p, u in zip(g_aux, g_prim, units, strict=True)]
+        if basis != "random" and eta.basis_every == 1:
+            parts = zip(g_aux, g_prim, jacobians(), strict=True)
+            return [self._in_one_go(a, p, J, generator) for a, p, J in parts]
+        if not self.V or self.age >= eta.basis_every:
+            self.V, self.age = self._bases(g_aux, jacobians, generator), 0
         self.age += 1
-        return surrogate_gradient(g_aux, g_prim, self.V, self.settings)
+        return [surrogate_gradient(a, p, V, eta) for a, p, V in zip(g_aux, g_prim, self.V, strict=True)]
+
+    def _in_one_go(self, g_aux: Tensor, g_prim: Tensor, J: Jacobian, generator: Generator) -> Tensor:
+        check_rank(self.settings.k, J.m, len(g_aux))
+        G, along = J.products(torch.stack([g_prim, g_aux], dim=1))
+        C = self._combination(G, J.noise, generator)
+        omega = C @ kept(C.T @ along[:, 0], C.T @ along[:, 1], self.settings)
+        return self.settings.eta_perp * g_aux + J.combine(omega[None])[0].to(g_aux.dtype)
+
+    def _bases(self, like: list[Tensor], jacobians: Jacobians, generator: Generator) -> list[Tensor]:
+        k = self.settings.k
+        if self.settings.basis == "random":
+            return [subspace.random_basis(min(k, len(g)), len(g), generator, g) for g in like]
+        bases = []
+        for g, J in zip(like, jacobians(), strict=True):
+            check_rank(k, J.m, len(g))
+            G, _ = J.products(g.new_zeros(len(g), 0))
+            bases.append(J.combine(self._combination(G, J.noise, generator).T).to(g.dtype))
+        return bases
+
+    def _combination(self, G: Tensor, noise: float, generator: Generator) -> Tensor:
+        """C (m, k) of the chosen kind."""
+        settings = self.settings
+        if settings.basis == "exact":
+            return subspace.exact(G, settings.k, noise)
+        if settings.basis == "range_finder":
+            return subspace.range_finder(G, settings.k, noise, generator)
+        return subspace.randomized_svd(G, settings.k, noise, settings.oversample, settings.power_iterations, generator)
 
     def state(self) -> dict[str, Any]:
-        """The basis and its age."""
+        """The kept bases and their age."""
         return {"V": self.V, "age": self.age}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take the basis back."""
-        self.V, self.age = state["V"], state["age"]
+        """Take the bases back."""
+        self.V, self.age = list(state["V"]), state["age"]
 
 
 def keep(settings: s.NoSettings) -> None:

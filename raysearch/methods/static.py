@@ -132,5 +132,6 @@ class EtaPrimSum(Weighting):
     settings: s.EtaPrim
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
-        """The auxiliary gradient in full, the end task's times eta_prim."""
-        return Coefficients(self.settings.eta_prim, 1.0 if sampled else 0.0, equal(len(sampled)))
+        """The auxiliary gradient in full, the end task's times eta_prim; or both as shares of a batch of both."""
+        whole = 1.0 + self.settings.eta_prim if self.settings.eta_prim_form == "count_ratio" else 1.0
+        return Coefficients(self.settings.eta_prim / whole, (1.0 if sampled else 0.0) / whole, equal(len(sampled)))

@@ -1,0 +1,199 @@
+"""What a fresh ATTITTUD basis costs at every step: time and peak memory, beside multitask learning and other engines.
+
+    python benchmarks/gramian.py [--m 16 32 64 128] [--k 1 5 10 20] [--device cuda] [--layers 6]
+
+One step of the same text trial (a BERT of 1.7 M parameters, 64 tokens; m end-task and m auxiliary examples):
+
+    multitask        one forward, one backward for both batches
+    raysearch        ATTITTUD with an exact basis of m fresh examples at every step
+    vector products  the authors' way: k backwards, each after its own forward of the m examples, then Gram-Schmidt
+    autogram         TorchJD's Gramian of the m examples, no more
+    ours alone       raysearch's Gramian of the m examples, no more
+
+Times are medians of interleaved rounds; memory is the peak of one step above what was held before it.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROUNDS, LENGTH, VOCABULARY = 5, 64, 4096
+Work = Callable[[], object]
+
+
+def trial(folder: Path, m: int, k: int, surgery: str, device: str, layers: int):
+    """A text trial at its first step; `update(phase, n)` computes the gradient of step n."""
+    from raysearch.checkpoint import TrialFolder
+    from raysearch.ranks import Ranks
+    from raysearch.spec import Search
+    from raysearch.tasks import prepare
+    from raysearch.training import Trial
+
+    chance = random.Random(0)
+    for split, rows in (("train", 4 * m), ("dev", 40)):
+        texts = [" ".join(str(chance.randrange(3000)) for _ in range(2 * LENGTH)) for _ in range(rows)]
+        lines = [json.dumps({"text": text, "label": str(i % 4)}) for i, text in enumerate(texts)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    config = {
+        "model_type": "bert",
+        "hidden_size": 128,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "vocab_size": VOCABULARY,
+    }
+    settings = {"batch_size": m, "aux_batch_size": m, "max_length": LENGTH, "dropout": 0.0}
+    settings |= {"objectives_per_step": 1} | ({"m": m, "k": k} if surgery == "attittud" else {})
+    search = Search.from_dict(
+        {
+            "name": "gramian",
+            "task": {"name": "noise"} | {s: str(folder / f"{s}.jsonl") for s in ("train", "dev")},
+            "model": {"config": config},
+            "space": "bert_style",
+            "method": {"weighting": "static", "surgery": surgery},
+            "settings": settings,
+        }
+    )
+    data = folder / "data"
+    prepared = prepare(search.task, search.model.plain(), data)
+    plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
+    return Trial(plan, TrialFolder(folder / surgery), Ranks(device=torch.device(device)))
+
+
+def works(folder: Path, m: int, k: int, device: str, layers: int) -> dict[str, Work]:
+    """What is measured, by name."""
+    from raysearch.gradients.jacobian import factored
+    from raysearch.gradients.plain import flat_gradient
+    from raysearch.ranks import Ranks
+
+    plain = trial(folder, m, k, "none", device, layers)
+    cut = trial(folder, m, k, "attittud", device, layers)
+    phase, examples, network = cut.phases[0], cut.update.examples, cut.network
+    rows, body = torch.arange(m), network.body_parameters()
+
+    def vector_products() -> Tensor:
+        V: list[Tensor] = []
+        for _ in range(k):
+            y = flat_gradient(torch.randn(m, device=device) @ examples.losses(rows), body)
+            for v in V:
+                y = y - (v @ y) * v
+            V.append(y / y.norm())
+        return torch.stack(V)
+
+    def ours() -> Tensor:
+        J = factored(examples.losses, rows, examples.capture, Ranks(device=torch.device(device)))
+        return J.products(torch.zeros(sum(p.numel() for p in body), 0, device=device))[0]
+
+    measured: dict[str, Work] = {
+        "multitask": lambda: plain.update(phase, 1),
+        "raysearch": lambda: cut.update(phase, 1),
+        "vector products": vector_products,
+        "ours alone": ours,
+    }
+    try:
+        from torchjd.autogram import Engine
+    except ImportError:
+        return measured
+    other = trial(folder, m, k, "attittud", device, layers)  # of its own: its hooks stay
+    engine = Engine(other.network.body, batch_dim=0)
+    measured["autogram"] = lambda: engine.compute_gramian(other.update.examples.losses(rows))
+    return measured
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was asked."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak(work: Work, device: str) -> float:
+    """MiB above what is held before, at the highest point of one call."""
+    work()
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = kib("VmRSS")
+    work()
+    return max(0.0, (kib("VmHWM") - before) / 1024)
+
+
+def kib(name: str) -> int:
+    """A line of /proc/self/status."""
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if name in line).split()[1])
+
+
+def measure(m: int, k: int, device: str, layers: int, what: str) -> dict[str, float]:
+    """Milliseconds or MiB of each work."""
+    with tempfile.TemporaryDirectory() as place:
+        all_works = works(Path(place), m, k, device, layers)
+        if what == "memory":
+            return {name: peak(work, device) for name, work in all_works.items()}
+        times: dict[str, list[float]] = {name: [] for name in all_works}
+        for _ in range(ROUNDS + 1):
+            for name, work in all_works.items():
+                wait(device)
+                begun = time.perf_counter()
+                work()
+                wait(device)
+                times[name].append(1000 * (time.perf_counter() - begun))
+        return {name: statistics.median(own[1:]) for name, own in times.items()}
+
+
+def child(m: int, k: int, asked: argparse.Namespace, what: str) -> dict[str, float]:
+    """The same in a process of its own, which for memory gives every freed block back at once."""
+    quiet = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if what == "memory" else {}
+    command = [sys.executable, __file__, "--child", what, "--m", str(m), "--k", str(k)]
+    command += ["--device", asked.device, "--layers", str(asked.layers)]
+    done = subprocess.run(command, env=os.environ | quiet, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--m", type=int, nargs="+", default=[16, 32, 64, 128])
+    options.add_argument("--k", type=int, nargs="+", default=[1, 5, 10, 20])
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--layers", type=int, default=6)
+    options.add_argument("--child", choices=("time", "memory"))
+    asked = options.parse_args()
+    if asked.child:
+        print(json.dumps(measure(asked.m[0], asked.k[0], asked.device, asked.layers, asked.child)))
+        return
+    print(f"{platform.processor()}, torch {torch.__version__}, {asked.device}, {torch.get_num_threads()} threads\n")
+    print("| m | k | multitask | raysearch | x multitask | vector products | autogram | ours alone | x autogram |")
+    print("| --- " * 9 + "|")
+    for what in ("time", "memory"):
+        for m in asked.m:
+            for k in asked.k:
+                if k > m:
+                    continue
+                f = child(m, k, asked, what)
+                unit = "ms" if what == "time" else "MiB"
+                cells = [f"{f['multitask']:.0f} {unit}", f"{f['raysearch']:.0f}"]
+                cells += [f"{f['raysearch'] / f['multitask']:.2f}", f"{f['vector products']:.0f}"]
+                auto = f.get("autogram", float("nan"))
+                cells += [f"{auto:.0f}", f"{f['ours alone']:.0f}", f"{f['ours alone'] / auto:.2f}"]
+                print(f"| {m} | {k} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

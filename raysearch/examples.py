@@ -1,0 +1,119 @@
+"""The end-task examples whose gradients span ATTITTUD's subspace, and their Jacobian.
+
+Dropout is off while they are looked at. Every rank goes through all of them and all ranks come to the same J; what
+is shared between ranks is the work of multiplying its layers' products (`gradients.jacobian`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Generator, Tensor
+
+from raysearch import settings as s
+from raysearch.batches import Batches, Shuffled, number_of
+from raysearch.gradients.capture import Capture
+from raysearch.gradients.forms import BatchNorm
+from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit, factored
+from raysearch.gradients.scope import Scope
+from raysearch.model import Network
+from raysearch.plan import TrialPlan
+from raysearch.primitives.output import example_losses
+from raysearch.ranks import Ranks
+from raysearch.tasks import Split
+
+
+class Examples:
+    """Draws the examples of each new basis and gives J, one block for each of the scope's."""
+
+    def __init__(
+        self,
+        plan: TrialPlan,
+        network: Network,
+        scope: Scope,
+        split: Split,
+        batches: Batches,
+        ranks: Ranks,
+        arithmetic: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self.plan, self.network, self.scope, self.ranks = plan, network, scope, ranks
+        self.split, self.batches, self.arithmetic = split, batches, arithmetic
+        self.settings: s.Attittud = plan.method("surgery")
+        self.coupled = network.couples_rows and self.settings.batch_norm == "coupled"
+        every = [*network.body_parameters(), *network.head_parameters()]
+        self.numbers = sorted(i for block in scope.blocks for i in block)
+        self.parameters = [every[i] for i in self.numbers]
+        self.capture = Capture(network if self.settings.scope == "all" else network.body, self.parameters)
+        self.order = Shuffled(len(split), number_of(plan.seed, "basis", 0))
+        self.steps = Shuffled(len(split), plan.seed)
+        self.taken = 0  # Jacobians so far
+        self._is_checked = False
+
+    def jacobians(self, step: int, generator: Generator) -> Callable[[], list[Jacobian]]:
+        """What gives J of the examples due at `step`, in blocks."""
+
+        def take() -> list[Jacobian]:
+            rows = self._rows(step)
+            with self._quiet():
+                return self._blocks(self._jacobian(rows, generator))
+
+        return take
+
+    def losses(self, rows: Tensor) -> Tensor:
+        """Each row's own loss (b,), by one forward."""
+        group = self.batches.plain(self.split, rows).to(self.ranks.device)
+        with self.arithmetic():
+            logits = self.network.end_task(self.network.hidden(*group.inputs))
+        return example_losses(logits, group.targets.labels)
+
+    def _rows(self, step: int) -> Tensor:
+        settings, size = self.settings, self.plan.training.batch_size
+        if settings.basis_rows == "same":
+            return self.steps.rows((step - 1) * size, size)
+        rows = self.order.rows(self.taken * settings.m, settings.m)
+        self.taken += 1
+        return rows
+
+    def _jacobian(self, rows: Tensor, generator: Generator) -> Jacobian:
+        """By layers' factors; by backwards where rows are coupled, and where the plan asks for the reference."""
+        training = self.plan.training
+        if self.coupled and self.settings.basis == "range_finder":  # k backwards do: what is asked of J is Omega^T J
+            k = min(self.settings.k, len(rows))
+            sketch = torch.randn(k, len(rows), generator=generator).to(self.ranks.device)
+            return explicit(lambda _: sketch @ self.losses(rows), torch.arange(k), self.parameters, coupled=True)
+        if self.coupled or training.engine == "backward":
+            return explicit(self.losses, rows, self.parameters, coupled=self.coupled)
+        check = None if self._is_checked else (1e-2 if training.precision == "bfloat16" else 1e-3)
+        J = factored(self.losses, rows, self.capture, self.ranks, training.micro_batches, check)
+        self._is_checked = True
+        return J
+
+    def _blocks(self, J: Jacobian) -> list[Jacobian]:
+        place = {number: at for at, number in enumerate(self.numbers)}
+        if len(self.scope.blocks) == 1:
+            return [J]
+        if isinstance(J, Factored):
+            return [Factored(tuple(J.layers[place[i]] for i in b), J.m, self.ranks) for b in self.scope.blocks]
+        assert isinstance(J, Explicit)
+        columns = J.J.split([p.numel() for p in self.parameters], dim=1)
+        return [Explicit(torch.cat([columns[place[i]] for i in block], dim=1)) for block in self.scope.blocks]
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Dropout off; BatchNorm by its statistics so far, or by the batch's without keeping them."""
+        self.network.eval()
+        norms = [m for m in self.network.modules() if isinstance(m, BatchNorm)] if self.coupled else []
+        _track(norms, training=True)
+        try:
+            yield
+        finally:
+            _track(norms, training=False)
+            self.network.train()
+
+
+def _track(norms: list[BatchNorm], *, training: bool) -> None:
+    for norm in norms:
+        norm.train(training)
+        norm.track_running_stats = not training

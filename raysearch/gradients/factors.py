@@ -1,0 +1,189 @@
+"""One layer's part of every row's gradient, kept as the two factors it is a product of.
+
+A row's gradient in a linear layer's weight is a sum of outer products over its positions, of what the layer sent back
+and what it was given. From these factors come inner products, and weighted sums, of all rows' gradients without any
+of them ever being written down as a whole (the "ghost" products of Goodfellow 2015, https://arxiv.org/abs/1510.01799,
+and of Li et al. 2022, https://arxiv.org/abs/2110.05679).
+
+    m        rows                     T    positions of a row in this layer
+    (p, q)   the parameter as a matrix; a vector has q = 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BUDGET = 1 << 20  # numbers of per-row gradients that are written down at a time
+STRIP = 32  # lines of a Gramian that are multiplied at a time, from the diagonal on: the rest is their mirror image
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Row i's gradient is sum_t x[i, t] y[i, t]^T."""
+
+    x: Tensor  # (m, T, p)
+    y: Tensor  # (m, T, q)
+
+    def dense(self, low: int, high: int) -> Tensor:
+        """Rows `low` to `high` of every gradient, (m, high - low, q)."""
+        return self.x[:, :, low:high].transpose(1, 2) @ self.y
+
+    def add_to(self, total: Tensor, weights: Tensor) -> None:
+        """Add to total (p, q): sum_i weights_i gradient_i."""
+        x = (self.x * weights[:, None, None]).flatten(0, 1)
+        total.addmm_(x.T, self.y.flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Row i's gradient has y[i, t] added to its line ids[i, t]: an embedding's."""
+
+    ids: Tensor  # (m, T) int64
+    y: Tensor  # (m, T, q)
+
+    def dense(self, low: int, high: int) -> Tensor:
+        """Rows `low` to `high` of every gradient, (m, high - low, q)."""
+        inside = (self.ids >= low) & (self.ids < high)
+        return self.on(torch.arange(low, high, device=self.ids.device), inside)
+
+    def on(self, lines: Tensor, inside: Tensor | None = None) -> Tensor:
+        """The given sorted `lines` (n,) of every gradient, (m, n, q); ids not `inside` are left out."""
+        m, n, q = len(self.ids), len(lines), self.y.shape[2]
+        at = torch.searchsorted(lines, self.ids.contiguous()).clamp_max(n - 1)
+        y = self.y if inside is None else self.y * inside[:, :, None]
+        out = self.y.new_zeros(m, n, q)
+        return out.scatter_add_(1, at[:, :, None].expand_as(y), y)
+
+    def add_to(self, total: Tensor, weights: Tensor) -> None:
+        """Add to total (p, q): sum_i weights_i gradient_i."""
+        total.index_add_(0, self.ids.flatten(), (self.y * weights[:, None, None]).flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Row i's gradient as it is: small ones, and those of layers without a product form."""
+
+    g: Tensor  # (m, p, q)
+
+    def dense(self, low: int, high: int) -> Tensor:
+        """Rows `low` to `high` of every gradient, (m, high - low, q)."""
+        return self.g[:, low:high]
+
+    def add_to(self, total: Tensor, weights: Tensor) -> None:
+        """Add to total (p, q): sum_i weights_i gradient_i."""
+        total += torch.tensordot(weights, self.g, dims=1)
+
+
+Factor = Outer | Picked | Rows
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Every row's gradient in one parameter: a sum over the parameter's uses, rows in one or more micro-batches."""
+
+    shape: tuple[int, ...]
+    batches: tuple[tuple[Factor, ...], ...]  # by micro-batch, then by use
+    sizes: tuple[int, ...]  # rows of each micro-batch
+
+    @property
+    def p(self) -> int:
+        """Lines of the parameter as a matrix."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def q(self) -> int:
+        """Columns of the parameter as a matrix."""
+        size = 1
+        for n in self.shape[1:]:
+            size *= n
+        return size
+
+    def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """This layer's share of J J^T (m, m) and of J times `directions` (D_layer, n), (m, n)."""
+        if pairs := self._by_positions():
+            return self._position_products(pairs, directions)
+        m, n = sum(self.sizes), directions.shape[1]
+        like = self.like()
+        G, along = like.new_zeros(m, m), like.new_zeros(m, n)
+        for lines, part in self._parts():
+            flat = part.flatten(1)
+            for i in range(0, m, STRIP):
+                G[i : i + STRIP, i:].addmm_(flat[i : i + STRIP], flat[i:].T)
+            along.addmm_(flat, directions.view(self.p, self.q, n)[lines].flatten(0, 1))
+        return G.triu() + G.triu(1).T, along
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """sum_i weights[:, i] gradient_i for each line of `weights` (c, m): (c, D_layer)."""
+        out = self.like().new_zeros(len(weights), self.p, self.q)
+        if len(weights) <= 2:  # cheaper than writing gradients down
+            for total, line in zip(out, weights, strict=True):
+                for uses, own in zip(self.batches, line.split(self.sizes), strict=True):
+                    for use in uses:
+                        use.add_to(total, own)
+        else:
+            for lines, part in self._parts():
+                out[:, lines] = torch.tensordot(weights, part, dims=1)
+        return out.flatten(1)
+
+    def like(self) -> Tensor:
+        """A tensor of the factors' type and place."""
+        use = self.batches[0][0]
+        return use.g if isinstance(use, Rows) else use.y
+
+    def _parts(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
+        """All rows' gradients (m, n, q), some lines of the parameter at a time."""
+        m, uses = sum(self.sizes), [use for batch in self.batches for use in batch]
+        step = max(1, BUDGET // max(1, m * self.q))
+        picked = [use for use in uses if isinstance(use, Picked)]
+        if len(picked) == len(uses):
+            lines = torch.cat([use.ids.flatten() for use in picked]).unique()
+            for some in lines.split(step):
+                parts = []
+                for batch in self.batches:
+                    each = [u.on(some, torch.isin(u.ids, some)) for u in batch if isinstance(u, Picked)]
+                    parts.append(sum(each[1:], each[0]))
+                yield some, parts[0] if len(parts) == 1 else torch.cat(parts)
+            return
+        for low in range(0, self.p, step):
+            high = min(low + step, self.p)
+            parts = []
+            for batch in self.batches:
+                dense = [use.dense(low, high) for use in batch]
+                parts.append(sum(dense[1:], dense[0]))
+            yield slice(low, high), parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _by_positions(self) -> list[Outer]:
+        """The uses, one a micro-batch, if products of positions are cheaper than gradients written down."""
+        uses = [batch[0] for batch in self.batches if len(batch) == 1]
+        outers = [use for use in uses if isinstance(use, Outer)]
+        if len(outers) < len(self.batches):
+            return []
+        positions = sum(use.x.shape[0] * use.x.shape[1] for use in outers)
+        m, p, q = sum(self.sizes), self.p, self.q
+        return outers if positions * positions * (p + q) < (positions + m * m) * p * q else []
+
+    def _position_products(self, uses: Sequence[Outer], directions: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = [[_inner(a, b) for b in uses] for a in uses]
+        G = torch.cat([torch.cat(line, dim=1) for line in blocks])
+        matrices = directions.view(self.p, self.q, -1)
+        along = torch.cat([_along(use, matrices) for use in uses])
+        return G, along
+
+
+def _inner(a: Outer, b: Outer) -> Tensor:
+    """Inner products (m_a, m_b) of the gradients of two micro-batches."""
+    shape = (len(a.x), a.x.shape[1], len(b.x), b.x.shape[1])
+    products = (a.x.flatten(0, 1) @ b.x.flatten(0, 1).T) * (a.y.flatten(0, 1) @ b.y.flatten(0, 1).T)
+    return products.view(shape).sum(dim=(1, 3))
+
+
+def _along(use: Outer, matrices: Tensor) -> Tensor:
+    """Products of the gradients with each of `matrices` (p, q, n), (m, n)."""
+    out = use.x.new_zeros(len(use.x), matrices.shape[2])
+    for column, M in zip(out.unbind(dim=1), matrices.unbind(dim=2), strict=True):
+        column.copy_(((use.x @ M) * use.y).sum(dim=(1, 2)))
+    return out

@@ -1,0 +1,126 @@
+"""The product form of a row's gradient in each kind of layer that has one.
+
+a (m, ...)  what the layer was given;   b (m, ...)  the loss's gradient in what it sent on
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from raysearch.gradients.factors import Factor, Outer, Picked, Rows
+
+Form = Callable[[nn.Module, str, Tensor, Tensor], Factor]
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def form_of(module: nn.Module) -> Form | None:
+    """The form of a layer, or None: then its rows have to go back one at a time."""
+    if isinstance(module, BatchNorm) and (module.training or module.running_mean is None):
+        raise ValueError("BatchNorm in training mode mixes the rows of a batch: they have no gradients of their own")
+    plain_padding = getattr(module, "padding_mode", "zeros") == "zeros" and not isinstance(
+        getattr(module, "padding", 0), str
+    )
+    if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
+        return None
+    for kind, form in FORMS.items():
+        own = getattr(type(module), "forward", None) is kind.forward  # not one derived for another layout
+        if isinstance(module, kind) and own and plain_padding:
+            return form
+    return None
+
+
+def by_row(factor: Factor, rows: int) -> Factor:
+    """The same with the lines of a row, where a layer saw it as several in succession, put together again."""
+    if isinstance(factor, Rows):
+        return Rows(factor.g.unflatten(0, (rows, -1)).sum(dim=1)) if len(factor.g) != rows else factor
+    first = factor.ids if isinstance(factor, Picked) else factor.x
+    if len(first) == rows:
+        return factor
+    first, y = (t.unflatten(0, (rows, -1)).flatten(1, 2) for t in (first, factor.y))
+    return Picked(first, y) if isinstance(factor, Picked) else Outer(first, y)
+
+
+def linear(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
+    """Of z = W a + bias, at every position."""
+    del module
+    if name == "bias":
+        return Rows(b.reshape(len(b), -1, b.shape[-1]).sum(dim=1)[:, :, None])
+    b, a = b.reshape(len(b), -1, b.shape[-1]), a.reshape(len(a), -1, a.shape[-1])
+    if b.shape[1] > 1:
+        alive = b.any(dim=2).any(
+            dim=0
+        )  # a head that reads one position leaves the last layer's others without gradient
+        if not alive.all():
+            b, a = b[:, alive], a[:, alive]
+    return Outer(b, a)
+
+
+def embedding(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
+    """Of z = W[a]; the padding line learns nothing."""
+    del name
+    assert isinstance(module, nn.Embedding)
+    if module.padding_idx is not None:
+        b = b * (a != module.padding_idx)[..., None]
+    return Picked(a.reshape(len(a), -1), b.reshape(len(b), -1, b.shape[-1]))
+
+
+def convolution(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
+    """Of z = W * a + bias: a product at every place that the kernel is laid on."""
+    assert isinstance(module, nn.Conv1d | nn.Conv2d)
+    if name == "bias":
+        return Rows(b.flatten(2).sum(dim=2)[:, :, None])
+    if isinstance(module, nn.Conv1d):
+        a, b = a[:, :, None], b[:, :, None]
+    ahead = [1] * (2 - len(module.kernel_size))
+    kernel, dilation, stride = ((*ahead, *v) for v in (module.kernel_size, module.dilation, module.stride))
+    assert not isinstance(module.padding, str)
+    padding = (*([0] * len(ahead)), *module.padding)
+    patches = a.flatten(2) if math.prod((*kernel, *stride)) == 1 and not sum(padding) else None
+    if patches is None:
+        patches = F.unfold(a, kernel, dilation, padding, stride)  # (m, C k, T)
+    if module.groups == 1:
+        return Outer(b.flatten(2).transpose(1, 2), patches.transpose(1, 2))
+    b, patches = b.flatten(2).unflatten(1, (module.groups, -1)), patches.unflatten(1, (module.groups, -1))
+    return Rows(torch.einsum("mgot,mgct->mgoc", b, patches).flatten(1, 2))
+
+
+def layer_norm(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
+    """Of z = weight x^ + bias, x^ normalised over the last dimensions."""
+    assert isinstance(module, nn.LayerNorm)
+    shape = module.normalized_shape
+    if name == "weight":
+        b = b * F.layer_norm(a, shape, eps=module.eps)
+    return Rows(b.reshape(len(b), -1, shape[0], math.prod(shape[1:])).sum(dim=1))
+
+
+def group_norm(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
+    """Of z = weight x^ + bias, x^ normalised over groups of channels."""
+    assert isinstance(module, nn.GroupNorm)
+    if name == "weight":
+        b = b * F.group_norm(a, module.num_groups, eps=module.eps)
+    return Rows(b.flatten(2).sum(dim=2)[:, :, None] if b.ndim > 2 else b[:, :, None])
+
+
+def frozen_batch_norm(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
+    """Of z = weight x^ + bias with the statistics kept so far: a line for each channel."""
+    assert isinstance(module, BatchNorm)
+    if name == "weight":
+        b = b * F.batch_norm(a, module.running_mean, module.running_var, eps=module.eps)
+    return Rows(b.flatten(2).sum(dim=2)[:, :, None] if b.ndim > 2 else b[:, :, None])
+
+
+FORMS: dict[type[nn.Module], Form] = {
+    nn.Linear: linear,
+    nn.Embedding: embedding,
+    nn.Conv1d: convolution,
+    nn.Conv2d: convolution,
+    nn.LayerNorm: layer_norm,
+    nn.GroupNorm: group_norm,
+    BatchNorm: frozen_batch_norm,
+}
+KINDS = tuple(FORMS)

@@ -1,0 +1,161 @@
+"""J, the gradients of m examples, as something that gives products and sums; seldom as a matrix.
+
+    J (m, D)  one example's gradient a row;   G = J J^T (m, m)
+
+`Factored` keeps the layers' factors of one backward; `Explicit` keeps the matrix, for models whose rows cannot be
+told apart, and as the plain reference that the other is checked against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from raysearch.gradients.capture import Capture
+from raysearch.gradients.factors import Factor, Layer, Rows
+from raysearch.gradients.plain import flat_gradient
+from raysearch.ranks import Ranks
+
+CHUNK = 1 << 18  # columns of an explicit J that are multiplied at a time
+
+
+class Jacobian(Protocol):
+    """What a surgery asks of J."""
+
+    @property
+    def m(self) -> int:
+        """Examples."""
+
+    @property
+    def noise(self) -> float:
+        """Relative rounding error of G."""
+
+    def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """G (m, m) and J times `directions` (D, n), (m, n), both float64."""
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """J times weights (c, m), from the left: (c, D)."""
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """J written down."""
+
+    J: Tensor
+
+    @property
+    def m(self) -> int:
+        """Examples."""
+        return len(self.J)
+
+    @property
+    def noise(self) -> float:
+        """G is exact for a J that is rounded."""
+        return float(torch.finfo(self.J.dtype).eps ** 1.5)
+
+    def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """G and J times directions, summed in float64."""
+        G = directions.new_zeros(self.m, self.m, dtype=torch.float64)
+        along = directions.new_zeros(self.m, directions.shape[1], dtype=torch.float64)
+        for low in range(0, self.J.shape[1], CHUNK):
+            part = self.J[:, low : low + CHUNK].double()
+            G += part @ part.T
+            along += part @ directions[low : low + CHUNK].double()
+        return G, along
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """J times weights, from the left."""
+        return weights.to(self.J.dtype) @ self.J
+
+
+@dataclass(frozen=True)
+class Factored:
+    """J as its layers' factors. The ranks share the layers' products, and sum m x m and m x n numbers."""
+
+    layers: tuple[Layer, ...]
+    m: int
+    ranks: Ranks
+
+    @property
+    def noise(self) -> float:
+        """G is summed from products in the factors' own precision."""
+        return max((float(torch.finfo(layer.like().dtype).eps) for layer in self.layers if layer.batches), default=0.0)
+
+    def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """G and J times directions, summed over layers in float64."""
+        n = directions.shape[1]
+        both = torch.zeros(self.m, self.m + n, dtype=torch.float64, device=directions.device)
+        sizes = [layer.p * layer.q for layer in self.layers]
+        for number, (layer, own) in enumerate(zip(self.layers, directions.split(sizes), strict=True)):
+            if layer.batches and number % self.ranks.world == self.ranks.rank:
+                G, along = layer.products(own)
+                both[:, : self.m] += G
+                both[:, self.m :] += along
+        both = self.ranks.sum(both)
+        return both[:, : self.m].clone(), both[:, self.m :].clone()
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """J times weights, layer by layer."""
+        parts = []
+        for layer in self.layers:
+            if layer.batches:
+                parts.append(layer.combine(weights.to(layer.like().dtype)))
+            else:
+                parts.append(torch.zeros(len(weights), layer.p * layer.q, device=weights.device))
+        return torch.cat(parts, dim=1)
+
+
+Losses = Callable[[Tensor], Tensor]  # row numbers (b,) -> each row's own loss (b,), by one forward
+
+
+def factored(
+    losses_of: Losses,
+    rows: Tensor,
+    capture: Capture,
+    ranks: Ranks,
+    micro_batches: int = 1,
+    check: float | None = None,
+) -> Factored:
+    """J of `rows` by one forward and one backward for each micro-batch.
+
+    With `check`, the first row's gradient is also taken by a plain backward, and may differ by that share of its norm.
+    Raises ValueError where a layer mixes rows, changes what it was given in place, or gives another gradient.
+    """
+    found: list[list[tuple[Factor, ...]]] = []
+    sizes = []
+    for some in rows.chunk(micro_batches):
+        with capture.watching(len(some)):
+            losses = losses_of(some)
+        if check is not None and not found:
+            first = flat_gradient(losses[0], capture.parameters, keep_graph=True)
+        pieces, _ = capture.pieces(losses.sum())
+        found.append([tuple(use.factor for use in uses) for uses in pieces])
+        sizes.append(len(some))
+    layers = []
+    for i, parameter in enumerate(capture.parameters):
+        batches = [pieces[i] for pieces in found]
+        p = len(parameter) if parameter.ndim else 1
+        for at, (uses, size) in enumerate(zip(batches, sizes, strict=True)):
+            if not uses and any(batches):
+                batches[at] = (Rows(parameter.new_zeros(size, p, parameter.numel() // p)),)
+        layers.append(Layer(tuple(parameter.shape), tuple(batches) if any(batches) else (), tuple(sizes)))
+    J = Factored(tuple(layers), len(rows), ranks)
+    if check is not None:
+        alone = torch.zeros(1, len(rows), device=first.device)
+        alone[0, 0] = 1
+        capture.agree(J.combine(alone)[0], first, check)
+    return J
+
+
+def explicit(losses_of: Losses, rows: Tensor, parameters: Sequence[nn.Parameter], *, coupled: bool) -> Explicit:
+    """J of `rows` by one backward for each; the rows are in one forward together where they are `coupled`."""
+    lines = []
+    together = losses_of(rows) if coupled else None
+    for i in range(len(rows)):
+        loss = together[i] if together is not None else losses_of(rows[i : i + 1]).sum()
+        lines.append(flat_gradient(loss, parameters, keep_graph=together is not None and i < len(rows) - 1))
+    return Explicit(torch.stack(lines))

@@ -1,0 +1,60 @@
+"""Which parameters a subspace is taken in: ATTITTUD's theta, whole or in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Blocks of parameters, each with a subspace of its own; what is in no block is left alone."""
+
+    sizes: tuple[int, ...]  # of all parameters, in the order of flat gradients
+    blocks: tuple[tuple[int, ...], ...]  # parameters' numbers
+
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """Each block's part (D_block,) of a flat gradient (D,)."""
+        pieces = flat.split(self.sizes)
+        if len(self.blocks) == 1 and len(self.blocks[0]) == len(self.sizes):
+            return [flat]
+        return [torch.cat([pieces[i] for i in block]) for block in self.blocks]
+
+    def replaced(self, flat: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        """The flat gradient with its blocks' parts replaced."""
+        if len(self.blocks) == 1 and len(self.blocks[0]) == len(self.sizes):
+            return parts[0]
+        pieces = list(flat.split(self.sizes))
+        for block, part in zip(self.blocks, parts, strict=True):
+            for i, piece in zip(block, part.split([self.sizes[i] for i in block]), strict=True):
+                pieces[i] = piece
+        return torch.cat(pieces)
+
+
+def scope_of(
+    kind: str, body: nn.Module, parameters: Sequence[nn.Parameter], heads: Sequence[nn.Parameter], last_layers: int
+) -> Scope:
+    """The blocks among a body's `parameters` and its `heads`: body, last (layers), per_layer or all.
+
+    Raises ValueError where the body has no list of layers, or fewer than are asked for.
+    """
+    sizes = tuple(parameter.numel() for parameter in (*parameters, *heads))
+    if kind in ("body", "all"):
+        return Scope(sizes, (tuple(range(len(parameters) if kind == "body" else len(sizes))),))
+    number = {id(parameter): i for i, parameter in enumerate(parameters)}
+    if kind == "per_layer":
+        blocks: list[tuple[int, ...]] = []
+        for module in body.modules():
+            own = (number.pop(id(p), None) for p in module.parameters(recurse=False))
+            if block := tuple(i for i in own if i is not None):
+                blocks.append(block)
+        return Scope(sizes, tuple(blocks))
+    layers = max((m for m in body.modules() if isinstance(m, nn.ModuleList)), key=len, default=None)
+    if layers is None or len(layers) < last_layers:
+        have = "no list of layers" if layers is None else f"{len(layers)} layers"
+        raise ValueError(f"scope 'last' asks for the last {last_layers} layers; the encoder has {have}")
+    last = {id(p) for layer in list(layers)[-last_layers:] for p in layer.parameters()}
+    return Scope(sizes, (tuple(i for i, p in enumerate(parameters) if id(p) in last),))

@@ -1,0 +1,216 @@
+"""Small models of many kinds in float64, each with a per-row loss: what the gradient engines are held against."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, ViTConfig, ViTModel
+
+ROWS = 6
+
+
+@dataclass
+class Animal:
+    """A model and its rows' losses."""
+
+    model: nn.Module
+    losses: Callable[[Tensor], Tensor]  # row numbers -> a loss each
+    slow: frozenset[str] = frozenset()  # classes of modules without a product form
+
+
+def images(channels: int, size: int) -> Tensor:
+    return torch.randn(ROWS, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def words(length: int, vocabulary: int) -> Tensor:
+    return torch.randint(1, vocabulary, (ROWS, length), generator=torch.Generator().manual_seed(1))
+
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def classified(model: nn.Module, inputs: Tensor, slow: frozenset[str] = frozenset()) -> Animal:
+    model.double()
+    return Animal(model, lambda rows: F.cross_entropy(model(inputs[rows]), LABELS[rows], reduction="none"), slow)
+
+
+class Encoder(nn.Module):
+    """A Hugging Face encoder with a linear layer on its first position."""
+
+    def __init__(self, body: nn.Module, width: int) -> None:
+        super().__init__()
+        self.body, self.top = body, nn.Linear(width, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.top(self.body(inputs).last_hidden_state[:, 0])
+
+
+def bert(attention: str) -> Animal:
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=12,
+        attn_implementation=attention,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return classified(Encoder(BertModel(config, add_pooling_layer=False), 16), words(9, 40))
+
+
+def checkpointed() -> Animal:
+    animal = bert("sdpa")
+    animal.model.body.activation_checkpointing_enable({"use_reentrant": False})
+    return animal
+
+
+def albert() -> Animal:
+    """One layer's weights used twice."""
+    config = AlbertConfig(
+        vocab_size=40,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=12,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return classified(Encoder(AlbertModel(config, add_pooling_layer=False), 16), words(9, 40))
+
+
+def vit() -> Animal:
+    config = ViTConfig(
+        image_size=8,
+        patch_size=4,
+        num_channels=2,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return classified(
+        Encoder(ViTModel(config, add_pooling_layer=False), 16), images(2, 8), frozenset({"ViTEmbeddings"})
+    )
+
+
+class Tied(nn.Module):
+    """A language model whose decoder is its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(30, 12, padding_idx=0), nn.Linear(12, 12)
+        self.decode = nn.Linear(12, 30, bias=False)
+        self.decode.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.decode(torch.tanh(self.mix(self.embed(tokens))))
+
+
+def tied() -> Animal:
+    model, tokens = Tied().double(), words(7, 30)
+    tokens[:, -2:] = 0
+
+    def losses(rows: Tensor) -> Tensor:
+        logits = model(tokens[rows])[:, :-1]
+        return F.cross_entropy(logits.transpose(1, 2), tokens[rows, 1:], reduction="none").sum(1)
+
+    return Animal(model, losses)
+
+
+def mlp() -> Animal:
+    inputs = images(1, 5).flatten(1)
+    return classified(nn.Sequential(nn.Linear(25, 30), nn.ReLU(inplace=True), nn.Linear(30, 3, bias=False)), inputs)
+
+
+def convolutions() -> Animal:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, stride=2),
+        nn.GroupNorm(2, 8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8, dilation=2, padding=2),
+        nn.Conv2d(8, 12, 1, groups=2, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.LayerNorm(12),
+        nn.Linear(12, 3),
+    )
+    return classified(model, images(3, 8))
+
+
+def one_dimension() -> Animal:
+    model = nn.Sequential(
+        nn.Embedding(40, 6),
+        Transposed(),
+        nn.Conv1d(6, 9, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveMaxPool1d(1),
+        nn.Flatten(),
+        nn.Linear(9, 3),
+    )
+    return classified(model, words(9, 40))
+
+
+class Transposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+def frozen_batch_norm() -> Animal:
+    norm = nn.BatchNorm2d(4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 3)).double()
+    model(images(3, 6) * 2 + 1)  # statistics of its own
+    model.eval()
+    return classified(model, images(3, 6))
+
+
+class Last(nn.Module):
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x)[0][:, -1]
+
+
+def lstm() -> Animal:
+    model = nn.Sequential(nn.Embedding(40, 6), Last(nn.LSTM(6, 8, batch_first=True)), nn.Linear(8, 3))
+    return classified(model, words(5, 40), frozenset({"LSTM"}))
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.scale = nn.MultiheadAttention(6, 2, batch_first=True), nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.attention(x, x, x, need_weights=False)[0] * self.scale).mean(1)
+
+
+def attention() -> Animal:
+    """torch's own attention, which uses a child's weight without calling it, and a parameter of a plain module."""
+    model = nn.Sequential(nn.Embedding(40, 6), Attends(), nn.Linear(6, 3))
+    return classified(model, words(5, 40), frozenset({"MultiheadAttention", "Attends"}))
+
+
+ZOO: dict[str, Callable[[], Animal]] = {
+    "bert_eager": lambda: bert("eager"),
+    "bert_sdpa": lambda: bert("sdpa"),
+    "checkpointed": checkpointed,
+    "shared_layers": albert,
+    "vision_transformer": vit,
+    "tied_embeddings": tied,
+    "mlp": mlp,
+    "convolutions": convolutions,
+    "one_dimension": one_dimension,
+    "frozen_batch_norm": frozen_batch_norm,
+    "lstm": lstm,
+    "attention": attention,
+}
