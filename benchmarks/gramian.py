@@ -30,18 +30,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from raysearch.checkpoint import TrialFolder
+from raysearch.gradients.jacobian import factored
+from raysearch.gradients.plain import flat_gradient
+from raysearch.ranks import Ranks
+from raysearch.spec import Search
+from raysearch.tasks import prepare
+from raysearch.training import Trial
+
 ROUNDS, LENGTH, VOCABULARY = 5, 64, 4096
 Work = Callable[[], object]
 
 
-def trial(folder: Path, m: int, k: int, surgery: str, device: str, layers: int):
+def trial(folder: Path, m: int, k: int, surgery: str, device: str, layers: int) -> Trial:
     """A text trial at its first step; `update(phase, n)` computes the gradient of step n."""
-    from raysearch.checkpoint import TrialFolder
-    from raysearch.ranks import Ranks
-    from raysearch.spec import Search
-    from raysearch.tasks import prepare
-    from raysearch.training import Trial
-
     chance = random.Random(0)
     for split, rows in (("train", 4 * m), ("dev", 40)):
         texts = [" ".join(str(chance.randrange(3000)) for _ in range(2 * LENGTH)) for _ in range(rows)]
@@ -75,10 +77,6 @@ def trial(folder: Path, m: int, k: int, surgery: str, device: str, layers: int):
 
 def works(folder: Path, m: int, k: int, device: str, layers: int) -> dict[str, Work]:
     """What is measured, by name."""
-    from raysearch.gradients.jacobian import factored
-    from raysearch.gradients.plain import flat_gradient
-    from raysearch.ranks import Ranks
-
     plain = trial(folder, m, k, "none", device, layers)
     cut = trial(folder, m, k, "attittud", device, layers)
     phase, examples, network = cut.phases[0], cut.update.examples, cut.network

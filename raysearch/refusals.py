@@ -20,12 +20,12 @@ from raysearch.kinds import check_kinds, check_timm
 from raysearch.knobs import DEFAULTS, INCLUDE
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.pretrained import PACKAGES
-from raysearch.reading import Keys, Node
+from raysearch.reading import Keys, Node, said
 
 if TYPE_CHECKING:
     from raysearch.spec import Search
 
-_SAMPLER_PACKAGES = {"cmaes": ("cmaes",), "gp": ("scipy",)}
+_SAMPLER_PACKAGES = {"cmaes": ("cmaes",)}
 _ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -123,9 +123,24 @@ def _dimensions(search: Search, node: Node) -> None:
 
 
 def _names(search: Search, node: Node) -> None:
+    """Baselines have sound names; a paper's scores are of arms and values of this search."""
     for name in search.baselines:
         if not _ARM_NAME.fullmatch(name) or name == "search":
             raise node.error("a baseline's name is small letters, digits and _, and not 'search'", "baselines", name)
+    if search.paper is None:
+        return
+    for arm in search.paper.scores:
+        if arm not in (arms := ("search", *search.baselines)):
+            raise node.error(f"unknown arm {arm!r}{did_you_mean(arm, arms)}", "paper", "scores", arm)
+    for name, printed in search.paper.values.items():
+        if name not in search.dimensions:
+            raise node.error(f"is no dimension{did_you_mean(name, search.dimensions)}", "paper", "values", name)
+        if (values := search.dimensions[name].values) is None:
+            raise node.error("is drawn from a range; a value of its own has no trials", "paper", "values", name)
+        known = [said(value).strip("'") for value in values]
+        for value in printed:
+            if value not in known:
+                raise node.error(f"{name} never is {value}{did_you_mean(value, known)}", "paper", "values", name, value)
 
 
 def _methods(search: Search, node: Node) -> None:
@@ -227,8 +242,8 @@ def _values(search: Search, node: Node) -> None:
             low = {key: arm.bound(key, min) for key in DEFAULTS if uses(methods, key)}
             high = {key: arm.bound(key, max) for key in DEFAULTS if uses(methods, key)}
             worst = high if "m" not in arm.dimensions else {"k": low.get("k", 0), "m": high.get("m", 0)}
-            words = {key: arm.settings[key] for key in ("basis", "basis_rows") if key in arm.settings and key in low}
-            if problem := why_impossible(PLAINEST.plain(), worst | words):
+            names = [key for key in arm.settings if key in ("basis", "basis_rows") and key in low]
+            if problem := why_impossible(PLAINEST.plain(), {**worst, **{key: arm.settings[key] for key in names}}):
                 raise node.error(problem, *_place(search, arm, "k", "m"))
             if (batch := low["batch_size"]) < search.resources.workers:
                 problem = f"{batch:g} examples cannot be shared by {search.resources.workers} workers"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 BUDGET = 1 << 20  # numbers of per-row gradients that are written down at a time
+OFTEN = 8  # an embedding's line that more rows than these pick is multiplied for all rows at once
 STRIP = 32  # lines of a Gramian that are multiplied at a time, from the diagonal on: the rest is their mirror image
 
 
@@ -106,6 +107,8 @@ class Layer:
         """This layer's share of J J^T (m, m) and of J times `directions` (D_layer, n), (m, n)."""
         if pairs := self._by_positions():
             return self._position_products(pairs, directions)
+        if all(isinstance(use, Picked) for batch in self.batches for use in batch):
+            return self._line_products(directions)
         m, n = sum(self.sizes), directions.shape[1]
         like = self.like()
         G, along = like.new_zeros(m, m), like.new_zeros(m, n)
@@ -155,6 +158,43 @@ class Layer:
                 dense = [use.dense(low, high) for use in batch]
                 parts.append(sum(dense[1:], dense[0]))
             yield slice(low, high), parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _line_products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """`products` of an embedding: two rows meet in the lines alone that both pick, which most lines are not."""
+        m, n = sum(self.sizes), directions.shape[1]
+        keys, values, start = [], [], 0
+        for batch, size in zip(self.batches, self.sizes, strict=True):
+            for use in batch:
+                assert isinstance(use, Picked)
+                row = torch.arange(start, start + size, device=use.ids.device)
+                keys.append((use.ids * m + row[:, None]).flatten())
+                values.append(use.y.flatten(0, 1))
+            start += size
+        key, where = torch.cat(keys).unique(return_inverse=True)  # in the order of lines, then rows
+        y = values[0].new_zeros(len(key), self.q).index_add_(0, where, torch.cat(values))
+        line, row = key // m, key % m
+        along = y.new_zeros(m, n)
+        for column, v in zip(along.unbind(dim=1), directions.view(self.p, self.q, n).unbind(dim=2), strict=True):
+            column.index_add_(0, row, (y * v[line]).sum(dim=1))
+        _, inverse, counts = line.unique_consecutive(return_inverse=True, return_counts=True)
+        often = counts[inverse] > OFTEN
+        G = y.new_zeros(m, m)
+        if often.any():
+            lines, at = line[often].unique_consecutive(return_inverse=True)
+            for low in range(0, len(lines), step := max(1, BUDGET // (m * self.q))):
+                mine = (at >= low) & (at < low + step)
+                dense = y.new_zeros(m, min(step, len(lines) - low), self.q)
+                dense[row[often][mine], at[mine] - low] = y[often][mine]
+                G.addmm_(dense.flatten(1), dense.flatten(1).T)
+        y, line, row = y[~often], line[~often], row[~often]
+        G.view(-1).index_add_(0, row * (m + 1), y.square().sum(dim=1))
+        for apart in range(1, OFTEN):  # rows of a line are neighbours
+            if not len(same := (line[apart:] == line[:-apart]).nonzero()[:, 0]):
+                break
+            products = (y[same] * y[same + apart]).sum(dim=1)
+            G.view(-1).index_add_(0, row[same] * m + row[same + apart], products)
+            G.view(-1).index_add_(0, row[same + apart] * m + row[same], products)
+        return G, along
 
     def _by_positions(self) -> list[Outer]:
         """The uses, one a micro-batch, if products of positions are cheaper than gradients written down."""

@@ -51,13 +51,17 @@ def linear(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
     if name == "bias":
         return Rows(b.reshape(len(b), -1, b.shape[-1]).sum(dim=1)[:, :, None])
     b, a = b.reshape(len(b), -1, b.shape[-1]), a.reshape(len(a), -1, a.shape[-1])
-    if b.shape[1] > 1:
-        alive = b.any(dim=2).any(
-            dim=0
-        )  # a head that reads one position leaves the last layer's others without gradient
-        if not alive.all():
-            b, a = b[:, alive], a[:, alive]
+    if b.shape[1] > 1 and (dead := _dead(b)).any():
+        b, a = b[:, ~dead], a[:, ~dead]
     return Outer(b, a)
+
+
+def _dead(b: Tensor) -> Tensor:
+    """Positions (T,) at which no row has a gradient, as those are that a head does not read from the last layer."""
+    dead = (b[:, :, 0] == 0).all(dim=0)  # most often settled by one number a position
+    if dead.any():
+        dead[dead.clone()] = (b[:, dead] == 0).all(dim=2).all(dim=0)
+    return dead
 
 
 def embedding(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
