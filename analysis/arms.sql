@@ -1,40 +1,60 @@
--- Baselines: does the search's winner beat them, on the same fresh seeds?
--- The best configuration of each arm again on seeds that chose nothing. `difference` is search less baseline, paired by
--- seed, in points of score; `low` and `high` bound it with 95 % confidence (Student's t on the paired differences).
-WITH confirmed AS (
+-- Baselines: does the search's winner beat them, on the same fresh seeds, and which arm is best?
+-- The best configuration of each arm again on seeds that chose nothing (`fresh`); in a search that confirms nothing, on
+-- its own seeds, and then a verdict needs arms that had one configuration each. `difference` is search less baseline,
+-- paired by seed, in points of score; `low` and `high` bound it with 95 % confidence for all baselines together
+-- (Student's t on the paired differences, Bonferroni), `boot_low` and `boot_high` for each alone (bootstrap, BCa).
+-- `p` is how probable so large a difference is if the sign of each seed's is chance (every flip tried), `p_holm` the
+-- same for all baselines together; a verdict needs `p_holm` below 0.05. With n seeds p is at least 2 / 2^n, so that 5
+-- seeds cannot reach p < 0.05: the verdict then rests on the interval, which has to leave 0 out while every seed says
+-- the same; `rests_on` says which. `gain` is the arm less the first baseline that is declared, bounded likewise. `place`
+-- is by `mean` alone and claims nothing. `paper` is what `source` printed, of its own data and budget.
+WITH declared AS (SELECT arg_max(spec, time) AS spec FROM searches),
+confirmed AS (
     SELECT arm, number, seed, score, ended
     FROM trials
-    WHERE role = 'confirm' AND state = 'complete'
+    WHERE role = 'confirm' AND state = 'complete' AND isfinite(score)
 ),
 chosen AS (
-    SELECT arm, number, avg(score) AS chosen_at
+    SELECT arm, number, avg(score) AS chosen_at, count(*) OVER (PARTITION BY arm) AS tried
     FROM trials
     WHERE role = 'search' AND state = 'complete'
     GROUP BY arm, number
 ),
 latest AS (SELECT arm, arg_max(number, ended) AS number FROM confirmed GROUP BY arm),
-repetitions AS (SELECT arm, number, seed, score FROM confirmed JOIN latest USING (arm, number)),
+repetitions AS (
+    SELECT arm, number, seed, score, true AS fresh FROM confirmed JOIN latest USING (arm, number)
+    UNION ALL
+    SELECT arm, number, trials.seed, trials.score, false
+    FROM trials JOIN best USING (arm, number)
+    WHERE trials.role = 'search' AND trials.state = 'complete' AND isfinite(trials.score)
+      AND NOT EXISTS (FROM confirmed)
+),
 means AS (
-    SELECT arm, count(*) AS seeds, avg(score) AS mean, stddev_samp(score) AS sd FROM repetitions GROUP BY arm
+    SELECT arm, count(*) AS seeds, avg(score) AS mean, stddev_samp(score) AS sd, any_value(fresh) AS fresh
+    FROM repetitions
+    GROUP BY arm
 ),
 paired AS (
-    SELECT
-        baseline.arm,
-        count(*) AS pairs,
-        avg(search.score - baseline.score) AS difference,
-        stddev_samp(search.score - baseline.score) / sqrt(count(*)) AS error
+    SELECT baseline.arm, list(search.score - baseline.score ORDER BY seed) AS d
     FROM repetitions AS search JOIN repetitions AS baseline USING (seed)
     WHERE search.arm = 'search' AND baseline.arm <> 'search'
     GROUP BY baseline.arm
 ),
-bounded AS (
-    SELECT *, error * coalesce(
-        [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-         2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042][pairs - 1],
-        1.960 + 2.45 / (pairs - 1)
-    ) AS half
+tested AS (
+    SELECT arm, d, sign_flip_p(d) AS p, count(*) OVER () AS compared, t_interval(d, count(*) OVER ()) AS bounds
     FROM paired
-)
+    WHERE len(d) > 1
+),
+corrected AS (
+    SELECT *, list_extract(holm(list(p) OVER ()), list_position(list(p) OVER (), p)) AS p_holm FROM tested
+),
+gains AS (
+    SELECT arms.arm, list(arms.score - first.score ORDER BY seed) AS g
+    FROM repetitions AS arms JOIN repetitions AS first USING (seed), declared
+    WHERE first.arm = list_extract(json_keys(spec, '$.baselines'), 1) AND arms.arm <> first.arm
+    GROUP BY arms.arm
+),
+bounded AS (SELECT arm, list_avg(g) AS gain, t_interval(g, count(*) OVER ()) AS bounds FROM gains)
 SELECT
     best.arm,
     coalesce(latest.number, best.number) AS configuration,
@@ -42,19 +62,36 @@ SELECT
     coalesce(seeds, 0) AS seeds,
     mean,
     sd,
-    difference,
-    difference - half AS low,
-    difference + half AS high,
+    json_extract_string(spec, '$.paper.scores."' || best.arm || '"') AS paper,
+    list_avg(paired.d) AS difference,
+    corrected.bounds[1] AS low,
+    corrected.bounds[2] AS high,
     CASE WHEN coalesce(seeds, 0) = 0 THEN 'not repeated on fresh seeds'
+         WHEN NOT fresh AND greatest(tried, (SELECT max(tried) FROM chosen WHERE arm = 'search')) > 1
+              THEN 'not repeated on fresh seeds'
          WHEN best.arm = 'search' THEN NULL
-         WHEN difference IS NULL THEN 'no seed in common'
-         WHEN half IS NULL THEN 'one seed tells nothing'
-         WHEN difference - half > 0 THEN 'the search is better'
-         WHEN difference + half < 0 THEN 'the baseline is better'
-         ELSE 'no difference found' END AS verdict
+         WHEN paired.d IS NULL THEN 'no seed in common'
+         WHEN corrected.d IS NULL THEN 'one seed tells nothing'
+         ELSE list_extract(['the baseline is better', 'no difference found', 'the search is better'],
+                           better(corrected.d, p_holm, compared) + 2) END AS verdict,
+    rests_on(len(corrected.d), compared) AS rests_on,
+    p,
+    p_holm,
+    bootstrap_interval(corrected.d)[1] AS boot_low,
+    bootstrap_interval(corrected.d)[2] AS boot_high,
+    CASE WHEN mean IS NOT NULL THEN rank() OVER (ORDER BY mean DESC NULLS LAST) END AS place,
+    gain,
+    bounded.bounds[1] AS gain_low,
+    bounded.bounds[2] AS gain_high,
+    fresh,
+    CASE WHEN paper IS NOT NULL
+         THEN concat_ws(', ', spec ->> '$.paper.source', spec ->> '$.paper.metric') END AS source
 FROM best
+CROSS JOIN declared
 LEFT JOIN latest ON latest.arm = best.arm
 LEFT JOIN chosen ON chosen.arm = best.arm AND chosen.number = coalesce(latest.number, best.number)
 LEFT JOIN means ON means.arm = best.arm
+LEFT JOIN paired ON paired.arm = best.arm
+LEFT JOIN corrected ON corrected.arm = best.arm
 LEFT JOIN bounded ON bounded.arm = best.arm
 ORDER BY best.arm = 'search' DESC, mean DESC, best.arm;

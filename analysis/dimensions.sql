@@ -1,4 +1,4 @@
--- Dimensions: how does the score depend on each value that was drawn?
+-- Dimensions: which values were drawn, and what did each trial score?
 -- One row for every trial and dimension; `number` is null where the value is a word.
 WITH drawn AS (
     SELECT arm, trial_id, state, score, params, unnest(json_keys(params)) AS dimension

@@ -193,7 +193,8 @@ def analyze(
         return
     for key, rows in tables.items():
         head = rows if reports else rows.slice(0, HEAD)
-        showing.table(head.to_pylist(), title=key, columns=rows.column_names)
+        said = [column for column in rows.column_names if rows[column].null_count < len(rows)]
+        showing.table(head.to_pylist(), title=key, columns=said)
         if len(rows) > len(head):
             showing.line(f"  and {len(rows) - len(head)} more rows: raysearch analyze {run.name} {key}\n")
     showing.line(f"report   {page}")

@@ -15,7 +15,7 @@ from raysearch.errors import did_you_mean
 from raysearch.image_specs import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
 from raysearch.knobs import DEFAULTS, as_drawn, check_method, check_name, fixed_settings, setting_value
 from raysearch.methods import FAMILIES
-from raysearch.reading import Node, plain
+from raysearch.reading import Node, plain, said
 from raysearch.settings import Settings, Value, knob
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
@@ -256,6 +256,29 @@ class Confirm:
     """After the search, the best configuration of every arm again on fresh seeds."""
 
     seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """What a paper printed of the same comparison: it stands beside what is found here, and changes nothing of it."""
+
+    source: str  # with the number of its table
+    metric: str  # in the paper's words
+    scores: dict[str, str] = field(default_factory=dict)  # of arms, as printed
+    values: dict[str, dict[str, str]] = field(default_factory=dict)  # of the values of dimensions, as printed
+
+    @classmethod
+    def read(cls, node: Node) -> Paper:
+        """Source, metric, and scores of arms or of values; a score is text, so that no digit is lost."""
+        printed = list(node["scores"].mapping()) if "scores" in node.mapping() else []
+        for dimension in node["values"].mapping() if "values" in node else ():
+            printed += dimension.mapping()
+        for score in printed:
+            if not isinstance(score.value, str):
+                raise score.error(f"must be text, as printed, got {said(score.value)}; put it in quotes")
+        if not printed:
+            raise node.error("has neither scores: {ARM: TEXT} nor values: {DIMENSION: {VALUE: TEXT}}")
+        return node.fields_of(cls)
 
 
 @dataclass(frozen=True, kw_only=True)

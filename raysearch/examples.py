@@ -87,6 +87,8 @@ class Examples:
             return explicit(self.losses, rows, self.parameters, coupled=self.coupled)
         check = None if self._is_checked else (1e-2 if training.precision == "bfloat16" else 1e-3)
         J = factored(self.losses, rows, self.capture, self.ranks, training.micro_batches, check)
+        if check is not None:
+            self.capture.say_slow()
         self._is_checked = True
         return J
 

@@ -118,6 +118,17 @@ class Network(nn.Module):
         """Does the body mix the rows of a batch while it trains, as BatchNorm does?"""
         return any(isinstance(module, _BatchNorm) for module in self.body.modules())
 
+    def recompute(self) -> None:
+        """Checkpoint the body's layers: their activations are computed again on the way back.
+
+        Raises ValueError for a body that has no such way.
+        """
+        for module in self.body.modules():
+            if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
+                module.activation_checkpointing_enable({"use_reentrant": False})
+                return
+        raise ValueError(f"recompute: {type(self.body).__name__} cannot checkpoint its layers; leave it out")
+
     def body_parameters(self) -> list[nn.Parameter]:
         """theta, in a fixed order."""
         return [parameter for parameter in self.body.parameters() if parameter.requires_grad]

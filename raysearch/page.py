@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from raysearch import markup as m
-from raysearch import pictures, weight_pictures
+from raysearch import pictures, sweep_pictures, weight_pictures
+from raysearch.comparisons import arms, as_declared, values
 from raysearch.methods import FAMILIES
 from raysearch.pictures import STATES, VARIABLES, Rows, column
 
@@ -39,10 +40,11 @@ def page(run: Run, tables: Mapping[str, pa.Table], reports: Mapping[str, Report]
     search = run.search
     metric, declared = search["task"]["metric"], search["dimensions"]
     bodies = {
-        "arms": _arms(said["arms"], metric),
+        "arms": arms(said["arms"], metric),
         "best_so_far": _best_so_far(said["best_so_far"], metric),
         "curves": _curves(said["curves"], metric),
-        "dimensions": _dimensions(said["dimensions"], declared, metric),
+        "sweep": values(said["sweep"], said["dimensions"], search, metric),
+        "dimensions": _dimensions(said["dimensions"], search, metric),
         "trajectories": _trajectories(said["trajectories"]),
         "ranking": _ranking(said["ranking"]),
         "leaderboard": _leaderboard(said["leaderboard"], declared, metric),
@@ -108,7 +110,7 @@ def _tiles(status: dict[str, Any], said: Mapping[str, Rows], metric: str) -> str
         ("configurations", str(len(board)), states),
         ("at work", m.duration(status["seconds"]), doing),
     ]
-    for winner in (row for row in said["arms"] if row["arm"] == "search" and row["seeds"]):
+    for winner in (row for row in said["arms"] if row["arm"] == "search" and row["fresh"]):
         spread = f"; standard deviation {winner['sd']:.3f}" if winner["seeds"] > 1 else ""
         mean = f"mean of {m.count(winner['seeds'], 'seed')} that chose nothing{spread}"
         tiles.insert(1, ("winner on fresh seeds", f"{winner['mean']:.3f}", mean))
@@ -118,42 +120,6 @@ def _tiles(status: dict[str, Any], said: Mapping[str, Rows], metric: str) -> str
         for name, value, note in tiles
     )
     return f'<div class="tiles">\n{inside}\n</div>'
-
-
-def _arms(found: Rows, metric: str) -> str:
-    if len(found) < 2 and not any(column(found, "seeds")):
-        return ""
-    heads = ["arm", "#configuration", "#chosen at", "#fresh seeds", "#mean", "#sd", "#search less it", "#95 % interval"]
-    rows = [
-        [
-            m.words(row["arm"], "keep"),
-            m.number(row["configuration"], 0),
-            m.number(row["chosen_at"]),
-            m.number(row["seeds"], 0),
-            m.number(row["mean"]),
-            m.number(row["sd"]),
-            m.signed(row["difference"]),
-            m.interval(row["low"], row["high"]),
-            m.words(row["verdict"], "keep"),
-        ]
-        for row in found
-    ]
-    verdicts = "".join(_verdict(row, metric) for row in found if row["arm"] != "search")
-    picture = (
-        f'<div class="narrow">{pictures.differences(found, metric)}</div>' if any(row["low"] for row in found) else ""
-    )
-    return verdicts + picture + m.table([*heads, ""], rows)
-
-
-def _verdict(row: dict[str, Any], metric: str) -> str:
-    """One sentence that a reader may quote."""
-    arm, verdict = (f"<strong>{escape(row[name])}</strong>" for name in ("arm", "verdict"))
-    difference, low, high = row["difference"], row["low"], row["high"]
-    if difference is None:
-        return f'<p class="verdict">Beside {arm}: {verdict}, so nothing is claimed.</p>'
-    said = f"{m.signed(difference)[1]} {escape(metric)} over {m.count(row['seeds'], 'fresh seed')}"
-    bounds = "" if low is None else f" (95 % interval {m.interval(low, high)[1]})"
-    return f'<p class="verdict">Beside {arm} the search\'s winner is at {said}{bounds}: {verdict}.</p>'
 
 
 def _best_so_far(found: Rows, metric: str) -> str:
@@ -169,13 +135,16 @@ def _curves(found: Rows, metric: str) -> str:
     return m.grid(pictures.curves(found, metric), "400px") + m.legend(column(found, "state"), edge=False)
 
 
-def _dimensions(found: Rows, declared: Mapping[str, Any], metric: str) -> str:
+def _dimensions(found: Rows, search: Mapping[str, Any], metric: str) -> str:
     if not found:
         return ""
-    place = {name: i for i, name in enumerate(declared)}
-    found = sorted(found, key=lambda row: place.get(row["dimension"], len(place)))
+    found = as_declared(found, search["dimensions"])
+    pairs = m.grid(sweep_pictures.eta_pairs(found, search["dimensions"], metric), "250px")
+    if search.get("sampler") == "grid":  # whose values are drawn by comparisons.values
+        return pairs
     ring = '<span><i style="color:var(--ink)">◯</i>best trial</span>'
-    return m.grid(pictures.dimensions(found, declared, metric), "250px") + m.legend(column(found, "state"), ring)
+    drawn = m.grid(pictures.dimensions(found, search["dimensions"], metric), "250px")
+    return drawn + m.legend(column(found, "state"), ring) + pairs
 
 
 def _trajectories(found: Rows) -> str:

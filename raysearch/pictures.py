@@ -125,7 +125,7 @@ def best_so_far(found: Rows, over: str, metric: str) -> str:
                 x, y = [*column(known, over), end], [*column(known, "best"), known[-1]["best"]]
                 dashes = DASHES[i % len(DASHES)]
                 axes.step(x, y, where="post", color=arm_colour(arm, i), linestyle=dashes, label=f"best of {arm}")
-                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=legend_columns(axes, 3.9))
         axes.set_xlabel(words)
         axes.set_ylabel(f"select-dev {metric}")
         axes.set_xlim(left=0)
@@ -179,11 +179,11 @@ def dimensions(found: Rows, declared: Mapping[str, Any], metric: str) -> list[st
         with picture(f"dimension{i}", f"{metric} against {name}", 3.1, 2.3) as (drawing, axes):
             axes.set_title(name)
             if "choice" in about or any(row["number"] is None for row in rows):
-                rows = _words_as_places(axes, rows, about.get("choice") or [])
+                rows = words_as_places(axes, rows, about.get("choice") or [])
             else:
                 related = rank_correlation(rows)
                 axes.set_title(related, loc="right", color=MUTED, fontsize=7, fontweight="normal")
-                _value_axis(axes, about)
+                value_axis(axes, about)
             scatter_states(axes, rows, "number", found)
             ringed = [row for row in rows if row["trial_id"] == best]
             x, y = column(ringed, "number"), column(ringed, "score")
@@ -240,7 +240,7 @@ def _ranks(values: list[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return (at[:, None] > at).sum(1) + ((at[:, None] == at).sum(1) + 1) / 2  # type: ignore[no-any-return]
 
 
-def _words_as_places(axes: Axes, rows: Rows, choices: Iterable[object]) -> Rows:
+def words_as_places(axes: Axes, rows: Rows, choices: Iterable[object]) -> Rows:
     """The rows with the place of their word as number, a little aside so that points do not hide each other."""
     words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices]
     words += sorted({row["value"] for row in rows} - set(words))
@@ -255,7 +255,7 @@ def _words_as_places(axes: Axes, rows: Rows, choices: Iterable[object]) -> Rows:
     return placed
 
 
-def _value_axis(axes: Axes, about: Mapping[str, Any]) -> None:
+def value_axis(axes: Axes, about: Mapping[str, Any]) -> None:
     """An axis over the declared range; a logarithmic one says 0.0003 as 3e-4 and is not crowded."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -273,6 +273,12 @@ def _value_axis(axes: Axes, about: Mapping[str, Any]) -> None:
         if bounds:
             aside = 0.04 * (bounds[1] - bounds[0]) or 0.5
             axes.set_xlim(bounds[0] - aside, bounds[1] + aside)
+
+
+def legend_columns(axes: Axes, width: float) -> int:
+    """How many of its labels fit beside each other in so many inches."""
+    longest = max(len(str(label)) for label in axes.get_legend_handles_labels()[1])
+    return max(1, int(width / (0.45 + 0.06 * longest)))
 
 
 def whole_numbers(axes: Axes) -> None:

@@ -1,21 +1,23 @@
 """Reports: SQL over a run's tables, and one HTML file with pictures made of what the SQL says.
 
 A report is a file of one SELECT (DuckDB) over the views searches, trials, evaluations, weights, events (the schemas of
-`tables`, each row once, see `run`) and best (the row of `trials` that is to be kept, one for every arm). It begins
-with two kinds of comment: a line `-- Title: the question`, then what is to be known to read the answer.
+`tables`, each row once, see `run`) and best (the row of `trials` that is to be kept, one for every arm); it may call
+the statistics of `paired`. It begins with two kinds of comment: a line `-- Title: the question`, then what is to be
+known to read the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysearch import catalog
+from raysearch import catalog, paired
 from raysearch.errors import RunError, SpecError
 from raysearch.run import best_of
 
@@ -69,11 +71,14 @@ def views(run: Run) -> dict[str, pa.Table]:
 def answers(tables: dict[str, pa.Table], reports: Sequence[Report]) -> dict[str, pa.Table]:
     """What each report says of these tables."""
     import duckdb
+    from duckdb.func import FunctionNullHandling
 
-    found = {}
+    found, nulls = {}, FunctionNullHandling.SPECIAL
     with duckdb.connect() as connection:
         for name, table in tables.items():
             connection.register(name, table)
+        for name, (function, takes, gives) in paired.FUNCTIONS.items():
+            connection.create_function(name, _of_null_null(function), takes, gives, null_handling=nulls)
         for report in reports:
             try:
                 found[report.name] = connection.sql(report.sql).to_arrow_table()
@@ -95,6 +100,16 @@ def write_html(run: Run) -> Path:
     unfinished = target.with_suffix(".tmp")
     unfinished.write_text(page(run, tables, reports, answers(tables, list(reports.values()))), encoding="utf-8")
     return unfinished.replace(target)
+
+
+def _of_null_null(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as SQL has it: null of a null. DuckDB's own way lets it return no null of anything else."""
+
+    @wraps(function)  # whose arguments DuckDB counts
+    def asked(*given: Any) -> Any:
+        return None if any(value is None for value in given) else function(*given)
+
+    return asked
 
 
 def _comment_lines(lines: list[str]) -> int:

@@ -96,7 +96,7 @@ def launch(
             )
             recorder = _taken_up(search, ledger, folder, prepared)
             with _workers(recorder, address, train, prepared.notes, quiet=not progress) as work:
-                if before is None or before.differences(search):
+                if before is None or before.differences(search) or before.paper != search.paper:
                     ledger.append("searches", [sessions.describe(search, folder.name, prepared)], durable=True)
                     sessions.store(search, folder)
                 work()

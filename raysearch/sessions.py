@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def agree(before: Search, now: Search, name: str, *, extend: bool) -> Search:
         remedy = "--fork NEW_NAME begins a new run" + ("" if barred else ", --extend goes on with this one")
         can = "; only budget, confirm, further seeds and trials of baselines can be extended" if extend else ""
         raise RunError(f"run {name} was begun with another search: {changes}{can}; {remedy}")
-    return now if differences else before
+    return now if differences else replace(before, paper=now.paper)
 
 
 def store(search: Search, folder: Path) -> None:

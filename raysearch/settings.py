@@ -80,6 +80,7 @@ class Training(Settings):
     patience: int = knob(0, "evaluations without a new best before a phase ends; 0 never", low=0, unit="evaluation")
     checkpoint_every: int = knob(0, "steps between checkpoints; 0 at every evaluation", low=0, unit="step")
     micro_batches: int = knob(1, "parts that a step's rows go through the encoder in, one after another", low=1)
+    recompute: bool = knob(False, "keep no activations of the encoder's layers, compute them again on the way back")
     engine: str = knob(
         "auto",
         "single gradients from layers' products, or by a backward each (the reference)",

@@ -36,7 +36,10 @@ def clear() -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Iterable[str] | None = None) -> None:
-    """Rows as a table; numbers right, missing values as -, long text wrapped. Nothing for no rows."""
+    """Rows as a table; numbers right, missing values as -, long text wrapped. Nothing for no rows.
+
+    Columns that find no room beside the others stand below, the first column again before them.
+    """
     if not rows:
         return
     from rich import box
@@ -47,15 +50,34 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Iterab
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console.width = WIDTH
-    names = list(columns) if columns is not None else list(rows[0])
-    shown = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in names:
-        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
-        short = max(len(cell(row.get(name))) for row in rows) <= SHORT
-        shown.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=short)
-    for row in rows:
-        shown.add_row(*(Text(cell(row.get(name))) for name in names))
-    console.print(shown)
+    widths = {name: _width(rows, name) for name in (columns if columns is not None else rows[0])}
+    for names in _abreast(widths, console.width):
+        shown = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+        for name in names:
+            numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+            short = widths[name] <= max(SHORT, len(name))
+            shown.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=short)
+        for row in rows:
+            shown.add_row(*(Text(cell(row.get(name))) for name in names))
+        console.print(shown)
+        title = ""
+
+
+def _width(rows: Sequence[Mapping[str, Any]], name: str) -> int:
+    """Signs that a column takes, its head included."""
+    return max(len(name), *(len(cell(row.get(name))) for row in rows))
+
+
+def _abreast(widths: Mapping[str, int], room: int) -> list[list[str]]:
+    """The columns that stand beside each other, the first one at the head of each group; long text may be wrapped."""
+    first, *rest = widths
+    groups = [[first]]
+    for name in rest:
+        taken = 1 + sum(3 + min(widths[each], max(SHORT, len(each))) for each in (*groups[-1], name))
+        if taken > room and len(groups[-1]) > 1:
+            groups.append([first])
+        groups[-1].append(name)
+    return groups
 
 
 def facts(about: Mapping[str, Any]) -> None:

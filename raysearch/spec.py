@@ -27,6 +27,7 @@ from raysearch.declared import (
     Executor,
     MethodSpec,
     ModelSpec,
+    Paper,
     Resources,
     Sampler,
     Scheduler,
@@ -51,6 +52,7 @@ __all__ = [
     "Dimension",
     "MethodSpec",
     "ModelSpec",
+    "Paper",
     "Resources",
     "Scheduler",
     "Search",
@@ -82,6 +84,7 @@ class Search:
     executor: Executor = "fleet"
     runs: str = "runs"  # folder of runs, relative to the current folder
     keep: int = 3  # trained models kept; -1 all
+    paper: Paper | None = None  # scores that a paper printed, for the reports
     # the file as written, with what was set beside it; its values and their lines
     written: str = field(default="", compare=False, repr=False, metadata=HIDDEN)
     origin: Node | None = field(default=None, compare=False, repr=False, metadata=HIDDEN)
@@ -124,7 +127,7 @@ class Search:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of what the search does: all but its name and its folders."""
+        """The sha256 of what the search does: all but its name, its folders and what a paper found."""
         text = json.dumps(self._essence(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -201,6 +204,7 @@ class Search:
             budget=Budget(trials=1),
             seeds=(seed,),
             confirm=None,
+            paper=None,
             sampler="tpe",
             scheduler=Scheduler(),
             written="",
@@ -234,7 +238,7 @@ class Search:
         )
 
     def _essence(self) -> dict[str, Any]:
-        essence = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs")}
+        essence = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs", "paper")}
         essence["task"] = {key: value for key, value in essence["task"].items() if key != "base"}
         return essence
 

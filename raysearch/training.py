@@ -92,9 +92,13 @@ def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: Open) -> Batc
 def build(plan: TrialPlan, about: dict[str, Any]) -> Network:
     """The plan's network before the first step, its new parameters drawn from the plan's seed."""
     torch.manual_seed(number_of(plan.seed, "parameters", 0))
-    if about.get("kind") == "image":
-        return ImageNetwork(plan, about)
-    return TextNetwork(plan, len(about["labels"]), about["tokens"]["vocab_size"])
+    image = about.get("kind") == "image"
+    network: Network = (
+        ImageNetwork(plan, about) if image else TextNetwork(plan, len(about["labels"]), about["tokens"]["vocab_size"])
+    )
+    if plan.training.recompute:
+        network.recompute()
+    return network
 
 
 class Trial:

@@ -248,6 +248,7 @@ class Update:
             if expected is not None:
                 here = Segmented(pieces_of(self.body, found[-1:]), tuple(task for task, _ in some), self.body[0])
                 check_sum(here, expected, self.capture, lower=self.training.precision == "bfloat16")
+                self.capture.say_slow()
                 self._is_checked = True
             _add(said, losses)
         return heads, Segmented(pieces_of(self.body, found), tuple(step.tasks), self.body[0].detach()), said

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from math import exp, log
 from pathlib import Path
@@ -113,6 +115,21 @@ class Story:
         self.ledger, self.rng, self.moving, self.now = ledger, random.Random(seed), moving, datetime.now(UTC)
         self.ended: list[tuple[float, int, str]] = []  # score, number and state of the search's own
 
+    def declare(self, search: dict[str, Any]) -> None:
+        """Write what is searched, with what, on what."""
+        known = {"python": "3.11.7", "raysearch": "0.1.0", "ray": "2.60.0", "torch": "2.13.0", "optuna": "5.0.0"}
+        sizes = {"train": 400, "meta_dev": 300, "select_dev": 300, "test": 1000}
+        row = {
+            "search": search["name"],
+            "spec": search,
+            "fingerprint": "5" * 64,
+            "versions": known,
+            "data": {"fingerprint": "ab" * 32, "sizes": sizes, "labels": ["numpy", "scipy"]},
+            "hardware": {"host": "here", "cores": 2, "memory": 8 << 30, "accelerators": []},
+        }
+        row = {name: json.dumps(part) if isinstance(part, dict) else part for name, part in row.items()}
+        self.ledger.append("searches", [row], durable=True)
+
     def trial(self, plan: TrialPlan, state: str, steps: int = STEPS, score: float | None = None) -> None:
         """Write all that a trial leaves behind."""
         rng, began = self.rng, self.now
@@ -173,13 +190,7 @@ def write_run(
     """Write a run into `folder`; `gain` is what the search's winner is better by on fresh seeds."""
     with Ledger.open(folder) as ledger:
         story = Story(ledger, seed, moving)
-        declared = {"spec": json.dumps({**SEARCH, "confirm": {"seeds": list(confirm)}}), "fingerprint": "5" * 64}
-        known = {"python": "3.11.7", "raysearch": "0.1.0", "ray": "2.60.0", "torch": "2.13.0", "optuna": "5.0.0"}
-        sizes = {"train": 400, "meta_dev": 300, "select_dev": 300, "test": 1000}
-        data = {"fingerprint": "ab" * 32, "sizes": sizes, "labels": ["numpy", "scipy"]}
-        hardware = {"host": "here", "cores": 2, "memory": 8 << 30, "accelerators": []}
-        row = {"search": "synthetic", **declared, "versions": json.dumps(known), "data": json.dumps(data)}
-        ledger.append("searches", [{**row, "hardware": json.dumps(hardware)}], durable=True)
+        story.declare({**SEARCH, "confirm": {"seeds": list(confirm)}})
         drawn = [draw(story.rng) for _ in range(trials)]
         for number, params in enumerate(drawn):
             plan = plan_of("search", number, 0, "search", params)
@@ -198,5 +209,46 @@ def write_run(
             plan = plan_of("search", winner, again, "confirm", drawn[winner])
             story.trial(plan, "complete", score=0.38 + gain + noise)
             story.trial(plan_of("fine_tune", 0, again, "confirm", {"lr": 1e-3}), "complete", score=0.38 + noise / 2)
+        ledger.event("finished")
+    return folder
+
+
+def write_study(
+    folder: Path,
+    dimensions: dict[str, Any],
+    score: Callable[[dict[str, Any], str], float],
+    *,
+    baselines: tuple[str, ...] = (),
+    confirm: tuple[int, ...] = (),
+    noise: float = 0.01,
+    **declared: Any,
+) -> Path:
+    """Write a grid over dimensions of choices on five seeds, then every arm again on fresh ones, into `folder`.
+
+    `score` gives the mean for values and arm. Each seed is lucky or not, by as much for all; noise comes on top.
+    """
+    arms = {name: {"method": {"weighting": "end_task_only"}} for name in baselines}
+    search = SEARCH | {"dimensions": dimensions, "baselines": arms, "sampler": "grid", "seeds": [0, 1, 2, 3, 4]}
+    search |= declared
+    search = (
+        {**search, "confirm": {"seeds": list(confirm)}} if confirm else {k: search[k] for k in search if k != "confirm"}
+    )
+    with Ledger.open(folder) as ledger:
+        story = Story(ledger, 0, moving=False)
+        story.declare(search)
+
+        def run(arm: str, number: int, seed: int, role: str, params: dict[str, Any]) -> None:
+            luck = random.Random(seed).gauss(0, 0.02) + story.rng.gauss(0, noise)
+            story.trial(plan_of(arm, number, seed, role, params), "complete", score=score(params, arm) + luck)
+
+        choices = (about["choice"] for about in dimensions.values())
+        grid = [dict(zip(dimensions, values, strict=True)) for values in itertools.product(*choices)]
+        for arm, configurations in {"search": grid, **{name: [{}] for name in baselines}}.items():
+            for number, params in enumerate(configurations):
+                for seed in search["seeds"]:
+                    run(arm, number, seed, "search", params)
+            best = max(range(len(configurations)), key=lambda i: score(configurations[i], arm))
+            for seed in confirm:
+                run(arm, best, seed, "confirm", configurations[best])
         ledger.event("finished")
     return folder

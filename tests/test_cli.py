@@ -388,3 +388,12 @@ def test_a_table_wraps_long_text_and_keeps_every_word(capsys: pytest.CaptureFixt
     assert "search-0001-s0-faadd8" in out
     assert "T [bold]" in out
     assert max(map(len, out.splitlines())) <= showing.WIDTH
+
+
+def test_columns_that_find_no_room_stand_below_after_the_first_one_again(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"a_long_name_{i}" for i in "abcdefghijkl"]
+    showing.table([{"arm": "search", **{name: i for i, name in enumerate(names)}}], title="T")
+    out = capsys.readouterr().out
+    assert [out.count(name) for name in names] == [1] * 12
+    assert (out.count("search"), out.count("arm"), out.count("T")) == (2, 2, 1)
+    assert max(map(len, out.splitlines())) <= showing.WIDTH

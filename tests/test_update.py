@@ -80,3 +80,24 @@ def test_attittud_on_the_average_gradient_is_pcgrads_auxiliary_side(data: Path, 
     cut, _ = trained(tmp_path / "cut", data, "static", "attittud", **pcgrad)
     canonical, _ = trained(tmp_path / "canonical", data, "static", "attittud", **pcgrad | {"basis": "canonical"})
     assert (cut - canonical).abs().mean() > 1e-5
+
+
+@pytest.mark.parametrize(("weighting", "surgery"), [("static", "none"), ("aang", "attittud")])
+def test_recomputed_activations_train_as_kept_ones_do(data: Path, tmp_path: Path, weighting: str, surgery: str) -> None:
+    kept, _ = trained(tmp_path / "kept", data, weighting, surgery)
+    again, _ = trained(tmp_path / "again", data, weighting, surgery, recompute=True)
+    assert (kept - again).abs().mean() < 1e-7
+
+
+def test_modules_without_a_product_form_are_said_once(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raysearch.gradients import forms
+
+    monkeypatch.delitem(forms.FORMS, torch.nn.LayerNorm)
+    slow, _ = trained(tmp_path / "slow", data, "static", "attittud")
+    (said,) = [record.getMessage() for record in caplog.records if "no product form" in record.getMessage()]
+    assert "(LayerNorm)" in said
+    monkeypatch.undo()
+    fast, _ = trained(tmp_path / "fast", data, "static", "attittud")
+    assert (slow - fast).abs().mean() < 1e-6

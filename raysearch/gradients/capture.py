@@ -7,6 +7,7 @@ parameters the rows go back through that module alone, one at a time, and `Captu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from raysearch.gradients.factors import Factor, Rows
 from raysearch.gradients.forms import KINDS, by_row, form_of
 
 NO_TASK = -2
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,12 @@ class Capture:
             f"{layer}: rows' gradients do not add up (off by {float(off / expected.norm()):.1e} of the whole); "
             "this model needs engine: backward"
         )
+
+    def say_slow(self) -> None:
+        """Log which modules have no product form, if any."""
+        if self.slow:
+            named = ", ".join(f"{name} ({kind})" for name, kind in sorted(self.slow.items()))
+            logger.warning("no product form for %s: rows go back through each alone, one at a time", named)
 
     # ---- what was called ----
 

@@ -1,0 +1,124 @@
+"""The page of a study: arms beside each other and beside a paper's, values beside each other, with pictures."""
+
+import re
+from pathlib import Path
+
+import pytest
+from synthetic import write_study
+from test_report import Page
+
+from raysearch import report, sweep_pictures
+from raysearch.comparisons import arms
+from raysearch.run import open_run
+
+PAPER = {
+    "source": "Dery, Dauphin & Grangier 2021, Table 2, https://arxiv.org/abs/2108.11346",
+    "metric": "accuracy",
+    "scores": {"search": "67.1 +- 1.31", "none": "53.6 +- 2.26"},
+}
+ARMS = {"search": 0.67, "none": 0.53, "pretrain": 0.645, "multitask": 0.665, "pcgrad": 0.642}
+FRESH = (101, 102, 103, 104, 105)
+
+
+def study(folder: Path, choices: dict[str, list[object]], score, **more) -> Page:
+    """The page of a grid over these values, where `score` gives the mean."""
+    dimensions = {name: {"choice": values} for name, values in choices.items()}
+    return Page(report.write_html(open_run(write_study(folder / "study", dimensions, score, **more))))
+
+
+def titles(page: Page, section: str) -> list[str]:
+    """What the pictures of a section are of."""
+    inside = page.source.split(f'<section id="{section}">')[1].split("</section>")[0]
+    return re.findall(r'role="img" aria-label="([^"]*)"', inside)
+
+
+def test_a_comparison_says_what_its_seeds_can_say_and_names_the_papers_numbers_as_the_papers(tmp_path):
+    page = study(
+        tmp_path,
+        {"eta_neg": [-1.0, 0.0]},
+        lambda params, arm: ARMS[arm] + 0.01 * params.get("eta_neg", 0),
+        baselines=tuple(ARMS)[1:],
+        confirm=FRESH,
+        paper=PAPER,
+    )
+    assert "the search is better by the interval; 5 seeds cannot reach p < 0.05 for 4 baselines together." in page.words
+    assert "no difference found by the interval" in page.words
+    assert "The paper's: Dery, Dauphin & Grangier 2021, Table 2" in page.words
+    assert "printed there, not measured here" in page.words
+    assert page.words.count("67.1 +- 1.31") == 2  # in its table, and in the search as declared
+    assert titles(page, "arms") == ["Difference in macro_f1, search less baseline"]
+
+
+def test_arms_that_were_chosen_on_the_very_seeds_are_not_judged(tmp_path):
+    page = study(tmp_path, {"eta_neg": [-1.0, 0.0]}, lambda _, arm: ARMS[arm], baselines=("none",))
+    assert "Beside none: not repeated on fresh seeds, so nothing is claimed." in page.words
+    assert titles(page, "arms") == []
+    assert "winner on fresh seeds" not in page.words
+
+
+def test_words_have_dots_and_numbers_a_line_for_each_value_of_the_other(tmp_path):
+    page = study(
+        tmp_path,
+        {"m": [4, 16, 64], "basis": ["random", "canonical"]},
+        lambda params, _: 0.5 + params["m"] / 640 + 0.02 * (params["basis"] == "random"),
+        seeds=[0, 1],
+        paper={"source": "Table 4", "metric": "accuracy", "values": {"basis": {"random": "58.72 +- 2.68"}}},
+    )
+    assert titles(page, "sweep") == ["mean macro_f1 for each m", "mean macro_f1 for each basis"]
+    assert {"basis random", "basis canonical", "4", "16", "64"} <= {text.strip() for text in page.text}
+    assert "58.72 +- 2.68" in page.words
+    assert 'id="dimensions"' not in page.source  # a grid's values are said once
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page.source, re.DOTALL))
+    assert not re.search(r"#[0-9a-f]{6}", drawn)
+
+
+def test_every_two_eta_have_a_picture(tmp_path):
+    eta = {name: [-1.0, 0.0] for name in ("eta_perp", "eta_pos", "eta_neg")}
+    page = study(tmp_path, eta, lambda params, _: 0.5 + 0.03 * params["eta_perp"], seeds=[0])
+    assert titles(page, "dimensions") == [
+        "macro_f1 over eta_perp and eta_pos",
+        "macro_f1 over eta_perp and eta_neg",
+        "macro_f1 over eta_pos and eta_neg",
+    ]
+    assert len(titles(page, "sweep")) == 3
+
+
+def points(**values: list[float]) -> list[dict[str, object]]:
+    """A row for every trial and dimension, the scores 0.0, 0.1, ..."""
+    return [
+        {"dimension": name, "trial_id": str(i), "number": v, "value": str(v), "score": i / 10, "state": "complete"}
+        for name, each in values.items()
+        for i, v in enumerate(each)
+    ]
+
+
+def test_a_mean_and_its_standard_error_done_by_hand():
+    rows = points(k=[1, 1, 5, 5, 9])
+    by_hand = [(1, 0.05, 0.05), (5, 0.25, 0.05), (9, 0.4, 0.0)]
+    assert sweep_pictures._means(rows) == [pytest.approx(row) for row in by_hand]
+
+
+def test_a_third_dimension_or_one_not_drawn_for_all_leaves_one_line():
+    by = sweep_pictures._by_the_other
+    two = {"k": points(k=[1, 1, 2]), "m": points(m=[4, 8, 8])}
+    assert {label: len(rows) for label, rows in by(two["k"], two, "k").items()} == {"m 4": 1, "m 8": 2}
+    assert list(by(two["k"], {**two, "n": points(n=[1, 2, 3])}, "k")) == [""]
+    assert list(by(two["k"], {**two, "m": points(m=[4, 8])}, "k")) == [""]
+    assert list(by(two["k"], {"k": two["k"]}, "k")) == [""]
+
+
+def test_drawn_points_without_a_partner_have_no_picture():
+    assert sweep_pictures.eta_pairs(points(eta_pos=[0.1, 0.2], k=[1, 2]), {}, "f1") == []
+    assert (
+        len(
+            sweep_pictures.eta_pairs(
+                points(eta_pos=[0.1, 0.2], eta_prim=[0.01, 0.5]), {"eta_prim": {"log": True}}, "f1"
+            )
+        )
+        == 1
+    )
+    assert sweep_pictures.eta_pairs(points(eta_pos=[1], eta_neg=[0]), {}, "f1") == []
+
+
+def test_one_arm_alone_is_no_comparison():
+    assert arms([{"arm": "search", "fresh": False}], "f1") == ""
