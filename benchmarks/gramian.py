@@ -1,8 +1,9 @@
 """What a fresh ATTITTUD basis costs at every step: time and peak memory, beside multitask learning and other engines.
 
-    python benchmarks/gramian.py [--m 16 32 64 128] [--k 1 5 10 20] [--device cuda] [--layers 6]
+    python benchmarks/gramian.py [--m 16 32 64 128] [--k 1 5 10 20] [--device cuda] [--model image] [--layers 6]
 
-One step of the same text trial (a BERT of 1.7 M parameters, 64 tokens; m end-task and m auxiliary examples):
+One step of the same trial (a BERT of 1.7 M parameters on 64 tokens, or a WideResNet-16-2 with GroupNorm on 32 x 32
+images; m end-task and m auxiliary examples):
 
     multitask        one forward, one backward for both batches
     raysearch        ATTITTUD with an exact basis of m fresh examples at every step
@@ -26,7 +27,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,43 +45,56 @@ ROUNDS, LENGTH, VOCABULARY = 5, 64, 4096
 Work = Callable[[], object]
 
 
-def trial(folder: Path, m: int, k: int, surgery: str, device: str, layers: int) -> Trial:
-    """A text trial at its first step; `update(phase, n)` computes the gradient of step n."""
+def trial(folder: Path, m: int, k: int, surgery: str, asked: argparse.Namespace) -> Trial:
+    """A trial at its first step; `update(phase, n)` computes the gradient of step n."""
+    settings = {"batch_size": m, "aux_batch_size": m, "dropout": 0.0, "objectives_per_step": 1}
+    settings |= {"m": m, "k": k} if surgery == "attittud" else {}
+    declared = {"name": "gramian", "method": {"weighting": "static", "surgery": surgery}, "settings": settings}
+    declared |= (text if asked.model == "text" else images)(folder, m, asked.layers)
+    search = Search.from_dict(declared)
+    data = folder / "data"
+    prepared = prepare(search.task, search.model.plain(), data)
+    plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
+    return Trial(plan, TrialFolder(folder / surgery), Ranks(device=torch.device(asked.device)))
+
+
+def text(folder: Path, m: int, layers: int) -> dict[str, Any]:
+    """Random words for a BERT."""
     chance = random.Random(0)
     for split, rows in (("train", 4 * m), ("dev", 40)):
         texts = [" ".join(str(chance.randrange(3000)) for _ in range(2 * LENGTH)) for _ in range(rows)]
         lines = [json.dumps({"text": text, "label": str(i % 4)}) for i, text in enumerate(texts)]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
-    config = {
-        "model_type": "bert",
-        "hidden_size": 128,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "vocab_size": VOCABULARY,
+    shape = {"hidden_size": 128, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 512}
+    return {
+        "task": {"name": "noise"} | {s: str(folder / f"{s}.jsonl") for s in ("train", "dev")},
+        "model": {"config": {"model_type": "bert", "vocab_size": VOCABULARY} | shape},
+        "space": "bert_style",
     }
-    settings = {"batch_size": m, "aux_batch_size": m, "max_length": LENGTH, "dropout": 0.0}
-    settings |= {"objectives_per_step": 1} | ({"m": m, "k": k} if surgery == "attittud" else {})
-    search = Search.from_dict(
-        {
-            "name": "gramian",
-            "task": {"name": "noise"} | {s: str(folder / f"{s}.jsonl") for s in ("train", "dev")},
-            "model": {"config": config},
-            "space": "bert_style",
-            "method": {"weighting": "static", "surgery": surgery},
-            "settings": settings,
-        }
-    )
-    data = folder / "data"
-    prepared = prepare(search.task, search.model.plain(), data)
-    plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
-    return Trial(plan, TrialFolder(folder / surgery), Ranks(device=torch.device(device)))
 
 
-def works(folder: Path, m: int, k: int, device: str, layers: int) -> dict[str, Work]:
+def images(folder: Path, m: int, layers: int) -> dict[str, Any]:
+    """Random images for a WideResNet-16-2 with GroupNorm: four classes to tell apart, six more beside them."""
+    del layers
+    if not (folder / "train.npz").exists():
+        chance = np.random.default_rng(0)
+        labels = np.arange(20 * m) % 10
+        np.savez(
+            folder / "train.npz", images=chance.integers(0, 256, (len(labels), 32, 32, 3), np.uint8), labels=labels
+        )
+    task = {"kind": "image", "name": "noise", "train": str(folder / "train.npz"), "auxiliary": "rest"}
+    return {
+        "task": task | {"classes": ["0", "1", "2", "3"], "dev_per_class": 10},
+        "model": {"image": "wide_resnet", "depth": 16, "widen": 2, "norm": "group"},
+        "space": "auxiliary_label",
+    }
+
+
+def works(folder: Path, m: int, k: int, asked: argparse.Namespace) -> dict[str, Work]:
     """What is measured, by name."""
-    plain = trial(folder, m, k, "none", device, layers)
-    cut = trial(folder, m, k, "attittud", device, layers)
+    device = asked.device
+    plain = trial(folder, m, k, "none", asked)
+    cut = trial(folder, m, k, "attittud", asked)
     phase, examples, network = cut.phases[0], cut.update.examples, cut.network
     rows, body = torch.arange(m), network.body_parameters()
 
@@ -105,7 +121,7 @@ def works(folder: Path, m: int, k: int, device: str, layers: int) -> dict[str, W
         from torchjd.autogram import Engine
     except ImportError:
         return measured
-    other = trial(folder, m, k, "attittud", device, layers)  # of its own: its hooks stay
+    other = trial(folder, m, k, "attittud", asked)  # of its own: its hooks stay
     engine = Engine(other.network.body, batch_dim=0)
     measured["autogram"] = lambda: engine.compute_gramian(other.update.examples.losses(rows))
     return measured
@@ -138,11 +154,11 @@ def kib(name: str) -> int:
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if name in line).split()[1])
 
 
-def measure(m: int, k: int, device: str, layers: int, what: str) -> dict[str, float]:
+def measure(asked: argparse.Namespace) -> dict[str, float]:
     """Milliseconds or MiB of each work."""
     with tempfile.TemporaryDirectory() as place:
-        all_works = works(Path(place), m, k, device, layers)
-        if what == "memory":
+        device, all_works = asked.device, works(Path(place), asked.m[0], asked.k[0], asked)
+        if asked.child == "memory":
             return {name: peak(work, device) for name, work in all_works.items()}
         times: dict[str, list[float]] = {name: [] for name in all_works}
         for _ in range(ROUNDS + 1):
@@ -159,7 +175,7 @@ def child(m: int, k: int, asked: argparse.Namespace, what: str) -> dict[str, flo
     """The same in a process of its own, which for memory gives every freed block back at once."""
     quiet = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if what == "memory" else {}
     command = [sys.executable, __file__, "--child", what, "--m", str(m), "--k", str(k)]
-    command += ["--device", asked.device, "--layers", str(asked.layers)]
+    command += ["--device", asked.device, "--layers", str(asked.layers), "--model", asked.model]
     done = subprocess.run(command, env=os.environ | quiet, stdout=subprocess.PIPE, text=True, check=True)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
@@ -170,11 +186,12 @@ def main() -> None:
     options.add_argument("--m", type=int, nargs="+", default=[16, 32, 64, 128])
     options.add_argument("--k", type=int, nargs="+", default=[1, 5, 10, 20])
     options.add_argument("--device", default="cpu")
-    options.add_argument("--layers", type=int, default=6)
+    options.add_argument("--layers", type=int, default=6, help="of the text model")
+    options.add_argument("--model", choices=("text", "image"), default="text")
     options.add_argument("--child", choices=("time", "memory"))
     asked = options.parse_args()
     if asked.child:
-        print(json.dumps(measure(asked.m[0], asked.k[0], asked.device, asked.layers, asked.child)))
+        print(json.dumps(measure(asked)))
         return
     print(f"{platform.processor()}, torch {torch.__version__}, {asked.device}, {torch.get_num_threads()} threads\n")
     print("| m | k | multitask | raysearch | x multitask | vector products | autogram | ours alone | x autogram |")

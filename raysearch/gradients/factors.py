@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 BUDGET = 1 << 20  # numbers of per-row gradients that are written down at a time
+LINES = 32  # output channels of a convolution that are taken at a time, at the least
 OFTEN = 8  # an embedding's line that more rows than these pick is multiplied for all rows at once
 STRIP = 32  # lines of a Gramian that are multiplied at a time, from the diagonal on: the rest is their mirror image
 
@@ -28,6 +30,11 @@ class Outer:
 
     x: Tensor  # (m, T, p)
     y: Tensor  # (m, T, q)
+
+    @property
+    def lines(self) -> int:
+        """How many there are of what came in; m, or a multiple of it."""
+        return len(self.x)
 
     def dense(self, low: int, high: int) -> Tensor:
         """Rows `low` to `high` of every gradient, (m, high - low, q)."""
@@ -45,6 +52,11 @@ class Picked:
 
     ids: Tensor  # (m, T) int64
     y: Tensor  # (m, T, q)
+
+    @property
+    def lines(self) -> int:
+        """How many there are of what came in; m, or a multiple of it."""
+        return len(self.ids)
 
     def dense(self, low: int, high: int) -> Tensor:
         """Rows `low` to `high` of every gradient, (m, high - low, q)."""
@@ -70,6 +82,11 @@ class Rows:
 
     g: Tensor  # (m, p, q)
 
+    @property
+    def lines(self) -> int:
+        """How many there are of what came in; m, or a multiple of it."""
+        return len(self.g)
+
     def dense(self, low: int, high: int) -> Tensor:
         """Rows `low` to `high` of every gradient, (m, high - low, q)."""
         return self.g[:, low:high]
@@ -79,7 +96,43 @@ class Rows:
         total += torch.tensordot(weights, self.g, dims=1)
 
 
-Factor = Outer | Picked | Rows
+@dataclass(frozen=True)
+class Convolved:
+    """Row i's gradient is that of a kernel laid over a[i] with b[i] coming back; patches are never written down."""
+
+    a: Tensor  # (m, C, height, width)
+    b: Tensor  # (m, p, height, width) of the output
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def lines(self) -> int:
+        """How many there are of what came in; m, or a multiple of it."""
+        return len(self.a)
+
+    def dense(self, low: int, high: int) -> Tensor:
+        """Rows `low` to `high` of every gradient, (m, high - low, q): every row a group of one convolution."""
+        m = len(self.a)
+        together = self._gradient(self.a.flatten(0, 1)[None], self.b[:, low:high].flatten(0, 1)[None], groups=m)
+        return together.view(m, high - low, -1)
+
+    def of(self, rows: slice, low: int, high: int) -> Tensor:
+        """The summed gradient (high - low, q) of some rows, in some lines."""
+        return self._gradient(self.a[rows], self.b[rows, low:high], groups=1).flatten(1)
+
+    def add_to(self, total: Tensor, weights: Tensor) -> None:
+        """Add to total (p, q): sum_i weights_i gradient_i."""
+        total += self._gradient(self.a, self.b * weights[:, None, None, None], groups=1).flatten(1)
+
+    def _gradient(self, a: Tensor, b: Tensor, groups: int) -> Tensor:
+        shape = (b.shape[1], a.shape[1] // groups, *self.kernel)
+        gradient: Tensor = conv2d_weight(a, shape, b.contiguous(), self.stride, self.padding, self.dilation, groups)
+        return gradient
+
+
+Factor = Outer | Picked | Rows | Convolved
 
 
 @dataclass(frozen=True)
@@ -135,12 +188,15 @@ class Layer:
     def like(self) -> Tensor:
         """A tensor of the factors' type and place."""
         use = self.batches[0][0]
+        if isinstance(use, Convolved):
+            return use.b
         return use.g if isinstance(use, Rows) else use.y
 
     def _parts(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
         """All rows' gradients (m, n, q), some lines of the parameter at a time."""
         m, uses = sum(self.sizes), [use for batch in self.batches for use in batch]
-        step = max(1, BUDGET // max(1, m * self.q))
+        least = LINES if any(isinstance(use, Convolved) for use in uses) else 1
+        step = max(least, BUDGET // max(1, m * self.q))
         picked = [use for use in uses if isinstance(use, Picked)]
         if len(picked) == len(uses):
             lines = torch.cat([use.ids.flatten() for use in picked]).unique()

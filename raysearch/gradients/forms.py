@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
-from raysearch.gradients.factors import Factor, Outer, Picked, Rows
+from raysearch.gradients.factors import Convolved, Factor, Outer, Picked, Rows
 
 Form = Callable[[nn.Module, str, Tensor, Tensor], Factor]
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -36,11 +36,13 @@ def form_of(module: nn.Module) -> Form | None:
 
 def by_row(factor: Factor, rows: int) -> Factor:
     """The same with the lines of a row, where a layer saw it as several in succession, put together again."""
-    if isinstance(factor, Rows):
-        return Rows(factor.g.unflatten(0, (rows, -1)).sum(dim=1)) if len(factor.g) != rows else factor
-    first = factor.ids if isinstance(factor, Picked) else factor.x
-    if len(first) == rows:
+    if factor.lines == rows:
         return factor
+    if isinstance(factor, Rows):
+        return Rows(factor.g.unflatten(0, (rows, -1)).sum(dim=1))
+    if isinstance(factor, Convolved):
+        raise ValueError(f"a convolution has {len(factor.a)} lines for {rows} rows: they cannot be told apart")
+    first = factor.ids if isinstance(factor, Picked) else factor.x
     first, y = (t.unflatten(0, (rows, -1)).flatten(1, 2) for t in (first, factor.y))
     return Picked(first, y) if isinstance(factor, Picked) else Outer(first, y)
 
@@ -84,13 +86,13 @@ def convolution(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
     kernel, dilation, stride = ((*ahead, *v) for v in (module.kernel_size, module.dilation, module.stride))
     assert not isinstance(module.padding, str)
     padding = (*([0] * len(ahead)), *module.padding)
-    patches = a.flatten(2) if math.prod((*kernel, *stride)) == 1 and not sum(padding) else None
-    if patches is None:
-        patches = F.unfold(a, kernel, dilation, padding, stride)  # (m, C k, T)
-    if module.groups == 1:
-        return Outer(b.flatten(2).transpose(1, 2), patches.transpose(1, 2))
-    b, patches = b.flatten(2).unflatten(1, (module.groups, -1)), patches.unflatten(1, (module.groups, -1))
-    return Rows(torch.einsum("mgot,mgct->mgoc", b, patches).flatten(1, 2))
+    if module.groups > 1:  # a kernel for each group of channels: small, and every row its own
+        m, shape = len(a), (len(a) * b.shape[1], a.shape[1] // module.groups, *kernel)
+        a, b = a.flatten(0, 1)[None], b.flatten(0, 1)[None].contiguous()
+        return Rows(conv2d_weight(a, shape, b, stride, padding, dilation, m * module.groups).view(m, shape[0] // m, -1))
+    if math.prod((*kernel, *stride)) == 1 and not sum(padding):
+        return Outer(b.flatten(2).transpose(1, 2), a.flatten(2).transpose(1, 2))
+    return Convolved(a, b, kernel, stride, padding, dilation)
 
 
 def layer_norm(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:

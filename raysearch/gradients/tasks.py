@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raysearch.gradients.capture import NO_TASK, Capture, Found
-from raysearch.gradients.factors import BUDGET, Factor, Outer, Picked, Rows
+from raysearch.gradients.factors import BUDGET, Convolved, Factor, Outer, Picked, Rows
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,9 @@ def _add(total: Tensor, factor: Factor, rows: slice, lines: Tensor | slice) -> N
     if isinstance(factor, Rows):
         assert isinstance(lines, slice)
         total += factor.g[rows, lines].sum(dim=0)
+    elif isinstance(factor, Convolved):
+        assert isinstance(lines, slice)
+        total += factor.of(rows, lines.start, lines.stop)
     elif isinstance(factor, Outer):
         assert isinstance(lines, slice)
         total.addmm_(factor.x[rows, :, lines].flatten(0, 1).T, factor.y[rows].flatten(0, 1))
