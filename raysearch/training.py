@@ -30,10 +30,11 @@ from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
 from raysearch.ranks import Ranks
+from raysearch.steps import Losses
 from raysearch.tables import WEIGHTS, Report
 from raysearch.tasks import Split
 from raysearch.text import TextBatches
-from raysearch.update import Losses, Splits, Update
+from raysearch.update import Splits, Update
 
 BETAS = (0.9, 0.98)  # the authors' of all three papers' text models
 EVALUATION_BATCH = 64

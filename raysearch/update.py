@@ -10,8 +10,7 @@ tasks' gradients are products of what the layers were given and got back (`gradi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -27,16 +26,14 @@ from raysearch.methods import METHODS
 from raysearch.methods.attittud import Attittud
 from raysearch.methods.dev_head import dev_loss, draw, parts
 from raysearch.methods.schedules import Phase
-from raysearch.methods.static import Coefficients, Scores, Weighting
+from raysearch.methods.static import Scores, Weighting
 from raysearch.model import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import OUTPUTS, example_losses
 from raysearch.ranks import Ranks
 from raysearch.settings import DevHead
+from raysearch.steps import END_TASK, Grouped, Losses, Step, add_losses, rows_of, within
 from raysearch.tasks import Split, open_split
-
-END_TASK = -1  # beside the objectives' numbers
-Grouped = list[tuple[int, Group]]  # tasks and their rows
 
 
 class Splits:
@@ -53,32 +50,6 @@ class Splits:
         if name not in self._open:
             self._open[name] = open_split(self.folder, name)
         return self._open[name]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Mean losses of a step over all ranks, nat."""
-
-    end_task: float
-    aux: float  # sum_k w_k L_k
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is settled before a step's first forward."""
-
-    number: int  # from 1
-    tasks: list[int]  # END_TASK, where it takes part or is looked at, then the sampled objectives
-    sampled: list[int]
-    factors: Coefficients
-
-    def weight(self, task: int) -> float:
-        """w_k, and 1 for the end task."""
-        return 1.0 if task == END_TASK else float(self.factors.objectives[self.sampled.index(task)])
-
-    def coefficient(self, task: int) -> float:
-        """The factor of a task's gradient in the update, surgery aside."""
-        return self.factors.end_task if task == END_TASK else self.factors.aux * self.weight(task)
 
 
 class Update:
@@ -117,7 +88,7 @@ class Update:
         generator = stream(self.plan.seed, "step", number)
         torch.manual_seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", number))
         sampled = self.weighting.sample(generator) if phase.auxiliary else []
-        factors = _within(phase, self.weighting.coefficients(sampled))
+        factors = within(phase, self.weighting.coefficients(sampled))
         cuts = self.surgery is not None and bool(sampled)
         scores = bool(sampled) and self.weighting.wants_scores(number)
         tasks = [END_TASK] * (phase.end_task or cuts) + sampled
@@ -194,9 +165,7 @@ class Update:
 
     def _settled(self, step: Step, gradients: TaskGradients, gramian: Tensor, generator: Generator) -> Tensor:
         """The body's gradient (D,) after a surgery that looks at all pairs of tasks."""
-        alone = [
-            step.coefficient(t) or 1.0 for t in step.tasks
-        ]  # an end task that is only looked at is looked at whole
+        alone = [step.coefficient(t) or 1.0 for t in step.tasks]  # an end task that is only looked at is seen whole
         rows = torch.diag(torch.tensor(alone, dtype=torch.float64))
         if self.surgery.settings.conflict_between == "sum":
             rows = torch.stack([rows[0], rows[1:].sum(dim=0)])
@@ -210,16 +179,15 @@ class Update:
 
     # ---- gradients ----
 
-    def _backward(self, groups: Grouped, factor: object) -> tuple[dict[int, Tensor], Tensor]:
+    def _backward(self, groups: Grouped, factor: Callable[[int], float]) -> tuple[dict[int, Tensor], Tensor]:
         """This rank's part of each task's loss, and the gradient of their sum by `factor`, in body and heads."""
-        assert callable(factor)
         said: dict[int, Tensor] = {}
         gradient = torch.zeros(sum(p.numel() for p in self.parameters), device=self.ranks.device)
         for some in self._micro(groups):
             losses = self._losses(some)
             total = sum((factor(task) * loss for task, loss in losses.items()), torch.zeros(()))
             gradient += flat_gradient(total, self.parameters)
-            _add(said, losses)
+            add_losses(said, losses)
         return said, gradient
 
     def _task_gradients(self, step: Step, groups: Grouped) -> tuple[Tensor, TaskGradients, dict[int, Tensor]]:
@@ -232,7 +200,7 @@ class Update:
             g = torch.zeros(len(step.tasks), D, device=self.ranks.device)
             for task, group in mine:
                 own, gradient = self._backward([(task, group)], lambda _: 1.0)
-                _add(said, own)
+                add_losses(said, own)
                 g[step.tasks.index(task)] = gradient[:D]
                 heads += gradient[D:]
             return heads, Plain(g), said
@@ -243,14 +211,15 @@ class Update:
             total = sum(losses.values(), torch.zeros(()))
             expected = flat_gradient(total, self.body, keep_graph=True) if not self._is_checked else None
             pieces, own_heads = self.capture.pieces(total, self.heads)
-            heads += torch.cat([g.flatten() for g in own_heads]) if own_heads else heads
-            found.append((pieces, _rows(some)))
+            if own_heads:
+                heads += torch.cat([g.flatten() for g in own_heads])
+            found.append((pieces, rows_of(some)))
             if expected is not None:
                 here = Segmented(pieces_of(self.body, found[-1:]), tuple(task for task, _ in some), self.body[0])
                 check_sum(here, expected, self.capture, lower=self.training.precision == "bfloat16")
                 self.capture.say_slow()
                 self._is_checked = True
-            _add(said, losses)
+            add_losses(said, losses)
         return heads, Segmented(pieces_of(self.body, found), tuple(step.tasks), self.body[0].detach()), said
 
     _is_checked = False  # have the tasks' gradients been held against a plain backward?
@@ -377,24 +346,3 @@ class Update:
         """The precision of forwards."""
         lower = self.training.precision == "bfloat16"
         return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=lower)
-
-
-def _within(phase: Phase, factors: Coefficients) -> Coefficients:
-    """The weighting's factors, as far as the phase lets each side take part."""
-    if phase.end_task and phase.auxiliary:
-        return factors
-    return Coefficients(float(phase.end_task), float(phase.auxiliary), factors.objectives)
-
-
-def _add(said: dict[int, Tensor], losses: dict[int, Tensor]) -> None:
-    for task, loss in losses.items():
-        said[task] = said.get(task, torch.zeros((), device=loss.device)) + loss.detach()
-
-
-def _rows(groups: Grouped) -> dict[int, slice]:
-    """Where each task's rows lie in the batch."""
-    rows, at = {}, 0
-    for task, group in groups:
-        rows[task] = slice(at, at + len(group))
-        at += len(group)
-    return rows

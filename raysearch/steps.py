@@ -1,0 +1,63 @@
+"""What is settled before a step's first forward, and what is said of it after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raysearch.batches import Group
+from raysearch.methods.schedules import Phase
+from raysearch.methods.static import Coefficients
+
+END_TASK = -1  # beside the objectives' numbers
+Grouped = list[tuple[int, Group]]  # tasks and their rows
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Mean losses of a step over all ranks, nat."""
+
+    end_task: float
+    aux: float  # sum_k w_k L_k
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is settled before a step's first forward."""
+
+    number: int  # from 1
+    tasks: list[int]  # END_TASK, where it takes part or is looked at, then the sampled objectives
+    sampled: list[int]
+    factors: Coefficients
+
+    def weight(self, task: int) -> float:
+        """w_k, and 1 for the end task."""
+        return 1.0 if task == END_TASK else float(self.factors.objectives[self.sampled.index(task)])
+
+    def coefficient(self, task: int) -> float:
+        """The factor of a task's gradient in the update, surgery aside."""
+        return self.factors.end_task if task == END_TASK else self.factors.aux * self.weight(task)
+
+
+def within(phase: Phase, factors: Coefficients) -> Coefficients:
+    """The weighting's factors, as far as the phase lets each side take part."""
+    if phase.end_task and phase.auxiliary:
+        return factors
+    return Coefficients(float(phase.end_task), float(phase.auxiliary), factors.objectives)
+
+
+def add_losses(said: dict[int, Tensor], losses: dict[int, Tensor]) -> None:
+    """Add each task's loss to what was said of it."""
+    for task, loss in losses.items():
+        said[task] = said.get(task, torch.zeros((), device=loss.device)) + loss.detach()
+
+
+def rows_of(groups: Grouped) -> dict[int, slice]:
+    """Where each task's rows lie in the batch."""
+    rows, at = {}, 0
+    for task, group in groups:
+        rows[task] = slice(at, at + len(group))
+        at += len(group)
+    return rows
