@@ -14,7 +14,16 @@ from raysearch.plan import Objective
 from raysearch.reading import Node, plain
 from raysearch.space import KINDS, STAGES, Space, load_space
 
-COUNTS = {"aang_td": 24, "aang_td_ed": 40, "xyz": 3, "bert_style": 1, "gpt_style": 1, "xlnet_style": 1, "smoke": 6}
+COUNTS = {
+    "aang_td": 24,
+    "aang_td_ed": 40,
+    "xyz": 3,
+    "bert_style": 1,
+    "dapt": 1,
+    "gpt_style": 1,
+    "xlnet_style": 1,
+    "smoke": 6,
+}
 COUNTS |= {"image": 36, "image_td": 18, "auxiliary_label": 1}
 EVERY = [
     Objective(**dict(zip(STAGES, parts, strict=True)))
