@@ -187,6 +187,24 @@ def test_ranks_that_are_not_of_one_mind_must_end(other: Ending | None, monkeypat
     played(scene)
 
 
+def test_who_asks_for_a_trial_before_it_is_submitted_waits_for_it() -> None:
+    """Two processes call the broker, and either may come first."""
+
+    async def scene(broker: Broker) -> None:
+        early = asyncio.create_task(broker.pull("t", 0))
+        await asyncio.sleep(0.01)
+        await broker.submit("t", "{}")
+        await broker.next(rank(), 0, 0)
+        await broker.push("t", 0, [report(1)])
+        assert (await early)[0] == [Mark(1, 0.5, False)]
+        never = asyncio.create_task(broker.pull("never", 0))
+        await asyncio.sleep(0.01)
+        await broker.close()
+        assert await never == ([], "closed")
+
+    played(scene)
+
+
 def test_closing_ends_groups_and_leaves_their_trials_unfinished() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
