@@ -44,14 +44,13 @@ def padded(split: Split, rows: Sequence[int], vocabulary: Vocabulary, longest: i
 
 def aligned(values: NDArray[Any], split: TextSplit, rows: Sequence[int], width: int, blank: float) -> Tensor:
     """Values (b, width) of the tokens of `rows`, cut and padded as `padded` does; `blank` where there is none."""
-    found = torch.full((len(rows), width), blank, dtype=torch.from_numpy(values[:0]).dtype)
-    for i, row in enumerate(rows):
+    found = np.full((len(rows), width), blank, dtype=values.dtype)
+    for line, row in zip(found, rows, strict=True):
         begin, end = (int(at) for at in split.offsets[row : row + 2])
-        own = torch.from_numpy(np.asarray(values[begin : min(end, begin + width)]))
-        found[i, : len(own)] = own
+        line[: end - begin] = values[begin : min(end, begin + width)]
         if end - begin > width:
-            found[i, -1] = blank
-    return found
+            line[-1] = blank
+    return torch.from_numpy(found)
 
 
 @dataclass(frozen=True)
