@@ -38,6 +38,7 @@ class Configuration:
     objectives: tuple[Objective, ...]
     settings: dict[str, Value]
     params: dict[str, Value]  # the draw
+    primitives: dict[str, Any] = field(default_factory=dict)  # of the user's own, as a plan holds them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,9 @@ class Arm:
             raise ValueError(problem)
         if "objectives_per_step" in used:
             used["objectives_per_step"] = min(int(used["objectives_per_step"]) or len(objectives), len(objectives))
-        return Configuration(methods=methods, objectives=objectives, settings=used, params=drawn)
+        own = self._space(values).own if objectives else None
+        primitives = own.plan() if own else {}
+        return Configuration(methods=methods, objectives=objectives, settings=used, params=drawn, primitives=primitives)
 
     def bound(self, name: str, which: Callable[[Iterable[float]], float]) -> float:
         """The least (`min`) or largest (`max`) value that a numeric setting takes in this arm; 0 for other settings."""
@@ -135,8 +138,11 @@ class Arm:
             return False
         return True
 
+    def _space(self, values: Mapping[str, Value]) -> Space:
+        return self.spaces[str(values.get("space", self.space))]
+
     def _objectives(self, values: Mapping[str, Value]) -> tuple[Objective, ...]:
-        space = self.spaces[str(values.get("space", self.space))]
+        space = self._space(values)
         include = {name.removeprefix(INCLUDE): bool(v) for name, v in values.items() if name.startswith(INCLUDE)}
         return space.restrict(include).objectives
 

@@ -243,18 +243,26 @@ def list_(
 @app.command()
 def show(
     thing: Annotated[str, typer.Argument(help="a space, search, report, method, setting or primitive")],
+    why_not: Annotated[
+        str | None,
+        typer.Option(metavar="OBJECTIVE", help="of a space: why data/transform/representation/output is out"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what a thing is."""
     from raysearch import describing
 
-    found = describing.described(thing)
+    found = describing.described(thing) if why_not is None else [describing.why_not(thing, why_not)]
     if json:
         showing.as_json(found)
         return
     for number, about in enumerate(found):
         if number:
             showing.line("")
+        if "space" in about and "objectives" in about:
+            known = about["named"]
+            about = about | {"objectives": "\n".join(f"{o:<50} {known.get(o, '')}" for o in about["objectives"])}
+            about["named"] = f"{len(known)} of {about['count']} in the literature"
         showing.facts(about)
 
 

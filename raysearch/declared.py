@@ -17,6 +17,7 @@ from raysearch.knobs import DEFAULTS, as_drawn, check_method, check_name, fixed_
 from raysearch.methods import FAMILIES
 from raysearch.reading import Node, plain, said
 from raysearch.settings import Settings, Value, knob
+from raysearch.space import EXTRA
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
@@ -41,6 +42,22 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtraTask:
+    """A further labelled data set, for objectives on `extra_NAME` data: texts, or words, with labels of their own."""
+
+    train: str
+    kind: Literal["sentence", "token"] = "sentence"  # a label for a text, or a tag for each of its words
+    text: str = ""  # column of the text, or of the list of words: `text` or `words`, unless said
+    label: str = ""  # column of the label, or of the list of tags: `label` or `tags`, unless said
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The two columns' names."""
+        usual = ("text", "label") if self.kind == "sentence" else ("words", "tags")
+        return self.text or usual[0], self.label or usual[1]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """An end task: where its rows are, which columns, which score. Without files or `hub` it is an embedded one.
 
@@ -52,6 +69,9 @@ class TaskSpec:
     dev: str | None = None
     test: str | None = None
     domain: str | None = None  # unlabelled text of the same kind
+    out_of_domain: str | None = None  # unlabelled text of another kind
+    neural_lm: str | None = None  # text that a language model has written
+    extra: dict[str, ExtraTask] = field(default_factory=dict)  # further labelled data sets, by name
     hub: str | None = None  # name of a Hugging Face data set
     text: str = "text"  # column of the text
     label: str = "label"  # column of the label
@@ -85,6 +105,9 @@ class TaskSpec:
                 )
         if task.split is not None:
             _check_split(task.split, node["split"])
+        for name in task.extra:
+            if not EXTRA.fullmatch(f"extra_{name}"):
+                raise node.error("a name is small letters, digits and _", "extra", name)
         return task
 
     @property
@@ -92,10 +115,14 @@ class TaskSpec:
         """Does its text come with what is installed?"""
         return self.train is None and self.hub is None
 
-    @property
-    def has_domain(self) -> bool:
-        """Is there unlabelled text beside the labelled?"""
-        return self.embedded or self.domain is not None
+    def lacks(self, data: str) -> str:
+        """What the task would have to declare for objectives on `data`; empty if it has it."""
+        if data == "in_domain":
+            return "" if self.embedded or self.domain is not None else "domain:"
+        if data in ("out_of_domain", "neural_lm"):
+            return "" if getattr(self, data) is not None else f"{data}:"
+        name = data.removeprefix("extra_")
+        return "" if name == data or name in self.extra else f"extra: {{{name}: ...}}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raysearch import catalog
+from raysearch import catalog, reading
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.knobs import DEFAULTS, SETTINGS
+from raysearch.literature import literature_name
 from raysearch.methods import METHODS
+from raysearch.plan import Objective
 from raysearch.planning import outline
 from raysearch.settings import Training
 from raysearch.space import KINDS, load_space
@@ -40,6 +42,8 @@ def described(thing: str) -> list[Row]:
     file = Path(thing)
     kind, name = (str(file.parent), file.stem) if str(file.parent) in ("spaces", "trials", "analysis") else ("", thing)
     found = []
+    if file.suffix == ".yaml" and file.is_file() and "stages" in reading.load(file)[0]:
+        return [_space(thing)]
     if name in catalog.names("spaces") and kind in ("", "spaces"):
         found.append(_space(name))
     if name in catalog.names("trials") and kind in ("", "trials"):
@@ -86,15 +90,30 @@ def _space(name: str) -> Row:
     space = load_space(name)
     stages = {stage: list(primitives) for stage, primitives in space.stages.items()}
     return {
-        "space": name,
+        "space": space.name,
         "meaning": _title("spaces", name),
         "source": space.source,
         "of": space.kind,
+        **({"primitives": space.own.file} if space.own else {}),
         **stages,
         "excluded": "\n".join(", ".join(f"{s} {' or '.join(p)}" for s, p in rule.items()) for rule in space.exclude),
         "count": len(space.objectives),
-        "objectives": "\n".join(objective.name for objective in space.objectives),
+        "named": {o.name: known for o in space.objectives if (known := literature_name(o))},
+        "objectives": [objective.name for objective in space.objectives],
     }
+
+
+def why_not(thing: str, objective: str) -> Row:
+    """Is an objective in a space? If not, why; SpecError for what is no space, or no objective."""
+    space = load_space(thing)
+    stages = list(space.stages)
+    parts = objective.split("/")
+    if len(parts) != len(stages):
+        raise SpecError(f"{objective!r} is no objective: one is named {'/'.join(stages)}")
+    named = Objective(**dict(zip(stages, parts, strict=True)))
+    known = literature_name(named) if space.kind == "text" else ""
+    reason = space.why_not(named)
+    return {"space": space.name, "objective": named.name, "named": known, "legal": reason is None, "why not": reason}
 
 
 def _search_row(name: str) -> Row:

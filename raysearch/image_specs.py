@@ -97,10 +97,10 @@ class ImageTask(Source):
         """Do its images come with what is installed?"""
         return self.train is None
 
-    @property
-    def has_domain(self) -> bool:
-        """Images have no unlabelled domain beside them."""
-        return False
+    def lacks(self, data: str) -> str:
+        """Images have no further texts beside them; `kinds` asks for auxiliary ones."""
+        del data
+        return ""
 
     @property
     def has_auxiliary(self) -> bool:

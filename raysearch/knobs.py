@@ -36,9 +36,8 @@ def check_name(node: Node, name: str) -> None:
         stage, _, primitive = name.removeprefix(INCLUDE).partition(".")
         if stage not in KINDS["text"]:
             raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, KINDS['text'])}")
-        known = {name for stages in KINDS.values() for name in stages[stage]}
-        if primitive not in known:
-            raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, known)}")
+        if not primitive:
+            raise node.error(f"name a primitive: {INCLUDE}{stage}.PRIMITIVE")
     elif name not in (known := {*SETTINGS, *FAMILIES, "space"}):
         raise node.error(f"unknown setting {name!r}{did_you_mean(name, known)}")
 

@@ -1,9 +1,9 @@
 """The encoder and its heads.
 
 The end task's head is the one of the Hugging Face sequence-classification model, so that what is trained is what is
-exported; each denoising objective has the head of the masked-LM model, its decoder tied to the embeddings (the
-authors keep an untied copy for each, 39 M parameters apiece with RoBERTa-base); each auxiliary classification
-objective has a two-layer ReLU head of its own (AANG's code).
+exported; each objective that predicts tokens has the head of the masked-LM model, its decoder tied to the embeddings
+(the authors keep an untied copy for each, 39 M parameters apiece with RoBERTa-base); each other objective has a
+two-layer ReLU head of its own (AANG's code).
 
     body       theta, shared by all tasks: the encoder without its pooler
     heads      phi: everything else
@@ -13,7 +13,10 @@ objective has a two-layer ReLU head of its own (AANG's code).
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,9 +28,11 @@ from transformers.utils import logging as transformers_logging
 
 from raysearch.plan import TrialPlan
 from raysearch.pretrained import pretrained_source
+from raysearch.primitives.output import HEADS
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 _HEAD_DROPOUTS = ("classifier_dropout", "seq_classif_dropout", "cls_dropout", "pooler_dropout")
+NOISE = 1.0  # standard deviation of noisy embeddings, in standard deviations of the embedding table
 MASK_STYLES = ("additive", "boolean")  # (B, 1, S, S) of 0 and -3e38, or (B, S, S) of true and false
 
 
@@ -70,10 +75,15 @@ class DenoiseHead(nn.Module):
 
     def __init__(self, template: HuggingFaceHead, embedding: nn.Parameter) -> None:
         super().__init__()
-        self.head = copy.deepcopy(template)
-        decoder = self.head.model.get_output_embeddings()
+        self.head = copy.deepcopy(template, {id(embedding): embedding})  # of a tied one, all but the embeddings
+        self.tie(self.head, embedding)
+
+    @staticmethod
+    def tie(head: HuggingFaceHead, embedding: nn.Parameter) -> None:
+        """Let a head decode by the embeddings. Raises ValueError for one without a decoder."""
+        decoder = head.model.get_output_embeddings()
         if decoder is None:
-            raise ValueError(f"{type(self.head.model).__name__} has no output embeddings to tie")
+            raise ValueError(f"{type(head.model).__name__} has no output embeddings to tie")
         decoder.weight = embedding
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -144,7 +154,10 @@ class TextNetwork(Network):
 
     end_task: HuggingFaceHead
 
-    def __init__(self, plan: TrialPlan, classes: int, vocabulary_size: int) -> None:
+    def __init__(
+        self, plan: TrialPlan, classes: int, vocabulary_size: int, extra: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """Heads for the plan's objectives; `extra` are the classes of extra data sets, by data primitive."""
         super().__init__()
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
@@ -163,20 +176,25 @@ class TextNetwork(Network):
         self.mask_style = self._agreeing_mask_style(tokens, real, expected)
         self.heads = nn.ModuleList()
         if plan.objectives:
-            self._add_heads(plan, classes, vocabulary_size, dropout)
+            self._add_heads(plan, {"end_task": classes, **extra}, vocabulary_size, dropout)
 
-    def _add_heads(self, plan: TrialPlan, classes: int, vocabulary_size: int, dropout: float) -> None:
+    def _add_heads(self, plan: TrialPlan, classes: Mapping[str, int], vocabulary_size: int, dropout: float) -> None:
         template: HuggingFaceHead | None = None
+        kinds = {**HEADS, **plan.primitives.get("heads", {})}
         embedding = self.body.get_input_embeddings().weight  # type: ignore[operator]
         for objective in plan.objectives:
-            if objective.output == "denoise":
+            kind = kinds[objective.output]
+            if kind == "vocabulary":
                 if template is None:
                     template = HuggingFaceHead(
                         _hugging_face(AutoModelForMaskedLM, plan.model, dropout, vocabulary_size)
                     )
+                    DenoiseHead.tie(template, embedding)
                 self.heads.append(DenoiseHead(template, embedding))
             else:
-                self.heads.append(LabelHead(self.width, classes, nn.ReLU, dropout))
+                labels = classes[objective.data if objective.output == "extra_label" else "end_task"]
+                numbers = labels if kind == "labels" else int(kind)
+                self.heads.append(LabelHead(self.width, numbers, nn.ReLU, dropout))
 
     def _agreeing_mask_style(self, tokens: Tensor, real: Tensor, expected: Tensor) -> str:
         """The way to hand over a (B, S, S) mask under which body and head give the whole model's logits.
@@ -207,16 +225,42 @@ class TextNetwork(Network):
         """H, the size of a hidden state."""
         return int(self.config.hidden_size)
 
-    def hidden(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """The body's last layer (B, S, H) for `tokens` (B, S), each query seeing the `visible` (B, S, S) keys."""
+    def hidden(self, tokens: Tensor, visible: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The body's last layer (B, S, H) for `tokens` (B, S), each query seeing the `visible` (B, S, S) keys.
+
+        Embeddings get noise where `noise` (B, S) is not 0.
+        """
         mask = visible
         if self.mask_style == "additive":
             floor = torch.finfo(torch.float32).min
             mask = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, floor)[:, None]
             if torch.is_autocast_enabled(tokens.device.type):
                 mask = mask.to(torch.get_autocast_dtype(tokens.device.type))
-        output: Tensor = self.body(input_ids=tokens, attention_mask=mask).last_hidden_state
+        with self._noisy(noise):
+            output: Tensor = self.body(input_ids=tokens, attention_mask=mask).last_hidden_state
         return output
+
+    @contextmanager
+    def _noisy(self, noise: Tensor | None) -> Iterator[None]:
+        """Gaussian noise on word embeddings, NOISE standard deviations of the table: a row's by its own number alone.
+
+        So it is the same on every rank and device, and however rows are put together.
+        """
+        if noise is None:
+            yield
+            return
+        embedding: nn.Embedding = self.body.get_input_embeddings()  # type: ignore[operator]
+        drawn = torch.zeros(*noise.shape, embedding.embedding_dim)
+        for row, numbers in enumerate(noise.cpu()):
+            if len(at := numbers.nonzero()[:, 0]):
+                generator = torch.Generator().manual_seed(int(numbers[at[0]]))
+                drawn[row, at] = torch.randn(len(at), embedding.embedding_dim, generator=generator)
+        added = drawn.to(noise.device) * NOISE * embedding.weight.detach().std()
+        hook = embedding.register_forward_hook(lambda _, __, sent: sent + added.to(sent.dtype))
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def classifier(self) -> PreTrainedModel:
         """A copy of body and end-task head as one Hugging Face model, for `save_pretrained`."""

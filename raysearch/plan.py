@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from raysearch.methods import METHODS
@@ -49,6 +49,7 @@ class TrialPlan:
     task: dict[str, Any]  # name, data (the folder of prepared splits), metric, labels
     model: dict[str, Any]  # as declared: {"config": {...}} or {"path": ...}, "layers"
     workers: int = 1  # data-parallel ranks
+    primitives: dict[str, Any] = field(default_factory=dict)  # of the user's own: file, sha256, heads of its outputs
 
     def group(self, kind: type[S]) -> S:
         """The settings of one group, e.g. `plan.group(Training)`."""
@@ -65,10 +66,13 @@ class TrialPlan:
 
     @property
     def key(self) -> str:
-        """Twelve hex digits that name what this trial does: all fields but number, arm, role and data folder."""
+        """Twelve hex digits that name what this trial does: all fields but number, arm, role and where files lie."""
         what = asdict(self)
         for name in ("number", "arm", "role", "params"):
             del what[name]
+        primitives = what.pop("primitives")
+        if primitives:
+            what["primitives"] = primitives["sha256"]
         what["task"] = {name: value for name, value in what["task"].items() if name != "data"}
         return hashlib.sha256(_canonical(what).encode()).hexdigest()[:12]
 

@@ -5,6 +5,8 @@
     select_dev   what early stopping, the scheduler and the search look at
     test         scored once, by export; nothing else opens it
     domain       unlabelled text of the same kind, if there is any
+    out_of_domain, neural_lm   unlabelled text of another kind, and text that a language model has written
+    extra_NAME   further labelled texts, with labels of their own
     auxiliary    images with labels of their own, if there are any
 
 Rows are dealt out by the sha256 of their content, never by their order, so that the same rows are dealt alike on every
@@ -26,8 +28,9 @@ from numpy.typing import NDArray
 
 from raysearch.errors import SpecError
 
-SPLITS = ("train", "meta_dev", "select_dev", "test", "domain", "auxiliary")
-UNSCORED = ("domain", "auxiliary")  # splits that only objectives look at
+SPLITS = ("train", "meta_dev", "select_dev", "test", "domain", "out_of_domain", "neural_lm", "auxiliary")
+UNLABELLED = ("domain", "out_of_domain", "neural_lm")
+UNSCORED = (*UNLABELLED, "auxiliary")  # splits that only objectives look at; so are extra_NAME
 FRACTIONS = {"dev": 0.1, "test": 0.1}  # of the distinct rows, when one file has to be split
 
 
@@ -142,7 +145,8 @@ def leaks(contents: Mapping[str, Iterable[str]]) -> dict[str, int]:
     lists = {name: list(rows) for name, rows in contents.items()}
     sets = {name: set(rows) for name, rows in lists.items()}
     for name in ("meta_dev", "select_dev", "test"):
-        for other in ("train", *UNSCORED, *(("meta_dev", "select_dev") if name == "test" else ())):
+        extra = [other for other in lists if other.startswith("extra_")]
+        for other in ("train", *UNSCORED, *extra, *(("meta_dev", "select_dev") if name == "test" else ())):
             if name in lists and other in lists:
                 found[f"{name} in {other}"] = sum(row in sets[other] for row in lists[name])
     return found

@@ -19,8 +19,10 @@ from raysearch.errors import did_you_mean
 from raysearch.kinds import check_kinds, check_timm
 from raysearch.knobs import DEFAULTS, INCLUDE
 from raysearch.methods import FAMILIES, METHODS
+from raysearch.own import check_unchanged
 from raysearch.pretrained import PACKAGES
 from raysearch.reading import Keys, Node, said
+from raysearch.space import KINDS
 
 if TYPE_CHECKING:
     from raysearch.spec import Search
@@ -51,6 +53,9 @@ def check_packages(search: Search, node: Node) -> None:
         if problem := METHODS[name].why_missing():
             raise node.error(problem, *keys)
     check_timm(search, node)
+    for space in search.spaces.values():
+        if space.own is not None:
+            check_unchanged(space.own.file, space.own.sha256)
     if (encoder := search.model.package) is None:
         return
     if encoder not in PACKAGES:
@@ -218,13 +223,17 @@ def _spaces(search: Search, node: Node) -> None:
         if baseline.space and name not in needing:
             raise node.error("is not used: weighting 'end_task_only' has no auxiliaries", "baselines", name, "space")
     for name, space in search.spaces.items():
-        if "in_domain" in space.stages["data"] and not search.task.has_domain:
-            raise node.error(f"has objectives on in_domain text, and the task has no `domain:` file ({name})", "space")
+        for data in space.stages["data"]:
+            if key := search.task.lacks(data):
+                raise node.error(f"has objectives on {data} text, and the task has no `{key}` file ({name})", "space")
     for name in (*search.dimensions, *search.settings):
         stage, _, primitive = name.removeprefix(INCLUDE).partition(".")
         known = sorted({p for space in search.spaces.values() for p in space.stages.get(stage, ())})
         if name.startswith(INCLUDE) and primitive not in known:
             under = "dimensions" if name in search.dimensions else "settings"
+            every = {*known, *(p for stages in KINDS.values() for p in stages.get(stage, ()))}
+            if primitive not in every:
+                raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, every)}", under, name)
             raise node.error(f"{primitive!r} is not in the space{did_you_mean('', known)}", under, name)
     for name, arm in search.arms.items():
         include = {k.removeprefix(INCLUDE): bool(v) for k, v in arm.settings.items() if k.startswith(INCLUDE)}

@@ -25,6 +25,7 @@ from raysearch.broker import Kind, Said
 from raysearch.declared import Executor
 from raysearch.errors import RunError
 from raysearch.ledger import Ledger
+from raysearch.own import functions_of
 from raysearch.progress import Progress
 from raysearch.ranks import Ranks
 from raysearch.reading import Node
@@ -82,6 +83,8 @@ def launch(
     search = replace(search, executor=executor or search.executor)
     for check in (refusals.check_consistency, refusals.check_packages):
         check(search, Node(search.to_dict()))
+    for space in search.spaces.values():
+        functions_of(space.own.plan() if space.own else {})  # refuses here what would fail in every worker
     folder = Path(search.runs).absolute() / (fork or name or search.name)
     before = sessions.stored(folder)
     if before is not None and fork:

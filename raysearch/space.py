@@ -7,14 +7,17 @@ four stages. Legality is stage-qualified: a rule names stages and bars the combi
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from raysearch import catalog, reading
 from raysearch.errors import did_you_mean
+from raysearch.own import Own, read_own
 from raysearch.plan import Objective
 from raysearch.reading import Node
 
@@ -22,24 +25,35 @@ STAGES: dict[str, dict[str, str]] = {
     "data": {
         "end_task": "the end task's training texts",
         "in_domain": "unlabelled texts of the same domain",
+        "out_of_domain": "unlabelled texts of another domain",
+        "neural_lm": "texts that a language model has written",
     },
     "transform": {
         "none": "selected tokens stay as they are",
         "replace": "selected tokens become random tokens",
         "mask": "selected tokens become the mask token",
         "bert": "80 % of the selected tokens are masked, 10 % replaced, 10 % kept",
+        "noisy_embeds": "the selected tokens' embeddings get Gaussian noise",
+        "delete": "the selected tokens are taken out; each is asked for where the one before it stands",
     },
     "representation": {
         "bidirectional": "every token sees every token",
         "left_to_right": "a token sees itself and what is left of it",
         "right_to_left": "a token sees itself and what is right of it",
         "random_factorized": "a token sees a random 60 % of the others",
+        "permutation": "a token sees itself and what comes before it in a random order",
     },
     "output": {
         "denoise": "the selected tokens are predicted",
         "end_task": "the end task's label is predicted, by a head of its own",
+        "next_token": "the token that is read next is predicted, at every position that does not see it",
+        "tf": "how often the selected token stands in its text, relative to its length",
+        "tfidf": "the same, rare tokens counting more",
+        "real_synthetic": "is the token the text's own, or was it changed? at every position",
+        "extra_label": "the extra data set's own label, of the text or of its words",
     },
 }
+EXTRA = re.compile(r"extra_[a-z0-9_]+")  # data of the task's `extra:`, by its name there
 IMAGE_STAGES: dict[str, dict[str, str]] = {
     "data": {
         "end_task": "the end task's training images",
@@ -65,13 +79,26 @@ IMAGE_STAGES: dict[str, dict[str, str]] = {
 }
 Kind = Literal["text", "image"]
 KINDS: dict[str, dict[str, dict[str, str]]] = {"text": STAGES, "image": IMAGE_STAGES}
-# Outputs that need a certain primitive in another stage: without it there is no label to predict.
-NEEDS: dict[str, dict[str, tuple[str, str, str]]] = {
-    "text": {"end_task": ("data", "end_task", "asks for the label of unlabelled text")},
+# Outputs that need one of certain primitives in another stage: without it there is nothing to predict, or all is seen.
+NEEDS: dict[str, dict[str, tuple[str, tuple[str, ...], str]]] = {
+    "text": {
+        "end_task": ("data", ("end_task",), "asks for the label of unlabelled text"),
+        "extra_label": ("data", ("extra_*",), "asks for the label of an extra data set"),
+        "next_token": (
+            "representation",
+            ("left_to_right", "right_to_left", "permutation"),
+            "asks for a token that is seen",
+        ),
+        "real_synthetic": (
+            "transform",
+            ("replace", "bert", "delete", "noisy_embeds"),
+            "asks which tokens were changed, and none is, or the mask token tells",
+        ),
+    },
     "image": {
-        "end_task": ("data", "end_task", "asks for the end task's label of auxiliary images"),
-        "auxiliary_label": ("data", "auxiliary", "asks for an auxiliary label of the end task's images"),
-        "rotation": ("transform", "rotate", "asks how images are turned that are not"),
+        "end_task": ("data", ("end_task",), "asks for the end task's label of auxiliary images"),
+        "auxiliary_label": ("data", ("auxiliary",), "asks for an auxiliary label of the end task's images"),
+        "rotation": ("transform", ("rotate",), "asks how images are turned that are not"),
     },
 }
 Rule = dict[str, tuple[str, ...]]
@@ -87,25 +114,30 @@ class Space:
     exclude: tuple[Rule, ...] = ()
     source: str = ""
     kind: Kind = "text"  # of the tasks that it is for
+    own: Own | None = None  # primitives of the user's own
 
     @classmethod
-    def read(cls, node: Node) -> Space:
-        """The space that a mapping declares; refuses a wrong count, an unknown primitive, a rule that bars nothing."""
-        node.mapping(("source", "kind", "stages", "exclude", "objectives"))
+    def read(cls, node: Node, folder: Path = Path()) -> Space:
+        """The space that a mapping declares, its file of own primitives relative to `folder`.
+
+        Refuses a wrong count, an unknown primitive, an objective that has nothing to predict.
+        """
+        node.mapping(("source", "kind", "primitives", "stages", "exclude", "objectives"))
         kind: Kind = node["kind"].read(Kind) if "kind" in node else "text"
-        stages = _stages(node, KINDS[kind])
-        known = KINDS[kind]
+        own = _own(node["primitives"], kind, folder) if "primitives" in node else None
+        known = _known(node, kind, own)
+        stages = _stages(node, known)
         rules = tuple(_rule(rule, stages, known) for rule in node["exclude"].items()) if "exclude" in node else ()
         source = node["source"].read(str) if "source" in node else ""
         name = str(node.keys[-1]) if node.keys else ""
-        space = cls(name=name, stages=stages, exclude=rules, source=source, kind=kind)
+        space = cls(name=name, stages=stages, exclude=rules, source=source, kind=kind, own=own)
         if "objectives" not in node:
             raise node.error("the key 'objectives' is missing: say how many there are, so that it can be checked")
         stated, counted = node["objectives"].read(int), len(space.objectives)
         for objective in space.objectives:
-            stage, needed, problem = NEEDS[kind].get(objective.output, ("data", objective.data, ""))
-            if (found := getattr(objective, stage)) != needed:
-                remedy = f"exclude it: {{output: {objective.output}, {stage}: {found}}}"
+            if (missing := space.without_answer(objective)) is not None:
+                stage, problem = missing
+                remedy = f"exclude it: {{output: {objective.output}, {stage}: {getattr(objective, stage)}}}"
                 raise node.error(f"{objective.name} {problem}; {remedy}", "stages", "output")
         if stated != counted or not counted:
             raw = len(list(itertools.product(*stages.values())))
@@ -117,6 +149,7 @@ class Space:
         """What `read` reads."""
         source = {"source": self.source} if self.source else {}
         source |= {"kind": self.kind} if self.kind != "text" else {}
+        source |= {"primitives": reading.plain(self.own)} if self.own else {}
         rules = {"exclude": reading.plain(self.exclude)} if self.exclude else {}
         return {**source, "stages": reading.plain(self.stages), **rules, "objectives": len(self.objectives)}
 
@@ -128,20 +161,32 @@ class Space:
         )
         return tuple(Objective(**parts) for parts in combinations if self._barred_by(parts) is None)
 
+    def without_answer(self, objective: Objective) -> tuple[str, str] | None:
+        """The stage that keeps an output from having anything to predict, and why; None where it has."""
+        if objective.output not in NEEDS[self.kind]:
+            return None
+        stage, needed, problem = NEEDS[self.kind][objective.output]
+        found = getattr(objective, stage)
+        needed += tuple(self.own.stages.get(stage, ())) if self.own else ()  # the user knows what they give
+        return None if any(fnmatchcase(found, name) for name in needed) else (stage, problem)
+
     def why_not(self, objective: Objective) -> str | None:
         """Why an objective is not in the space: the stage or the rule that bars it; None if it is in."""
         parts = asdict(objective)
         known = KINDS[self.kind]
         for stage, primitive in parts.items():
+            if primitive in self.stages[stage]:
+                continue
             if primitive not in known[stage]:
                 return f"{stage}: unknown primitive {primitive!r}{did_you_mean(primitive, known[stage])}"
-            if primitive not in self.stages[stage]:
-                return f"{stage}: {primitive!r} is not in {self.name}: {', '.join(self.stages[stage])}"
+            return f"{stage}: {primitive!r} is not in {self.name}: {', '.join(self.stages[stage])}"
         number = self._barred_by(parts)
         if number is None:
             return None
         rule = ", ".join(f"{stage} {' or '.join(named)}" for stage, named in self.exclude[number].items())
-        return f"exclude[{number}] of {self.name}: {rule}"
+        missing = self.without_answer(objective)
+        why = f"; {objective.output} {missing[1]}" if missing else ""
+        return f"exclude[{number}] of {self.name}: {rule}{why}"
 
     def restrict(self, include: Mapping[str, bool]) -> Space:
         """The space without the primitives whose `stage.primitive` is False.
@@ -169,7 +214,30 @@ def load_space(name_or_path: str | Path) -> Space:
     """A space of the catalog by name, or a user's own by path; SpecError says file, line and remedy."""
     file = catalog.path("spaces", name_or_path)
     node, _ = reading.load(file)
-    return replace(Space.read(node), name=file.stem)
+    return replace(Space.read(node, file.parent), name=file.stem)
+
+
+def _own(node: Node, kind: Kind, folder: Path) -> Own:
+    """The user's own primitives: of a file that is named, or as an earlier reading has found them."""
+    if kind != "text":
+        raise node.error("primitives of your own are for text; images have those that are built in")
+    if isinstance(node.value, dict):
+        own: Own = node.fields_of(Own)
+        return own
+    file = folder / Path(node.read(str)).expanduser()
+    if not file.is_file():
+        raise node.error(f"no such file {str(file)!r}")
+    return read_own(file, KINDS[kind])
+
+
+def _known(node: Node, kind: Kind, own: Own | None) -> dict[str, dict[str, str]]:
+    """The primitives that a space may name: the kind's, the user's own, and extra data sets of the task."""
+    known = {stage: {**named, **(own.stages.get(stage, {}) if own else {})} for stage, named in KINDS[kind].items()}
+    named = node.value["stages"].get("data") if isinstance(node.value.get("stages"), dict) else None
+    for name in (named if isinstance(named, list) else [named]) if kind == "text" else ():
+        if isinstance(name, str) and EXTRA.fullmatch(name):
+            known["data"][name] = f"the task's extra data set {name.removeprefix('extra_')}"
+    return known
 
 
 def _stages(node: Node, known: Stages) -> dict[str, tuple[str, ...]]:

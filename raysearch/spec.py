@@ -185,6 +185,7 @@ class Search:
             task={"name": self.task.name, "data": data, "metric": self.task.metric, "labels": labels},
             model=self.model.plain(),
             workers=self.resources.workers,
+            primitives=drawn.primitives,
         )
 
     def only(self, arm: str, params: Mapping[str, Any], *, seed: int, name: str = "") -> Search:
@@ -240,6 +241,9 @@ class Search:
     def _essence(self) -> dict[str, Any]:
         essence = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs", "paper")}
         essence["task"] = {key: value for key, value in essence["task"].items() if key != "base"}
+        for space in essence.get("spaces", {}).values():
+            if "primitives" in space:  # wherever the file lies
+                space["primitives"] = {key: value for key, value in space["primitives"].items() if key != "file"}
         return essence
 
 
@@ -266,7 +270,8 @@ def load_search(name_or_path: str | Path, overrides: Mapping[str, str] | None = 
 
 def _spaces(node: Node, search: Search, folder: Path) -> dict[str, Space]:
     """Every space that the search names: from its own `spaces:`, else from the catalog or a file."""
-    own = node["spaces"].read(dict[str, Space]) if "spaces" in node else {}
+    declared = node["spaces"].mapping() if "spaces" in node else ()
+    own = {str(space.keys[-1]): Space.read(space, folder) for space in declared}
     wanted: list[tuple[str, tuple[str | int, ...]]] = [(search.space, ("space",))] if search.space else []
     if "space" in search.dimensions:
         choices = search.dimensions["space"].choices

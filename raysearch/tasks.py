@@ -24,6 +24,7 @@ from raysearch.image_data import opened_images, prepare_images
 from raysearch.prepared import (
     FRACTIONS,
     SPLITS,
+    UNLABELLED,
     UNSCORED,
     Prepared,
     Split,
@@ -36,6 +37,7 @@ from raysearch.prepared import (
     written,
 )
 from raysearch.rows import Rows, read_hub, read_rows
+from raysearch.tagged import Tagged, encode_tags, read_tagged
 
 if TYPE_CHECKING:
     from raysearch.declared import TaskSpec
@@ -55,6 +57,7 @@ class TextSplit:
     offsets: NDArray[np.int64]  # (n + 1,)
     tokens: NDArray[np.int32]
     labels: NDArray[np.int32] | None  # (n,), None for domain text
+    tags: NDArray[np.int32] | None = None  # of each token, NO_TAG where it has none; None for texts without
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -82,6 +85,11 @@ def prepare(
     if task.kind == "image":
         return prepare_images(task, model, folder, data_root)
     paths = {part: _find(task, part, data_root) for part in ("train", "dev", "test", "domain")}
+    for part in ("out_of_domain", "neural_lm"):
+        if getattr(task, part) is not None:
+            paths[part] = _find(task, part, data_root)
+    for name, about in task.extra.items():
+        paths[f"extra_{name}"] = find(about.train, f"task.extra.{name}.train", task.base, data_root)
     source = _source(task, model, paths)
     if is_there(folder, source):
         return load_prepared(folder)
@@ -105,7 +113,8 @@ def open_split(folder: Path | str, name: str) -> Split:
         return opened_images(batch)
     lists = batch.column("tokens")
     labels = batch.column("label").to_numpy() if "label" in batch.schema.names else None
-    return TextSplit(lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy(), labels)
+    tags = batch.column("tags").values.to_numpy() if "tags" in batch.schema.names else None
+    return TextSplit(lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy(), labels, tags)
 
 
 # ---- reading ----
@@ -125,6 +134,8 @@ def _source(task: TaskSpec, model: Mapping[str, Any], paths: Mapping[str, Path |
     tokens = model.get("package") or model.get("path") or {"word pieces": model["config"].get("vocab_size")}
     about: dict[str, Any] = {"task": task.name, "metric": task.metric, **files, "hub": task.hub, "embedded": embedded}
     about |= {"columns": columns, "fractions": fractions, "tokenizer": tokens, "version": DATA_VERSION}
+    if task.extra:
+        about["extra"] = {name: [extra.kind, *extra.columns] for name, extra in task.extra.items()}
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain
 
@@ -140,16 +151,19 @@ def _read(task: TaskSpec, paths: Mapping[str, Path | None]) -> dict[str, Rows]:
         if task.name not in EMBEDDED:
             problem = f"{task.name!r} is no embedded task; give train or hub{did_you_mean(task.name, EMBEDDED)}"
             raise SpecError(problem, key="task.train")
-        return EMBEDDED[task.name]()
-    if task.hub:
+        parts = dict(EMBEDDED[task.name]())
+    elif task.hub:
         parts = read_hub(task.hub, task.text, task.label)
         if "train" not in parts:
             raise SpecError(f"data set {task.hub!r} has no train split", key="task.hub")
     else:
         parts = {}
     for part, path in paths.items():
-        if path is not None:
-            parts[part] = read_rows(path, task.text, None if part == "domain" else task.label)
+        if path is not None and part.startswith("extra_"):
+            extra = task.extra[part.removeprefix("extra_")]
+            parts[part] = (read_tagged if extra.kind == "token" else read_rows)(path, *extra.columns)
+        elif path is not None:
+            parts[part] = read_rows(path, task.text, None if part in UNLABELLED else task.label)
     return parts
 
 
@@ -179,7 +193,8 @@ def _deal(task: TaskSpec, parts: dict[str, Rows]) -> dict[str, Rows]:
         if not len(splits.get(name, ())):
             source = parts["train"].source if name == "train" else dev.source
             raise SpecError(f"no rows are left for {name}; give more rows or other fractions", file=source)
-    return {name: splits[name] for name in SPLITS if name in splits}
+    names = (*SPLITS, *(name for name in splits if name.startswith("extra_")))
+    return {name: splits[name] for name in names if name in splits}
 
 
 def _label_names(splits: Mapping[str, Rows]) -> list[str]:
@@ -214,7 +229,12 @@ def _write(
     number = {label: i for i, label in enumerate(labels)}
     about: dict[str, Any] = {"task": task.name, "metric": task.metric, "labels": labels}
     about["sizes"] = {name: len(rows) for name, rows in splits.items()}
-    about["splits"] = {name: _write_split(folder, name, rows, number, vocabulary) for name, rows in splits.items()}
+    extra = {name: _extra(rows) for name, rows in splits.items() if name.startswith("extra_")}
+    about |= {"extra": extra} if extra else {}
+    numbers = {name: {label: i for i, label in enumerate(own["labels"])} for name, own in extra.items()}
+    about["splits"] = {
+        name: _write_split(folder, name, rows, numbers.get(name, number), vocabulary) for name, rows in splits.items()
+    }
     about |= {"tokens": vocabulary.tokens, "prefix": vocabulary.prefix, "suffix": vocabulary.suffix}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     about["fingerprint"] = digest.hexdigest()
@@ -226,6 +246,15 @@ def _write(
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _extra(rows: Rows) -> dict[str, Any]:
+    """The kind and the labels of a further data set; SpecError for fewer than two."""
+    tagged = isinstance(rows, Tagged)
+    labels = rows.names if isinstance(rows, Tagged) else in_order(rows.labels)
+    if len(labels) < 2:
+        raise SpecError(f"only one label, {labels[0]!r}; there must be at least two", file=rows.source)
+    return {"kind": "token" if tagged else "sentence", "labels": labels}
+
+
 def _write_split(
     folder: Path, name: str, rows: Rows, number: Mapping[str, int], vocabulary: Vocabulary
 ) -> dict[str, Any]:
@@ -235,7 +264,11 @@ def _write_split(
     lists = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(tokens))
     columns = {"tokens": lists}
     digest = hashlib.sha256(offsets.tobytes() + tokens.tobytes())
-    if name != "domain":
+    if isinstance(rows, Tagged):
+        tags = encode_tags(rows, vocabulary, number)
+        columns["tags"] = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(tags))
+        digest.update(tags.tobytes())
+    elif name not in UNLABELLED:
         labels = np.array([number[label] for label in rows.labels], dtype=np.int32)
         columns["label"] = pa.array(labels)
         digest.update(labels.tobytes())

@@ -26,6 +26,7 @@ from raysearch.methods import METHODS
 from raysearch.methods.schedules import Phase
 from raysearch.metrics import score
 from raysearch.model import Network, TextNetwork
+from raysearch.own import functions_of
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
@@ -87,15 +88,19 @@ def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: Open) -> Batc
     training = plan.training
     if about.get("kind") == "image":
         return ImageBatches(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
-    return TextBatches(open_split, vocabulary_of(about), training.max_length, training.select_probability)
+    own = functions_of(plan.primitives)
+    return TextBatches(open_split, vocabulary_of(about), training.max_length, training.select_probability, own)
 
 
 def build(plan: TrialPlan, about: dict[str, Any]) -> Network:
     """The plan's network before the first step, its new parameters drawn from the plan's seed."""
     torch.manual_seed(number_of(plan.seed, "parameters", 0))
     image = about.get("kind") == "image"
+    extra = {name: len(own["labels"]) for name, own in about.get("extra", {}).items()}
     network: Network = (
-        ImageNetwork(plan, about) if image else TextNetwork(plan, len(about["labels"]), about["tokens"]["vocab_size"])
+        ImageNetwork(plan, about)
+        if image
+        else TextNetwork(plan, len(about["labels"]), about["tokens"]["vocab_size"], extra)
     )
     if plan.training.recompute:
         network.recompute()

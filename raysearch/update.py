@@ -29,7 +29,7 @@ from raysearch.methods.schedules import Phase
 from raysearch.methods.static import Scores, Weighting
 from raysearch.model import Network
 from raysearch.plan import TrialPlan
-from raysearch.primitives.output import OUTPUTS, example_losses
+from raysearch.primitives.output import example_losses, outputs_of
 from raysearch.ranks import Ranks
 from raysearch.settings import DevHead
 from raysearch.steps import END_TASK, Grouped, Losses, Step, add_losses, rows_of, within
@@ -59,7 +59,7 @@ class Update:
         self, plan: TrialPlan, network: Network, splits: Splits, batches: Batches, classes: int, ranks: Ranks
     ) -> None:
         self.plan, self.network, self.splits, self.ranks = plan, network, splits, ranks
-        self.batches, self.classes, self.training = batches, classes, plan.training
+        self.batches, self.classes, self.training, self.outputs = batches, classes, plan.training, outputs_of(plan)
         self.body, self.heads = network.body_parameters(), network.head_parameters()
         self.parameters = [*self.body, *self.heads]
         self.weighting: Weighting = METHODS[plan.weighting].load()(plan.objectives, plan.method("weighting"))
@@ -312,7 +312,7 @@ class Update:
 
     def _loss(self, task: int, hidden: Tensor, group: Group) -> Tensor:
         if task != END_TASK:
-            return OUTPUTS[self.plan.objectives[task].output](hidden, group.targets, self.network.heads[task])
+            return self.outputs[self.plan.objectives[task].output](hidden, group.targets, self.network.heads[task])
         return example_losses(self.network.end_task(hidden), group.targets.labels).sum() / group.targets.rows_total
 
     def _checked(self, step: Step, said: dict[int, Tensor]) -> Losses:

@@ -333,6 +333,26 @@ def test_show_knows_everything_that_ls_lists(say: Any) -> None:
     assert say("show", "in_domain", "--json").json[0]["stage"] == "data"
 
 
+def test_show_counts_a_space_and_says_which_objectives_are_known_by_other_names(say: Any, tmp_path: Path) -> None:
+    (found,) = say("show", "aang_full", "--json").json
+    assert (found["count"], len(found["objectives"])) == (524, 524)
+    assert found["named"]["out_of_domain/bert/bidirectional/denoise"] == "BERT's masked LM (Devlin et al. 2019)"
+    lines = say("show", "xyz").out.splitlines()
+    assert "named           3 of 3 in the literature" in lines
+    assert any("end_task/bert/bidirectional/denoise " in line and "TAPT" in line for line in lines)
+    own = tmp_path / "mine.yaml"
+    own.write_text((catalog.root() / "spaces" / "xyz.yaml").read_text())
+    assert say("show", str(own), "--json").json[0]["space"] == "mine"
+
+
+def test_show_says_why_an_objective_is_not_in_a_space(say: Any) -> None:
+    named = "end_task/none/bidirectional/next_token"
+    found = say("show", "aang_full", "--why-not", named, "--json").json[0]
+    assert found["legal"] is False
+    assert found["why not"].startswith("exclude[2] of aang_full: output next_token")
+    assert say("show", "xyz", "--why-not", "end_task/bert/bidirectional/denoise", "--json").json[0]["legal"] is True
+
+
 def test_show_tells_a_space_from_a_search_of_the_same_name(say: Any) -> None:
     assert [next(iter(found)) for found in say("show", "smoke", "--json").json] == ["space", "search"]
     assert [next(iter(found)) for found in say("show", "trials/smoke", "--json").json] == ["search"]

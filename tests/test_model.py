@@ -73,6 +73,20 @@ def test_one_forward_for_many_masks_is_each_of_them_alone() -> None:
         torch.testing.assert_close(together[i : i + 1], body.hidden(tokens[i : i + 1], visible))
 
 
+def test_noise_is_on_the_embeddings_that_are_named_and_a_rows_own_however_rows_are_put_together() -> None:
+    body = network()
+    tokens = torch.randint(4, 50, (3, 8), generator=Generator().manual_seed(0))
+    visible = torch.eye(8, dtype=torch.bool).expand(3, 8, 8)  # each position sees itself alone
+    noise = torch.zeros(3, 8, dtype=torch.long)
+    noise[0, 2], noise[2, 5] = 11, 12
+    plain, noised = body.hidden(tokens, visible), body.hidden(tokens, visible, noise)
+    assert torch.equal((plain != noised).any(-1), noise != 0)
+    for rows in (slice(0, 1), slice(1, 3)):
+        alone = body.hidden(tokens[rows], visible[rows], noise[rows])
+        torch.testing.assert_close(alone, noised[rows])
+    torch.testing.assert_close(body.hidden(tokens, visible), plain)
+
+
 def test_denoising_heads_share_the_embeddings_and_nothing_else() -> None:
     parted = network()
     embedding = parted.body.get_input_embeddings().weight

@@ -1,12 +1,21 @@
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Generator
 
+from raysearch.batches import Group
+from raysearch.plan import Objective
 from raysearch.primitives.data import DATA
-from raysearch.primitives.output import OUTPUTS
+from raysearch.primitives.output import OUTPUTS, Targets
 from raysearch.primitives.representation import KEEP, REPRESENTATIONS
-from raysearch.primitives.transform import TRANSFORMS, Vocabulary, select
+from raysearch.primitives.statistics import token_statistics
+from raysearch.primitives.transform import GONE, TRANSFORMS, Vocabulary, select, viewed
 from raysearch.space import KINDS, STAGES
+from raysearch.tasks import TextSplit
+from raysearch.text import TextBatches, following
 
 VOCABULARY = Vocabulary(size=1000, pad=0, cls=1, sep=2, mask=3)
 MASK_TABLES = {  # three tokens and a pad; rows are queries
@@ -82,3 +91,169 @@ def test_shares_of_mask_random_and_kept_are_the_papers() -> None:
     assert shares("mask") == (1.0, 0.0)
     assert shares("replace") == pytest.approx((0.001, 0.001), abs=0.003)
     assert shares("bert") == pytest.approx((0.8, 0.1), abs=0.01)
+
+
+# ---- what an objective asks for ----
+
+TEXTS = [[1, 10, 11, 10, 2], [1, 20, 11, 2]]
+TAGS = [[-1, 0, 1, -1, -1], [-1, 1, 0, -1]]
+SPLIT = TextSplit(
+    offsets=np.array([0, 5, 9]),
+    tokens=np.concatenate([np.array(text, dtype=np.int32) for text in TEXTS]),
+    labels=np.array([0, 1], dtype=np.int32),
+    tags=np.concatenate([np.array(tags, dtype=np.int32) for tags in TAGS]),
+)
+UNTAGGED = replace(SPLIT, tags=None)
+
+
+def group(name: str, split: TextSplit = UNTAGGED, probability: float = 0.5, count: int = 20) -> Group:
+    objective = Objective(**dict(zip(STAGES, name.split("/"), strict=True)))
+    batches = TextBatches(lambda _: split, VOCABULARY, 8, probability)
+    return batches.objective(objective, count, Generator().manual_seed(0))
+
+
+def test_a_permutation_shows_each_position_itself_and_those_before_it_in_an_order_of_each_row() -> None:
+    real = torch.ones(50, 6, dtype=torch.bool)
+    real[:, 5] = False
+    visible = REPRESENTATIONS["permutation"](real, Generator().manual_seed(0))
+    counts = visible[:, :5, :5].sum(-1)
+    assert (counts.sort(dim=1).values == torch.arange(1, 6)).all()  # one sees itself alone, one sees all
+    assert visible[:, range(6), range(6)].all()
+    assert not visible[:, :5, 5].any()
+    assert len({tuple(row.flatten().tolist()) for row in visible}) > 40
+    transitive = (visible.float() @ visible.float()) > 0
+    assert (transitive == visible).all()  # what one sees has seen nothing that one does not see
+
+
+def test_deleted_tokens_are_closed_up_and_asked_for_at_the_token_before() -> None:
+    tokens = torch.tensor([[1, 10, 11, 12, 13, 2, 0], [1, 20, 21, 2, 0, 0, 0]])
+    selected = torch.tensor([[0, 0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]]).bool()
+    changed = TRANSFORMS["delete"](tokens, selected, VOCABULARY, Generator())
+    assert (changed[selected] == GONE).all()
+    view = viewed(tokens, selected, changed, VOCABULARY)
+    assert view.tokens.tolist() == [[1, 10, 13, 2, 0, 0, 0], [1, 21, 2, 0, 0, 0, 0]]
+    assert view.selected.tolist() == view.spoiled.tolist()
+    assert view.selected.int().tolist() == [[0, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]]
+    assert view.moved(tokens)[view.selected].tolist() == [11, 20]
+    assert (view.real == (view.tokens != VOCABULARY.pad)).all()
+
+
+def test_a_transform_without_gaps_is_viewed_as_it_is() -> None:
+    tokens = many_tokens()
+    selected = select(tokens, 0.15, VOCABULARY, Generator().manual_seed(2))
+    changed = TRANSFORMS["replace"](tokens, selected, VOCABULARY, Generator().manual_seed(3))
+    view = viewed(tokens, selected, changed, VOCABULARY)
+    assert torch.equal(view.tokens, changed)
+    assert torch.equal(view.moved(tokens), tokens)
+    assert torch.equal(view.selected, selected)
+    assert torch.equal(view.spoiled, changed != tokens)
+
+
+def test_noise_is_said_of_selected_tokens_that_stay_as_they_are() -> None:
+    made = group("end_task/noisy_embeds/bidirectional/denoise")
+    tokens, _, noise = made.inputs
+    assert torch.equal(tokens, made.targets.original)
+    assert torch.equal(noise != 0, made.targets.selected)
+    assert all(len(set(row[row != 0].tolist())) <= 1 for row in noise)
+    plain, *_ = group("end_task/none/bidirectional/denoise").inputs, None
+    assert len(plain) == 2
+
+
+def test_the_next_token_is_asked_for_in_the_direction_of_reading_and_never_of_padding() -> None:
+    right = group("end_task/none/left_to_right/next_token")
+    left = group("end_task/none/right_to_left/next_token")
+    for row, text in enumerate(right.inputs[0].tolist()):
+        length = len([token for token in text if token])
+        assert right.targets.original[row, : length - 1].tolist() == text[1:length]
+        assert right.targets.selected[row].tolist() == [i < length - 1 for i in range(len(text))]
+    for row, text in enumerate(left.inputs[0].tolist()):
+        length = len([token for token in text if token])
+        assert left.targets.original[row, 1:length].tolist() == text[: length - 1]
+        assert left.targets.selected[row].tolist() == [0 < i < length for i in range(len(text))]
+    assert right.targets.selected_total == int(right.targets.selected.sum())
+
+
+@pytest.mark.parametrize("representation", ["left_to_right", "permutation", "bidirectional"])
+def test_no_next_token_is_asked_for_that_is_seen(representation: str) -> None:
+    tokens = many_tokens(rows=8, length=30)
+    nothing = torch.zeros_like(tokens, dtype=torch.bool)
+    view = viewed(tokens, nothing, tokens, VOCABULARY)
+    visible = REPRESENTATIONS[representation](view.real, Generator().manual_seed(0))
+    _, asked = following(view, visible, VOCABULARY, 1)
+    assert not (asked[:, :-1] & visible.diagonal(1, 1, 2)).any()
+    shares = {"left_to_right": 1.0, "permutation": 0.5, "bidirectional": 0.0}
+    assert asked.sum().item() / (8 * 20) == pytest.approx(shares[representation], abs=0.1)
+
+
+def test_term_frequencies_are_the_counts_of_each_text_and_rare_tokens_weigh_more() -> None:
+    found = token_statistics(UNTAGGED, VOCABULARY)
+    tf = np.array([2 / 3, 1 / 3, 2 / 3, 1 / 2, 1 / 2])  # 10 11 10 | 20 11
+    once, both = math.log(3 / 2) + 1, math.log(3 / 3) + 1  # in one of the two texts, in both
+    tfidf = tf * np.array([once, both, once, once, both])
+    ordinary = [1, 2, 3, 6, 7]
+    for name, values in (("tf", tf), ("tfidf", tfidf)):
+        assert found[name][ordinary] == pytest.approx((values - values.mean()) / values.std(), abs=1e-6)
+        assert found[name][[0, 4, 5, 8]].tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("transform", ["mask", "delete"])
+def test_statistics_are_asked_for_at_the_selected_tokens(transform: str) -> None:
+    whole = group(f"end_task/{transform}/bidirectional/tfidf")
+    asked = group(f"end_task/{transform}/bidirectional/denoise").targets
+    assert torch.equal(whole.targets.selected, asked.selected)
+    values = {}
+    for text, begin in ((0, 0), (1, 5)):
+        for i, token in enumerate(TEXTS[text]):
+            values[text, token] = token_statistics(UNTAGGED, VOCABULARY)["tfidf"][begin + i]
+    for row, at in asked.selected.nonzero().tolist():
+        token, found = int(asked.original[row, at]), float(whole.targets.original[row, at])
+        assert found in {values.get((0, token)), values.get((1, token))}
+
+
+def test_real_or_synthetic_is_asked_of_all_positions_and_true_where_the_token_is_another() -> None:
+    made = group("end_task/replace/bidirectional/real_synthetic")
+    plain = group("end_task/replace/bidirectional/denoise")
+    tokens = plain.inputs[0]
+    assert torch.equal(made.inputs[0], tokens)
+    assert torch.equal(made.targets.original.bool(), tokens != plain.targets.original)
+    assert torch.equal(made.targets.selected, plain.targets.original != VOCABULARY.pad)
+
+
+@pytest.mark.parametrize("transform", ["none", "delete"])
+def test_tags_are_asked_for_at_the_tokens_that_have_one(transform: str) -> None:
+    made = group(f"extra_ner/{transform}/bidirectional/extra_label", replace(SPLIT, labels=None))
+    known = {(1, 10): 0, (1, 20): 1}
+    tokens, targets = made.inputs[0], made.targets
+    assert len(targets.labels) == 0
+    for row, at in targets.selected.nonzero().tolist():
+        before = (1, int(tokens[row, at])) if at == 1 else None
+        assert int(targets.original[row, at]) == known.get(before, int(targets.original[row, at]))
+    assert not targets.selected[:, 0].any()
+    if transform == "none":
+        assert targets.selected[:, 1:3].all()
+        assert not targets.selected[:, 3:].any()
+
+
+def one_number(values: list[float]) -> torch.nn.Module:
+    """A head that says these numbers, whatever it is given."""
+
+    class Said(torch.nn.Module):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return torch.tensor(values)[: len(hidden), None]
+
+    return Said()
+
+
+def test_losses_of_numbers_are_those_by_hand() -> None:
+    hidden = torch.zeros(1, 3, 4)
+    asked = torch.tensor([[True, True, False]])
+    targets = Targets(torch.tensor([[1.0, -1.0, 9.0]]), asked, torch.empty(0), 2, 1)
+    assert OUTPUTS["tf"](hidden, targets, one_number([0.0, 2.0])).item() == pytest.approx((1 + 9) / 2)
+    detection = replace(targets, original=torch.tensor([[1, 0, 1]]))
+    expected = (math.log(1 + math.exp(-1.5)) + math.log(1 + math.exp(-0.5))) / 2
+    assert OUTPUTS["real_synthetic"](hidden, detection, one_number([1.5, -0.5])).item() == pytest.approx(expected)
+
+
+def test_an_output_without_labels_in_its_data_is_an_error() -> None:
+    with pytest.raises(ValueError, match="end_task/none/bidirectional/end_task: its data has no labels"):
+        group("end_task/none/bidirectional/end_task", replace(UNTAGGED, labels=None))

@@ -24,8 +24,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imports point one way: a module imports from its own line or from one above it.
 LAYERS = """
 words         errors settings tables methods
-declarations  catalog reading plan space knobs image_specs declared kinds arms pretrained refusals spec
-data          rows docstrings vocabulary prepared image_rows image_dealing image_data tasks
+declarations  catalog reading own plan space literature knobs image_specs declared kinds arms pretrained refusals spec
+data          rows docstrings vocabulary tagged prepared image_rows image_dealing image_data tasks
 batches       ranks metrics model image_model primitives primitives.* batches text image
 training      gradients gradients.* methods.* steps examples update checkpoint training
 record        segments ledger run paired pictures sweep_pictures weight_pictures markup comparisons page report

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from raysearch import catalog
 from raysearch.errors import SpecError
+from raysearch.literature import NAMED, literature_name
 from raysearch.plan import Objective
 from raysearch.reading import Node, plain
-from raysearch.space import KINDS, STAGES, Space, load_space
+from raysearch.space import KINDS, NEEDS, STAGES, Space, load_space
 
 COUNTS = {
     "aang_td": 24,
     "aang_td_ed": 40,
+    "aang_full": 524,
     "xyz": 3,
     "bert_style": 1,
     "dapt": 1,
@@ -78,6 +80,50 @@ def test_why_not_names_the_stage_or_the_rule() -> None:
     assert unknown == "transform: unknown primitive 'msk'; did you mean 'mask'?"
 
 
+def test_why_not_says_what_an_output_lacks_beside_the_rule_that_bars_it() -> None:
+    why = load_space("aang_full").why_not(objective("end_task/mask/bidirectional/real_synthetic"))
+    assert why == (
+        "exclude[3] of aang_full: output real_synthetic, transform none or mask; "
+        "real_synthetic asks which tokens were changed, and none is, or the mask token tells"
+    )
+
+
+def test_an_extra_data_set_is_named_after_the_task_s_own_and_its_label_asked_of_it_alone() -> None:
+    declared = {"transform": ["none"], "representation": ["bidirectional"], "output": ["denoise", "extra_label"]}
+    space = Space.read(Node({"stages": {"data": ["extra_ner"], **declared}, "objectives": 2}))
+    assert [o.name for o in space.objectives][1] == "extra_ner/none/bidirectional/extra_label"
+    assert Space.read(Node(plain(space))) == space
+    with pytest.raises(SpecError, match="asks for the label of an extra data set; exclude it"):
+        Space.read(Node({"stages": {"data": ["end_task", "extra_ner"], **declared}, "objectives": 4}))
+
+
+NAMES = {
+    "end_task/bert/bidirectional/denoise": "TAPT",
+    "in_domain/bert/bidirectional/denoise": "DAPT",
+    "out_of_domain/bert/bidirectional/denoise": "BERT",
+    "out_of_domain/none/left_to_right/next_token": "GPT",
+    "out_of_domain/none/right_to_left/next_token": "ELMo",
+    "in_domain/none/permutation/next_token": "XLNet",
+    "neural_lm/replace/bidirectional/real_synthetic": "ELECTRA",
+    "in_domain/none/random_factorized/tfidf": "New-Obj2",
+    "end_task/mask/left_to_right/tf": "",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_objectives_of_the_literature_are_known_by_their_names(name: str) -> None:
+    found = literature_name(objective(name))
+    assert NAMES[name] in found
+    assert bool(NAMES[name]) == bool(found)
+    assert load_space("aang_full").why_not(objective(name)) is None
+
+
+def test_every_pattern_of_the_literature_names_an_objective_that_can_be() -> None:
+    extra = Objective(data="extra_ner", transform="none", representation="bidirectional", output="extra_label")
+    known = {literature_name(o) for o in (*load_space("aang_full").objectives, extra)}
+    assert {name for _, name in NAMED} <= known
+
+
 def test_restrict_leaves_out_a_primitive_and_nothing_else() -> None:
     space = load_space("aang_td")
     smaller = space.restrict({"transform.mask": False, "transform.bert": True})
@@ -99,14 +145,16 @@ def subset(stage: str) -> st.SearchStrategy[list[str]]:
 
 @st.composite
 def declarations(draw: st.DrawFn) -> dict[str, object]:
-    """Stages and rules drawn at large, with a true count; labels of domain text are barred."""
+    """Stages and rules drawn at large, with a true count; outputs that have nothing to predict are barred."""
     stages = {stage: draw(subset(stage)) for stage in STAGES}
     rules = [
         {stage: draw(st.lists(st.sampled_from(stages[stage]), min_size=1, unique=True)) for stage in pair}
         for pair in draw(st.lists(st.sampled_from(list(itertools.combinations(STAGES, 2))), max_size=3))
     ]
-    if "in_domain" in stages["data"] and "end_task" in stages["output"]:
-        rules.append({"data": ["in_domain"], "output": ["end_task"]})
+    for output, (stage, needed, _) in NEEDS["text"].items():
+        barred = [name for name in stages[stage] if name not in needed]
+        if barred and output in stages["output"]:
+            rules.append({stage: barred, "output": [output]})
     legal = 0
     for parts in itertools.product(*stages.values()):
         named = dict(zip(stages, parts, strict=True))
@@ -154,7 +202,7 @@ STAGES_BLOCK = """stages:
         ("objectives: 8\n", "1: the key 'stages' is missing"),
         (
             "stages:\n  data: [end_task]\nobjectives: 8\n",
-            "1: stages: stage 'transform' is missing; one of none, replace, mask, bert",
+            "1: stages: stage 'transform' is missing; one of none, replace, mask, bert, noisy_embeds, delete",
         ),
         (STAGES_BLOCK.replace("data", "date"), "2: stages.date: unknown key 'date'; did you mean 'data'?"),
         (
@@ -201,7 +249,7 @@ def test_an_unknown_name_says_the_nearest(tmp_path: Path, monkeypatch: pytest.Mo
         SpecError, match=r"^no such objective space 'aang_tdd'; did you mean 'aang_td_ed'\?|'aang_td'\?$"
     ):
         load_space("aang_tdd")
-    with pytest.raises(SpecError, match=r"^no such file 'mine\.yaml'; in the catalog: aang_td, "):
+    with pytest.raises(SpecError, match=r"^no such file 'mine\.yaml'; in the catalog: aang_full, aang_td, "):
         load_space("mine.yaml")
     with pytest.raises(SpecError, match=r"^no such file 'spaces/xzy\.yaml'; did you mean 'xyz'\?$"):
         load_space("spaces/xzy.yaml")

@@ -92,6 +92,7 @@ REFUSED = [
     ("task: docstrings", "task: {name: docstrings, meta_dev: 0}", "1: task.meta_dev: weighting 'aang' needs dev rows for its meta-gradients: a share above 0"),
     ("space: aang_td", "space: aang_dt", "3: space: no such objective space 'aang_dt'; did you mean 'aang_td'?"),
     ("task: docstrings", "task: {name: a, train: t.jsonl}\nspace: aang_td_ed", ""),
+    ("space: aang_td", "space: aang_full", "3: space: has objectives on out_of_domain text, and the task has no `out_of_domain:` file (aang_full)"),
     ("space: aang_td\n", "", "1: weighting 'aang' needs auxiliary objectives: name a space"),
     ("weighting: aang", "weighting: aagn", "4: method.weighting: unknown weighting 'aagn'; did you mean 'aang'?"),
     ("weighting: aang", "weighting: attittud", "4: method.weighting: 'attittud' is a surgery, not a weighting; known: aang, end_task_only, eta_prim, meta_tartan, static"),

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoTokenizer
 
 from raysearch import pretrained
-from raysearch.declared import MODELS, TaskSpec
+from raysearch.declared import MODELS, ExtraTask, TaskSpec
 from raysearch.errors import SpecError
 from raysearch.rows import read_hub, read_rows
 from raysearch.tasks import Prepared, TextSplit, deal, load_prepared, open_split, prepare
@@ -333,3 +335,69 @@ def test_the_papers_sets_have_their_sizes_and_known_leaks(
     assert (found["train"], found["meta_dev"] + found["select_dev"], found["test"]) == sizes
     assert len(prepared.labels) == classes
     assert not note or note in prepared.notes
+
+
+# ---- further data of a task ----
+
+
+@pytest.fixture
+def further(task: TaskSpec, tmp_path: Path) -> TaskSpec:
+    (tmp_path / "far.txt").write_text("quite another text\n")
+    (tmp_path / "made.txt").write_text("a text that was made\nand one more\n")
+    write_jsonl(tmp_path / "topic.jsonl", [("text number one", "a"), ("text number two", "b"), ("number", "c")])
+    rows = [{"words": ["text", "number", "17"], "tags": ["NN", "NN", "CD"]}, {"words": ["odd"], "tags": ["JJ"]}]
+    (tmp_path / "pos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    extra = {"topic": ExtraTask(train="topic.jsonl"), "pos": ExtraTask(train="pos.jsonl", kind="token")}
+    return changed(task, out_of_domain="far.txt", neural_lm="made.txt", extra=extra)
+
+
+def test_further_data_are_splits_that_change_no_other(task: TaskSpec, further: TaskSpec, tmp_path: Path) -> None:
+    plain, more = prepare(task, SMALL, tmp_path / "plain"), prepare(further, SMALL, tmp_path / "more")
+    assert more.sizes == {**plain.sizes, "out_of_domain": 1, "neural_lm": 2, "extra_topic": 3, "extra_pos": 2}
+    for name in plain.sizes:
+        assert (plain.folder / f"{name}.arrow").read_bytes() == (more.folder / f"{name}.arrow").read_bytes()
+    about = json.loads((more.folder / "data.json").read_text())
+    assert about["extra"]["extra_topic"] == {"kind": "sentence", "labels": ["a", "b", "c"]}
+    assert about["extra"]["extra_pos"] == {"kind": "token", "labels": ["CD", "JJ", "NN"]}
+    assert open_split(more.folder, "extra_topic").labels.tolist() == [0, 1, 2]
+    assert open_split(more.folder, "neural_lm").labels is None
+    assert prepare(further, SMALL, more.folder) == more
+    with pytest.raises(SpecError, match=r"\(extra changed\)"):
+        prepare(
+            changed(further, extra={**further.extra, "pos": replace(further.extra["pos"], label="words")}),
+            SMALL,
+            more.folder,
+        )
+
+
+def test_a_word_s_tag_is_at_its_first_token(further: TaskSpec, tmp_path: Path) -> None:
+    folder = prepare(further, SMALL, tmp_path / "data").folder
+    split, tokenizer = open_split(folder, "extra_pos"), AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
+    assert isinstance(split, TextSplit)
+    assert split.tags is not None
+    pieces = tokenizer.convert_ids_to_tokens(split.row(0).tolist())
+    first = [number for number, piece in enumerate(pieces) if not piece.startswith(("##", "["))]
+    tags = split.tags[: split.offsets[1]]
+    assert tags[first].tolist() == [2, 2, 0]
+    assert set(np.delete(tags, first).tolist()) == {-1}
+    assert len(split.tags) == len(split.tokens)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"words": ["a"]}, "1: tags: no such column; known: words"),
+        ({"words": "a b", "tags": ["X", "Y"]}, "1: words: must be a list of words"),
+        ({"words": ["a", "b"], "tags": ["X"]}, "1: tags: has 1 tags for 2 words"),
+        ({"words": ["a", ""], "tags": ["X", "Y"]}, "1: words: is empty, or has an empty word"),
+        ({"words": ["a"], "tags": ["X"]}, "only one label, 'X'; there must be at least two"),
+    ],
+)
+def test_tagged_words_that_do_not_fit_are_refused_with_their_row(
+    further: TaskSpec, tmp_path: Path, row: dict[str, object], problem: str
+) -> None:
+    (tmp_path / "pos.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(SpecError) as error:
+        prepare(further, SMALL, tmp_path / "data")
+    assert str(error.value).startswith(f"{tmp_path / 'pos.jsonl'}:")
+    assert problem in str(error.value)

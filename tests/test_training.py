@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch.multiprocessing as mp
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 
 from raysearch import checkpoint
+from raysearch.declared import ExtraTask
 from raysearch.methods import named
 from raysearch.methods.schedules import Phase
-from raysearch.plan import TrialPlan
+from raysearch.plan import Objective, TrialPlan
 from raysearch.ranks import Ranks
+from raysearch.space import load_space
 from raysearch.tables import EVALUATIONS, Report
 from raysearch.training import rate_factor, train
 from raysearch.update import Splits
@@ -53,6 +56,57 @@ def test_every_method_trains_to_its_last_step_and_fills_the_table(
     columns = set(EVALUATIONS.names) - {"trial_id", "attempt", "time"}
     assert all(set(report.evaluation) == columns for report in reports)
     assert reports[-1].evaluation["best"] == max(report.evaluation["score"] for report in reports)
+
+
+NEW = [
+    "in_domain/delete/bidirectional/denoise",
+    "neural_lm/noisy_embeds/random_factorized/denoise",
+    "out_of_domain/none/permutation/next_token",
+    "end_task/mask/right_to_left/next_token",
+    "end_task/replace/bidirectional/real_synthetic",
+    "end_task/none/left_to_right/tf",
+    "in_domain/bert/bidirectional/tfidf",
+    "extra_topic/none/bidirectional/extra_label",
+    "extra_pos/noisy_embeds/bidirectional/extra_label",
+]
+
+
+@pytest.fixture(scope="module")
+def full(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny task with every kind of data that objectives can have."""
+    folder = tmp_path_factory.mktemp("full")
+    rows = [json.loads(line) for line in Path(tiny_task["domain"]).read_text().splitlines()]
+    words = [
+        {"words": row["text"].split(), "tags": ["LONG" if len(w) > 4 else "O" for w in row["text"].split()]}
+        for row in rows
+    ]
+    (folder / "pos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in words))
+    extra = {"topic": {"train": tiny_task["train"]}, "pos": {"train": str(folder / "pos.jsonl"), "kind": "token"}}
+    more = {"out_of_domain": tiny_task["domain"], "neural_lm": tiny_task["domain"]}
+    task = {**tiny_task, **more, "extra": {name: ExtraTask(**about) for name, about in extra.items()}}
+    return tiny_data(task, folder / "data")
+
+
+@pytest.mark.parametrize("engine", ["auto", "backward"])
+def test_every_kind_of_objective_trains_by_either_engine(full: Path, tmp_path: Path, engine: str) -> None:
+    stages = ("data", "transform", "representation", "output")
+    objectives = tuple(Objective(**dict(zip(stages, name.split("/"), strict=True))) for name in NEW)
+    settings = {"steps": 2, "aux_batch_size": 36, "dropout": 0.0, "engine": engine, "objectives_per_step": len(NEW)}
+    plan = replace(tiny_plan(full, "aang", **settings), objectives=objectives)
+    (report,) = train(plan, folder=tmp_path)
+    assert report.evaluation["aux_loss"] > 0
+    rows = report.weights.to_pylist() if report.weights is not None else []
+    scores = {row["name"]: row["score"] for row in rows if row["kind"] == "objective" and row["step"] == 1}
+    assert scores.keys() == set(NEW)
+    assert all(score not in (None, 0.0) for score in scores.values())
+
+
+@pytest.mark.slow
+def test_a_space_of_hundreds_trains(full: Path, tmp_path: Path) -> None:
+    objectives = load_space("aang_full").objectives
+    plan = replace(tiny_plan(full, steps=2, objectives_per_step=6), objectives=objectives)
+    (report,) = train(plan, folder=tmp_path)
+    assert report.evaluation["aux_loss"] > 0
 
 
 @pytest.mark.parametrize("surgery", named("surgery"))

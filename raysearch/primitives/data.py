@@ -19,4 +19,24 @@ def in_domain(open_split: Open) -> Split:
     return open_split("domain")
 
 
-DATA: dict[str, Callable[[Open], Split]] = {"end_task": end_task, "in_domain": in_domain}
+def out_of_domain(open_split: Open) -> Split:
+    """Unlabelled text of another domain."""
+    return open_split("out_of_domain")
+
+
+def neural_lm(open_split: Open) -> Split:
+    """Text that a language model has written, as ELECTRA's row of AANG's Figure 1 has it; raysearch generates none."""
+    return open_split("neural_lm")
+
+
+DATA: dict[str, Callable[[Open], Split]] = {
+    "end_task": end_task,
+    "in_domain": in_domain,
+    "out_of_domain": out_of_domain,
+    "neural_lm": neural_lm,
+}
+
+
+def data_of(name: str) -> Callable[[Open], Split]:
+    """The function of a data primitive; `extra_NAME` is the split of that name."""
+    return DATA[name] if name in DATA else lambda open_split: open_split(name)

@@ -57,9 +57,23 @@ def random_factorized(real: Tensor, generator: Generator) -> Tensor:
     return _keys(kept & ~torch.eye(length, dtype=torch.bool), real)
 
 
+def permutation(real: Tensor, generator: Generator) -> Tensor:
+    """Itself and what comes before it in a random order, drawn for each example: a true factorisation order.
+
+    XLNet (Yang et al. 2019, https://arxiv.org/abs/1906.08237) has two streams: its query stream knows where the token
+    to be predicted stands, but not the token. An encoder has one stream, in which a position always carries its own
+    token: `denoise` of an unchanged token is then seen, and `next_token` is what learns a factorisation. It asks a
+    position for its neighbour to the right where that comes later in the order, which nothing it sees has seen.
+    """
+    order = torch.rand(real.shape, generator=generator).argsort(dim=1).argsort(dim=1)  # (B, S) place of each position
+    before = order[:, None, :] <= order[:, :, None]  # (B, S, S)
+    return before & real[:, None, :] | torch.eye(real.shape[1], dtype=torch.bool)[None]
+
+
 REPRESENTATIONS: dict[str, Representation] = {
     "bidirectional": bidirectional,
     "left_to_right": left_to_right,
     "right_to_left": right_to_left,
     "random_factorized": random_factorized,
+    "permutation": permutation,
 }

@@ -1,0 +1,205 @@
+"""Primitives of a user's own: a Python file that a space names with `primitives: FILE`.
+
+    PRIMITIVES = {"transform": {"swap": swap}, "output": {"length": length}}
+    HEADS = {"length": 1}       # numbers that an output's head gives for a hidden state; or "vocabulary"
+
+`read_own` looks at the file without running it: that each function is there and takes what its stage gives. `load`
+runs it, in whoever trains, and only if it is the file that was read: plans and runs hold its path and sha256, never
+its text.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.machinery
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from raysearch.errors import SpecError, did_you_mean
+
+TAKES = {  # what a stage calls its functions with, in this order
+    "data": ("open_split",),
+    "transform": ("tokens", "selected", "vocabulary", "generator"),
+    "representation": ("real", "generator"),
+    "output": ("hidden", "targets", "head"),
+}
+VOCABULARY = "vocabulary"  # a head like that of `denoise`
+_NAME = re.compile(r"(?!extra_)[a-z][a-z0-9_]*")
+Functions = Mapping[str, Mapping[str, Callable[..., Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """What a file of primitives holds."""
+
+    file: str  # absolute: every node that trains has to see it there
+    sha256: str
+    stages: dict[str, dict[str, str]]  # stage, primitive, what it does
+    heads: dict[str, int | str] = field(default_factory=dict)  # of its outputs
+
+    def plan(self) -> dict[str, Any]:
+        """What a plan holds of it."""
+        return {"file": self.file, "sha256": self.sha256, "heads": self.heads}
+
+
+def read_own(file: Path, known: Mapping[str, Mapping[str, str]]) -> Own:
+    """What `file` declares, its code not run; `known` are the primitives there are already.
+
+    Raises SpecError with file and line for what does not fit.
+    """
+    name = str(file)
+    try:
+        data = file.read_bytes()
+        tree = ast.parse(data, name)
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", file=name) from None
+    except (SyntaxError, ValueError) as error:
+        raise SpecError(f"not Python: {error.args[0]}", file=name, line=getattr(error, "lineno", None) or 0) from None
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    stages: dict[str, dict[str, str]] = {}
+    for stage_node, entries in _entries(_assigned(tree, "PRIMITIVES", name), name):
+        stage = _text(stage_node, name)
+        if stage not in TAKES:
+            raise _error(stage_node, name, f"unknown stage {stage!r}{did_you_mean(stage, TAKES)}")
+        stages[stage] = {}
+        for key, value in _entries(entries, name):
+            primitive = _text(key, name)
+            if primitive in known[stage]:
+                raise _error(key, name, f"{primitive!r} is one of raysearch's own; give yours another name")
+            if not _NAME.fullmatch(primitive):
+                raise _error(key, name, f"{primitive!r}: a name is small letters, digits and _, and not extra_...")
+            if not isinstance(value, ast.Name) or value.id not in functions:
+                raise _error(value, name, f"{primitive!r} must be the name of a function that this file defines")
+            stages[stage][primitive] = _fitting(functions[value.id], stage, name)
+    if not any(stages.values()):
+        raise SpecError('defines no PRIMITIVES = {"transform": {"name": function}}', file=name)
+    heads = _heads(tree, stages.get("output", {}), name)
+    return Own(file=str(file.resolve()), sha256=hashlib.sha256(data).hexdigest(), stages=stages, heads=heads)
+
+
+def check_unchanged(file: str, sha256: str) -> bytes:
+    """The file's bytes, if it is the one that was read; else SpecError."""
+    try:
+        data = Path(file).read_bytes()
+    except OSError as error:
+        raise SpecError(f"the primitives of this search cannot be read: {error.strerror}", file=file) from None
+    if (now := hashlib.sha256(data).hexdigest()) != sha256:
+        problem = f"these primitives have changed since the search began (sha256 {sha256[:12]}, now {now[:12]})"
+        raise SpecError(f"{problem}; put the file back, or begin a new run", file=file)
+    return data
+
+
+@cache
+def load(file: str, sha256: str) -> Functions:
+    """The functions of a file by stage and name; runs it. Raises SpecError if it is another file or fails."""
+    data = check_unchanged(file, sha256)
+    loader = _Checked(f"raysearch_own_{sha256[:12]}", file)
+    loader.data = data
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+    except Exception as error:
+        lines = [line for path, line in _lines(error) if path == file]
+        said = f"{type(error).__name__}: {error}"
+        raise SpecError(f"cannot be run: {said}", file=file, line=lines[-1] if lines else 0) from error
+    functions: Functions = module.PRIMITIVES
+    return functions
+
+
+def functions_of(primitives: Mapping[str, Any]) -> Functions:
+    """The functions of what a plan holds (`Own.plan`); none where it holds none. Runs the file."""
+    return load(primitives["file"], primitives["sha256"]) if primitives else {}
+
+
+class _Checked(importlib.machinery.SourceFileLoader):
+    """Runs the bytes that were checked, and neither reads nor writes what Python has compiled before."""
+
+    data = b""
+
+    def get_data(self, path: str) -> bytes:
+        """The bytes, whatever lies on the disk now."""
+        del path
+        return self.data
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        """Nothing: there is no compiled file."""
+        raise OSError(path)
+
+
+def _lines(error: BaseException) -> list[tuple[str, int]]:
+    found, at = [], error.__traceback__
+    while at is not None:
+        found.append((at.tb_frame.f_code.co_filename, at.tb_lineno))
+        at = at.tb_next
+    return found
+
+
+def _error(node: ast.AST, file: str, problem: str) -> SpecError:
+    return SpecError(problem, file=file, line=getattr(node, "lineno", 0))
+
+
+def _assigned(tree: ast.Module, wanted: str, file: str) -> ast.expr:
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            for target in targets:
+                if isinstance(target, ast.Name) and target.id == wanted:
+                    return node.value
+    raise SpecError(f'defines no {wanted}, such as {wanted} = {{"transform": {{"name": function}}}}', file=file)
+
+
+def _entries(node: ast.expr, file: str) -> list[tuple[ast.expr, ast.expr]]:
+    if not isinstance(node, ast.Dict) or None in node.keys:
+        raise _error(node, file, "must be written out as {...}: it is read without running the file")
+    return [(key, value) for key, value in zip(node.keys, node.values, strict=True) if key is not None]
+
+
+def _text(node: ast.expr, file: str) -> str:
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+        raise _error(node, file, "must be a word in quotes")
+    return node.value
+
+
+def _fitting(function: ast.FunctionDef, stage: str, file: str) -> str:
+    """The first line of what a function says of itself, if it can be called as its stage calls it."""
+    a, takes = function.args, TAKES[stage]
+    given = [*a.posonlyargs, *a.args]
+    required = len(given) - len(a.defaults)
+    unset = [arg.arg for arg, default in zip(a.kwonlyargs, a.kw_defaults, strict=True) if default is None]
+    if required > len(takes) or (len(given) < len(takes) and a.vararg is None) or unset:
+        named = ", ".join([*(arg.arg for arg in given), *unset])
+        article = "an" if stage == "output" else "a"
+        what = f"{article} {stage} primitive takes ({', '.join(takes)})"
+        raise _error(function, file, f"{function.name}: {what}, this one ({named})")
+    if function.decorator_list:
+        raise _error(function, file, f"{function.name}: decorators are not used here")
+    return (ast.get_docstring(function) or "of your own").split("\n", 1)[0].rstrip(".")
+
+
+def _heads(tree: ast.Module, outputs: Mapping[str, str], file: str) -> dict[str, int | str]:
+    """HEADS, one for each output."""
+    if not outputs:
+        return {}
+    node = _assigned(tree, "HEADS", file)
+    heads: dict[str, int | str] = {}
+    for key, value in _entries(node, file):
+        output, given = _text(key, file), value.value if isinstance(value, ast.Constant) else None
+        if output not in outputs:
+            raise _error(key, file, f"HEADS: {output!r} is no output of PRIMITIVES{did_you_mean(output, outputs)}")
+        if given == VOCABULARY or (type(given) is int and given > 0):
+            heads[output] = given
+        else:
+            raise _error(value, file, f'HEADS: {output!r} must be "{VOCABULARY}" or how many numbers its head gives')
+    for output in outputs:
+        if output not in heads:
+            problem = f'HEADS: say for {output!r} how many numbers its head gives, or "{VOCABULARY}"'
+            raise _error(node, file, problem)
+    return heads
