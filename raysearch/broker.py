@@ -151,7 +151,8 @@ class Broker:
     async def pull(self, trial_id: str, seen: int) -> tuple[list[Mark], str]:
         """A trial's marks after the first `seen`, and its state; waits until there is news.
 
-        Tune's side of a trial may ask before the driver's `submit` has come: then it waits for that too. The state is queued or running, complete, stopped or failed, and "closed" when there will be no more news.
+        Tune's side of a trial may ask before the driver's `submit` has come, and then waits for that too. The state is
+        queued or running, complete, stopped or failed, and "closed" when there will be no more news.
         """
         async with self._news:
             await self._wait(lambda: trial_id in self._jobs or self._closed)
