@@ -77,6 +77,8 @@ class Update:
         for number, head in enumerate(network.heads):
             own |= {id(p): number for p in head.parameters()}
         self.head_tasks = [own[id(p)] for p in self.heads]
+        sides = [torch.full((p.numel(),), own[id(p)] == END_TASK, device=ranks.device) for p in self.heads]
+        self.of_end_task = torch.cat(sides)  # which numbers of the heads' flat gradient are the end task's head's
 
     # ---- a step ----
 
@@ -139,8 +141,8 @@ class Update:
             body = self._settled(step, gradients, look.gramian, generator)
             assign(torch.cat([body, self._scaled(step, heads)]), self.parameters)
         elif self.surgery is not None:
-            whole = torch.cat([g_e, self._of(heads, end_task=True)])
-            aux = torch.cat([g_aux, self._weighed(step, self._of(heads, end_task=False))])
+            whole = torch.cat([g_e, heads * self.of_end_task])
+            aux = torch.cat([g_aux, self._weighed(step, heads * ~self.of_end_task)])
             self._cut(step, whole, aux, generator)
         else:
             body = step.factors.end_task * g_e + step.factors.aux * g_aux
@@ -159,9 +161,9 @@ class Update:
         cut = self.scope.replaced(g_aux, self.surgery(parts_aux, parts_e, jacobians, generator))
         gradient = step.factors.end_task * g_e + step.factors.aux * cut
         own = step.factors.end_task or 1.0  # its head still learns while only the auxiliaries move the body
-        head = self._of(torch.ones(sum(p.numel() for p in self.heads), device=g_e.device), end_task=True).bool()
-        at = torch.cat([torch.zeros(len(g_e) - len(head), dtype=torch.bool, device=g_e.device), head])
-        assign(torch.where(at, own * g_e, gradient), self.parameters)
+        D = len(g_e) - len(self.of_end_task)
+        gradient[D:] = torch.where(self.of_end_task, own * g_e[D:], gradient[D:])
+        assign(gradient, self.parameters)
 
     def _settled(self, step: Step, gradients: TaskGradients, gramian: Tensor, generator: Generator) -> Tensor:
         """The body's gradient (D,) after a surgery that looks at all pairs of tasks."""
@@ -240,12 +242,6 @@ class Update:
         scores = Scores(values[2 if has_end_task else 1 :], end_task, float(values[0]))
         self.weighting.learn(step.sampled, scores)
         self.last_scores = (step.sampled, scores)
-
-    def _of(self, heads: Tensor, *, end_task: bool) -> Tensor:
-        """The heads' gradient where it belongs to the end task's head, or to the others; 0 elsewhere."""
-        pieces = heads.split([p.numel() for p in self.heads])
-        mine = zip(pieces, self.head_tasks, strict=True)
-        return torch.cat([piece if (task == END_TASK) == end_task else torch.zeros_like(piece) for piece, task in mine])
 
     def _weighed(self, step: Step, heads: Tensor) -> Tensor:
         """Each head's gradient times its task's w_k; 0 for tasks that have no part in the step."""

@@ -9,7 +9,7 @@ from zoo import ROWS, ZOO
 from raysearch.gradients import subspace
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.jacobian import Explicit, Jacobian, explicit, factored
-from raysearch.methods.attittud import Attittud, leading_right_singular_vectors, surrogate_gradient
+from raysearch.methods.attittud import Attittud, check_rank, surrogate_gradient
 from raysearch.ranks import Ranks
 from raysearch.settings import Attittud as Eta
 
@@ -25,6 +25,14 @@ def parts() -> tuple[Tensor, Tensor, Tensor]:
 
 def eta(perp: float, pos: float, neg: float) -> Eta:
     return Eta(eta_perp=perp, eta_pos=pos, eta_neg=neg)
+
+
+def leading_right_singular_vectors(J: Tensor, k: int) -> Tensor:
+    """V (k, D) of J (m, D), written down as the surgery does with a basis that it keeps."""
+    check_rank(k, *J.shape)
+    known = Explicit(J)
+    G, _ = known.products(J.new_zeros(J.shape[1], 0))
+    return known.combine(subspace.exact(G, k, known.noise).T)
 
 
 def test_attittud_of_unit_eta_is_the_auxiliary_gradient(parts: tuple[Tensor, Tensor, Tensor]) -> None:

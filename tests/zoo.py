@@ -20,6 +20,15 @@ class Animal:
     slow: frozenset[str] = frozenset()  # classes of modules without a product form
 
 
+SMALL = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
 def images(channels: int, size: int) -> Tensor:
     return torch.randn(ROWS, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -50,14 +59,10 @@ class Encoder(nn.Module):
 def bert(attention: str) -> Animal:
     config = BertConfig(
         vocab_size=40,
-        hidden_size=16,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
         max_position_embeddings=12,
         attn_implementation=attention,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        **SMALL,
     )
     return classified(Encoder(BertModel(config, add_pooling_layer=False), 16), words(9, 40))
 
@@ -73,13 +78,9 @@ def albert() -> Animal:
     config = AlbertConfig(
         vocab_size=40,
         embedding_size=8,
-        hidden_size=16,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
         max_position_embeddings=12,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        **SMALL,
     )
     return classified(Encoder(AlbertModel(config, add_pooling_layer=False), 16), words(9, 40))
 
@@ -89,12 +90,8 @@ def vit() -> Animal:
         image_size=8,
         patch_size=4,
         num_channels=2,
-        hidden_size=16,
         num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        **SMALL,
     )
     return classified(
         Encoder(ViTModel(config, add_pooling_layer=False), 16), images(2, 8), frozenset({"ViTEmbeddings"})

@@ -1,12 +1,8 @@
-"""Gradients as flat vectors, and the plain reference ways to get them.
-
-D    parameters of the body, in `Network.body_parameters` order
-m    end-task examples;   J (m, D) one gradient a row
-"""
+"""Gradients as flat vectors (D,), by a plain backward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +26,3 @@ def assign(gradient: Tensor, parameters: Parameters) -> None:
     for parameter in parameters:
         parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)
         start += parameter.numel()
-
-
-def per_example_gradients(loss_of: Callable[[int], Tensor], examples: int, parameters: Parameters) -> Tensor:
-    """J (m, D): the gradient of each example's own loss, by one backward each (the slow reference)."""
-    return torch.stack([flat_gradient(loss_of(i), parameters) for i in range(examples)])
-
-
-def cosine(g: Tensor, v: Tensor) -> Tensor:
-    """The cosine of two flat gradients; 0 when either is 0."""
-    norms = g.norm() * v.norm()
-    return torch.where(norms > 0, (g @ v) / norms.clamp_min(torch.finfo(g.dtype).tiny), torch.zeros_like(norms))

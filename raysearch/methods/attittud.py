@@ -25,21 +25,9 @@ from torch import Generator, Tensor
 
 from raysearch import settings as s
 from raysearch.gradients import subspace
-from raysearch.gradients.jacobian import Explicit, Jacobian
+from raysearch.gradients.jacobian import Jacobian
 
 Jacobians = Callable[[], list[Jacobian]]  # J of fresh examples, one for each block of parameters
-
-
-def leading_right_singular_vectors(J: Tensor, k: int) -> Tensor:
-    """V (k, D) of J (m, D), by the eigenvectors of G, which is small; G is summed in float64.
-
-    A direction in which J has no extent (its rank is below k) comes back as a row of zeros: it spans nothing.
-    Raises ValueError unless 1 <= k <= min(m, D).
-    """
-    check_rank(k, *J.shape)
-    known = Explicit(J)
-    G, _ = known.products(J.new_zeros(J.shape[1], 0))
-    return known.combine(subspace.exact(G, k, known.noise).T)
 
 
 def check_rank(k: int, m: int, D: int) -> None:
