@@ -262,16 +262,17 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When the search arm ends: after so many configurations, or when so many seconds have passed."""
+    """When the search arm ends: after so many configurations, so much time, or so much work; whichever is first."""
 
     trials: int | None = None
     seconds: float | None = None  # after these no new configuration starts
+    compute: float | None = None  # seconds in training, measured, that every arm has for its configurations
 
     @classmethod
     def read(cls, node: Node) -> Budget:
-        """Trials, seconds or both."""
+        """One of them at least."""
         budget = node.fields_of(cls)
-        for name in ("trials", "seconds"):
+        for name in ("trials", "seconds", "compute"):
             value = getattr(budget, name)
             if value is not None and value <= 0:
                 raise node.error(f"must be above 0, got {value}", name)
@@ -283,6 +284,7 @@ class Confirm:
     """After the search, the best configuration of every arm again on fresh seeds."""
 
     seeds: tuple[int, ...]
+    keep: bool = False  # their trained models stay in the run, for `analyze --final`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,9 @@ def estimate(search: Search, runs: Path) -> dict[str, Any]:
     for arm in search.arms.values():
         of_arm = [pace for pace, methods, _ in paces if methods in arm.reachable()]
         trials = _arm(search, arm)["trials"]
+        if search.budget.compute is not None and arm.dimensions:
+            total += search.budget.compute
+            trials = len(search.confirm.seeds) if search.confirm else 0
         if not of_arm or trials is None:
             seconds = search.budget.seconds
             why = f"no earlier run in {runs} has a like trial" if not of_arm else "time alone ends the search"

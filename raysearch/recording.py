@@ -158,6 +158,7 @@ class Recorder:
         if state == "complete" and score is None:
             state, why = "failed", "it ended without a score"
         began = said.time if trial.started is None else trial.started
+        seconds = trial.seconds or max(0.0, said.time - began)
         row = {
             "trial_id": said.trial_id,
             "arm": plan.arm,
@@ -172,14 +173,14 @@ class Recorder:
             "attempts": said.attempt + 1,
             "started": datetime.fromtimestamp(began, UTC),
             "ended": datetime.now(UTC),
-            "seconds": trial.seconds or max(0.0, said.time - began),
+            "seconds": seconds,
             "workers": plan.workers,
             "device": trial.device,
             "params": json.dumps(plan.params, sort_keys=True),
             "plan": plan.to_json(),
         }
         self.ledger.commit(row, [("failed", {"why": why.strip().splitlines()[-1]})] if state == "failed" else ())
-        self.study.tell(said.trial_id, state, score, trial.step)
+        self.study.tell(said.trial_id, state, score, trial.step, seconds)
         self.ledger.event("told", said.trial_id, said.attempt, {"state": state, "score": score})
         del self.running[said.trial_id]
         self._ended_now += 1

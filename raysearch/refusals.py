@@ -279,17 +279,17 @@ def _place(search: Search, arm: Arm, *names: str) -> Keys:
 
 def _budget(search: Search, node: Node) -> None:
     """There is an end, seeds are different ones, and there is something to search."""
-    if search.budget.trials is None and search.budget.seconds is None:
-        raise node.error("must say trials, seconds or both", "budget")
+    if search.budget.trials is search.budget.seconds is search.budget.compute is None:
+        raise node.error("must say trials, seconds or compute", "budget")
     if not search.dimensions and search.budget.trials != 1:
         raise node.error("there are no dimensions: the search has one configuration, trials: 1", "budget", "trials")
     for name, arm in search.arms.items():
         if name == "search":
             continue
-        if arm.trials is None:
+        if arm.trials is None and search.budget.compute is None:
             problem = f"say how many configurations to try, trials: N; its dimensions: {', '.join(arm.dimensions)}"
             raise node.error(problem, "baselines", name)
-        if not arm.dimensions and arm.trials > 1:
+        if not arm.dimensions and arm.trials is not None and arm.trials > 1:
             problem = "it has no dimensions of its own: one configuration, trials: 1"
             raise node.error(problem, "baselines", name, "trials")
     fresh = search.confirm.seeds if search.confirm else ()

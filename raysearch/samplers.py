@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial
@@ -35,7 +36,19 @@ def make_sampler(name: str, seed: int, *, conditional: bool, earlier: Sequence[F
             return CmaEsSampler(seed=seed, warn_independent_sampling=False, source_trials=enough)
         if name == "gp":
             return GPSampler(seed=seed)
-        return RandomSampler(seed=seed)
+        return Shared(seed)
+
+
+class Shared(RandomSampler):
+    """Random draws that depend on the dimension's name and the seed alone, whatever else is drawn or left out."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self._own = seed
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, among: BaseDistribution) -> Any:
+        """One value of one dimension."""
+        return RandomSampler(seed_of(self._own, name)).sample_independent(study, trial, name, among)
 
 
 def seed_of(*what: object) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -94,6 +95,7 @@ class ArmStudy:
         self.confirmed: dict[tuple[int, int], Result | None] = {}  # by number and seed
         self.keys: set[str] = set()
         self.earlier: list[FrozenTrial] = []  # told when the study was rebuilt
+        self.spent: list[float] = []  # seconds in training of every trial that has ended, repetitions aside
         self.points: list[dict[str, Any]] | None = None
         if self.sampler == "grid":
             self.points = list(arm.grid())
@@ -153,7 +155,8 @@ class ArmStudy:
         raise RunError(f"arm {self.arm.name}: {POSSIBLE_DRAWS} impossible draws in a row; the last: {refused}")
 
     def _ask(self, number: int, tries: int) -> optuna.Trial:
-        seed = seed_of(self.seed, self.arm.name, number, tries)
+        shared = self.sampler == "random"  # one draw of a dimension for all arms that have it
+        seed = seed_of(self.seed, *([] if shared else [self.arm.name]), number, tries)
         if self.points is not None:
             self.study.enqueue_trial(self.points[number])
         self.study.sampler = make_sampler(
@@ -232,6 +235,7 @@ class Study:
 
     def _rebuild(self, committed: list[Mapping[str, Any]], asked: list[TrialPlan]) -> None:
         plans = {plan.trial_id: plan for plan in asked}
+        spent = {row["trial_id"]: float(row.get("seconds") or 0.0) for row in committed}
         for row in committed:
             plans.setdefault(row["trial_id"], TrialPlan.from_json(row["plan"]))
             self._told[row["trial_id"]] = Result(row["state"], row["score"], row["steps"] or 0)
@@ -246,6 +250,7 @@ class Study:
             if plan.role == "confirm":
                 arm.confirmed[plan.number, plan.seed] = result
             else:
+                arm.spent += [spent[trial_id]] if result is not None else []
                 drawn.setdefault((plan.arm, plan.number), (plan, {}))[1][plan.seed] = result
         for (name, number), (plan, results) in sorted(drawn.items(), key=lambda item: item[0]):
             self._arms[name].place(number, plan.params, results)
@@ -275,8 +280,7 @@ class Study:
         waiting = [arm for arm in self._arms.values() if not self._closed(arm)]
         if not waiting:
             return None
-        longest = max((arm.size for arm in self._arms.values() if arm.size < math.inf), default=1)
-        arm = min(waiting, key=lambda arm: len(arm.configurations) / min(arm.size, longest))
+        arm = min(waiting, key=self._progress)
         return arm.draw(lambda params, number: self._plan(arm, params, number, self.search.seeds[0], "search"))
 
     def _confirm(self) -> TrialPlan | None:
@@ -294,8 +298,25 @@ class Study:
         return [(number, seed) for seed in seeds if (number, seed) not in arm.confirmed]
 
     def _closed(self, arm: ArmStudy) -> bool:
-        """Will there be no new configuration?"""
-        return len(arm.configurations) >= arm.size or self._out_of_time
+        """Will there be no new configuration? Of measured compute, an arm gets what its trials come nearest to."""
+        if len(arm.configurations) >= arm.size or self._out_of_time:
+            return True
+        limit, spent = self.search.budget.compute, self._compute(arm)
+        return limit is not None and spent > 0 and spent + statistics.fmean(arm.spent or [0.0]) / 2 >= limit
+
+    def _progress(self, arm: ArmStudy) -> tuple[float, int]:
+        """How much of its share an arm has had, so that all are through theirs at the same time."""
+        tried = len(arm.configurations)
+        if self.search.budget.compute is not None:
+            return self._compute(arm) / self.search.budget.compute, tried
+        longest = max((arm.size for arm in self._arms.values() if arm.size < math.inf), default=1)
+        return tried / min(arm.size, longest), tried
+
+    def _compute(self, arm: ArmStudy) -> float:
+        """Seconds in training of an arm's configurations, those in flight at their mean."""
+        plans = [*self._flying.values(), *self._again]
+        flying = sum(plan.arm == arm.arm.name and plan.role == "search" for plan in plans)
+        return math.fsum(arm.spent) + flying * statistics.fmean(arm.spent or [0.0])
 
     @property
     def _out_of_time(self) -> bool:
@@ -309,8 +330,8 @@ class Study:
 
     # ---- telling ----
 
-    def tell(self, trial_id: str, state: str, score: float | None, step: int) -> None:
-        """Take a trial's result, once.
+    def tell(self, trial_id: str, state: str, score: float | None, step: int, seconds: float = 0.0) -> None:
+        """Take a trial's result, once, and the seconds that it was in training.
 
         Raises ValueError for a trial that was not asked for, or has been told.
         """
@@ -322,6 +343,7 @@ class Study:
         if plan.role == "confirm":
             arm.confirmed[plan.number, plan.seed] = result
         else:
+            arm.spent.append(seconds)
             arm.configurations[plan.number].results[plan.seed] = result
             arm.settle(plan.number)
 
@@ -352,7 +374,7 @@ class Study:
         confirm = len(self.search.confirm.seeds) if self.search.confirm else 0
         for arm in self._arms.values():
             if not self._closed(arm):
-                if arm.size == math.inf:
+                if arm.size == math.inf or (self.search.budget.compute is not None and arm.arm.dimensions):
                     return None
                 total += (int(arm.size) - len(arm.configurations)) * seeds
             open_ = [c for c in arm.configurations.values() if c.trial is not None]

@@ -241,6 +241,43 @@ def test_no_configuration_starts_when_the_time_is_up_and_what_is_begun_is_ended(
     assert study.expected == 2
 
 
+def test_every_arm_gets_the_same_compute_as_near_as_its_trials_come() -> None:
+    own = {"dear": {"method": {"weighting": "static"}, "space": "bert_style"}, "lone": {"settings": {"lr": 0.1}}}
+    own["lone"]["method"] = {"weighting": "end_task_only"}
+    search = search_of(budget={"compute": 60}, baselines=own)
+    seconds = {"search": 4.0, "dear": 25.0, "lone": 4.0}
+    study, flying, asked = Study(search, data="", labels=2), [], []
+    while not study.done:
+        while len(flying) < 2 and (proposal := study.ask()) is not None:
+            flying.append(proposal.plan)
+            asked.append(proposal.plan)
+        plan = flying.pop(0)
+        study.tell(plan.trial_id, "complete", 0.5, 10, seconds[plan.arm])
+    assert Counter(plan.arm for plan in asked) == {"search": 15, "dear": 2, "lone": 1}
+
+    committed = [{"trial_id": p.trial_id, "plan": p.to_json(), "state": "complete"} for p in asked[:10]]
+    for row, plan in zip(committed, asked, strict=False):
+        row |= {"score": 0.5, "steps": 10, "seconds": seconds[plan.arm]}
+    again = Study(search, data="", labels=2, committed=committed, asked=asked[:10])
+    rest = []
+    while (proposal := again.ask()) is not None:
+        again.tell(proposal.plan.trial_id, "complete", 0.5, 10, seconds[proposal.plan.arm])
+        rest.append(proposal.plan.arm)
+    assert Counter([plan.arm for plan in asked[:10]] + rest) == {"search": 15, "dear": 2, "lone": 1}
+
+
+def test_random_draws_of_a_dimension_are_the_same_for_all_arms_that_have_it() -> None:
+    own = {"fine_tune": {"method": {"weighting": "end_task_only"}, "trials": 6}}
+    of = {"method": {"weighting": "static"}, "space": "bert_style"}
+    search = search_of(sampler="random", dimensions={"lambda_e": {"float": [0, 1]}} | LR, baselines=own, **of)
+    study, rates = Study(search, data="", labels=2), {}
+    while (proposal := study.ask()) is not None:
+        rates.setdefault(proposal.plan.arm, []).append(proposal.plan.params["lr"])
+        study.tell(proposal.plan.trial_id, "complete", 0.5, 10)
+    assert rates["search"] == rates["fine_tune"]
+    assert len(set(rates["search"])) == 6
+
+
 def test_an_extension_asks_for_the_missing_configurations_and_seeds() -> None:
     disk = Disk()
     drive(search_of(budget={"trials": 3}), disk, 1)
