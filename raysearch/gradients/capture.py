@@ -8,17 +8,18 @@ parameters the rows go back through that module alone, one at a time, and `Captu
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from raysearch.gradients.factors import Factor, Rows
-from raysearch.gradients.forms import KINDS, by_row, form_of
+from raysearch.gradients.forms import KINDS, NORMS, by_row, form_of
 
 NO_TASK = -2
 logger = logging.getLogger(__name__)
@@ -93,19 +94,33 @@ class Capture:
         used = [self._users(parameter) for parameter in self.parameters]
         calls = list({id(call): call for found in used for call in found}.values())
         self._calls = {}
-        sent = [edge for call in calls for edge in call.sent]
         keep = any(not self._has_form(call, p) for p, own in zip(self.parameters, used, strict=True) for call in own)
-        wanted: list[Any] = [*sent, *others]
-        got = torch.autograd.grad(loss, wanted, retain_graph=keep, allow_unused=True)
-        gradients: dict[int, tuple[Tensor | None, ...]] = {}
-        at = 0
-        for call in calls:
-            gradients[id(call)] = got[at : at + len(call.sent)]
-            at += len(call.sent)
-        found = []
+        owned: dict[int, list[nn.Parameter]] = {id(call): [] for call in calls}
         for parameter, own in zip(self.parameters, used, strict=True):
-            each = ((call, f) for call in own for f in self._factor(call, parameter, gradients[id(call)]))
-            found.append(tuple(Found(f, call.task) for call, f in each))
+            for call in own:
+                owned[id(call)].append(parameter)
+        factors: dict[tuple[int, int], list[Factor]] = {}
+
+        def take(call: Call, back: tuple[Tensor | None, ...]) -> None:
+            for p in owned[id(call)]:
+                factors[id(call), id(p)] = list(self._factor(call, p, back))
+
+        passed, asked = _passed(loss, calls)
+        hooks = [call.sent[0].node.register_prehook(partial(_taking, take, call)) for call in passed]
+        sent: list[Any] = [edge for call in asked for edge in call.sent]
+        try:
+            got = torch.autograd.grad(loss, [*sent, *others], retain_graph=keep, allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        at = 0
+        for call in asked:
+            take(call, got[at : at + len(call.sent)])
+            at += len(call.sent)
+        found = [
+            tuple(Found(factor, call.task) for call in own for factor in factors.get((id(call), id(parameter)), ()))
+            for parameter, own in zip(self.parameters, used, strict=True)
+        ]
         rest = [torch.zeros_like(o) if g is None else g for o, g in zip(others, got[at:], strict=True)]
         return found, rest
 
@@ -214,6 +229,33 @@ class Capture:
             (gradient,) = torch.autograd.grad(outputs, [parameter], own, retain_graph=True, allow_unused=True)
             rows.append(torch.zeros_like(parameter) if gradient is None else gradient)
         return torch.stack(rows).reshape(self._rows, parameter.shape[0] if parameter.ndim else 1, -1)
+
+
+def _passed(loss: Tensor, calls: Sequence[Call]) -> tuple[list[Call], list[Call]]:
+    """Norms, whose factors are small and taken while the backward passes by, so that nothing else is kept; the rest.
+
+    The backward passes by a norm if it goes on from there to a layer whose gradient is asked for.
+    """
+    norms = {id(call) for call in calls if isinstance(call.module, NORMS) and len(call.sent) == 1}
+    leads: dict[Node, bool] = {edge.node: True for call in calls if id(call) not in norms for edge in call.sent}
+    stack: list[tuple[Node, bool]] = [(loss.grad_fn, False)] if loss.grad_fn is not None else []
+    while stack:
+        node, seen = stack.pop()
+        before = [earlier for earlier, _ in node.next_functions if earlier is not None]
+        if seen:
+            leads[node] = any(leads[earlier] for earlier in before)
+        elif node not in leads:
+            stack.append((node, True))
+            stack += [(earlier, False) for earlier in before]
+    passed = [call for call in calls if id(call) in norms and leads.get(call.sent[0].node)]
+    return passed, [call for call in calls if not any(call is one for one in passed)]
+
+
+def _taking(
+    take: Callable[[Call, tuple[Tensor | None, ...]], None], call: Call, back: tuple[Tensor | None, ...]
+) -> None:
+    """Hand on what arrives at a call's only output."""
+    take(call, (back[call.sent[0].output_nr],))
 
 
 def _tensors(sent: Any) -> Iterator[Tensor]:

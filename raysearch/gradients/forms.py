@@ -130,3 +130,4 @@ FORMS: dict[type[nn.Module], Form] = {
     BatchNorm: frozen_batch_norm,
 }
 KINDS = tuple(FORMS)
+NORMS = (nn.LayerNorm, nn.GroupNorm, BatchNorm)  # whose rows' gradients are no larger than the layer
