@@ -16,6 +16,7 @@ from raysearch.errors import did_you_mean
 from raysearch.knobs import DEFAULTS, INCLUDE, in_own_type
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.plan import Objective
+from raysearch.profiles import Profile, bundle
 from raysearch.settings import DevHead, Training, Value
 from raysearch.space import Space
 
@@ -23,6 +24,7 @@ PLAINEST = MethodSpec()
 AUXILIARY = ("aux_batch_size", "select_probability")  # settings of Training that only auxiliary objectives use
 BALANCE = (
     "lambda_e",
+    "lambda_form",
     "lr_lambda",
     "eta_prim",
     "eta_prim_form",
@@ -52,6 +54,7 @@ class Arm:
     settings: dict[str, Value]
     dimensions: dict[str, Dimension]
     spaces: dict[str, Space] = field(repr=False)
+    profile: Profile | None = None
 
     def methods(self, drawn: Mapping[str, Any]) -> dict[str, str]:
         """The three methods under these values; without auxiliaries there is nothing to cut."""
@@ -105,7 +108,8 @@ class Arm:
                 drawn[dimension.name] = _value_of(dimension, params)
         methods = self.methods(drawn)
         values = {**self.settings, **drawn}
-        used = {name: values.get(name, DEFAULTS[name]) for name in DEFAULTS if uses(methods, name)}
+        values = {**DEFAULTS, **bundle(self.profile, methods), **values}
+        used = {name: values[name] for name in DEFAULTS if uses(methods, name)}
         objectives = self._objectives(values) if has_auxiliaries(methods) else ()
         if problem := why_impossible(methods, used) or _why_forgotten(methods, used, len(objectives)):
             raise ValueError(problem)
@@ -118,10 +122,11 @@ class Arm:
     def bound(self, name: str, which: Callable[[Iterable[float]], float]) -> float:
         """The least (`min`) or largest (`max`) value that a numeric setting takes in this arm; 0 for other settings."""
         dimension = self.dimensions.get(name)
-        values: tuple[Value, ...] = (self.settings.get(name, DEFAULTS[name]),)
+        usual = [bundle(self.profile, methods).get(name, DEFAULTS[name]) for methods in self.reachable()]
+        values: tuple[Value, ...] = (self.settings[name],) if name in self.settings else tuple(usual)
         if dimension is not None:
             own = dimension.choices if dimension.kind == "choice" else (dimension.low, dimension.high)
-            values = own if not dimension.when else (*own, DEFAULTS[name])
+            values = own if not dimension.when else (*own, *usual)
         numbers = [value for value in values if isinstance(value, int | float)]
         return which(numbers) if numbers else 0
 
@@ -176,6 +181,10 @@ def why_impossible(methods: Methods, settings: Mapping[str, Value]) -> str | Non
         )
     if methods["surgery"] == "pcd" and methods["schedule"] == "pretrain_then_finetune":
         return "surgery 'pcd' keeps the end task's gradient: schedule 'pretrain_then_finetune' would not move the body"
+    if settings.get("task_clip") and methods["surgery"] not in ("none", "attittud"):
+        return f"task_clip cuts gradients that surgery {methods['surgery']!r} compares as they are: leave one out"
+    if settings.get("batch_split") == "hierarchical" and methods["weighting"] != "aang":
+        return f"batch_split 'hierarchical' goes by AANG's factors; weighting {methods['weighting']!r} has none"
     return _why_no_basis(settings)
 
 

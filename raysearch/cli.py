@@ -226,7 +226,9 @@ def export(
 
 @app.command(name="ls")
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="spaces, trials, reports, runs, methods or settings")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="spaces, trials, reports, runs, methods, settings or profiles")
+    ],
     runs: Runs = None,
     json: Json = False,
 ) -> None:

@@ -15,6 +15,7 @@ from raysearch.errors import did_you_mean
 from raysearch.image_specs import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
 from raysearch.knobs import DEFAULTS, as_drawn, check_method, check_name, fixed_settings, setting_value
 from raysearch.methods import FAMILIES
+from raysearch.profiles import Profile
 from raysearch.reading import Node, plain, said
 from raysearch.settings import Settings, Value, knob
 from raysearch.space import EXTRA
@@ -245,6 +246,7 @@ class Baseline:
     method: MethodSpec
     settings: dict[str, Value] = field(default_factory=dict)
     space: str | None = None  # the search's, unless said
+    profile: Profile | None = None  # likewise
     trials: int | None = None  # 1 if it has no dimensions
 
     @classmethod

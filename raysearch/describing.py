@@ -13,6 +13,7 @@ from raysearch.literature import literature_name
 from raysearch.methods import METHODS
 from raysearch.plan import Objective
 from raysearch.planning import outline
+from raysearch.profiles import BUNDLES, PROFILES
 from raysearch.settings import Training
 from raysearch.space import KINDS, load_space
 from raysearch.spec import load_search
@@ -28,6 +29,7 @@ def listing(kind: str) -> list[Row]:
         "reports": lambda: [{"report": name, "answers": _title("reports", name)} for name in catalog.names("reports")],
         "methods": lambda: [{k: v for k, v in _method(name).items() if k != "settings"} for name in METHODS],
         "settings": lambda: [_setting(name) for name in SETTINGS],
+        "profiles": _profiles,
     }
     if kind not in listings:
         raise SpecError(f"nothing to list under {kind!r}{did_you_mean(kind, (*listings, 'runs'))}")
@@ -72,7 +74,7 @@ def _nearest(word: str, known: set[str]) -> str:
     return (
         near.removeprefix("; did you mean ")
         if "did you mean" in near
-        else "one of `ls spaces|trials|methods|settings`?"
+        else "one of `ls spaces|trials|methods|settings|profiles`?"
     )
 
 
@@ -133,6 +135,15 @@ def _method(name: str) -> Row:
     method = METHODS[name]
     about = {"method": name, "family": method.family, "meaning": method.meaning, "paper": method.paper}
     return {**about, "settings": list(method.knobs)}
+
+
+def _profiles() -> list[Row]:
+    """Every setting in which a paper and its code differ, beside its default."""
+    return [
+        {"method": method, "setting": name, "default": DEFAULTS[name], **dict(zip(PROFILES, values, strict=True))}
+        for method, own in BUNDLES.items()
+        for name, values in own.items()
+    ]
 
 
 def _setting(name: str) -> Row:

@@ -21,6 +21,7 @@ from raysearch.knobs import DEFAULTS, INCLUDE
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.own import check_unchanged
 from raysearch.pretrained import PACKAGES
+from raysearch.profiles import BUNDLES, bundle
 from raysearch.reading import Keys, Node, said
 from raysearch.space import KINDS
 
@@ -33,7 +34,20 @@ _ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 def check_consistency(search: Search, node: Node) -> None:
     """Refuse what could not work on any machine."""
-    for check in (_dimensions, _names, _methods, _used, check_kinds, _spaces, _values, _budget, _grid, _running, _data):
+    for check in (
+        _dimensions,
+        _names,
+        _methods,
+        _used,
+        _profiles,
+        check_kinds,
+        _spaces,
+        _values,
+        _budget,
+        _grid,
+        _running,
+        _data,
+    ):
         check(search, node)
 
 
@@ -179,6 +193,28 @@ def _used(search: Search, node: Node) -> None:
             if not any(uses(methods, name) for methods in other.reachable()):
                 problem = _unused(name, other.reachable(), "this baseline")
                 raise node.error(problem, "baselines", baseline, "settings", name)
+
+
+def _profiles(search: Search, node: Node) -> None:
+    """A profile says something of a method of its arm; settings of profiles and files go with the methods."""
+    for name, arm in search.arms.items():
+        own = search.baselines[name].profile if name != "search" else None
+        if own is not None and not any(bundle(own, methods) for methods in arm.reachable()):
+            raise node.error(_no_bundle(own), "baselines", name, "profile")
+        for methods in arm.reachable():
+            given = {**bundle(arm.profile, methods), **arm.settings}
+            names = [key for key in given if key in ("task_clip", "batch_split") and uses(methods, key)]
+            values = {key: given[key] for key in names}
+            if values and (problem := why_impossible(methods, values)):
+                where = _place(search, arm, *values)
+                raise node.error(problem, *(where if where[-1] in arm.settings else ("profile",)))
+    arms = [arm for name, arm in search.arms.items() if name == "search" or not search.baselines[name].profile]
+    if search.profile and not any(bundle(search.profile, m) for arm in arms for m in arm.reachable()):
+        raise node.error(_no_bundle(search.profile), "profile")
+
+
+def _no_bundle(profile: str) -> str:
+    return f"{profile!r} says nothing of these methods: it is about {', '.join(BUNDLES)}"
 
 
 def _under(dimension: Dimension, arm: Arm) -> list[dict[str, str]]:

@@ -87,6 +87,7 @@ class Training(Settings):
         choices=("auto", "backward"),
     )
     precision: str = knob("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
+    weights_every: int = knob(1, "fewest steps between two entries of the weights table", low=1, unit="step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,11 @@ class Sampling(Settings):
     """Which objectives take part in a step."""
 
     objectives_per_step: int = knob(3, "objectives sampled a step, without replacement; 0 takes all", low=0)
+    sample_every: str = knob(
+        "step",
+        "sample once a step (AANG, Algorithm 1), or once for each of its micro_batches (its code)",
+        choices=("step", "micro_step"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +130,12 @@ class EtaPrim(Sampling):
 class DevHead(Settings):
     """The separate head phi* through which the body is asked what helps (META-TARTAN, section 2.2 of AANG's App. B)."""
 
-    dev_head_examples: int = knob(32, "meta-dev examples that the dev head is fitted on", low=1, unit="example")
+    dev_head_examples: int = knob(32, "examples that the dev head is fitted on", low=1, unit="example")
+    dev_head_split: str = knob(
+        "meta_dev",
+        "where those are from: meta-dev (META-TARTAN), or the training data (AANG's code)",
+        choices=("meta_dev", "train"),
+    )
     dev_head_lr: float = knob(1e-2, "AdamW rate of the dev head", low=0, open_low=True)
     dev_head_decay: float = knob(0.1, "AdamW decay of the dev head", low=0)
     dev_head_steps: int = knob(10, "most full-batch steps of a fit", low=1, unit="step")
@@ -132,24 +143,55 @@ class DevHead(Settings):
     meta_batch_size: int = knob(
         32, "meta-dev examples of the meta-gradient, disjoint from the head's", low=1, unit="example"
     )
-    similarity: str = knob("cosine", "how a gradient is compared with the dev gradient", choices=("cosine", "dot"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaTartan(DevHead):
+class MetaGradient(DevHead):
+    """Weights that follow the similarity of each task's gradient to the dev gradient."""
+
+    similarity: str = knob("cosine", "how a gradient is compared with the dev gradient", choices=("cosine", "dot"))
+    through_softmax: bool = knob(
+        False, "differentiate the weights (the papers); else a similarity goes to its logit as it is (their code)"
+    )
+    task_clip: float = knob(
+        0.0, "largest norm of a task's own gradient, once it has been compared; 0 never clips (AANG's code: 10)", low=0
+    )
+    batch_split: str = knob(
+        "weight",
+        "rows of each objective: by its weight, equally many, or by the shares of its primitives (AANG's code)",
+        choices=("weight", "equal", "hierarchical"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaTartan(MetaGradient):
     """META-TARTAN: one softmax over the end task and every objective."""
 
     lr_tasks: float = knob(1e-2, "rate of the task logits (SGD)", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aang(Static, DevHead):
+class Aang(Static, MetaGradient):
     """AANG: factored objective weights and lambda_e learned from meta-gradients."""
 
     lr_weights: float = knob(0.1, "rate of W^All, W^D, W^T, W^R, W^O (the authors' auxlr; SGD)", low=0)
-    lr_lambda: float = knob(0.1, "rate of the two logits behind lambda_e (the authors' soptlr); 0 keeps it", low=0)
+    lr_lambda: float = knob(0.1, "rate of what is behind lambda_e (the authors' soptlr; SGD); 0 keeps it", low=0)
     factored: bool = knob(True, "share weights between objectives with a primitive in common; else W^All alone")
-    meta_every: int = knob(1, "steps between meta-gradients", low=1, unit="step")
+    weight_form: str = knob(
+        "joint",
+        "joint: one softmax over the sampled objectives (the paper); hierarchical: the product of each primitive's "
+        "share among its siblings and a softmax of W^All + W^O, which sums to about 1/n (its code)",
+        choices=("joint", "hierarchical"),
+    )
+    lambda_form: str = knob(
+        "softmax",
+        "softmax: of two logits, one for each side (AANG's code); scalar: lambda_e itself, held in [0, 1] (the paper)",
+        choices=("softmax", "scalar"),
+    )
+    meta_every: int = knob(1, "steps between moves of the weights", low=1, unit="step")
+    meta_mean: bool = knob(
+        False, "move by the mean of all steps since the last move (AANG's code); else look at every meta_every-th alone"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ from raysearch.image_specs import ImageModel, ImageTask
 from raysearch.knobs import fixed_settings
 from raysearch.methods import FAMILIES
 from raysearch.plan import TrialPlan
+from raysearch.profiles import Profile
 from raysearch.reading import HIDDEN, Node, plain
 from raysearch.settings import Value
 from raysearch.space import Space, load_space
@@ -71,6 +72,7 @@ class Search:
     method: MethodSpec = PLAINEST  # an empty word where the family is a dimension
     space: str | None = None  # None where it is a dimension or not needed
     spaces: dict[str, Space] = field(default_factory=dict)  # every space that is named, by the name used
+    profile: Profile | None = None  # settings as the papers or their code have them, where not given here
     settings: dict[str, Value] = field(default_factory=dict)
     dimensions: dict[str, Dimension] = field(default_factory=dict)
     baselines: dict[str, Baseline] = field(default_factory=dict)
@@ -154,6 +156,7 @@ class Search:
             settings=self.settings,
             dimensions=ordered,
             spaces=self.spaces,
+            profile=self.profile,
         )
         return {"search": proper} | {name: self._baseline(name, ordered) for name in self.baselines}
 
@@ -199,6 +202,7 @@ class Search:
             method=MethodSpec(**drawn.methods),
             space=space or None,
             spaces={space: self.spaces[space]} if space else {},
+            profile=None,
             settings=drawn.settings | (include if space else {}),
             dimensions={},
             baselines={},
@@ -236,6 +240,7 @@ class Search:
             settings=settings,
             dimensions=kept,
             spaces=self.spaces,
+            profile=own.profile or self.profile,
         )
 
     def _essence(self) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Step:
     tasks: list[int]  # END_TASK, where it takes part or is looked at, then the sampled objectives
     sampled: list[int]
     factors: Coefficients
+    rows: dict[int, int]  # of each sampled objective
+    sets: tuple[tuple[int, ...], ...] = ()  # what was sampled, if once for each micro-batch
 
     def weight(self, task: int) -> float:
         """w_k, and 1 for the end task."""

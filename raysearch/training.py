@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -32,14 +31,14 @@ from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
 from raysearch.ranks import Ranks
 from raysearch.steps import Losses
-from raysearch.tables import WEIGHTS, Report
+from raysearch.tables import Report
 from raysearch.tasks import Split
 from raysearch.text import TextBatches
+from raysearch.trajectory import Trajectory
 from raysearch.update import Splits, Update
 
 BETAS = (0.9, 0.98)  # the authors' of all three papers' text models
 EVALUATION_BATCH = 64
-_WEIGHT_COLUMNS = pa.schema([f for f in WEIGHTS if f.name not in ("trial_id", "attempt")])
 
 
 def train(plan: TrialPlan, *, folder: Path, ranks: Ranks | None = None) -> Generator[Report, bool, None]:
@@ -123,7 +122,7 @@ class Trial:
         self.best: dict[str, float] | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.sums = {"end_task": 0.0, "aux": 0.0, "steps": 0}
-        self.weights: list[dict[str, Any]] = []
+        self.weights = Trajectory(self.update.weighting, self.training.weights_every)
         self.seconds_before = 0.0
         self.begun = time.perf_counter()
         self.earlier: list[Report] = []
@@ -192,18 +191,8 @@ class Trial:
         self.sums["end_task"] += losses.end_task
         self.sums["aux"] += losses.aux
         self.sums["steps"] += 1
-        learned = self.update.last_scores
-        if self.ranks.rank != 0 or not self.plan.objectives or (learned is None and self.step > 1):
-            return
-        gained: dict[tuple[str, str], float] = {}
-        if learned is not None:
-            sampled, scores = learned
-            gained = {("task", "end_task"): scores.end_task, ("task", "auxiliary"): scores.aux}
-            names = [self.plan.objectives[i].name for i in sampled]
-            gained |= {("objective", n): s for n, s in zip(names, scores.objectives.tolist(), strict=True)}
-        for share in self.update.weighting.shares():
-            row = {"step": self.step, "kind": share.kind, "stage": share.stage, "name": share.name}
-            self.weights.append(row | {"weight": share.weight, "score": gained.get((share.kind, share.name))})
+        if self.ranks.rank == 0 and self.plan.objectives:
+            self.weights.remember(self.step, self.update.last_scores)
 
     def _evaluation(self, phase: Phase) -> Report:
         """Score select-dev, and keep the parameters if they are the best so far."""
@@ -217,7 +206,6 @@ class Trial:
         else:
             self.stale += 1
         steps = max(self.sums["steps"], 1)
-        whole = self.update.weighting.coefficients(list(range(len(self.plan.objectives))))
         evaluation = {
             "step": self.step,
             "phase": phase.name,
@@ -226,16 +214,14 @@ class Trial:
             "score": value,
             "loss": loss,
             "best": self.best["score"],
-            "lambda_e": whole.lambda_e if phase.auxiliary else 1.0,
+            "lambda_e": self.update.weighting.lambda_e if phase.auxiliary else 1.0,
             "train_loss": self.sums["end_task"] / steps,
             "aux_loss": self.sums["aux"] / steps if phase.auxiliary and self.plan.objectives else None,
             "seconds": self._seconds(),
         }
         self.sums = {"end_task": 0.0, "aux": 0.0, "steps": 0}
-        weights = pa.RecordBatch.from_pylist(self.weights, schema=_WEIGHT_COLUMNS) if self.weights else None
-        self.weights = []
         last = self._over(phase) and self.phase == len(self.phases) - 1
-        return Report(self.step, evaluation, weights, last=last)
+        return Report(self.step, evaluation, self.weights.take(), last=last)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.begun
@@ -263,7 +249,7 @@ class Trial:
             "surgery": surgery.state() if surgery is not None else None,
             "bases": self.update.examples.taken if self.update.examples is not None else 0,
             "sums": self.sums,
-            "weights": self.weights,
+            "weights": self.weights.state(),
             "seconds": self._seconds(),
         }
 
@@ -272,7 +258,8 @@ class Trial:
         if state["key"] != self.plan.key:
             raise ValueError(f"{self.files.state} belongs to another plan ({state['key']}, not {self.plan.key})")
         self.phase, self.phase_step, self.step, self.stale = state["place"]
-        self.best, self.sums, self.weights = state["best"], state["sums"], state["weights"]
+        self.best, self.sums = state["best"], state["sums"]
+        self.weights.load(state["weights"])
         set_parameters(self.network, state["parameters"])
         self.optimizer = self._new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])

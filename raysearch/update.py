@@ -24,7 +24,8 @@ from raysearch.gradients.scope import Scope, scope_of
 from raysearch.gradients.tasks import Look, Plain, Segmented, TaskGradients, check_sum, pieces_of
 from raysearch.methods import METHODS
 from raysearch.methods.attittud import Attittud
-from raysearch.methods.dev_head import dev_loss, draw, parts
+from raysearch.methods.dev_head import dev_loss, parts, some_of
+from raysearch.methods.draws import draw, nothing
 from raysearch.methods.schedules import Phase
 from raysearch.methods.static import Scores, Weighting
 from raysearch.model import Network
@@ -89,12 +90,12 @@ class Update:
         """
         generator = stream(self.plan.seed, "step", number)
         torch.manual_seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", number))
-        sampled = self.weighting.sample(generator) if phase.auxiliary else []
-        factors = within(phase, self.weighting.coefficients(sampled))
+        drawn = draw(self.weighting, self.training, generator) if phase.auxiliary else nothing(self.weighting)
+        sampled = drawn.sampled
         cuts = self.surgery is not None and bool(sampled)
         scores = bool(sampled) and self.weighting.wants_scores(number)
         tasks = [END_TASK] * (phase.end_task or cuts) + sampled
-        step = Step(number, tasks, sampled, factors)
+        step = Step(number, tasks, sampled, within(phase, drawn.factors), drawn.rows, drawn.sets)
         groups = self._groups(step, generator)
         self.last_scores = None
         if scores or (cuts and not isinstance(self.surgery, Attittud)):
@@ -133,9 +134,13 @@ class Update:
             everything = gradients.look(torch.eye(len(step.tasks), dtype=torch.float64)).sums
             gradients = Plain(self.ranks.sum(everything))
         look = gradients.look(weights, v, gramian=conflict)
-        g_e, g_aux = look.sums if conflict and self.ranks.world > 1 else self.ranks.sum(look.sums)
+        summed = conflict and self.ranks.world > 1
+        g_e, g_aux = look.sums if summed else self.ranks.sum(look.sums)
         if v is not None:
-            self._learn(step, look, g_aux, v, summed=conflict and self.ranks.world > 1)
+            kept = self._kept(look, summed=summed)
+            if kept is not None:
+                g_e, g_aux = self.ranks.sum(gradients.look(weights * kept).sums)
+            self._learn(step, look, g_aux, v, summed=summed)
         heads = self.ranks.sum(heads)
         if conflict:
             body = self._settled(step, gradients, look.gramian, generator)
@@ -226,20 +231,29 @@ class Update:
 
     _is_checked = False  # have the tasks' gradients been held against a plain backward?
 
+    def _kept(self, look: Look, *, summed: bool) -> Tensor | None:
+        """What `task_clip` leaves of each task's gradient, (n,) in (0, 1]; None if all of all."""
+        limit: float = getattr(self.weighting.settings, "task_clip", 0.0)
+        if not limit:
+            return None
+        squares = look.gramian.diagonal()
+        norms = (squares if summed else self.ranks.sum(squares.clone())).sqrt().cpu()
+        kept = (limit / norms.clamp_min(limit)).double()
+        return kept if bool((kept < 1).any()) else None
+
     def _learn(self, step: Step, look: Look, g_aux: Tensor, v: Tensor, *, summed: bool) -> None:
         """Compare every gradient with the dev gradient and tell the weighting; ranks exchange numbers alone."""
         numbers = torch.cat([look.along, look.gramian.diagonal()])
         along, squares = (numbers if summed else self.ranks.sum(numbers)).chunk(2)
         with_aux = torch.stack([g_aux @ v, g_aux @ g_aux]).double()
         along, squares = torch.cat([with_aux[:1], along]), torch.cat([with_aux[1:], squares])
-        settings: DevHead = self.plan.method("weighting")
-        if settings.similarity == "cosine":
+        if self.weighting.settings.similarity == "cosine":
             norms = squares.sqrt() * v.double().norm()
             along = torch.where(norms > 0, along / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
         values = along.cpu()
         has_end_task = step.tasks[0] == END_TASK
         end_task = float(values[1]) if has_end_task else 0.0
-        scores = Scores(values[2 if has_end_task else 1 :], end_task, float(values[0]))
+        scores = Scores(values[2 if has_end_task else 1 :], end_task, float(values[0]), step.sets)
         self.weighting.learn(step.sampled, scores)
         self.last_scores = (step.sampled, scores)
 
@@ -265,8 +279,7 @@ class Update:
                 rows = self.order.rows((step.number - 1) * self.training.batch_size, self.training.batch_size)
                 groups.append((task, self.batches.plain(self.splits("train"), rows)))
             else:
-                count = max(1, round(step.weight(task) * self.training.aux_batch_size))
-                groups.append((task, self.batches.objective(self.plan.objectives[task], count, generator)))
+                groups.append((task, self.batches.objective(self.plan.objectives[task], step.rows[task], generator)))
         return groups
 
     def _mine(self, groups: Grouped) -> Grouped:
@@ -323,13 +336,13 @@ class Update:
 
     def _dev_gradient(self, step: int) -> Tensor:
         """The gradient v (D,) of meta-dev's loss through a newly fitted dev head; the same on every rank."""
-        split, settings = self.splits("meta_dev"), self.plan.method("weighting")
+        settings: DevHead = self.plan.method("weighting")
         generator = stream(self.plan.seed, "meta", step)
-        fitted_on, rest = parts(len(split), settings)
-        meta = draw(rest, settings.meta_batch_size, generator)
+        fitted_on, rest = parts(len(self.splits("meta_dev")), len(self.splits("train")), settings)
+        meta = some_of(rest, settings.meta_batch_size, generator)
 
-        def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
-            group = self.batches.plain(split, rows).to(self.ranks.device)
+        def encode(split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+            group = self.batches.plain(self.splits(split), rows).to(self.ranks.device)
             with self.arithmetic():
                 return self.network.hidden(*group.inputs)[:, 0], group.targets.labels
 

@@ -4,7 +4,7 @@ import torch
 from torch import Generator
 
 from raysearch.batches import Shuffled
-from raysearch.methods.dev_head import draw, fit, parts
+from raysearch.methods.dev_head import fit, parts, some_of
 from raysearch.plan import Objective
 from raysearch.primitives.transform import Vocabulary
 from raysearch.settings import DevHead
@@ -56,11 +56,11 @@ def test_stacked_groups_keep_their_masks_and_padding_sees_only_itself() -> None:
 
 def test_the_dev_heads_examples_and_the_meta_batches_do_not_meet() -> None:
     settings = DevHead(dev_head_examples=10, meta_batch_size=8)
-    fitted_on, rest = parts(40, settings)
+    fitted_on, rest = parts(40, 9, settings)
     assert len(fitted_on) == 10
     assert sorted([*fitted_on.tolist(), *rest.tolist()]) == list(range(40))
-    assert set(draw(rest, 8, Generator().manual_seed(0)).tolist()) <= set(rest.tolist())
-    halves = parts(11, settings)
+    assert set(some_of(rest, 8, Generator().manual_seed(0)).tolist()) <= set(rest.tolist())
+    halves = parts(11, 9, settings)
     assert [len(half) for half in halves] == [5, 6]
 
 

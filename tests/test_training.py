@@ -126,12 +126,15 @@ def test_the_same_plan_says_the_same_and_another_seed_does_not(data: Path, tmp_p
     assert other != first
 
 
-@pytest.mark.parametrize(("weighting", "surgery"), [("aang", "attittud"), ("meta_tartan", "none")])
+OFFICIAL = {"meta_every": 3, "meta_mean": True, "sample_every": "micro_step", "micro_batches": 2, "weights_every": 2}
+
+
+@pytest.mark.parametrize(("weighting", "surgery"), [("aang", "attittud"), ("meta_tartan", "none"), ("aang", "none")])
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_a_resumed_trial_ends_bit_equal_to_an_undisturbed_one(
     data: Path, tmp_path: Path, weighting: str, surgery: str, stop_after: int
 ) -> None:
-    more = {"basis_every": 3} if surgery == "attittud" else {}
+    more = {"basis_every": 3} if surgery == "attittud" else OFFICIAL if weighting == "aang" else {}
     plan = tiny_plan(data, weighting, surgery, "joint_then_finetune", **more)
     whole = list(train(plan, folder=tmp_path / "whole"))
     interrupted = train(plan, folder=tmp_path / "cut")
@@ -215,6 +218,8 @@ TOGETHER = {
     "dot products": ("meta_tartan", "none", "joint", {"similarity": "dot"}),
     "a kept basis": ("static", "attittud", "joint", {"basis_every": 2, "scope": "per_layer"}),
     "pairs of gradients": ("static", "pcgrad", "joint", {}),
+    "AANG's code": ("aang", "none", "joint", OFFICIAL | {"weight_form": "hierarchical", "task_clip": 0.5}),
+    "AANG's text": ("aang", "none", "joint", {"through_softmax": True, "lambda_form": "scalar", "similarity": "dot"}),
 }
 
 
@@ -258,3 +263,11 @@ def test_weights_are_said_of_every_objective_at_every_step_that_learned(data: Pa
     assert {row["stage"] for row in rows if row["kind"] == "primitive"} == {
         "data", "transform", "representation", "output",
     }  # fmt: skip
+
+
+def test_weights_are_said_as_seldom_as_is_asked_for(data: Path, tmp_path: Path) -> None:
+    settings = {"meta_every": 2, "weights_every": 3, "steps": 12, "checkpoint_every": 1}
+    reports = list(train(tiny_plan(data, "aang", **settings), folder=tmp_path))
+    rows = [row for report in reports if report.weights is not None for row in report.weights.to_pylist()]
+    assert sorted({row["step"] for row in rows}) == [1, 4, 8, 12]  # at first, then as soon as something was learned
+    assert all(math.isfinite(row["weight"]) for row in rows)

@@ -6,7 +6,10 @@ import torch
 from tiny import tiny_data, tiny_plan
 
 from raysearch import checkpoint
-from raysearch.training import train
+from raysearch.checkpoint import TrialFolder
+from raysearch.gradients.tasks import Plain
+from raysearch.ranks import Ranks
+from raysearch.training import Trial, train
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,10 @@ SEEN_APART = [
     ("meta_tartan", "none", {}),
     ("meta_tartan", "none", {"similarity": "dot"}),
     ("aang", "none", {"meta_every": 2}),
+    ("aang", "none", {"sample_every": "micro_step", "micro_batches": 2, "objectives_per_step": 2}),
+    ("aang", "none", {"weight_form": "hierarchical", "batch_split": "hierarchical", "task_clip": 0.5}),
+    ("aang", "attittud", {"dev_head_split": "train", "through_softmax": True, "lambda_form": "scalar"}),
+    ("meta_tartan", "none", {"through_softmax": True, "batch_split": "equal", "task_clip": 0.5}),
     ("aang", "attittud", {}),
     ("static", "pcgrad", {}),
     ("aang", "upgrad", {"conflict_between": "sum"}),
@@ -101,3 +108,73 @@ def test_modules_without_a_product_form_are_said_once(
     monkeypatch.undo()
     fast, _ = trained(tmp_path / "fast", data, "static", "attittud")
     assert (slow - fast).abs().mean() < 1e-6
+
+
+def test_task_clip_cuts_each_tasks_gradient_before_it_is_weighed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny_plan(data, "aang", dropout=0.0, engine="backward", task_clip=0.7, lambda_e=0.3)
+    trial = Trial(plan, TrialFolder(tmp_path), Ranks())
+    seen: list[torch.Tensor] = []
+    taken = trial.update._task_gradients
+
+    def spied(*given: Any) -> Any:
+        heads, gradients, said = taken(*given)
+        assert isinstance(gradients, Plain)
+        seen.append(gradients.g)
+        return heads, gradients, said
+
+    monkeypatch.setattr(trial.update, "_task_gradients", spied)
+    trial.update(trial.phases[0], 1)
+    (g,) = seen
+    kept = [min(1.0, 0.7 / float(row.norm())) for row in g]
+    assert min(kept) < 1
+    coefficients = [0.3, *[0.7 / 3] * 3]
+    expected = sum(c * k * row for c, k, row in zip(coefficients, kept, g, strict=True))
+    found = torch.cat([p.grad.flatten() for p in trial.network.body_parameters()])
+    torch.testing.assert_close(found, expected)
+
+
+def counted(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every forward of the body and every backward, as they come."""
+    said: list[str] = []
+    hidden, grad = trial.network.hidden, torch.autograd.grad
+
+    def forward(*given: Any) -> torch.Tensor:
+        said.append(f"forward of {len(given[0])}")
+        return hidden(*given)
+
+    def backward(*given: Any, **more: Any) -> Any:
+        said.append("backward")
+        return grad(*given, **more)
+
+    monkeypatch.setattr(trial.network, "hidden", forward)
+    monkeypatch.setattr(torch.autograd, "grad", backward)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("weighting", "still"),
+    [("static", {}), ("aang", {"lr_weights": 0.0, "lr_lambda": 0.0}), ("meta_tartan", {"lr_tasks": 0.0})],
+)
+@pytest.mark.parametrize("more", [{}, {"task_clip": 10.0}])
+def test_weights_that_cannot_move_cost_a_step_of_multitask_learning(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weighting: str, still: dict[str, Any], more: Any
+) -> None:
+    if weighting == "static" and more:
+        pytest.skip("has none")
+    trial = Trial(tiny_plan(data, weighting, **still, **more), TrialFolder(tmp_path), Ranks())
+    said = counted(trial, monkeypatch)
+    trial.update(trial.phases[0], 1)
+    assert [what.split()[0] for what in said] == ["forward", "backward"]
+
+
+@pytest.mark.parametrize("split", ["meta_dev", "train"])
+def test_the_body_sees_the_dev_heads_examples_once_a_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    settings = {"dev_head_split": split, "dev_head_examples": 7, "meta_batch_size": 5, "dev_head_tolerance": 0.0}
+    trial = Trial(tiny_plan(data, "aang", **settings), TrialFolder(tmp_path), Ranks())
+    said = counted(trial, monkeypatch)
+    trial.update._dev_gradient(1)
+    assert said == ["forward of 7", "forward of 5", "backward"]

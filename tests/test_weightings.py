@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 
@@ -5,12 +6,15 @@ import pytest
 import torch
 
 from raysearch.methods import METHODS, named
+from raysearch.methods.draws import draw
 from raysearch.methods.meta import STAGES, Aang, MetaTartan
 from raysearch.methods.static import Scores, Static
 from raysearch.plan import Objective
 from raysearch.settings import Aang as AangSettings
 from raysearch.settings import MetaTartan as MetaTartanSettings
 from raysearch.settings import Static as StaticSettings
+from raysearch.settings import Training
+from raysearch.space import load_space
 
 
 def objective(transform: str = "bert", representation: str = "bidirectional") -> Objective:
@@ -34,8 +38,8 @@ def test_coefficients_of_a_weighting_are_shares(name: str) -> None:
     if sampled:
         assert float(factors.objectives.sum()) == pytest.approx(1)
     kinds: dict[tuple[str, str], float] = {}
-    for share in weighting.shares() if sampled else ():
-        kinds[share.kind, share.stage] = kinds.get((share.kind, share.stage), 0) + share.weight
+    for (kind, stage, _), weight in zip(weighting.names(), weighting.weights().tolist(), strict=True):
+        kinds[kind, stage] = kinds.get((kind, stage), 0) + weight
     assert all(total == pytest.approx(1) for total in kinds.values())
 
 
@@ -46,7 +50,7 @@ def test_a_weighting_goes_on_from_its_saved_state(name: str) -> None:
     sampled = first.sample(torch.Generator().manual_seed(0))
     first.learn(sampled, scores(*[0.5] * len(sampled), end_task=0.2, aux=-0.1))
     second.load(first.state())
-    assert second.shares() == first.shares()
+    assert torch.equal(second.weights(), first.weights())
 
 
 def test_static_weights_are_equal_whatever_is_sampled() -> None:
@@ -73,13 +77,13 @@ def test_aang_begins_uniform_at_the_declared_lambda_e() -> None:
 def test_aang_moves_each_factor_by_the_sum_over_the_objectives_that_use_it() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(lr_weights=0.1))
     weighting.learn([1, 2], scores(0.5, -0.2))  # none/left_to_right gains, bert/bidirectional loses
-    assert weighting.w_all.tolist() == pytest.approx([0, 0.05, -0.02, 0])
+    assert weighting.logits["all"].tolist() == pytest.approx([0, 0.05, -0.02, 0])
     names = weighting.primitives
     assert names["transform"] == ["bert", "none"]
-    assert weighting.factors["transform"].tolist() == pytest.approx([-0.02, 0.05])
+    assert weighting.logits["transform"].tolist() == pytest.approx([-0.02, 0.05])
     assert names["representation"] == ["bidirectional", "left_to_right"]
-    assert weighting.factors["representation"].tolist() == pytest.approx([-0.02, 0.05])
-    assert weighting.factors["data"].tolist() == pytest.approx([0.03])
+    assert weighting.logits["representation"].tolist() == pytest.approx([-0.02, 0.05])
+    assert weighting.logits["data"].tolist() == pytest.approx([0.03])
     # the objective that was not sampled but shares both gaining factors has gained; that is what factoring is for
     assert weighting.scores()[0].item() == pytest.approx(0.03 + 0.05 - 0.02 + 0.03)
 
@@ -88,7 +92,7 @@ def test_aang_unfactored_moves_sampled_objectives_alone() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(factored=False))
     weighting.learn([0], scores(1.0))
     assert weighting.scores().tolist() == pytest.approx([0.1, 0, 0, 0])
-    assert {share.kind for share in weighting.shares()} == {"task", "objective"}
+    assert {kind for kind, _, _ in weighting.names()} == {"task", "objective"}
 
 
 def test_aang_lambda_e_rises_when_the_auxiliaries_oppose_the_end_task() -> None:
@@ -107,9 +111,9 @@ def test_aang_asks_for_no_meta_gradient_when_nothing_can_move() -> None:
 
 def test_aang_scores_of_an_objective_count_its_own_and_its_four_primitives_weights() -> None:
     weighting = Aang(OBJECTIVES, AangSettings())
-    weighting.w_all += torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    weighting.logits["all"] += torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     for number, stage in enumerate(STAGES):
-        weighting.factors[stage] += 10.0 ** (number + 1)
+        weighting.logits[stage] += 10.0 ** (number + 1)
     assert weighting.scores().tolist() == [11111, 11112, 11113, 11114]
 
 
@@ -121,3 +125,153 @@ def test_meta_tartan_weighs_end_task_and_objectives_in_one_softmax() -> None:
     factors = weighting.coefficients([0, 1])
     assert factors.end_task == pytest.approx(float(z[0]))
     assert (factors.aux * factors.objectives).tolist() == pytest.approx(z[1:].tolist())
+
+
+def test_meta_tartan_through_the_softmax_moves_a_logit_by_what_its_task_is_worth_beyond_the_mean() -> None:
+    weighting = MetaTartan(OBJECTIVES[:2], MetaTartanSettings(lr_tasks=0.5, through_softmax=True))
+    weighting.logits["tasks"] = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    w, m = torch.softmax(weighting.logits["tasks"], 0), [0.7, 0.2, -0.4]
+    mean = sum(float(a) * b for a, b in zip(w, m, strict=True))
+    expected = [z + 0.5 * float(a) * (b - mean) for z, a, b in zip([0.3, -0.2, 0.1], w, m, strict=True)]
+    weighting.learn([0, 1], scores(*m[1:], end_task=m[0]))
+    assert weighting.logits["tasks"].tolist() == pytest.approx(expected)
+
+
+def drawn(weighting: Aang) -> None:
+    """Give every factor a number of its own."""
+    generator = torch.Generator().manual_seed(3)
+    for name in ("all", *STAGES):
+        weighting.logits[name] = torch.randn(len(weighting.logits[name]), generator=generator, dtype=torch.float64)
+
+
+def test_aang_through_the_softmax_moves_factors_by_w_times_what_is_above_the_mean() -> None:
+    weighting = Aang(OBJECTIVES, AangSettings(lr_weights=0.2, lr_lambda=0.1, through_softmax=True, lambda_e=0.7))
+    drawn(weighting)
+    before = {name: value.clone() for name, value in weighting.logits.items()}
+    w, m = weighting.coefficients([0, 1, 3]).objectives.tolist(), [0.9, -0.3, 0.4]
+    mean = sum(a * b for a, b in zip(w, m, strict=True))
+    d = dict(zip([0, 1, 3], [a * (b - mean) for a, b in zip(w, m, strict=True)], strict=True))
+    weighting.learn([0, 1, 3], scores(*m, end_task=0.5, aux=0.1))
+    moved = {name: ((weighting.logits[name] - before[name]) / 0.2).tolist() for name in before}
+    assert moved["all"] == pytest.approx([d[0], d[1], 0, d[3]])
+    assert moved["transform"] == pytest.approx([d[3], d[0] + d[1]])  # bert, none
+    assert moved["representation"] == pytest.approx([d[0], d[1] + d[3]])
+    step = 0.7 * 0.3 * (0.5 - 0.1)
+    assert moved["lambda_e"] == pytest.approx([step / 2, -step / 2])
+
+
+def test_aang_scalar_lambda_e_moves_by_the_difference_and_stays_in_its_range() -> None:
+    weighting = Aang(OBJECTIVES, AangSettings(lambda_form="scalar", lambda_e=0.6, lr_lambda=0.5))
+    weighting.learn([0], scores(0.0, end_task=0.1, aux=0.3))
+    assert weighting.lambda_e == pytest.approx(0.5)
+    assert weighting.coefficients([0]).end_task == pytest.approx(0.5)
+    for end_task, expected in ((9.0, 1.0), (-9.0, 0.0)):
+        weighting.learn([0], scores(0.0, end_task=end_task))
+        assert weighting.lambda_e == expected
+        assert weighting.coefficients([0, 1]).aux == 1 - expected
+
+
+def test_aang_moves_by_the_mean_of_its_steps() -> None:
+    weighting = Aang(OBJECTIVES, AangSettings(meta_every=3, meta_mean=True, lr_weights=0.1, factored=False))
+    assert all(weighting.wants_scores(step) for step in range(1, 7))
+    for value in (0.6, 0.0):
+        weighting.learn([1], scores(value))
+        assert weighting.logits["all"].tolist() == [0, 0, 0, 0]
+    weighting.learn([2], scores(0.9))
+    assert weighting.logits["all"].tolist() == pytest.approx([0, 0.02, 0.03, 0])
+    assert weighting.seen == 0
+
+
+TD = load_space("aang_td").objectives
+
+
+def hierarchical(weighting: Aang, sampled: list[int]) -> tuple[list[float], list[int]]:
+    """Coefficients and rows of 50 by the authors' loops: representations, data, transforms, then W^All + W^O."""
+    of = lambda stage, k: weighting.primitives[stage].index(getattr(weighting.objectives[k], stage))  # noqa: E731
+    order = ("representation", "data", "transform")
+    power = lambda stage, name: math.exp(float(weighting.logits[stage][name]))  # noqa: E731
+    own = {
+        k: math.exp(float(weighting.logits["all"][k] + weighting.logits["output"][of("output", k)])) for k in sampled
+    }
+    coefficients, rows = [], []
+    for k in sampled:
+        siblings, share, left = sampled, 1.0, 50.0
+        for stage in order:
+            names = {of(stage, other) for other in siblings}
+            part = power(stage, of(stage, k)) / sum(power(stage, name) for name in names)
+            siblings = [other for other in siblings if of(stage, other) == of(stage, k)]
+            share, left = share * part, math.ceil(left * part - 1e-9)
+        coefficients.append(share * own[k] / sum(own.values()))
+        rows.append(int(left))
+    return coefficients, rows
+
+
+def test_hierarchical_weights_are_the_shares_of_each_primitive_among_its_siblings() -> None:
+    weighting = Aang(TD, AangSettings(weight_form="hierarchical", batch_split="hierarchical", lambda_e=0.6))
+    drawn(weighting)
+    for sampled in ([0, 3, 4, 11, 12, 20], [7], list(range(24))):
+        expected, rows = hierarchical(weighting, sampled)
+        factors = weighting.coefficients(sampled)
+        assert factors.end_task == pytest.approx(0.6)
+        assert (factors.aux * factors.objectives).tolist() == pytest.approx([0.4 * c for c in expected])
+        assert float(factors.objectives.sum()) == pytest.approx(1)
+        assert weighting.rows(sampled, 50) == rows
+    assert weighting.weights()[:2].tolist() == pytest.approx([0.6, 0.4])
+
+
+@pytest.mark.parametrize(("n", "expected"), [(3, 0.35), (6, 0.19), (24, 0.06)])
+def test_hierarchical_weights_begin_at_the_sums_of_the_authors_code(n: int, expected: float) -> None:
+    weighting = Aang(TD, AangSettings(weight_form="hierarchical", lambda_e=0.5, objectives_per_step=n))
+    generator = torch.Generator().manual_seed(0)
+    sums = [2 * weighting.coefficients(weighting.sample(generator)).aux for _ in range(400 if n < 24 else 1)]
+    assert sum(sums) / len(sums) == pytest.approx(expected, abs=0.011)
+
+
+def test_hierarchical_weights_far_apart_are_still_numbers() -> None:
+    weighting = Aang(TD, AangSettings(weight_form="hierarchical"))
+    weighting.logits["representation"] += torch.tensor([0.0, 2000.0, 0.0, -2000.0], dtype=torch.float64)
+    assert weighting.weights().isfinite().all()
+
+
+def test_rows_are_split_by_weight_or_equally() -> None:
+    weighting = Aang(OBJECTIVES, AangSettings())
+    weighting.logits["all"][0] = math.log(9.0)
+    assert weighting.rows([0, 1, 2, 3], 24) == [18, 2, 2, 2]
+    equal = Aang(OBJECTIVES, AangSettings(batch_split="equal"))
+    equal.logits["all"][0] = 50.0
+    assert equal.rows([0, 1, 2, 3], 24) == [6, 6, 6, 6]
+    assert equal.rows([0, 1, 2, 3], 2) == [1, 1, 1, 1]
+
+
+def test_sets_of_micro_batches_make_one_step_of_their_means() -> None:
+    settings = AangSettings(sample_every="micro_step", objectives_per_step=2, lr_weights=0.1)
+    weighting = Aang(OBJECTIVES, settings)
+    drawn(weighting)
+    training = Training(micro_batches=3, aux_batch_size=48)
+    found = draw(weighting, training, torch.Generator().manual_seed(1))
+    assert len(found.sets) == 3
+    assert found.sampled == sorted(set(itertools.chain(*found.sets)))
+    expected, rows = dict.fromkeys(found.sampled, 0.0), dict.fromkeys(found.sampled, 0)
+    score = weighting.scores()
+    for some in found.sets:
+        power = {k: math.exp(float(score[k])) for k in some}
+        for k in some:
+            expected[k] += power[k] / sum(power.values()) / 3
+            rows[k] += max(1, round(16 * power[k] / sum(power.values())))
+    assert found.factors.objectives.tolist() == pytest.approx(list(expected.values()))
+    assert found.rows == rows
+    before = weighting.logits["all"].clone()
+    similar = torch.tensor([0.1 * (k + 1) for k in found.sampled], dtype=torch.float64)
+    weighting.learn(found.sampled, Scores(similar, 0.0, 0.0, found.sets))
+    times = [sum(k in some for some in found.sets) / 3 for k in range(4)]
+    moved = (weighting.logits["all"] - before).tolist()
+    assert moved == pytest.approx([0.1 * 0.1 * (k + 1) * times[k] for k in range(4)])
+
+
+@pytest.mark.parametrize("name", ["static", "eta_prim", "aang", "meta_tartan"])
+def test_one_set_is_drawn_as_it_is(name: str) -> None:
+    weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
+    found = draw(weighting, Training(), torch.Generator().manual_seed(1))
+    assert found.sampled == weighting.sample(torch.Generator().manual_seed(1))
+    assert found.sets == ()
+    assert list(found.rows) == found.sampled

@@ -2,7 +2,8 @@
 
 If the end task's own head were used, weighting the end task alone would always look best; a separate head, fitted on
 meta-dev with the body held still, stops that (META-TARTAN, section 4.2; AANG, Appendix B). The head is fitted on one
-part of meta-dev and the gradient taken on rows from the rest (the authors' code lets them overlap).
+part of meta-dev and the gradient taken on rows from the rest (META-TARTAN's code lets them overlap); or, as in AANG's
+code, fitted on training rows, the same at every step. The body sees the rows that it is fitted on once a step.
 """
 
 from __future__ import annotations
@@ -17,18 +18,25 @@ from raysearch.model import LabelHead
 from raysearch.primitives.output import example_losses
 
 
-def parts(size: int, settings: s.DevHead) -> tuple[Tensor, Tensor]:
-    """Row numbers of meta-dev for the head, and those that meta batches are drawn from; disjoint if size > 1.
+def parts(size: int, training: int, settings: s.DevHead) -> tuple[Tensor, Tensor]:
+    """Row numbers for the head, of meta-dev or of `training` rows, and those of meta-dev for meta batches.
 
-    When meta-dev is too small for both, each takes half.
+    If both are of meta-dev, they are disjoint where it has more than one row; where it is too small, each takes half.
     """
+    if settings.dev_head_split == "train":
+        return some_of(torch.arange(training), settings.dev_head_examples, _fixed()), torch.arange(size)
     wanted = settings.dev_head_examples + settings.meta_batch_size
     cut = settings.dev_head_examples if size >= wanted else max(1, size // 2)
-    order = torch.randperm(size, generator=Generator().manual_seed(0))
+    order = torch.randperm(size, generator=_fixed())
     return order[:cut], order[cut:] if size > cut else order
 
 
-def draw(rows: Tensor, count: int, generator: Generator) -> Tensor:
+def _fixed() -> Generator:
+    """What the head is fitted on does not change from step to step, nor with the seed."""
+    return Generator().manual_seed(0)
+
+
+def some_of(rows: Tensor, count: int, generator: Generator) -> Tensor:
     """`count` of `rows` without replacement; all of them if there are no more."""
     if count >= len(rows):
         return rows
@@ -65,7 +73,9 @@ def initialise(head: LabelHead, generator: Generator) -> None:
                     parameter.copy_(torch.rand(parameter.shape, generator=generator) * 2 * bound - bound)
 
 
-Encode = Callable[[Tensor], tuple[Tensor, Tensor]]  # meta-dev rows -> hidden states at position 0 (n, H), labels
+Encode = Callable[
+    [str, Tensor], tuple[Tensor, Tensor]
+]  # a split and rows -> hidden states at position 0 (n, H), labels
 
 
 def dev_loss(
@@ -73,7 +83,7 @@ def dev_loss(
 ) -> Tensor:
     """L_dev of the `meta` rows through a head fitted on the rows `fitted_on`; depends on the body."""
     with torch.no_grad():
-        features, labels = encode(fitted_on)
+        features, labels = encode(settings.dev_head_split, fitted_on)
     head = fit(features.float(), labels, classes, settings, seed)
-    hidden, targets = encode(meta)
+    hidden, targets = encode("meta_dev", meta)
     return example_losses(head(hidden.float()), targets).mean()

@@ -42,16 +42,10 @@ class Scores:
     objectives: Tensor  # (n,) of the sampled objectives
     end_task: float
     aux: float  # of sum_k w_k g_k
+    sets: tuple[tuple[int, ...], ...] = ()  # the sets that were sampled, if several: one for each micro-batch
 
 
-@dataclass(frozen=True)
-class Share:
-    """One row of the weights table less its step: `weight` is a share of its kind and stage."""
-
-    kind: str
-    stage: str
-    name: str
-    weight: float
+Name = tuple[str, str, str]  # kind, stage and name in the weights table
 
 
 class Weighting(ABC):
@@ -80,12 +74,24 @@ class Weighting(ABC):
     def learn(self, sampled: list[int], scores: Scores) -> None:  # noqa: B027, one that learns nothing does nothing
         """Move the weights by what the gradients of a step were worth."""
 
-    def shares(self) -> list[Share]:
-        """The weights as they stand, over all objectives, for the weights table."""
+    def rows(self, sampled: list[int], total: float) -> list[int]:
+        """How many of a step's `total` auxiliary rows each sampled objective gets: by weight, and at least one."""
+        return [max(1, round(weight * total)) for weight in self.coefficients(sampled).objectives.tolist()]
+
+    @property
+    def lambda_e(self) -> float:
+        """The end task's weight as it stands, in [0, 1]."""
+        return self.coefficients(list(range(len(self.objectives)))).lambda_e
+
+    def names(self) -> list[Name]:
+        """What `weights` are of, for the weights table."""
+        tasks = [("task", "", "end_task"), ("task", "", "auxiliary")]
+        return tasks + [("objective", "", objective.name) for objective in self.objectives]
+
+    def weights(self) -> Tensor:
+        """The weights as they stand, over all objectives, float64; those of one kind and stage sum to 1."""
         whole = self.coefficients(list(range(len(self.objectives))))
-        rows = [Share("task", "", "end_task", whole.lambda_e), Share("task", "", "auxiliary", 1 - whole.lambda_e)]
-        named = zip(self.objectives, whole.objectives.tolist(), strict=True)
-        return rows + [Share("objective", "", objective.name, weight) for objective, weight in named]
+        return torch.cat([torch.tensor([self.lambda_e, 1 - self.lambda_e], dtype=torch.float64), whole.objectives])
 
     def state(self) -> dict[str, Any]:
         """What `load` needs to go on from here."""
