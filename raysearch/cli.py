@@ -178,6 +178,7 @@ def status(
 def analyze(
     name: Name,
     reports: Annotated[list[str] | None, typer.Argument(metavar="[REPORT]...", help="some reports only")] = None,
+    final: Annotated[bool, typer.Option("--final", help="first score test for every arm, noted in the run")] = False,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
@@ -186,6 +187,12 @@ def analyze(
     from raysearch.run import open_run
 
     run = open_run(name, _runs(runs))
+    if final:
+        from raysearch.final import final as scored
+
+        for trial_id, score, again in scored(run):
+            if not json:
+                showing.line(f"test {score:.4f}  {trial_id}{'  (trained again)' if again else ''}")
     tables = report.analyze(run, reports or None)
     page = report.write_html(run)
     if json:

@@ -77,6 +77,33 @@ def _verdict(row: dict[str, Any], metric: str, judged: int) -> str:
     return f'<p class="verdict">Beside {arm} the search\'s winner is at {said}{bounds}: {verdict}{why}.</p>'
 
 
+def finals(found: Rows, metric: str) -> str:
+    """All arms on test, the paper's numbers beside ours; empty while test is closed."""
+    if not found:
+        return ""
+    printed = any(column(found, "paper"))
+    heads = ["arm", "#configurations", "#seconds of search", "#fresh seeds", "#dev", f"#test {metric}", "#sd"]
+    heads += [*(["#the paper's"] if printed else []), "#search less it", "#95 % interval", "#p, Holm", ""]
+    rows = [
+        [
+            m.words(row["arm"], "keep"),
+            m.number(row["configurations"], 0),
+            m.number(row["seconds"], 0),
+            m.number(row["seeds"], 0),
+            m.number(row["dev"]),
+            m.number(row["test"]),
+            m.number(row["sd"]),
+            *([m.words(row["paper"], "num")] if printed else []),
+            m.signed(row["difference"]),
+            m.interval(row["low"], row["high"]),
+            m.words(None if row["p_holm"] is None else f"{row['p_holm']:.3f}", "num"),
+            m.words(row["verdict"], "keep"),
+        ]
+        for row in found
+    ]
+    return m.table(heads, rows) + _source(found)
+
+
 def values(found: Rows, points: Rows, search: Mapping[str, Any], metric: str) -> str:
     """Every value of every dimension beside the best one; a grid's with pictures, of `points`, a row for each trial."""
     if not found:

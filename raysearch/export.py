@@ -7,8 +7,7 @@
     result.json    scores, what they were chosen from, hashes
     README.md      the model card
 
-Here, and nowhere else, the test split is opened. Every opening is an event of the run, written down before the score
-is known; a trial whose test score is on record is not scored again.
+The test split is opened for the one trial, see `final`.
 """
 
 from __future__ import annotations
@@ -26,20 +25,18 @@ import yaml
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from raysearch import checkpoint
+from raysearch import final
 from raysearch.batches import labels_of
 from raysearch.card import card
-from raysearch.checkpoint import TrialFolder
 from raysearch.errors import RunError, did_you_mean
 from raysearch.image_export import logits_of, save_image_model
 from raysearch.image_model import ImageNetwork
-from raysearch.ledger import Ledger
 from raysearch.metrics import score
 from raysearch.model import TextNetwork
 from raysearch.plan import TrialPlan
 from raysearch.prepared import about_of
 from raysearch.primitives.output import example_losses
-from raysearch.retraining import Retrained, Verification, compare, sha256_of, train_again
+from raysearch.retraining import Verification, compare, sha256_of, train_again
 from raysearch.run import Run
 from raysearch.spec import Search
 from raysearch.tasks import Split, load_prepared, open_split
@@ -47,7 +44,6 @@ from raysearch.text import padded
 from raysearch.training import EVALUATION_BATCH, build, set_parameters, vocabulary_of
 
 TOLERANCE = 0.005  # points of score between the trained and the exported model: other masks, other rounding
-OPENED = "opened_test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +77,7 @@ def export(run: Run, folder: Path | str, trial: str = "best", verify: bool = Fal
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is there already and not empty; export to another folder, or remove it")
     row = _row(run, trial)
-    plan = _plan(run, row)
+    plan = final.plan_of(run, row)
     draft = folder.parent / f".{folder.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -97,7 +93,7 @@ def _export(
     run: Run, row: Mapping[str, Any], plan: TrialPlan, folder: Path, draft: Path, verify: bool, test: bool
 ) -> Exported:
     """Fill `draft`; the test split comes last, when nothing else can go wrong."""
-    parameters, again = _parameters(run, row, plan)
+    parameters, again = final.parameters_of_trial(run, row, plan)
     notes = ["the run kept no weights of this trial: it was trained again for this export"] if again else []
     _save_model(plan, parameters, draft)
     data, longest = Path(plan.task["data"]), plan.training.max_length
@@ -117,7 +113,7 @@ def _export(
         confirmed=tuple(_confirmed(run, row)),
         test=tested[0] if tested else None,
         test_loss=tested[1] if tested else None,
-        openings=len(_openings(run)),
+        openings=len(final.openings(run)),
         weights_sha256=digest,
         trained_again=again is not None,
         verified=verified,
@@ -155,12 +151,6 @@ def _row(run: Run, trial: str) -> dict[str, Any]:
     return {**row, "plan": json.loads(row["plan"]), "params": json.loads(row["params"])}
 
 
-def _plan(run: Run, row: Mapping[str, Any]) -> TrialPlan:
-    """The trial's plan, its data where the run lies now."""
-    plan = TrialPlan.from_json(json.dumps(row["plan"]))
-    return replace(plan, task=plan.task | {"data": str((run.path / "data").resolve())})
-
-
 def _configurations(run: Run, arm: str) -> int:
     rows = run.trials().select(["arm", "role", "number", "score"]).to_pylist()
     return len({r["number"] for r in rows if (r["arm"], r["role"]) == (arm, "search") and r["score"] is not None})
@@ -170,19 +160,6 @@ def _confirmed(run: Run, row: Mapping[str, Any]) -> list[float]:
     rows = run.trials().select(["arm", "role", "number", "seed", "score"]).to_pylist()
     same = [r for r in rows if (r["arm"], r["number"]) == (row["arm"], row["number"]) and r["role"] == "confirm"]
     return [r["score"] for r in sorted(same, key=lambda r: r["seed"]) if r["score"] is not None]
-
-
-# ---- its weights ----
-
-
-def _parameters(run: Run, row: Mapping[str, Any], plan: TrialPlan) -> tuple[dict[str, Tensor], Retrained | None]:
-    """The trial's best parameters: as kept, or else trained again."""
-    kept = TrialFolder(run.path / "trials" / row["trial_id"]).best
-    if kept.exists():
-        parameters: dict[str, Tensor] = checkpoint.load(kept)["parameters"]
-        return parameters, None
-    again = train_again(run, row, plan)
-    return again.parameters, again
 
 
 # ---- the folder ----
@@ -254,33 +231,19 @@ def trial_name(row: Mapping[str, Any]) -> str:
 # ---- the test split ----
 
 
-def _openings(run: Run) -> list[dict[str, Any]]:
-    events = run.events().select(["event", "trial_id", "detail"]).to_pylist()
-    return [{**json.loads(e["detail"]), "trial_id": e["trial_id"]} for e in events if e["event"] == OPENED]
-
-
 def _test(
     run: Run, row: Mapping[str, Any], plan: TrialPlan, model: Path, digest: str, notes: list[str]
 ) -> tuple[float, float] | None:
     """Score and loss on test, from the run's record if this trial's is there; None if the task has no test split."""
     data = Path(plan.task["data"])
-    if not (data / "test.arrow").exists():
+    if not final.has_test(run):
         notes.append("the task has no test split")
         return None
-    what = {"weights": digest, "data": load_prepared(data).fingerprint}
-    before = _openings(run)
-    if any(opening.items() >= (what | {"trial_id": row["trial_id"]}).items() for opening in before):
-        rows = [r for r in run.evaluations(row["trial_id"]).to_pylist() if r["split"] == "test"]
-        if rows:
-            return rows[-1]["score"], rows[-1]["loss"]
-    if before:
+    if (known := final.on_record(run, row, digest)) is not None:
+        return known
+    if before := final.openings(run):
         trials = ", ".join(sorted({opening["trial_id"] for opening in before}))
         times = "once" if len(before) == 1 else f"{len(before)} times"
         notes.append(f"test was opened {times} before, for {trials}: to choose by these scores is to select on test")
-    whose = {"trial_id": row["trial_id"], "attempt": max(0, (row["attempts"] or 1) - 1)}
-    with Ledger.open(run.path, purpose="export") as ledger:
-        ledger.event(OPENED, **whose, detail=what, durable=True)
-        value, loss = _score(model, open_split(data, "test"), data, plan.training.max_length)
-        said = {"step": row["best_step"], "split": "test", "metric": plan.task["metric"], "score": value, "loss": loss}
-        ledger.append("evaluations", [whose | said], durable=True)
-    return value, loss
+    longest = plan.training.max_length
+    return final.open_test(run, row, digest, "export", lambda: _score(model, open_split(data, "test"), data, longest))

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from raysearch import markup as m
 from raysearch import pictures, sweep_pictures, weight_pictures
-from raysearch.comparisons import arms, as_declared, values
+from raysearch.comparisons import arms, as_declared, finals, values
 from raysearch.methods import FAMILIES
 from raysearch.pictures import STATES, VARIABLES, Rows, column
 
@@ -41,6 +41,7 @@ def page(run: Run, tables: Mapping[str, pa.Table], reports: Mapping[str, Report]
     metric, declared = search["task"]["metric"], search["dimensions"]
     bodies = {
         "arms": arms(said["arms"], metric),
+        "final": finals(said["final"], metric),
         "best_so_far": _best_so_far(said["best_so_far"], metric),
         "curves": _curves(said["curves"], metric),
         "sweep": values(said["sweep"], said["dimensions"], search, metric),

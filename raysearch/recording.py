@@ -92,7 +92,7 @@ class Recorder:
                 self.ledger.event("told", row["trial_id"], detail={"state": row["state"], "score": row["score"]})
             self._rank(row)
         for row in rows:
-            self._tidy(row["arm"], row["trial_id"])
+            self._tidy(row["arm"], row["role"], row["trial_id"])
 
     def close(self) -> None:
         """Take no more: what has not been committed stays for a later session."""
@@ -185,7 +185,7 @@ class Recorder:
         del self.running[said.trial_id]
         self._ended_now += 1
         self._rank(row)
-        self._tidy(plan.arm, said.trial_id)
+        self._tidy(plan.arm, plan.role, said.trial_id)
         if self.on_commit:
             self.on_commit(row)
 
@@ -197,8 +197,12 @@ class Recorder:
         if row["arm"] == "search" and (self._leader is None or score > self._leader[0]):
             self._leader = score, name, json.loads(row["params"])
 
-    def _tidy(self, arm: str, trial_id: str) -> None:
+    def _tidy(self, arm: str, role: str, trial_id: str) -> None:
         """Keep the trained models of the arm's best trials, and nothing else of those that have ended."""
+        confirm = self.study.search.confirm
+        if role == "confirm" and confirm is not None and confirm.keep:
+            TrialFolder(self.folder / "trials" / trial_id).clear()
+            return
         keep, ranked = self.study.search.keep, sorted(self._ranked.get(arm, []), reverse=True)
         kept = {name for _, name in (ranked if keep < 0 else ranked[:keep])}
         for name in {trial_id, *(name for _, name in ranked[keep : keep + 1])} if keep >= 0 else {trial_id}:

@@ -174,6 +174,10 @@ class Story:
                 "plan": plan.to_json(),
             }
         )
+        if plan.role == "confirm" and best is not None:  # the test split, opened afterwards
+            self.ledger.event("opened_test", plan.trial_id)
+            said = {"step": best_step, "split": "test", "metric": "macro_f1", "score": best - 0.02, "loss": 2.0}
+            self.ledger.append("evaluations", [said | whose])
 
 
 def write_run(

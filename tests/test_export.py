@@ -10,7 +10,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import raysearch
 from raysearch import checkpoint
 from raysearch.errors import RunError
-from raysearch.export import OPENED, export
+from raysearch.export import export
+from raysearch.final import OPENED, final
 from raysearch.plan import TrialPlan
 from raysearch.run import Run
 from raysearch.spec import Search, load_search
@@ -194,3 +195,15 @@ def test_export_trains_with_the_function_that_the_workers_use() -> None:
     from raysearch import retraining
 
     assert retraining.train is train
+
+
+def test_every_arm_is_scored_on_test_once_its_choosing_is_over(run: Run) -> None:
+    before = openings(run)
+    scored = list(final(run))
+    assert [trial_id.split("-")[0] for trial_id, _, _ in scored] == ["search", "fine_tune"]
+    assert all(again for _, _, again in scored)  # the run keeps no model of a repetition unless it is told to
+    assert openings(run) == before + 2
+    assert [score for _, score, _ in final(run)] == [score for _, score, _ in scored]
+    assert openings(run) == before + 2
+    said = [row for row in run.evaluations().to_pylist() if row["split"] == "test"]
+    assert {trial_id for trial_id, _, _ in scored} <= {row["trial_id"] for row in said}

@@ -30,7 +30,7 @@ batches       ranks metrics model image_model primitives primitives.* batches te
 training      gradients gradients.* methods.* steps examples update checkpoint trajectory training
 record        segments ledger run paired pictures sweep_pictures weight_pictures markup comparisons page report
 search        samplers study planning progress sessions broker serving recording fleet tuning search
-front         retraining image_export card export showing describing __init__ cli
+front         retraining final image_export card export showing describing __init__ cli
 """
 RAY = {"fleet", "tuning"}  # the only modules that import ray
 FRONT = """

@@ -189,6 +189,24 @@ def test_what_a_paper_printed_stands_beside_what_was_found():
     assert (rows["search"]["source"], rows["none"]["source"]) == ("Dery 2021, Table 2, accuracy", None)
 
 
+def test_on_test_arms_are_paired_by_seed_and_what_was_not_opened_is_left_out():
+    rows, said = [], []
+    for arm, scores in {"search": [0.5, 0.6, 0.7], "multitask": [0.4, 0.5, 0.6], "late": [0.9]}.items():
+        for seed, score in enumerate(scores):
+            rows.append(trial(arm, 0, score + 0.1, seed=seed, role="confirm", trial_id=f"{arm}-{seed}"))
+            if arm != "late":
+                about = {"trial_id": f"{arm}-{seed}", "attempt": 0, "step": 1, "metric": "f1"}
+                said += [about | {"split": "test", "score": score}, about | {"split": "select_dev", "score": 0.0}]
+    declared = {"paper": {"source": "there", "metric": "F1", "scores": {"multitask": "44"}}}
+    searches = [{"spec": json.dumps(declared), "time": datetime(2026, 1, 1, tzinfo=UTC)}]
+    found = {row["arm"]: row for row in answer("final", trials=rows, evaluations=said, searches=searches)}
+    assert found.keys() == {"search", "multitask"}
+    assert found["search"]["test"] == pytest.approx(0.6)
+    assert found["search"]["dev"] == pytest.approx(0.7)
+    assert found["multitask"]["difference"] == pytest.approx(0.1)
+    assert (found["multitask"]["paper"], found["multitask"]["verdict"]) == ("44", "the search is better")
+
+
 def test_a_report_of_ones_own_may_call_the_statistics(run, tmp_path):
     own = tmp_path / "own.sql"
     own.write_text(
@@ -374,7 +392,7 @@ def test_the_page_has_every_section_with_its_sql(page):
 def test_the_page_claims_no_more_than_was_found(page):
     assert "the highest of 11 scores on the same examples, expect less" in page.words
     assert "no difference found" in page.words
-    assert "never opened by this run" in page.words
+    assert "opened 6 times" in page.words
 
 
 def test_what_a_trial_said_is_text_on_the_page(page):
