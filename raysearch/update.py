@@ -133,7 +133,7 @@ class Update:
         if conflict and self.ranks.world > 1:  # rows of one product on two ranks: every gradient is summed over ranks
             everything = gradients.look(torch.eye(len(step.tasks), dtype=torch.float64)).sums
             gradients = Plain(self.ranks.sum(everything))
-        look = gradients.look(weights, v, gramian=conflict)
+        look = gradients.look(weights, v, norms=v is not None and self._wants_norms, gramian=conflict)
         summed = conflict and self.ranks.world > 1
         g_e, g_aux = look.sums if summed else self.ranks.sum(look.sums)
         if v is not None:
@@ -230,6 +230,12 @@ class Update:
         return heads, Segmented(pieces_of(self.body, found), tuple(step.tasks), self.body[0].detach()), said
 
     _is_checked = False  # have the tasks' gradients been held against a plain backward?
+
+    @property
+    def _wants_norms(self) -> bool:
+        """Does the weighting look at the norms of gradients, or at their products with the dev gradient alone?"""
+        settings = self.weighting.settings
+        return bool(settings.similarity == "cosine" or settings.task_clip)
 
     def _kept(self, look: Look, *, summed: bool) -> Tensor | None:
         """What `task_clip` leaves of each task's gradient, (n,) in (0, 1]; None if all of all."""

@@ -1,0 +1,70 @@
+"""Products of tasks' gradients with a dev gradient, by every engine, against a backward for each task in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+from zoo import ROWS, ZOO, Animal
+
+from raysearch.gradients import shares
+from raysearch.gradients.capture import Capture
+from raysearch.gradients.plain import flat_gradient
+from raysearch.gradients.tasks import Look, Plain, Segmented, pieces_of
+
+TASKS = {7: slice(0, 2), 3: slice(2, 4), 5: slice(4, 5), 1: slice(5, ROWS)}
+LINES = (1, 3, 5, 7)  # in another order than their rows
+
+
+@pytest.fixture(params=ZOO)
+def animal(request: pytest.FixtureRequest) -> Animal:
+    torch.manual_seed(0)
+    return ZOO[request.param]()
+
+
+def direction(animal: Animal) -> Tensor:
+    size = sum(p.numel() for p in animal.model.parameters())
+    return torch.randn(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def plain(animal: Animal) -> Plain:
+    """A forward and a backward for each task."""
+    parameters, rows = list(animal.model.parameters()), torch.arange(ROWS)
+    return Plain(torch.stack([flat_gradient(animal.losses(rows[TASKS[t]]).sum(), parameters) for t in LINES]))
+
+
+def segmented(animal: Animal, micro_batches: int) -> Segmented:
+    """One forward for all, of every n-th row of each task at a time."""
+    parameters = list(animal.model.parameters())
+    capture, found = Capture(animal.model, parameters), []
+    for i in range(micro_batches):
+        own = {task: torch.arange(ROWS)[rows][i::micro_batches] for task, rows in TASKS.items()}
+        own = {task: rows for task, rows in own.items() if len(rows)}
+        rows, at = torch.cat(list(own.values())), 0
+        with capture.watching(len(rows)):
+            loss = animal.losses(rows).sum()
+        where = {}
+        for task, some in own.items():
+            where[task], at = slice(at, at + len(some)), at + len(some)
+        found.append((capture.pieces(loss)[0], where))
+    return Segmented(pieces_of(parameters, found), LINES, parameters[0].detach())
+
+
+def agree(found: Look, expected: Look) -> None:
+    for name in ("along", "gramian", "sums"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("price", [0.0, 10.0, 1e9], ids=["lines", "cheaper", "positions"])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_products_norms_and_sums_are_those_of_a_backward_for_each_task(
+    animal: Animal, price: float, micro_batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "PASS", price)
+    weights = torch.tensor([[0.5, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-1.0, 3.0, 0.25, 1.0]], dtype=torch.float64)
+    v, expected = direction(animal), plain(animal)
+    found = segmented(animal, micro_batches)
+    everything = expected.look(weights, v, norms=True, gramian=True)
+    agree(found.look(weights, v, norms=True, gramian=True), everything)
+    agree(found.look(weights, v, norms=True), expected.look(weights, v, norms=True))
+    only = found.look(weights, v)
+    torch.testing.assert_close(only.along, everything.along, rtol=1e-10, atol=1e-12)
+    assert not only.gramian.any()
