@@ -111,7 +111,7 @@ class Arm:
         values = {**DEFAULTS, **bundle(self.profile, methods), **values}
         used = {name: values[name] for name in DEFAULTS if uses(methods, name)}
         objectives = self._objectives(values) if has_auxiliaries(methods) else ()
-        if problem := why_impossible(methods, used) or _why_forgotten(methods, used, len(objectives)):
+        if problem := _why_not(methods, used, len(objectives)):
             raise ValueError(problem)
         if "objectives_per_step" in used:
             used["objectives_per_step"] = min(int(used["objectives_per_step"]) or len(objectives), len(objectives))
@@ -159,7 +159,8 @@ def has_auxiliaries(methods: Methods) -> bool:
 
 def needs_meta_dev(methods: Methods) -> bool:
     """Does this weighting look at the dev set while it trains?"""
-    return issubclass(METHODS[methods["weighting"]].settings, DevHead)
+    method = METHODS[methods["weighting"]]
+    return method.rounds or issubclass(method.settings, DevHead)
 
 
 def uses(methods: Methods, name: str) -> bool:
@@ -174,7 +175,10 @@ def uses(methods: Methods, name: str) -> bool:
 
 
 def why_impossible(methods: Methods, settings: Mapping[str, Value]) -> str | None:
-    """Why no trial can run with these settings together, as far as they are known; None if it can."""
+    """Why no trial can run with these settings together, as far as they are known; None if it can.
+
+    What is said of methods begins with the family that is at fault.
+    """
     if methods["schedule"] == "pretrain_then_finetune" and not has_auxiliaries(methods):
         return (
             "schedule 'pretrain_then_finetune' has nothing to pretrain on: weighting 'end_task_only' has no auxiliaries"
@@ -185,7 +189,40 @@ def why_impossible(methods: Methods, settings: Mapping[str, Value]) -> str | Non
         return f"task_clip cuts gradients that surgery {methods['surgery']!r} compares as they are: leave one out"
     if settings.get("batch_split") == "hierarchical" and methods["weighting"] != "aang":
         return f"batch_split 'hierarchical' goes by AANG's factors; weighting {methods['weighting']!r} has none"
-    return _why_no_basis(settings)
+    return _why_no_rounds(methods) or _why_no_basis(settings)
+
+
+def _why_no_rounds(methods: Methods) -> str | None:
+    """Why a weighting that mixes branches cannot go with the surgery or the schedule."""
+    weighting, surgery, schedule = (methods[family] for family in FAMILIES)
+    if not METHODS[weighting].rounds:
+        return None
+    if surgery != PLAINEST.surgery:
+        return f"surgery {surgery!r} cuts gradients, and weighting {weighting!r} mixes what branches have learned"
+    if schedule == "pretrain_then_finetune":
+        return f"schedule {schedule!r} has no end task beside its auxiliaries: weighting {weighting!r} needs both"
+    return None
+
+
+def _why_not(methods: Methods, settings: Mapping[str, Value], objectives: int) -> str | None:
+    """Why no trial can run with these settings and so many objectives."""
+    return (
+        why_impossible(methods, settings)
+        or _why_forgotten(methods, settings, objectives)
+        or _why_no_room(methods, settings, objectives)
+    )
+
+
+def _why_no_room(methods: Methods, settings: Mapping[str, Value], objectives: int) -> str | None:
+    """Why the steps do not suffice for one round, where it can be told without the data."""
+    if not METHODS[methods["weighting"]].rounds or not settings["pass_steps"]:
+        return None
+    each = max(1, round(float(settings["rho"]) * int(settings["pass_steps"])))
+    one_for_each = methods["weighting"] == "alphavil" or settings.get("fork_branches") == "each"
+    least = each * (1 + objectives if one_for_each else 1)
+    if least > int(settings["steps"]):
+        return f"steps {settings['steps']} leave no room for a round, which takes {least}: less rho or pass_steps"
+    return None
 
 
 def _why_no_basis(settings: Mapping[str, Value]) -> str | None:

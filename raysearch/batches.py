@@ -67,6 +67,9 @@ class Batches(Protocol):
     def objective(self, objective: Objective, count: int, generator: Generator) -> Group:
         """`count` examples drawn with replacement for `objective`, transformed and masked as it says."""
 
+    def size(self, objective: Objective) -> int:
+        """How many rows the objective's examples are drawn from."""
+
     def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
         """The inputs of all groups, one after another, for one forward."""
 

@@ -52,6 +52,10 @@ class ImageBatches:
         targets = Targets(view.original, asked, labels, int(asked.sum()), count)
         return Group((view.pixels.masked_fill(hidden[:, None], 0.0),), targets)
 
+    def size(self, objective: Objective) -> int:
+        """Images that the objective draws from."""
+        return len(IMAGE_DATA[objective.data](self.open_split))
+
     def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
         """All groups' pixels, one after another."""
         return (torch.cat([group.inputs[0] for group in groups]),)

@@ -55,6 +55,22 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def share(self, value: Tensor, owner: int) -> Tensor:
+        """The tensor of rank `owner`, on every rank; theirs has its shape and type."""
+        if self.world == 1:
+            return value
+        sent = value.to(self.device).contiguous()
+        dist.broadcast(sent.reshape(-1).view(torch.uint8), src=owner)
+        return sent.to(value.device)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The picklable values of all ranks, on every rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:

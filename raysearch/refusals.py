@@ -167,13 +167,13 @@ def _methods(search: Search, node: Node) -> None:
     places: list[tuple[Keys, Mapping[str, str]]] = [(("method",), search.method.plain())]
     places += [(("baselines", name, "method"), b.method.plain()) for name, b in search.baselines.items()]
     for keys, fixed in places:
-        if len(fixed) < len(FAMILIES) or has_auxiliaries(fixed):
+        if len(fixed) < len(FAMILIES):
             continue
-        if problem := why_impossible(fixed, {}):
-            raise node.error(problem, *keys, "schedule")
-        if fixed["surgery"] != PLAINEST.surgery:
+        if not has_auxiliaries(fixed) and fixed["surgery"] != PLAINEST.surgery:
             problem = f"surgery {fixed['surgery']!r} cuts auxiliary gradients, and weighting 'end_task_only' has none"
             raise node.error(problem, *keys, "surgery")
+        if why := why_impossible(fixed, {}):
+            raise node.error(why, *keys, why.split()[0])
 
 
 def _used(search: Search, node: Node) -> None:

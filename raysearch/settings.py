@@ -310,3 +310,70 @@ class Pretrain(Settings):
 
     pretrain_steps: int = knob(100, "steps on the auxiliary objectives alone", low=1, unit="step")
     pretrain_lr: float = knob(5e-4, "peak learning rate of the body in that phase", low=0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branches(Settings):
+    """Branches that train by themselves from common parameters, and are mixed: a round."""
+
+    rho: float = knob(
+        1.0, "share of a pass over its task's data that a branch trains on in a round", low=0, high=1, open_low=True
+    )
+    pass_steps: int = knob(0, "steps of a pass; 0: rows of the task's data over its batch size", low=0, unit="step")
+    branch_optimizer: str = knob(
+        "fresh", "AdamW begins anew in every round, or a branch keeps its moments", choices=("fresh", "kept")
+    )
+    delta_precision: str = knob(
+        "float32", "in what the changes of each branch are kept", choices=("float32", "bfloat16")
+    )
+    delta_place: str = knob(
+        "device", "where they are kept: with the parameters, or on the CPU", choices=("device", "cpu")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaVIL(Branches):
+    """alphaVIL: weights from how much of each task's change helps the end task."""
+
+    alpha_optimizer: str = knob(
+        "gd",
+        "what finds the alphas on meta-dev: gradient descent, one Newton step, or a simplex without gradients",
+        choices=("gd", "newton", "black_box"),
+    )
+    alpha_steps: int = knob(10, "gradient steps on the alphas; of black_box, points tried for each branch", low=0)
+    alpha_lr: float = knob(5e-3, "learning rate of the alphas under gd", low=0)
+    alpha_batch_size: int = knob(32, "meta-dev rows of a gradient of the alphas; 0 all", low=0, unit="example")
+    alpha_reach: float = knob(2.0, "farthest that an alpha may be from 1", low=0, open_low=True)
+    alpha_accept: str = knob(
+        "always",
+        "take the alphas as found; or only where the loss on all of meta-dev is not above that at 1 (ours)",
+        choices=("always", "better"),
+    )
+    weight_floor: float = knob(0.0, "least weight of a task; one that falls to 0 trains no more", low=0)
+    renormalise: bool = knob(False, "bring the weights to a mean of 1 after every round")
+    normalise_deltas: bool = knob(False, "scale what the branches changed to one length")
+    weight_scales: str = knob(
+        "rate",
+        "a task's weight multiplies its learning rate, or its loss, which AdamW hardly feels",
+        choices=("rate", "loss"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DIW(Branches):
+    """DIW, a re-interpretation: weights from what a further pass on each task alone brings the end task."""
+
+    diw_rate: float = knob(0.1, "most that a weight moves in a round", low=0)
+    diw_gain: str = knob("loss", "what is gained on meta-dev: metric, or less loss", choices=("score", "loss"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForkMerge(Branches):
+    """ForkMerge: branches of different tasks, merged as scores best on meta-dev."""
+
+    fork_branches: str = knob(
+        "each", "beside the end task alone: it with each objective, or with all of them", choices=("each", "together")
+    )
+    merge_points: int = knob(5, "parts that the grid of a coefficient has (the paper's 0, 0.2, ..., 1)", low=1)
+    prune_after: int = knob(0, "merges after which branches without a part are dropped; 0 never", low=0)
+    keep_branches: int = knob(0, "most branches kept then beside the end task's; 0 all that have a part", low=0)

@@ -24,7 +24,7 @@ def _table(name: str, *columns: pa.Field) -> pa.Schema:
 
 _TRIAL = column("trial_id", pa.string(), "the trial")
 _ATTEMPT = column("attempt", pa.int32(), "how often the trial had been begun again; the last attempt wins")
-_STEP = column("step", pa.int64(), "optimizer steps taken so far, all phases", unit="step")
+_STEP = column("step", pa.int64(), "optimizer steps taken so far, all phases and branches", unit="step")
 _TIME = column("time", pa.timestamp("us", tz="UTC"), "when, by the writer's clock")
 
 SEARCHES = _table(
@@ -83,10 +83,14 @@ WEIGHTS = _table(
     _TRIAL,
     _ATTEMPT,
     _STEP,
-    column("kind", pa.string(), "'objective', 'primitive' (a stage's softmax) or 'task'"),
-    column("stage", pa.string(), "data, transform, representation, output; empty for objectives and tasks"),
-    column("name", pa.string(), "the objective, the primitive or the task"),
-    column("weight", pa.float64(), "its share; the shares of one kind and stage sum to 1 at a step"),
+    column("kind", pa.string(), "'objective', 'primitive' (a stage's softmax), 'task', or 'branch' of a round"),
+    column(
+        "stage",
+        pa.string(),
+        "data, transform, representation, output; of a branch what is told: weight, alpha, gain; empty for the others",
+    ),
+    column("name", pa.string(), "the objective, the primitive, the task or the branch"),
+    column("weight", pa.float64(), "its share, which sum to 1 over a kind and stage at a step; of a branch as it is"),
     column("score", pa.float64(), "similarity of its gradient to the dev gradient at this step; null if not asked"),
 )
 

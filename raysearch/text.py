@@ -77,8 +77,7 @@ class TextBatches:
 
     def objective(self, objective: Objective, count: int, generator: Generator) -> Group:
         """`count` examples drawn with replacement for `objective`, transformed and masked as it says."""
-        data = self.own.get("data", {}).get(objective.data) or data_of(objective.data)
-        split = data(self.open_split)
+        split = self._data(objective)
         rows = torch.randint(len(split), (count,), generator=generator)
         tokens = padded(split, rows.tolist(), self.vocabulary, self.longest)
         selected = select(tokens, self.probability, self.vocabulary, generator)
@@ -97,6 +96,10 @@ class TextBatches:
             inputs += (view.noise * numbers,)
         return Group(inputs, targets)
 
+    def size(self, objective: Objective) -> int:
+        """Texts that the objective draws from."""
+        return len(self._data(objective))
+
     def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
         """All groups' inputs, padded to the longest; padding sees only itself."""
         width = max(group.inputs[0].shape[1] for group in groups)
@@ -113,6 +116,10 @@ class TextBatches:
             masks.append(visible)
             noise.append(F.pad(more_noise[0], (0, more)) if more_noise else torch.zeros_like(tokens[-1]))
         return (torch.cat(tokens), torch.cat(masks), *([torch.cat(noise)] if noisy else []))
+
+    def _data(self, objective: Objective) -> Split:
+        data = self.own.get("data", {}).get(objective.data) or data_of(objective.data)
+        return data(self.open_split)
 
     def _asked(
         self, objective: Objective, view: View, visible: Tensor, split: Split, rows: Tensor

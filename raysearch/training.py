@@ -22,6 +22,7 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.image import ImageBatches
 from raysearch.image_model import ImageNetwork
 from raysearch.methods import METHODS
+from raysearch.methods.branches import Branching
 from raysearch.methods.schedules import Phase
 from raysearch.metrics import score
 from raysearch.model import Network, TextNetwork
@@ -30,6 +31,7 @@ from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
 from raysearch.ranks import Ranks
+from raysearch.rounds import Rounds
 from raysearch.steps import Losses
 from raysearch.tables import Report
 from raysearch.tasks import Split
@@ -117,6 +119,9 @@ class Trial:
         self.batches = batches_of(plan, about, self.splits)
         self.network = build(plan, about).to(ranks.device)
         self.update = Update(plan, self.network, self.splits, self.batches, len(about["labels"]), ranks)
+        self.rounds: Rounds | None = None
+        if isinstance(self.update.weighting, Branching):
+            self.rounds = Rounds(self.update, ranks, self._new_optimizer, self._take, self._on_meta_dev)
         self.phases: tuple[Phase, ...] = METHODS[plan.schedule].load()(plan.training, plan.method("schedule"))
         self.phase = self.phase_step = self.step = self.stale = 0
         self.best: dict[str, float] | None = None
@@ -140,21 +145,36 @@ class Trial:
             if self.optimizer is None:
                 self._begin(phase)
             while not self._over(phase):
-                self._take_step(phase)
-                if self.phase_step % self.training.eval_every == 0 or self.phase_step == phase.steps:
+                before = self.phase_step
+                self._advance(phase)
+                if self._passed(before, self.training.eval_every) or self._spent(phase):
                     if phase.end_task:
                         report = self._evaluation(phase)
                         self._keep(report)
                         yield report
                     else:
                         self._keep(None)
-                elif self.training.checkpoint_every and self.phase_step % self.training.checkpoint_every == 0:
+                elif self.training.checkpoint_every and self._passed(before, self.training.checkpoint_every):
                     self._keep(None)
             self.phase, self.phase_step, self.stale, self.optimizer = self.phase + 1, 0, 0, None
 
     def _over(self, phase: Phase) -> bool:
         out_of_patience = 0 < self.training.patience <= self.stale
-        return self.phase_step >= phase.steps or out_of_patience
+        return self._spent(phase) or out_of_patience
+
+    def _spent(self, phase: Phase) -> bool:
+        """Is there no room for another step, or round?"""
+        if (rounds := self._rounds(phase)) is not None:
+            return not rounds.steps(phase, self.phase_step)
+        return self.phase_step >= phase.steps
+
+    def _passed(self, before: int, every: int) -> bool:
+        """Has the phase passed a multiple of `every` since?"""
+        return before // every < self.phase_step // every
+
+    def _rounds(self, phase: Phase) -> Rounds | None:
+        """What trains in rounds, where the end task and its auxiliaries learn together."""
+        return self.rounds if phase.end_task and phase.auxiliary else None
 
     def _begin(self, phase: Phase) -> None:
         if phase.from_best and self.best is not None:
@@ -172,27 +192,42 @@ class Trial:
         ]
         return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=1e-6)
 
-    def _take_step(self, phase: Phase) -> None:
-        assert self.optimizer is not None
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = self.update(phase, self.step + 1)
+    def _advance(self, phase: Phase) -> None:
+        """Take a step; or a round, which is as many as its branches take."""
+        taken = 1
+        if (rounds := self._rounds(phase)) is not None:
+            taken = rounds.steps(phase, self.phase_step)
+            losses = rounds(phase, self.phase_step)
+        else:
+            assert self.optimizer is not None
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = self.update(phase, self.step + 1)
+            self._take(self.optimizer, phase, self.phase_step + 1)
+        self.step, self.phase_step = self.step + taken, self.phase_step + taken
+        self._remember(losses, in_rounds=rounds is not None)
+
+    def _take(self, optimizer: torch.optim.Optimizer, phase: Phase, at: int, scale: float = 1.0) -> None:
+        """Let `optimizer` step along the gradients, at the rates of place `at` of the phase."""
         if self.training.clip:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
-        factor = rate_factor(self.phase_step + 1, phase, self.training.warmup)
-        for group, rate in zip(self.optimizer.param_groups, (phase.lr, phase.lr, phase.head_lr), strict=True):
+        factor = scale * rate_factor(at, phase, self.training.warmup)
+        for group, rate in zip(optimizer.param_groups, (phase.lr, phase.lr, phase.head_lr), strict=True):
             group["lr"] = rate * factor
-        self.optimizer.step()
-        self.step, self.phase_step = self.step + 1, self.phase_step + 1
-        self._remember(losses)
+        optimizer.step()
+
+    def _on_meta_dev(self) -> tuple[float, float]:
+        """The network's metric and loss there; every rank looks at all of it."""
+        alone = Ranks(device=self.ranks.device)
+        return evaluate(self.network, self.splits("meta_dev"), self.batches, self.metric, alone)
 
     # ---- what is said ----
 
-    def _remember(self, losses: Losses) -> None:
+    def _remember(self, losses: Losses, *, in_rounds: bool) -> None:
         self.sums["end_task"] += losses.end_task
         self.sums["aux"] += losses.aux
         self.sums["steps"] += 1
         if self.ranks.rank == 0 and self.plan.objectives:
-            self.weights.remember(self.step, self.update.last_scores)
+            self.weights.remember(self.step, self.update.last_scores, moved=in_rounds)
 
     def _evaluation(self, phase: Phase) -> Report:
         """Score select-dev, and keep the parameters if they are the best so far."""
@@ -230,10 +265,11 @@ class Trial:
 
     def _keep(self, report: Report | None) -> None:
         """Write the report, if any, and then the checkpoint that has taken it into account."""
+        state = self._state()
         if self.ranks.rank == 0:
             if report is not None:
                 self.files.add_report(report)
-            checkpoint.save(self.files.state, self._state())
+            checkpoint.save(self.files.state, state)
         self.ranks.barrier()
 
     def _state(self) -> dict[str, Any]:
@@ -246,6 +282,7 @@ class Trial:
             "parameters": parameters_of(self.network),
             "optimizer": self.optimizer.state_dict(),
             "weighting": self.update.weighting.state(),
+            "rounds": self.rounds.state() if self.rounds is not None else None,
             "surgery": surgery.state() if surgery is not None else None,
             "bases": self.update.examples.taken if self.update.examples is not None else 0,
             "sums": self.sums,
@@ -264,6 +301,8 @@ class Trial:
         self.optimizer = self._new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
         self.update.weighting.load(state["weighting"])
+        if self.rounds is not None:
+            self.rounds.load(state["rounds"])
         if self.update.surgery is not None:
             self.update.surgery.load(state["surgery"])
         if self.update.examples is not None:

@@ -33,9 +33,12 @@ class Trajectory:
         self.weights: list[Tensor] = []  # T of (R,)
         self.scores: list[Tensor] = []  # T of (R,), NaN where there is none
 
-    def remember(self, step: int, learned: tuple[list[int], Scores] | None) -> None:
-        """Take the weights as they stand after `step`; what `learned` there is null where nothing was."""
-        if self.last and (learned is None or step < self.last + self.every):
+    def remember(self, step: int, learned: tuple[list[int], Scores] | None, *, moved: bool = False) -> None:
+        """Take the weights as they stand after `step`; what `learned` there is null where nothing was.
+
+        Those that have neither learned nor `moved` in another way are told once.
+        """
+        if self.last and ((learned is None and not moved) or step < self.last + self.every):
             return
         scores = torch.full((len(self.names),), math.nan, dtype=torch.float64)
         if learned is not None:

@@ -10,6 +10,7 @@ tasks' gradients are products of what the layers were given and got back (`gradi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,6 +104,16 @@ class Update:
         if cuts:
             return self._two(step, groups, generator)
         return self._together(step, groups)
+
+    def alone(self) -> Update:
+        """The same for this rank by itself: whole batches, and nothing is summed over ranks."""
+        other = copy.copy(self)
+        other.ranks = Ranks(device=self.ranks.device)
+        return other
+
+    def along(self, step: Step, generator: Generator) -> Losses:
+        """Set the gradients of a step that is settled already; ArithmeticError if a loss is not finite."""
+        return self._together(step, self._groups(step, generator))
 
     def _together(self, step: Step, groups: Grouped) -> Losses:
         """One backward for body and heads."""

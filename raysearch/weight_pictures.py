@@ -1,6 +1,7 @@
-"""Pictures of weights: how they moved in a trial, and how objectives rank by them (AANG's Figures 4 and 5).
+"""Pictures of weights: how they moved in a trial, and how objectives rank by them.
 
-Dery, Michel, Khodak, Neubig & Talwalkar (ICLR 2023), https://arxiv.org/abs/2205.14082
+Dery, Michel, Khodak, Neubig & Talwalkar (ICLR 2023), Figures 4 and 5, https://arxiv.org/abs/2205.14082
+Kourdis, Gordon-Hall & Gorinski 2024, Figure 3, https://arxiv.org/abs/2405.07769
 """
 
 from __future__ import annotations
@@ -13,9 +14,19 @@ from raysearch.pictures import DASHES, MUTED, SERIES, Rows, column, grouped, pic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+TITLES = {
+    "task": "end task's share, lambda_e",
+    "alpha": "alpha: how much of a branch was taken",
+    "weight": "weight of the branch's task",
+    "gain": "gain by a task alone",
+}
+SIGNED = ("alpha", "gain")  # may be below 0
+
 
 def trajectories(found: Rows) -> list[str]:
-    """For each stage the weight of each primitive over the steps, the best evaluation marked (Figure 4).
+    """For each stage the weight of each primitive over the steps, the best evaluation marked (AANG's Figure 4).
+
+    Of branches, their alphas and weights (alphaVIL's Figure 3).
 
     A stage with one primitive, or weights that were said once, give no picture.
     """
@@ -25,13 +36,14 @@ def trajectories(found: Rows) -> list[str]:
         if (stage != "task" and len(lines) < 2) or len(set(column(rows, "step"))) < 2:
             continue
         with picture(f"weights-{stage}", f"Weights of {stage} over steps", 4.4, 2.4) as (drawing, axes):
-            axes.set_title("end task's share, lambda_e" if stage == "task" else stage)
+            axes.set_title(TITLES.get(stage, stage))
             axes.axvline(rows[0]["best_step"], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
             for i, line in enumerate(lines.values()):
                 dashes = DASHES[(i // len(SERIES)) % len(DASHES)]
                 x, y = column(line, "step"), column(line, "weight")
                 axes.plot(x, y, color=SERIES[i % len(SERIES)], linestyle=dashes)
-            axes.set_ylim(0, None)
+            if stage not in SIGNED:
+                axes.set_ylim(0, None)
             if stage != "task":
                 _label_ends(axes, max(column(rows, "step")), lines)
             axes.set_xlabel("optimizer steps")
@@ -41,7 +53,7 @@ def trajectories(found: Rows) -> list[str]:
 
 
 def ranking(found: Rows) -> str:
-    """Objectives in the order of their mean weight, early at the left and late at the right (Figure 5)."""
+    """Objectives in the order of their mean weight, early at the left and late at the right (AANG's Figure 5)."""
     colours, height = output_colours(column(found, "name")), 0.21 * len(found) + 0.5
     label = "Objectives ranked by mean weight, early and late"
     with picture("ranking", label, 7.4, height) as (drawing, axes):
@@ -77,11 +89,11 @@ def _short_names(names: list[str]) -> list[str]:
 
 def _label_ends(axes: Axes, x: float, lines: dict[str, Rows]) -> None:
     """Write each line's name at its end, moved up or down as far as legibility asks."""
-    top = axes.get_ylim()[1]
+    bottom, top = axes.get_ylim()
     ranked = sorted((line[-1]["weight"], i, name) for i, (name, line) in enumerate(lines.items()))
     places: list[float] = []
     for weight, _, _ in ranked:
-        places.append(max(weight, places[-1] + 0.085 * top) if places else weight)
+        places.append(max(weight, places[-1] + 0.085 * (top - bottom)) if places else weight)
     over = max(0.0, places[-1] - top)
     for (_, i, name), place in zip(ranked, places, strict=True):
         axes.annotate(

@@ -95,7 +95,7 @@ REFUSED = [
     ("space: aang_td", "space: aang_full", "3: space: has objectives on out_of_domain text, and the task has no `out_of_domain:` file (aang_full)"),
     ("space: aang_td\n", "", "1: weighting 'aang' needs auxiliary objectives: name a space"),
     ("weighting: aang", "weighting: aagn", "4: method.weighting: unknown weighting 'aagn'; did you mean 'aang'?"),
-    ("weighting: aang", "weighting: attittud", "4: method.weighting: 'attittud' is a surgery, not a weighting; known: aang, end_task_only, eta_prim, meta_tartan, static"),
+    ("weighting: aang", "weighting: attittud", "4: method.weighting: 'attittud' is a surgery, not a weighting; known: aang, alphavil, diw, end_task_only, eta_prim, forkmerge, meta_tartan, static"),
     ("surgery: attittud", "surgery: none", "7: dimensions.eta_perp: is a setting of surgery 'attittud'; this search uses surgery 'none'"),
     ("steps: 60", "stepz: 60", "5: settings.stepz: unknown setting 'stepz'; did you mean 'steps'?"),
     ("steps: 60", "steps: 0", "5: settings.steps: must be in [1, inf), got 0"),
@@ -134,6 +134,19 @@ REFUSED = [
         "weighting: end_task_only, schedule: pretrain_then_finetune}",
         "12: baselines.fine_tune.method.schedule: schedule 'pretrain_then_finetune' has nothing to pretrain on: "
         "weighting 'end_task_only' has no auxiliaries",
+    ),
+    ("weighting: end_task_only}", "weighting: alphavil, surgery: pcgrad}", "12: baselines.fine_tune.method.surgery: surgery 'pcgrad' cuts gradients, and weighting 'alphavil' mixes what branches have learned"),
+    (
+        "weighting: end_task_only}",
+        "weighting: diw, schedule: pretrain_then_finetune}",
+        "12: baselines.fine_tune.method.schedule: schedule 'pretrain_then_finetune' has no end task beside its auxiliaries: "
+        "weighting 'diw' needs both",
+    ),
+    (
+        "weighting: end_task_only}",
+        "weighting: static, surgery: pcd, schedule: pretrain_then_finetune}",
+        "12: baselines.fine_tune.method.surgery: surgery 'pcd' keeps the end task's gradient: "
+        "schedule 'pretrain_then_finetune' would not move the body",
     ),
     ("trials: 2}", "trials: 2, settings: {k: 3}}", "12: baselines.fine_tune.settings.k: concerns auxiliary objectives; this baseline uses weighting 'end_task_only'"),
     ("trials: 2}", "trials: 2, space: xyz}", "12: baselines.fine_tune.space: is not used: weighting 'end_task_only' has no auxiliaries"),

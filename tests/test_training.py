@@ -22,7 +22,12 @@ from raysearch.training import rate_factor, train
 from raysearch.update import Splits
 
 METHODS_TO_RUN = [
-    *((w, s) for w in named("weighting") for s in ("none", "attittud") if (w, s) != ("end_task_only", "attittud")),
+    *(
+        (w, s)
+        for w, about in named("weighting").items()
+        for s in ("none", "attittud")
+        if (w, s) != ("end_task_only", "attittud") and not about.rounds
+    ),
     *(("static", s) for s in named("surgery") if s not in ("none", "attittud")),
     ("aang", "pcgrad"),
 ]

@@ -26,6 +26,7 @@ class Method:
     meaning: str
     paper: str
     needs: tuple[str, ...] = ()  # packages of the extra raysearch[torchjd]
+    rounds: bool = False  # a weighting that mixes what branches have learned
     memory: bool = False  # remembers gradients from step to step: wants those of the same objectives at every step
 
     @property
@@ -66,6 +67,8 @@ _FAIRGRAD = "Ban & Ji 2024, https://arxiv.org/abs/2402.15638"
 _NASH_MTL = "Navon et al. 2022, https://arxiv.org/abs/2202.01017"
 _GRADVAC = "Wang et al. 2020, https://arxiv.org/abs/2010.05874"
 _PCD = "Varam & AlHajri 2026, https://arxiv.org/abs/2606.29521"
+_ALPHAVIL = "Kourdis, Gordon-Hall & Gorinski 2024, https://arxiv.org/abs/2405.07769"
+_FORKMERGE = "Jiang et al. 2023, https://arxiv.org/abs/2301.12618"
 _QP = ("qpsolvers", "quadprog")
 
 METHODS: dict[str, Method] = {
@@ -82,6 +85,30 @@ METHODS: dict[str, Method] = {
         "weighting", "meta:MetaTartan", s.MetaTartan, "a softmax over all tasks, learned from meta-gradients", _TARTAN
     ),
     "aang": Method("weighting", "meta:Aang", s.Aang, "factored weights and lambda_e from meta-gradients", _AANG),
+    "alphavil": Method(
+        "weighting",
+        "branches:AlphaVIL",
+        s.AlphaVIL,
+        "from how much of each task's own training helps the end task",
+        _ALPHAVIL,
+        rounds=True,
+    ),
+    "diw": Method(
+        "weighting",
+        "branches:DIW",
+        s.DIW,
+        "from what a pass on a task alone brings the end task (re-interpretation)",
+        _ALPHAVIL,
+        rounds=True,
+    ),
+    "forkmerge": Method(
+        "weighting",
+        "branches:ForkMerge",
+        s.ForkMerge,
+        "branches with an objective each, merged as scores best on meta-dev",
+        _FORKMERGE,
+        rounds=True,
+    ),
     "none": Method("surgery", "attittud:keep", s.NoSettings, "the auxiliary gradient as it is", "baseline"),
     "attittud": Method(
         "surgery", "attittud:Attittud", s.Attittud, "re-weigh the gradient's parts by their effect", _ATTITTUD
