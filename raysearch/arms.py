@@ -21,7 +21,13 @@ from raysearch.settings import DevHead, Training, Value
 from raysearch.space import Space
 
 PLAINEST = MethodSpec()
-AUXILIARY = ("aux_batch_size", "select_probability")  # settings of Training that only auxiliary objectives use
+AUXILIARY = (
+    "aux_batch_size",
+    "select_probability",
+    "lm_head",
+    "lm_rank",
+    "weights_every",
+)  # settings of Training that only auxiliary objectives use
 BALANCE = (
     "lambda_e",
     "lambda_form",
@@ -29,6 +35,7 @@ BALANCE = (
     "eta_prim",
     "eta_prim_form",
 )  # settings that weigh the end task against its auxiliaries
+STEPS = ("steps", "pretrain_steps", "finetune_steps", "retrain_steps")  # of all phases
 Methods = Mapping[str, str]  # family -> method
 
 
@@ -133,8 +140,7 @@ class Arm:
     @property
     def longest(self) -> float:
         """The most optimizer steps that a trial of this arm can take, all phases."""
-        steps = ("steps", "pretrain_steps", "finetune_steps")
-        return max(sum(self.bound(key, max) for key in steps if uses(m, key)) for m in self.reachable())
+        return max(sum(self.bound(key, max) for key in STEPS if uses(m, key)) for m in self.reachable())
 
     def _possible(self, drawn: Mapping[str, Value]) -> bool:
         try:

@@ -21,7 +21,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from raysearch.model import LabelHead, Network, set_dropout
+from raysearch.heads import LabelHead
+from raysearch.model import Network, set_dropout
 from raysearch.plan import TrialPlan
 
 GROUP = 8  # channels that a group norm puts into one group, at most

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Model types that are known to be of one kind; another is asked when it is built.
 TEXT_TYPES = {"bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "albert", "deberta-v2", "camembert"}
 IMAGE_TYPES = {"resnet", "vit", "convnext", "convnextv2", "swin", "deit", "beit", "regnet", "mobilenet_v2", "dinov2"}
-NO_USE = {"image": ("max_length",), "text": ()}  # settings that say nothing of a kind
+NO_USE = {"image": ("max_length", "lm_head", "lm_rank"), "text": ()}  # settings that say nothing of a kind
 
 
 def check_kinds(search: Search, node: Node) -> None:

@@ -1,9 +1,8 @@
 """The encoder and its heads.
 
 The end task's head is the one of the Hugging Face sequence-classification model, so that what is trained is what is
-exported; each objective that predicts tokens has the head of the masked-LM model, its decoder tied to the embeddings
-(the authors keep an untied copy for each, 39 M parameters apiece with RoBERTa-base); each other objective has a
-two-layer ReLU head of its own (AANG's code).
+exported; each objective that predicts tokens has the head of the masked-LM model, its decoder as `lm_head` says
+(`heads`); each other objective has a two-layer ReLU head of its own (AANG's code).
 
     body       theta, shared by all tasks: the encoder without its pooler
     heads      phi: everything else
@@ -23,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
+from raysearch.heads import DenoiseHead, Given, HuggingFaceHead, LabelHead
 from raysearch.plan import TrialPlan
 from raysearch.pretrained import pretrained_source
 from raysearch.primitives.output import HEADS
@@ -34,77 +33,6 @@ _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "
 _HEAD_DROPOUTS = ("classifier_dropout", "seq_classif_dropout", "cls_dropout", "pooler_dropout")
 NOISE = 1.0  # standard deviation of noisy embeddings, in standard deviations of the embedding table
 MASK_STYLES = ("additive", "boolean")  # (B, 1, S, S) of 0 and -3e38, or (B, S, S) of true and false
-
-
-class _Given(nn.Module):
-    """Stands where a Hugging Face model has its body, and hands on hidden states that are already there."""
-
-    def __init__(self, pooler: nn.Module | None) -> None:
-        super().__init__()
-        self.pooler = pooler
-        self.hidden: Tensor | None = None
-
-    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
-        assert self.hidden is not None
-        pooled = self.pooler(self.hidden) if self.pooler is not None else None
-        return BaseModelOutputWithPooling(last_hidden_state=self.hidden, pooler_output=pooled)
-
-
-class HuggingFaceHead(nn.Module):
-    """A Hugging Face model without its body: hidden states in, logits out."""
-
-    def __init__(self, model: PreTrainedModel, pooler: nn.Module | None = None) -> None:
-        super().__init__()
-        self.model = model
-        setattr(model, model.base_model_prefix, _Given(pooler))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits of `hidden` (B, S, H): (B, C) for classification, (B, S, V) for a language model."""
-        given = getattr(self.model, self.model.base_model_prefix)
-        given.hidden = hidden
-        tokens = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        try:
-            logits: Tensor = self.model(input_ids=tokens).logits
-        finally:
-            given.hidden = None
-        return logits
-
-
-class DenoiseHead(nn.Module):
-    """Vocabulary logits (n, V) of selected positions (n, H)."""
-
-    def __init__(self, template: HuggingFaceHead, embedding: nn.Parameter) -> None:
-        super().__init__()
-        self.head = copy.deepcopy(template, {id(embedding): embedding})  # of a tied one, all but the embeddings
-        self.tie(self.head, embedding)
-
-    @staticmethod
-    def tie(head: HuggingFaceHead, embedding: nn.Parameter) -> None:
-        """Let a head decode by the embeddings. Raises ValueError for one without a decoder."""
-        decoder = head.model.get_output_embeddings()
-        if decoder is None:
-            raise ValueError(f"{type(head.model).__name__} has no output embeddings to tie")
-        decoder.weight = embedding
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits of each of the n positions."""
-        logits: Tensor = self.head(hidden[None])[0]
-        return logits
-
-
-class LabelHead(nn.Module):
-    """Two layers on position 0: class logits (b, C) of (b, H)."""
-
-    def __init__(self, width: int, classes: int, activation: type[nn.Module], dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(width, width), activation(), nn.Dropout(dropout), nn.Linear(width, classes)
-        )
-
-    def forward(self, first: Tensor) -> Tensor:
-        """Logits of the hidden states at position 0."""
-        logits: Tensor = self.layers(first)
-        return logits
 
 
 class Network(nn.Module):
@@ -180,6 +108,7 @@ class TextNetwork(Network):
 
     def _add_heads(self, plan: TrialPlan, classes: Mapping[str, int], vocabulary_size: int, dropout: float) -> None:
         template: HuggingFaceHead | None = None
+        shared: dict[str, DenoiseHead] = {}
         kinds = {**HEADS, **plan.primitives.get("heads", {})}
         embedding = self.body.get_input_embeddings().weight  # type: ignore[operator]
         for objective in plan.objectives:
@@ -190,7 +119,10 @@ class TextNetwork(Network):
                         _hugging_face(AutoModelForMaskedLM, plan.model, dropout, vocabulary_size)
                     )
                     DenoiseHead.tie(template, embedding)
-                self.heads.append(DenoiseHead(template, embedding))
+                own = DenoiseHead(template, embedding, plan.training.lm_head, plan.training.lm_rank)
+                if plan.training.lm_head == "shared":
+                    own = shared.setdefault(objective.output, own)
+                self.heads.append(own)
             else:
                 labels = classes[objective.data if objective.output == "extra_label" else "end_task"]
                 numbers = labels if kind == "labels" else int(kind)
@@ -266,7 +198,7 @@ class TextNetwork(Network):
         """A copy of body and end-task head as one Hugging Face model, for `save_pretrained`."""
         whole = copy.deepcopy(self.end_task.model)
         prefix = whole.base_model_prefix
-        given: _Given = getattr(whole, prefix)
+        given: Given = getattr(whole, prefix)
         body = copy.deepcopy(self.body)
         if given.pooler is not None:
             body.pooler = given.pooler

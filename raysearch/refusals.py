@@ -13,7 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raysearch.arms import BALANCE, PLAINEST, Arm, has_auxiliaries, in_order, needs_meta_dev, uses, why_impossible
+from raysearch.arms import (
+    BALANCE,
+    PLAINEST,
+    STEPS,
+    Arm,
+    has_auxiliaries,
+    in_order,
+    needs_meta_dev,
+    uses,
+    why_impossible,
+)
 from raysearch.declared import Dimension, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.kinds import check_kinds, check_timm
@@ -293,7 +303,7 @@ def _values(search: Search, node: Node) -> None:
             if (batch := low["batch_size"]) < search.resources.workers:
                 problem = f"{batch:g} examples cannot be shared by {search.resources.workers} workers"
                 raise node.error(problem, *_place(search, arm, "batch_size"))
-            steps = sum(high[key] for key in ("steps", "pretrain_steps", "finetune_steps") if key in high)
+            steps = sum(high[key] for key in STEPS if key in high)
             if arm.name == "search" and search.scheduler.name == "asha" and search.scheduler.grace >= steps:
                 problem = (
                     f"grace {search.scheduler.grace} is not below a trial's {steps:g} steps: none would be stopped"

@@ -88,6 +88,13 @@ class Training(Settings):
     )
     precision: str = knob("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
     weights_every: int = knob(1, "fewest steps between two entries of the weights table", low=1, unit="step")
+    lm_head: str = knob(
+        "tied",
+        "decoder of a head over the vocabulary: tied to the embeddings; shared, one tied head for each output; "
+        "low_rank, tied plus a correction of rank lm_rank; untied, a copy (the papers)",
+        choices=("tied", "shared", "low_rank", "untied"),
+    )
+    lm_rank: int = knob(8, "rank of the correction of lm_head 'low_rank'", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +309,13 @@ class FineTune(Settings):
 
     finetune_steps: int = knob(50, "steps on the end task alone", low=1, unit="step")
     finetune_lr: float = knob(1e-4, "constant rate of body and head in that phase", low=0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain(Settings):
+    """A second run from the first parameters, with the weights that the first one learned."""
+
+    retrain_steps: int = knob(200, "steps of the second run, at the rates of the first", low=1, unit="step")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from raysearch.methods.schedules import Phase
 from raysearch.methods.static import Coefficients
 
 END_TASK = -1  # beside the objectives' numbers
+SHARED = -3  # of a head's parameter: several objectives'
 Grouped = list[tuple[int, Group]]  # tasks and their rows
 
 

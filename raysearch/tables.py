@@ -65,7 +65,7 @@ EVALUATIONS = _table(
     _TRIAL,
     _ATTEMPT,
     _STEP,
-    column("phase", pa.string(), "joint, pretrain or finetune"),
+    column("phase", pa.string(), "joint, pretrain, finetune or retrain"),
     column("split", pa.string(), "select_dev; test only when a run is opened by export or a final report"),
     column("metric", pa.string(), "name of the score: accuracy, macro_f1, micro_f1"),
     column("score", pa.float64(), "the end task's metric on the split; higher is better"),

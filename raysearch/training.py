@@ -114,7 +114,7 @@ class Trial:
     def __init__(self, plan: TrialPlan, files: TrialFolder, ranks: Ranks) -> None:
         self.plan, self.files, self.ranks, self.training = plan, files, ranks, plan.training
         data = Path(plan.task["data"])
-        about = json.loads((data / "data.json").read_text(encoding="utf-8"))
+        self.about = about = json.loads((data / "data.json").read_text(encoding="utf-8"))
         self.metric, self.splits = about["metric"], Splits(data)
         self.batches = batches_of(plan, about, self.splits)
         self.network = build(plan, about).to(ranks.device)
@@ -180,6 +180,8 @@ class Trial:
         if phase.from_best and self.best is not None:
             self.ranks.barrier()
             set_parameters(self.network, checkpoint.load(self.files.best, self.ranks.device)["parameters"])
+        if phase.anew:
+            set_parameters(self.network, parameters_of(build(self.plan, self.about)))
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:

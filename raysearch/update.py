@@ -34,7 +34,7 @@ from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses, outputs_of
 from raysearch.ranks import Ranks
 from raysearch.settings import DevHead
-from raysearch.steps import END_TASK, Grouped, Losses, Step, add_losses, rows_of, within
+from raysearch.steps import END_TASK, SHARED, Grouped, Losses, Step, add_losses, rows_of, within
 from raysearch.tasks import Split, open_split
 
 
@@ -77,10 +77,12 @@ class Update:
             self.examples = Examples(plan, network, self.scope, splits("train"), batches, ranks, self.arithmetic)
         own = {id(p): END_TASK for p in network.end_task.parameters()}
         for number, head in enumerate(network.heads):
-            own |= {id(p): number for p in head.parameters()}
+            own |= {id(p): SHARED if id(p) in own else number for p in head.parameters()}
         self.head_tasks = [own[id(p)] for p in self.heads]
-        sides = [torch.full((p.numel(),), own[id(p)] == END_TASK, device=ranks.device) for p in self.heads]
-        self.of_end_task = torch.cat(sides)  # which numbers of the heads' flat gradient are the end task's head's
+        self.shared = [p for p, task in zip(self.heads, self.head_tasks, strict=True) if task == SHARED]
+        owners = [torch.full((p.numel(),), task) for p, task in zip(self.heads, self.head_tasks, strict=True)]
+        of = torch.cat(owners).to(ranks.device)  # whose each number of the heads' flat gradient is
+        self.of_end_task, self.of_shared = of == END_TASK, of == SHARED
 
     # ---- a step ----
 
@@ -209,7 +211,10 @@ class Update:
         return said, gradient
 
     def _task_gradients(self, step: Step, groups: Grouped) -> tuple[Tensor, TaskGradients, dict[int, Tensor]]:
-        """The heads' gradients, unweighted; every task's in the body; their losses. A task's rows are on one rank."""
+        """The heads' gradients, unweighted but shared ones; every task's in the body; their losses.
+
+        A task's rows are on one rank.
+        """
         said: dict[int, Tensor] = {}
         mine = self._whole(groups)
         heads = torch.zeros(sum(p.numel() for p in self.heads), device=self.ranks.device)
@@ -220,7 +225,7 @@ class Update:
                 own, gradient = self._backward([(task, group)], lambda _: 1.0)
                 add_losses(said, own)
                 g[step.tasks.index(task)] = gradient[:D]
-                heads += gradient[D:]
+                heads += torch.where(self.of_shared, self._head_factor(step, task), 1.0) * gradient[D:]
             return heads, Plain(g), said
         found = []
         for some in self._micro(mine):
@@ -228,9 +233,12 @@ class Update:
                 losses = self._losses(some)
             total = sum(losses.values(), torch.zeros(()))
             expected = flat_gradient(total, self.body, keep_graph=True) if not self._is_checked else None
+            together = [self._head_factor(step, task) * loss for task, loss in losses.items()] if self.shared else []
+            shared = flat_gradient(sum(together, torch.zeros(())), self.shared, keep_graph=True) if together else None
             pieces, own_heads = self.capture.pieces(total, self.heads)
             if own_heads:
-                heads += torch.cat([g.flatten() for g in own_heads])
+                flat = torch.cat([g.flatten() for g in own_heads])
+                heads += flat if shared is None else flat.masked_scatter(self.of_shared, shared)
             found.append((pieces, rows_of(some)))
             if expected is not None:
                 here = Segmented(pieces_of(self.body, found[-1:]), tuple(task for task, _ in some), self.body[0])
@@ -282,7 +290,12 @@ class Update:
         """Each head's gradient times its task's coefficient; an end task that is only looked at keeps its own."""
         return self._times(heads, {task: step.coefficient(task) or 1.0 for task in step.tasks})
 
+    def _head_factor(self, step: Step, task: int) -> float:
+        """What a task's gradient in its head is multiplied by, as in `_weighed` and `_scaled`."""
+        return step.weight(task) if isinstance(self.surgery, Attittud) else step.coefficient(task) or 1.0
+
     def _times(self, heads: Tensor, factors: dict[int, float]) -> Tensor:
+        factors = {SHARED: 1.0, **factors}
         pieces = heads.split([p.numel() for p in self.heads])
         return torch.cat([piece * factors.get(t, 0.0) for piece, t in zip(pieces, self.head_tasks, strict=True)])
 

@@ -26,7 +26,7 @@ LAYERS = """
 words         errors settings profiles tables methods
 declarations  catalog reading own plan space literature knobs image_specs declared kinds arms pretrained refusals spec
 data          rows docstrings vocabulary tagged prepared image_rows image_dealing image_data tasks
-batches       ranks metrics model image_model primitives primitives.* batches text image
+batches       ranks metrics heads model image_model primitives primitives.* batches text image
 training      gradients gradients.* methods.* steps examples update rounds checkpoint trajectory training
 record        segments ledger run paired pictures sweep_pictures weight_pictures markup comparisons page report
 search        samplers study planning progress sessions broker serving recording fleet tuning search

@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 
 from raysearch import checkpoint
+from raysearch.checkpoint import TrialFolder
 from raysearch.declared import ExtraTask
 from raysearch.methods import named
 from raysearch.methods.schedules import Phase
@@ -18,7 +19,7 @@ from raysearch.plan import Objective, TrialPlan
 from raysearch.ranks import Ranks
 from raysearch.space import load_space
 from raysearch.tables import EVALUATIONS, Report
-from raysearch.training import rate_factor, train
+from raysearch.training import Trial, rate_factor, train
 from raysearch.update import Splits
 
 METHODS_TO_RUN = [
@@ -276,3 +277,32 @@ def test_weights_are_said_as_seldom_as_is_asked_for(data: Path, tmp_path: Path) 
     rows = [row for report in reports if report.weights is not None for row in report.weights.to_pylist()]
     assert sorted({row["step"] for row in rows}) == [1, 4, 8, 12]  # at first, then as soon as something was learned
     assert all(math.isfinite(row["weight"]) for row in rows)
+
+
+def test_retraining_begins_anew_with_the_weights_that_were_learned(data: Path, tmp_path: Path) -> None:
+    plan = tiny_plan(data, "aang", "none", "joint_then_retrain", lr=3e-3, checkpoint_every=1, lr_weights=0.5)
+    reports = list(train(plan, folder=tmp_path / "both"))
+    assert [(r.step, r.evaluation["phase"]) for r in reports] == [
+        (2, "joint"), (4, "joint"), (6, "joint"), (8, "retrain"), (10, "retrain"),
+    ]  # fmt: skip
+    trial = Trial(plan, TrialFolder(tmp_path / "by hand"), Ranks())
+    first = {name: value.clone() for name, value in trial.network.named_parameters()}
+    for _ in range(6):
+        trial.optimizer = trial.optimizer or trial._new_optimizer()
+        trial._take_step(trial.phases[0])
+    learned = trial.update.weighting.weights().clone()
+    assert any(not torch.equal(first[name], value) for name, value in trial.network.named_parameters())
+    trial._begin(trial.phases[1])
+    assert all(torch.equal(first[name], value) for name, value in trial.network.named_parameters())
+    assert torch.equal(trial.update.weighting.weights(), learned)
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4])
+def test_a_trial_that_retrains_resumes_bit_equal(data: Path, tmp_path: Path, stop_after: int) -> None:
+    plan = tiny_plan(data, "aang", "none", "joint_then_retrain")
+    whole = [said(report) for report in train(plan, folder=tmp_path / "whole")]
+    interrupted = train(plan, folder=tmp_path / "cut")
+    for _ in range(stop_after):
+        next(interrupted)
+    interrupted.close()
+    assert [said(report) for report in train(plan, folder=tmp_path / "cut")] == whole

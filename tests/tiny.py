@@ -30,6 +30,7 @@ OBJECTIVES = tuple(
         ("end_task", "replace", "random_factorized", "end_task"),
     ]
 )
+SHORT = {"m": 4, "k": 2, "finetune_steps": 4, "pretrain_steps": 4, "retrain_steps": 4}
 QUICK = {"steps": 6, "eval_every": 2, "batch_size": 8, "aux_batch_size": 8, "max_length": 16, "dropout": 0.1}
 
 
@@ -48,7 +49,7 @@ def tiny_plan(
     complete = asdict(Training())
     for method in (weighting, surgery, schedule):
         complete |= asdict(METHODS[method].settings())
-    complete |= {k: v for k, v in {"m": 4, "k": 2, "finetune_steps": 4, "pretrain_steps": 4}.items() if k in complete}
+    complete |= {k: v for k, v in SHORT.items() if k in complete}
     complete |= QUICK | settings
     return TrialPlan(
         number=0,

@@ -159,6 +159,9 @@ METHODS: dict[str, Method] = {
     "joint_then_finetune": Method(
         "schedule", "schedules:joint_then_finetune", s.FineTune, "together, then the end task alone", _AANG
     ),
+    "joint_then_retrain": Method(
+        "schedule", "schedules:joint_then_retrain", s.Retrain, "together, then anew with the weights learned", _AANG
+    ),
     "pretrain_then_finetune": Method(
         "schedule", "schedules:pretrain_then_finetune", s.Pretrain, "auxiliaries first, then the end task alone", _DAPT
     ),

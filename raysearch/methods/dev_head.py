@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from raysearch import settings as s
-from raysearch.model import LabelHead
+from raysearch.heads import LabelHead
 from raysearch.primitives.output import example_losses
 
 

@@ -6,7 +6,7 @@ over only where it is better (AANG's second stage).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raysearch import settings as s
@@ -24,6 +24,7 @@ class Phase:
     auxiliary: bool = True  # the objectives do
     constant: bool = False  # no warm-up and decay
     from_best: bool = False  # begin from the best state so far
+    anew: bool = False  # begin with the parameters that the trial began with
 
 
 def joint(training: s.Training, settings: s.NoSettings) -> tuple[Phase, ...]:
@@ -37,6 +38,16 @@ def joint_then_finetune(training: s.Training, settings: s.FineTune) -> tuple[Pha
     rate: dict[str, Any] = {"lr": settings.finetune_lr, "head_lr": settings.finetune_lr}
     last = Phase(name="finetune", steps=settings.finetune_steps, **rate, auxiliary=False, constant=True, from_best=True)
     return (*joint(training, s.NoSettings()), last)
+
+
+def joint_then_retrain(training: s.Training, settings: s.Retrain) -> tuple[Phase, ...]:
+    """Together; then again from the first parameters, with the weights as they were learned (AANG's `-do-retrain`).
+
+    One trial, and not two of which the second names the first: its plan tells all that it does, it is stopped, resumed
+    and compared like any other, and each configuration of a search begins again from its own weights.
+    """
+    (first,) = joint(training, s.NoSettings())
+    return (first, replace(first, name="retrain", steps=settings.retrain_steps, anew=True))
 
 
 def pretrain_then_finetune(training: s.Training, settings: s.Pretrain) -> tuple[Phase, ...]:
