@@ -24,7 +24,26 @@ Metric = Literal["accuracy", "macro_f1", "micro_f1"]
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
 Executor = Literal["fleet", "train_run", "in_process"]
 
-TASKS: dict[str, dict[str, Any]] = {"docstrings": {"name": "docstrings", "metric": "macro_f1"}, **IMAGE_TASKS}
+
+def _filed(name: str, metric: str, train: str = "train", folder: str = "") -> dict[str, Any]:
+    """A task of the papers by its name: its files in a folder of the data root."""
+    files = {
+        split: f"{folder or name}/{file}.jsonl"
+        for split, file in {"train": train, "dev": "dev", "test": "test"}.items()
+    }
+    return {"name": name, **files, "metric": metric}
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "docstrings": {"name": "docstrings", "metric": "macro_f1"},
+    "acl_arc": _filed("acl_arc", "macro_f1"),  # as published: 52 of its 139 test texts stand in train
+    "acl_arc_noleak": _filed("acl_arc_noleak", "macro_f1", "train_noleak", "acl_arc"),
+    "scierc": _filed("scierc", "macro_f1"),
+    "chemprot": _filed("chemprot", "accuracy"),
+    "chemprot_noleak": _filed("chemprot_noleak", "accuracy", "train_noleak", "chemprot"),
+    "imdb": _filed("imdb", "macro_f1"),
+    **IMAGE_TASKS,
+}
 MODELS: dict[str, dict[str, Any]] = {
     "tiny": {
         "config": {
