@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DIGITS = ("1", "8", "9")  # of the ten, those that a linear model tells apart worst when it has few images of each
 DIGITS_EACH = {"test": 60, "dev": 80, "train": 5}  # images of each
+PAIRED_EACH = {"test": 50, "dev": 60, "train": 60}  # images of each of the ten that are laid over each other
+PAIRS = {"train": 600, "dev": 600, "test": 500}
 
 
 def dealt(task: ImageTask, parts: Mapping[str, Images]) -> dict[str, Images]:
@@ -51,9 +53,10 @@ def dealt(task: ImageTask, parts: Mapping[str, Images]) -> dict[str, Images]:
 
 
 def digits(task: ImageTask) -> dict[str, Images]:
-    """The splits of the embedded task: scikit-learn's 8x8 digits (Alpaydin & Kaynak 1998), three of them the end task.
+    """The splits of the embedded tasks, of scikit-learn's 8x8 digits (Alpaydin & Kaynak 1998).
 
-    The other seven are the auxiliary images. https://archive.ics.uci.edu/dataset/80
+    digits: three of them are the end task, the other seven the auxiliary images. multi_digits: pairs of them laid over
+    each other. https://archive.ics.uci.edu/dataset/80
     """
     from sklearn.datasets import load_digits
 
@@ -61,12 +64,15 @@ def digits(task: ImageTask) -> dict[str, Images]:
     pixels = np.round(found.images * (255 / 16)).astype(np.uint8)
     pictures = list(pixels)
     whole = Images("scikit-learn's digits", pictures, [str(n) for n in found.target], [key_of(p) for p in pictures])
-    end_task = _of_classes(whole, DIGITS)
+    paired = task.name == "multi_digits"
+    end_task = whole if paired else _of_classes(whole, DIGITS)
     splits: dict[str, Images] = {}
-    for name, each in DIGITS_EACH.items():
+    for name, each in (PAIRED_EACH if paired else DIGITS_EACH).items():
         each = task.train_per_class or each if name == "train" else each
         splits[name] = _few(end_task, each, "digits", "task.train_per_class")
         end_task = _without(end_task, splits[name])
+    if paired:
+        return _with_meta_dev(_overlaid(splits, PAIRS), task.meta_dev)
     rest = [i for i, label in enumerate(whole.labels) if label not in DIGITS]
     return _with_meta_dev(splits | {"auxiliary": whole.take(rest)}, task.meta_dev)
 

@@ -1,9 +1,9 @@
 """The image networks: a body that gives each image one vector, and the heads on it.
 
-Our own: a small convolutional network, and the wide residual network of Zagoruyko & Komodakis 2016
-(https://arxiv.org/abs/1605.07146), pre-activation, with dropout between a block's convolutions. Others: any Hugging
-Face image classifier, or timm model, whose last linear layer is the classifier; it becomes the end task's head, and
-what lies before it the body. A probe makes sure that the two, put together, are the whole model.
+Our own: a small convolutional network, one like LeNet (LeCun et al. 1998), and the wide residual network of Zagoruyko
+& Komodakis 2016 (https://arxiv.org/abs/1605.07146), pre-activation, with dropout between a block's convolutions.
+Others: any Hugging Face image classifier, or timm model, whose last linear layer is the classifier; it becomes the end
+task's head, and what lies before it the body. A probe makes sure that the two, put together, are the whole model.
 
     pixels     (b, C, H, W) normalised
     hidden     (b, 1, F) the vector that the classifier reads
@@ -43,6 +43,28 @@ class SmallCNN(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (b, F)."""
         features: Tensor = self.dropout(self.layers(pixels).mean(dim=(2, 3)))
+        return features
+
+
+class LeNet(nn.Module):
+    """Two convolutions 5 x 5, each halving the image, and a linear layer on all that is left: features (b, F).
+
+    Unlike LeNet's they keep the border, so that images may be small.
+    """
+
+    def __init__(self, shape: tuple[int, ...], widths: list[int], dropout: float) -> None:
+        super().__init__()
+        first, second, features = widths
+        left = (math.ceil(math.ceil(shape[1] / 2) / 2)) ** 2
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(shape[0], first, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
+            *(nn.Conv2d(first, second, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(second * left, features), nn.ReLU(), nn.Dropout(dropout)),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features (b, F)."""
+        features: Tensor = self.layers(pixels)
         return features
 
 
@@ -196,7 +218,7 @@ def parted(
 ) -> tuple[nn.Module, nn.Linear, str]:
     """The declared model as body, classifier, and the classifier's name within it ("" where they are two)."""
     if model.get("image"):
-        body = _own(model, shape[0], dropout)
+        body = _own(model, shape, dropout)
         with torch.no_grad():
             width = body.eval()(torch.zeros(1, *shape)).shape[1]
         return body.train(), nn.Linear(width, classes), ""
@@ -217,12 +239,14 @@ def joined(body: nn.Module, linear: nn.Linear, place: str) -> nn.Module:
     return nn.Sequential(body, linear)
 
 
-def _own(model: Mapping[str, Any], channels: int, dropout: float) -> nn.Module:
-    norm = model["norm"]
+def _own(model: Mapping[str, Any], shape: tuple[int, ...], dropout: float) -> nn.Module:
+    channels = shape[0]
     if model["image"] == "small_cnn":
-        body: nn.Module = SmallCNN(channels, list(model["widths"]), norm, dropout)
+        body: nn.Module = SmallCNN(channels, list(model["widths"]), model["norm"], dropout)
+    elif model["image"] == "lenet":
+        body = LeNet(shape, list(model["widths"]), dropout)
     else:
-        body = WideResNet(channels, model["depth"], model["widen"], norm, dropout)
+        body = WideResNet(channels, model["depth"], model["widen"], model["norm"], dropout)
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -18,10 +18,13 @@ from raysearch.settings import knob
 ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
 REST = "rest"  # `auxiliary: rest`: what the end task leaves of its own source
 
-IMAGE_TASKS: dict[str, dict[str, Any]] = {"digits": {"kind": "image", "name": "digits", "metric": "accuracy"}}
+IMAGE_TASKS: dict[str, dict[str, Any]] = {
+    name: {"kind": "image", "name": name, "metric": "accuracy"} for name in ("digits", "multi_digits")
+}
 _RESNET18 = {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "embedding_size": 64}
 IMAGE_MODELS: dict[str, dict[str, Any]] = {
     "small_cnn": {"image": "small_cnn", "norm": "group"},
+    "lenet": {"image": "lenet"},
     "wrn_10_1": {"image": "wide_resnet", "depth": 10, "widen": 1},
     "wrn_16_2": {"image": "wide_resnet", "depth": 16, "widen": 2},
     "wrn_22_4": {"image": "wide_resnet", "depth": 22, "widen": 4},
@@ -201,8 +204,8 @@ def _overlay(task: ImageTask, node: Node) -> None:
 class ImageModel:
     """A convolutional network of raysearch's own, or one of timm's."""
 
-    image: Literal["small_cnn", "wide_resnet"] | None = None
-    widths: tuple[int, ...] = ()  # small_cnn: channels of each layer
+    image: Literal["small_cnn", "lenet", "wide_resnet"] | None = None
+    widths: tuple[int, ...] = ()  # small_cnn: channels of each layer; lenet: of its two, and features
     depth: int = 0  # wide_resnet: convolutions, 6 n + 4
     widen: int = 0  # wide_resnet: factor on the channels
     norm: Literal["batch", "group"] = "batch"  # group: no image depends on the others of its batch
@@ -223,10 +226,12 @@ class ImageModel:
         for key in node.value:
             if key not in _KEYS[whose]:
                 raise node.error(f"is no key of {whose}; it has {', '.join(_KEYS[whose])}", key)
-        if whose == "small_cnn":
-            model = replace(model, widths=model.widths or (32, 64, 128))
+        if whose in _WIDTHS:
+            model = replace(model, widths=model.widths or _WIDTHS[whose])
             if min(model.widths) < 1:
                 raise node.error(f"must be at least 1, got {min(model.widths)}", "widths")
+            if whose == "lenet" and len(model.widths) != 3:
+                raise node.error("must be three: channels of two convolutions, and features", "widths")
         if whose == "wide_resnet":
             model = replace(model, depth=model.depth or 16, widen=model.widen or 1)
             if model.depth < 10 or (model.depth - 4) % 6:
@@ -241,8 +246,10 @@ class ImageModel:
         return {key: part for key, part in parts.items() if part}
 
 
+_WIDTHS: dict[str, tuple[int, ...]] = {"small_cnn": (32, 64, 128), "lenet": (10, 20, 50)}
 _KEYS = {
     "small_cnn": ("image", "widths", "norm"),
+    "lenet": ("image", "widths"),
     "wide_resnet": ("image", "depth", "widen", "norm"),
     "timm": ("timm", "pretrained"),
 }

@@ -363,7 +363,7 @@ class AlphaVIL(Branches):
         "take the alphas as found; or only where the loss on all of meta-dev is not above that at 1 (ours)",
         choices=("always", "better"),
     )
-    weight_floor: float = knob(0.0, "least weight of a task; one that falls to 0 trains no more", low=0)
+    weight_floor: float = knob(0.01, "least weight of a task; one that falls to 0 trains no more", low=0)
     renormalise: bool = knob(False, "bring the weights to a mean of 1 after every round")
     normalise_deltas: bool = knob(False, "scale what the branches changed to one length")
     weight_scales: str = knob(

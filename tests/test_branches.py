@@ -61,7 +61,7 @@ def test_weights_stop_at_their_floor_and_a_task_at_zero_rests() -> None:
     weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.1))
     merged(weighting, [0.0, 0.0, 1.5])
     assert weighting.w.tolist() == [1, 1, 0.1]
-    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0))
+    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
     merged(weighting, [0.0, 0.0, 1.5])
     assert [branch.rests for branch in weighting.branches()] == [False, False, True]
     alphas, _ = merged(weighting, [0.0, 0.0, 1.5])  # a slope that a branch at rest cannot have
@@ -69,7 +69,7 @@ def test_weights_stop_at_their_floor_and_a_task_at_zero_rests() -> None:
 
 
 def test_weights_that_are_all_zero_are_an_error_with_its_remedy() -> None:
-    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0))
+    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
     merged(weighting, [1.0, 1.0, 1.5])
     with pytest.raises(ArithmeticError, match="give a weight_floor"):
         weighting.branches()

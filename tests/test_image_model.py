@@ -8,7 +8,7 @@ from tiny import tiny_plan
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from raysearch.image_model import Decoder, ImageNetwork, SmallCNN, WideResNet
+from raysearch.image_model import Decoder, ImageNetwork, SmallCNN, WideResNet, parted
 from raysearch.plan import Objective, TrialPlan
 from raysearch.space import IMAGE_STAGES
 
@@ -18,6 +18,7 @@ CONVNEXT = {"depths": [1, 1, 1, 1], "hidden_sizes": [4, 4, 8, 8], "patch_size": 
 MODELS: dict[str, dict[str, Any]] = {
     "small_cnn": {"image": "small_cnn", "widths": [4, 8], "norm": "group"},
     "small_cnn_batch": {"image": "small_cnn", "widths": [4, 8], "norm": "batch"},
+    "lenet": {"image": "lenet", "widths": [4, 6, 7]},
     "wide_resnet": {"image": "wide_resnet", "depth": 10, "widen": 1, "norm": "batch"},
     "wide_resnet_group": {"image": "wide_resnet", "depth": 10, "widen": 1, "norm": "group"},
     "resnet": {"config": RESNET},
@@ -125,3 +126,11 @@ def test_a_model_that_takes_other_images_is_refused(tmp_path: Path) -> None:
     AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"ViTForImageClassification takes no images of 3 x 16 x 16: .*32"):
         ImageNetwork(plan({"path": str(tmp_path)}), ABOUT)
+
+
+@pytest.mark.parametrize("side", [10, 28, 36])
+def test_lenet_gives_features_of_images_of_any_side(side: int) -> None:
+    body, linear, place = parted({"image": "lenet", "widths": [4, 6, 7]}, 3, (1, side, side), 0.0)
+    assert place == ""
+    assert linear(body(torch.randn(2, 1, side, side))).shape == (2, 3)
+    assert linear.in_features == 7

@@ -13,6 +13,7 @@ from pictures_of import class_folders, encoded, picture
 from raysearch.declared import TaskSpec
 from raysearch.errors import SpecError
 from raysearch.image_data import ImageSplit
+from raysearch.image_dealing import digits
 from raysearch.image_rows import decoded, fitted
 from raysearch.image_specs import ImageTask
 from raysearch.prepared import Prepared, about_of
@@ -354,3 +355,15 @@ def test_mnist_is_laid_over_itself(tmp_path: Path) -> None:
     assert found.sizes["meta_dev"] + found.sizes["select_dev"] == 50
     assert about_of(found.folder)["shape"] == [1, 36, 36]
     assert found.labels == tuple("0123456789")
+
+
+def test_pairs_of_embedded_digits_are_made_of_digits_that_no_other_split_has() -> None:
+    splits = digits(ImageTask(name="multi_digits"))
+    assert {name: len(images) for name, images in splits.items()} == {
+        "train": 600, "meta_dev": 300, "select_dev": 300, "test": 500, "auxiliary": 600,
+    }  # fmt: skip
+    assert splits["train"].keys == splits["auxiliary"].keys
+    assert splits["train"].labels != splits["auxiliary"].labels
+    assert set(splits["train"].labels) == set(map(str, range(10)))
+    keys = [set(splits[name].keys) for name in ("train", "meta_dev", "select_dev", "test")]
+    assert not any(a & b for i, a in enumerate(keys) for b in keys[:i])

@@ -19,6 +19,7 @@ from raysearch.errors import RunError, SpecError
 from raysearch.ledger import Ledger
 from raysearch.run import Run, open_run
 from raysearch.tables import TABLES, TRIALS
+from raysearch.weight_pictures import trajectories
 
 REPORTS = catalog.names("reports")
 EMPTY = {name: schema.empty_table() for name, schema in TABLES.items()} | {"best": TRIALS.empty_table()}
@@ -320,6 +321,21 @@ def test_without_factors_a_primitive_weighs_what_its_objectives_weigh():
     factored = [*weights, weight("primitive", "output", "denoise", 1, 0.6)]
     rows = answer("trajectories", best=best, weights=factored)
     assert [(row["stage"], row["weight"], row["best_step"]) for row in rows] == [("output", 0.6, 4)]
+
+
+def test_alphas_and_weights_of_branches_are_trajectories_and_drawn():
+    best = [trial("search", 0, 0.5, best_step=4)]
+    alphas = {("end_task", 2): 1.2, ("a/b/c/d", 2): -0.5, ("end_task", 4): 0.9, ("a/b/c/d", 4): 1.5}
+    weights = [weight("branch", "alpha", name, step, value) for (name, step), value in alphas.items()]
+    weights += [weight("branch", "weight", name, step, 1 + value) for (name, step), value in alphas.items()]
+    found = answer("trajectories", best=best, weights=weights)
+    assert [(row["stage"], row["name"], row["step"], row["weight"]) for row in found][:4] == [
+        ("alpha", "a/b/c/d", 2, -0.5), ("alpha", "a/b/c/d", 4, 1.5),
+        ("alpha", "end_task", 2, 1.2), ("alpha", "end_task", 4, 0.9),
+    ]  # fmt: skip
+    drawn = trajectories(found)
+    assert ["how much of a branch was taken" in drawn[0], "weight of the branch" in drawn[1]] == [True, True]
+    assert len(drawn) == 2
 
 
 def test_objectives_are_ranked_by_their_means_early_and_late():

@@ -26,11 +26,13 @@ COUNTS = {
     "xlnet_style": 1,
     "smoke": 6,
 }
-COUNTS |= {"image": 36, "image_td": 18, "auxiliary_label": 1}
+COUNTS |= {"image": 36, "image_td": 18, "auxiliary_label": 1, "labelled_sets": 2}
 EVERY = [
     Objective(**dict(zip(STAGES, parts, strict=True)))
-    for stages in KINDS.values()
-    for parts in itertools.product(*stages.values())
+    for kind, stages in KINDS.items()
+    for parts in itertools.product(
+        [*stages["data"], *(["extra_first", "extra_second"] if kind == "text" else [])], *list(stages.values())[1:]
+    )
 ]
 
 
