@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _LEADERS = 50  # rows of the leaderboard that are shown
 _NOTHING = {
+    "stages": "No trial has a second phase whose scores could be set beside the first one's.",
     "trajectories": "The search's best trial has no weights that move: there is no trajectory to show.",
     "ranking": "No trial whose weights move has completed: there is nothing to rank.",
     "leaderboard": "No trial has ended yet.",
@@ -46,6 +47,7 @@ def page(run: Run, tables: Mapping[str, pa.Table], reports: Mapping[str, Report]
         "curves": _curves(said["curves"], metric),
         "sweep": values(said["sweep"], said["dimensions"], search, metric),
         "dimensions": _dimensions(said["dimensions"], search, metric),
+        "stages": _stages(said["stages"]),
         "trajectories": _trajectories(said["trajectories"]),
         "ranking": _ranking(said["ranking"]),
         "leaderboard": _leaderboard(said["leaderboard"], declared, metric),
@@ -146,6 +148,26 @@ def _dimensions(found: Rows, search: Mapping[str, Any], metric: str) -> str:
     ring = '<span><i style="color:var(--ink)">◯</i>best trial</span>'
     drawn = m.grid(pictures.dimensions(found, search["dimensions"], metric), "250px")
     return drawn + m.legend(column(found, "state"), ring) + pairs
+
+
+def _stages(found: Rows) -> str:
+    """Nothing where every trial has one phase."""
+    if max(column(found, "stage"), default=1) == 1:
+        return ""
+    scores = ("before", "score", "kept")
+    heads = ["arm", "phase", "#until step", "#seeds", *(f"#{name}" for name in scores), "#better"]
+    rows = [
+        [
+            m.words(row["arm"]),
+            m.words(row["phase"]),
+            m.number(row["until"], 0),
+            m.number(row["seeds"], 0),
+            *(m.number(row[name]) for name in scores),
+            m.number(row["better"], 0),
+        ]
+        for row in found
+    ]
+    return m.table(heads, rows)
 
 
 def _trajectories(found: Rows) -> str:

@@ -349,6 +349,31 @@ def test_objectives_are_ranked_by_their_means_early_and_late():
     assert answer("ranking", trials=trials, weights=[row for row in weights if row["step"] == 1]) == []
 
 
+def scored(seed, phase, *scores, role="search"):
+    begun = {"joint": 0, "finetune": 100}[phase]
+    whose = {"trial_id": f"search-0-{seed}-{role}", "split": "select_dev", "phase": phase}
+    return [{**whose, "step": begun + 10 * i, "score": value} for i, value in enumerate(scores, 1)]
+
+
+def test_a_second_stage_has_the_score_before_it_its_own_and_what_was_kept():
+    trials = [trial("search", 0, 0.0, seed=seed) for seed in (0, 1)]
+    said = [*scored(0, "joint", 0.5, 0.6, 0.4), *scored(0, "finetune", 0.7, 0.65)]
+    said += [*scored(1, "joint", 0.3, 0.8), *scored(1, "finetune", 0.5)]
+    first, second = answer("stages", trials=trials, best=trials[:1], evaluations=said)
+    assert (first["phase"], first["before"], first["score"]) == ("joint", None, pytest.approx(0.7))
+    assert (second["phase"], second["seeds"], second["until"], second["better"]) == ("finetune", 2, 120, 1)
+    assert second["before"] == pytest.approx(0.7)
+    assert second["score"] == pytest.approx(0.6)
+    assert second["kept"] == pytest.approx((0.7 + 0.8) / 2)
+
+
+def test_stages_are_those_of_fresh_seeds_where_there_are_any():
+    trials = [trial("search", 0, 0.0), trial("search", 0, 0.0, seed=5, role="confirm")]
+    said = [*scored(0, "joint", 0.9), *scored(5, "joint", 0.4, role="confirm")]
+    (row,) = answer("stages", trials=trials, best=trials[:1], evaluations=said)
+    assert (row["score"], row["kept"]) == (pytest.approx(0.4), pytest.approx(0.4))
+
+
 def test_a_failure_is_told_by_the_last_line_of_its_traceback(found):
     (row,) = found["failures"].to_pylist()
     assert row["reason"] == "ArithmeticError: loss is nan at step 43 <lr 0.0019>"

@@ -225,6 +225,7 @@ TOGETHER = {
     "a kept basis": ("static", "attittud", "joint", {"basis_every": 2, "scope": "per_layer"}),
     "pairs of gradients": ("static", "pcgrad", "joint", {}),
     "AANG's code": ("aang", "none", "joint", OFFICIAL | {"weight_form": "hierarchical", "task_clip": 0.5}),
+    "one head": ("aang", "attittud", "joint", {"lm_head": "shared", "dev_head_split": "train"}),
     "AANG's text": ("aang", "none", "joint", {"through_softmax": True, "lambda_form": "scalar", "similarity": "dot"}),
 }
 

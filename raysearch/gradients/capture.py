@@ -234,9 +234,12 @@ class Capture:
 def _passed(loss: Tensor, calls: Sequence[Call]) -> tuple[list[Call], list[Call]]:
     """Norms, whose factors are small and taken while the backward passes by, so that nothing else is kept; the rest.
 
-    The backward passes by a norm if it goes on from there to a layer whose gradient is asked for.
+    The backward passes by a norm if it goes on from there to a layer whose gradient is asked for. One without a product
+    form needs backwards of its own, for which this one would wait forever.
     """
-    norms = {id(call) for call in calls if isinstance(call.module, NORMS) and len(call.sent) == 1}
+    norms = {
+        id(call) for call in calls if isinstance(call.module, NORMS) and form_of(call.module) and len(call.sent) == 1
+    }
     leads: dict[Node, bool] = {edge.node: True for call in calls if id(call) not in norms for edge in call.sent}
     stack: list[tuple[Node, bool]] = [(loss.grad_fn, False)] if loss.grad_fn is not None else []
     while stack:
