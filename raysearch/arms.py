@@ -7,17 +7,18 @@ and turns drawn values into a configuration with every default filled in.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from raysearch.declared import Dimension, MethodSpec
 from raysearch.errors import did_you_mean
-from raysearch.knobs import DEFAULTS, INCLUDE, in_own_type
+from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT, in_own_type
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.plan import Objective
 from raysearch.profiles import Profile, bundle
-from raysearch.settings import DevHead, Training, Value
+from raysearch.settings import MetaBatch, Training, Value
 from raysearch.space import Space
 
 PLAINEST = MethodSpec()
@@ -36,6 +37,7 @@ BALANCE = (
     "eta_prim_form",
 )  # settings that weigh the end task against its auxiliaries
 STEPS = ("steps", "pretrain_steps", "finetune_steps", "retrain_steps")  # of all phases
+SEARCHED = "static_searched"  # the weighting whose weights are dimensions
 Methods = Mapping[str, str]  # family -> method
 
 
@@ -48,6 +50,7 @@ class Configuration:
     settings: dict[str, Value]
     params: dict[str, Value]  # the draw
     primitives: dict[str, Any] = field(default_factory=dict)  # of the user's own, as a plan holds them
+    weights: tuple[float, ...] = ()  # of the objectives, where the weighting has them from here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,8 @@ class Arm:
         if dimension.name.startswith(INCLUDE) and has_auxiliaries(methods):
             stage, primitive = dimension.name.removeprefix(INCLUDE).split(".")
             return primitive in self.spaces[str(drawn.get("space", self.space))].stages[stage]
+        if dimension.name.startswith(WEIGHT) and uses(methods, dimension.name):
+            return any(bears(objective, dimension.name) for objective in self._objectives({**self.settings, **drawn}))
         return uses(methods, dimension.name)
 
     def grid(self) -> Iterator[dict[str, Value]]:
@@ -124,7 +129,14 @@ class Arm:
             used["objectives_per_step"] = min(int(used["objectives_per_step"]) or len(objectives), len(objectives))
         own = self._space(values).own if objectives else None
         primitives = own.plan() if own else {}
-        return Configuration(methods=methods, objectives=objectives, settings=used, params=drawn, primitives=primitives)
+        return Configuration(
+            methods=methods,
+            objectives=objectives,
+            settings=used,
+            params=drawn,
+            primitives=primitives,
+            weights=_weights(objectives, values) if methods["weighting"] == SEARCHED else (),
+        )
 
     def bound(self, name: str, which: Callable[[Iterable[float]], float]) -> float:
         """The least (`min`) or largest (`max`) value that a numeric setting takes in this arm; 0 for other settings."""
@@ -158,6 +170,31 @@ class Arm:
         return space.restrict(include).objectives
 
 
+def bears(objective: Objective, name: str) -> bool:
+    """Is the weight of that name a factor of this objective's?"""
+    stage, dot, primitive = name.removeprefix(WEIGHT).partition(".")
+    return getattr(objective, stage, None) == primitive if dot else objective.name == stage
+
+
+def why_unborne(name: str, objectives: list[Objective]) -> str | None:
+    """Why the weight of that name is of no objective; None if it is of one."""
+    stage, dot, what = name.removeprefix(WEIGHT).partition(".")
+    if any(bears(objective, name) for objective in objectives):
+        return None
+    known = dict.fromkeys(getattr(each, stage) if dot else each.name for each in objectives)
+    kind, what = (stage, what) if dot else ("objective", stage)
+    return f"no objective of the space has the {kind} {what!r}{did_you_mean(what, known)}"
+
+
+def _weights(objectives: tuple[Objective, ...], values: Mapping[str, Value]) -> tuple[float, ...]:
+    """Every objective's product of the weights that it bears. Raises ValueError when all are 0."""
+    given = {name: float(value) for name, value in values.items() if name.startswith(WEIGHT)}
+    weights = tuple(math.prod(w for name, w in given.items() if bears(each, name)) for each in objectives)
+    if not any(weights):
+        raise ValueError("every objective's weight is 0: use weighting 'end_task_only'")
+    return weights
+
+
 def has_auxiliaries(methods: Methods) -> bool:
     """Does this weighting have auxiliary objectives at all?"""
     return methods["weighting"] != "end_task_only"
@@ -166,7 +203,7 @@ def has_auxiliaries(methods: Methods) -> bool:
 def needs_meta_dev(methods: Methods) -> bool:
     """Does this weighting look at the dev set while it trains?"""
     method = METHODS[methods["weighting"]]
-    return method.rounds or issubclass(method.settings, DevHead)
+    return method.rounds or issubclass(method.settings, MetaBatch)
 
 
 def uses(methods: Methods, name: str) -> bool:
@@ -175,6 +212,8 @@ def uses(methods: Methods, name: str) -> bool:
         return True
     if name in ("surgery", "space", *AUXILIARY) or name.startswith(INCLUDE):
         return has_auxiliaries(methods)
+    if name.startswith(WEIGHT):
+        return methods["weighting"] == SEARCHED
     if name in BALANCE and methods["schedule"] == "pretrain_then_finetune":
         return False  # never trains them together
     return name in Training.__dataclass_fields__ or any(name in METHODS[methods[f]].knobs for f in FAMILIES)
@@ -189,6 +228,14 @@ def why_impossible(methods: Methods, settings: Mapping[str, Value]) -> str | Non
         return (
             "schedule 'pretrain_then_finetune' has nothing to pretrain on: weighting 'end_task_only' has no auxiliaries"
         )
+    weighting = methods["weighting"]
+    if METHODS[weighting].balances and methods["schedule"] == "pretrain_then_finetune":
+        return (
+            f"weighting {weighting!r} weighs the end task against its auxiliaries: schedule 'pretrain_then_finetune' "
+            "never trains them together"
+        )
+    if weighting == "famo" and (parts := settings.get("micro_batches", 1)) != 1:
+        return f"weighting 'famo' weighs a step by the losses of all its rows: micro_batches is 1, not {parts}"
     if methods["surgery"] == "pcd" and methods["schedule"] == "pretrain_then_finetune":
         return "surgery 'pcd' keeps the end task's gradient: schedule 'pretrain_then_finetune' would not move the body"
     if settings.get("task_clip") and methods["surgery"] not in ("none", "attittud"):
@@ -266,7 +313,7 @@ def in_order(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:
     def rank(name: str) -> int:
         if name in (*FAMILIES, "space"):
             return (*FAMILIES, "space").index(name)
-        return 4 if name.startswith(INCLUDE) else 5
+        return 4 if name.startswith(INCLUDE) else 6 if name.startswith(WEIGHT) else 5
 
     left = sorted(dimensions.values(), key=lambda dimension: rank(dimension.name))
     ordered: dict[str, Dimension] = {}

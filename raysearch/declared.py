@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from raysearch.errors import did_you_mean
 from raysearch.image_specs import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
-from raysearch.knobs import DEFAULTS, as_drawn, check_method, check_name, fixed_settings, setting_value
+from raysearch.knobs import DEFAULTS, WEIGHT, as_drawn, check_method, check_name, fixed_settings, setting_value
 from raysearch.methods import FAMILIES
 from raysearch.profiles import Profile
 from raysearch.reading import Node, plain, said
@@ -377,7 +377,7 @@ def _choices(node: Node, name: str) -> tuple[Value, ...]:
 
 
 def _bounds(node: Node, name: str, kind: type) -> tuple[float, float]:
-    own = type(DEFAULTS[name]) if name in DEFAULTS else str
+    own = type(DEFAULTS[name]) if name in DEFAULTS else float if name.startswith(WEIGHT) else str
     if own is not kind:
         remedy = {int: "use int: [low, high]", float: "use float: [low, high]"}.get(own, "use choice: [...]")
         raise node.error(f"does not fit {name}; {remedy}")

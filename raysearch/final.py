@@ -26,9 +26,8 @@ from raysearch.prepared import about_of
 from raysearch.ranks import Ranks
 from raysearch.retraining import Retrained, sha256_of, train_again
 from raysearch.run import Run
-from raysearch.tasks import load_prepared, open_split
+from raysearch.tasks import Splits, load_prepared, open_split
 from raysearch.training import batches_of, build, evaluate, set_parameters
-from raysearch.update import Splits
 
 OPENED = "opened_test"
 Scored = tuple[float, float]  # metric, mean loss (nat)

@@ -1,6 +1,7 @@
 """What a file may set by name: settings, method families, the space, and the primitives that are in.
 
-A name is one of SETTINGS, of FAMILIES, `space`, or `include.<stage>.<primitive>`.
+A name is one of SETTINGS, of FAMILIES, `space`, `include.<stage>.<primitive>`, or, for static weights, one of
+`weight.<stage>.<primitive>` and `weight.<objective>`; as dimensions, `weight.<stage>.*` and `weight.*` stand for all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from raysearch.settings import Settings, Training, Value, check_value
 from raysearch.space import KINDS
 
 INCLUDE = "include."  # include.<stage>.<primitive>: is that primitive of the space in?
+WEIGHT = "weight."  # weight.<stage>.<primitive>, weight.<objective>: factors of an objective's static weight
 
 _GROUPS: list[type[Settings]] = [Training, *(method.settings for method in METHODS.values())]
 SETTINGS: dict[str, Field[Any]] = {about.name: about for group in _GROUPS for about in fields(group)}
@@ -31,13 +33,17 @@ def check_method(node: Node, family: Family, name: str) -> None:
 
 
 def check_name(node: Node, name: str) -> None:
-    """Refuse a name that is neither a setting, a method family, `space` nor `include.stage.primitive`."""
-    if name.startswith(INCLUDE):
-        stage, _, primitive = name.removeprefix(INCLUDE).partition(".")
+    """Refuse a name that is neither a setting, a method family, `space` nor one of a primitive or an objective."""
+    prefix = next((prefix for prefix in (INCLUDE, WEIGHT) if name.startswith(prefix)), "")
+    stage, dot, primitive = name.removeprefix(prefix).partition(".")
+    if prefix == INCLUDE or (prefix and dot):
         if stage not in KINDS["text"]:
             raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, KINDS['text'])}")
         if not primitive:
-            raise node.error(f"name a primitive: {INCLUDE}{stage}.PRIMITIVE")
+            raise node.error(f"name a primitive: {prefix}{stage}.PRIMITIVE")
+    elif prefix:
+        if not stage:
+            raise node.error("name a primitive, weight.STAGE.PRIMITIVE, an objective, weight.D/T/R/O, or all, weight.*")
     elif name not in (known := {*SETTINGS, *FAMILIES, "space"}):
         raise node.error(f"unknown setting {name!r}{did_you_mean(name, known)}")
 
@@ -59,6 +65,11 @@ def setting_value(node: Node, name: str) -> Value:
     """A value of the setting, family or include of that name, in the setting's own type."""
     if name.startswith(INCLUDE):
         return node.read(bool)  # type: ignore[no-any-return]
+    if name.startswith(WEIGHT):
+        weight = float(node.read(int | float))
+        if not 0 <= weight < float("inf"):
+            raise node.error(f"a weight is at least 0, got {weight:g}")
+        return weight
     if name in FAMILIES or name == "space":
         word: str = node.read(str)
         if name != "space":
@@ -75,11 +86,12 @@ def in_own_type(name: str, value: Value) -> Value:
     Raises ValueError for a value out of the setting's range.
     """
     if name not in SETTINGS:
-        return value
+        return as_drawn(name, value)
     check_value(SETTINGS[name], value)
     return as_drawn(name, value)
 
 
 def as_drawn(name: str, value: Value) -> Value:
     """The value of that name, unchecked: a whole number as a float where the setting is one."""
-    return float(value) if isinstance(DEFAULTS.get(name), float) and type(value) is int else value
+    is_float = name.startswith(WEIGHT) or isinstance(DEFAULTS.get(name), float)
+    return float(value) if is_float and type(value) is int else value

@@ -50,6 +50,7 @@ class TrialPlan:
     model: dict[str, Any]  # as declared: {"config": {...}} or {"path": ...}, "layers"
     workers: int = 1  # data-parallel ranks
     primitives: dict[str, Any] = field(default_factory=dict)  # of the user's own: file, sha256, heads of its outputs
+    weights: tuple[float, ...] = ()  # of the objectives, where they are searched
 
     def group(self, kind: type[S]) -> S:
         """The settings of one group, e.g. `plan.group(Training)`."""
@@ -73,6 +74,8 @@ class TrialPlan:
         primitives = what.pop("primitives")
         if primitives:
             what["primitives"] = primitives["sha256"]
+        if not self.weights:
+            del what["weights"]
         what["task"] = {name: value for name, value in what["task"].items() if name != "data"}
         return hashlib.sha256(_canonical(what).encode()).hexdigest()[:12]
 
@@ -90,6 +93,7 @@ class TrialPlan:
         """The plan that `to_json` wrote."""
         raw = json.loads(text)
         raw["objectives"] = tuple(Objective(**objective) for objective in raw["objectives"])
+        raw["weights"] = tuple(raw.get("weights", ()))
         return cls(**raw)
 
 

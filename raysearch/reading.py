@@ -31,7 +31,9 @@ Place = tuple[str, int]  # file and line, or the command-line argument and 0
 HIDDEN = {"hidden": True}  # metadata of a dataclass field that no file may set and `plain` leaves out
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _INT = re.compile(r"[-+]?[0-9]+")
-_DOTTED = re.compile(r"include\.[^.]+\.[^.]+|[^.]+")
+_DOTTED = re.compile(
+    r"include\.[^.]+\.[^.]+|weight\.(?:data|transform|representation|output)\.[^.]+|weight\.[^.]+|[^.]+"
+)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
@@ -261,7 +263,8 @@ def plain(value: Any) -> Any:
 def override(root: Node, given: Mapping[str, str]) -> Node:
     """The tree with values replaced, as `--set key=value` asks; a value of `null` takes the key out.
 
-    A key is dotted; `include.<stage>.<primitive>` counts as one part. Raises SpecError for a key below a scalar.
+    A key is dotted; `include.<stage>.<primitive>` counts as one part, and so do weights. Raises SpecError for a key
+    below a scalar.
     """
     tree, places = copy.deepcopy(root.value), dict(root.places)
     for name, text in given.items():

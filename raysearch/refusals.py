@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from raysearch.arms import (
     BALANCE,
     PLAINEST,
+    SEARCHED,
     STEPS,
     Arm,
     has_auxiliaries,
@@ -23,11 +24,12 @@ from raysearch.arms import (
     needs_meta_dev,
     uses,
     why_impossible,
+    why_unborne,
 )
 from raysearch.declared import Dimension, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.kinds import check_kinds, check_timm
-from raysearch.knobs import DEFAULTS, INCLUDE
+from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.own import check_unchanged
 from raysearch.pretrained import PACKAGES
@@ -182,7 +184,7 @@ def _methods(search: Search, node: Node) -> None:
         if not has_auxiliaries(fixed) and fixed["surgery"] != PLAINEST.surgery:
             problem = f"surgery {fixed['surgery']!r} cuts auxiliary gradients, and weighting 'end_task_only' has none"
             raise node.error(problem, *keys, "surgery")
-        if why := why_impossible(fixed, {}):
+        if why := why_impossible(fixed, {k: v for k, v in search.settings.items() if k == "micro_batches"}):
             raise node.error(why, *keys, why.split()[0])
 
 
@@ -245,6 +247,7 @@ def _unused(name: str, reachable: list[dict[str, str]], who: str) -> str:
     if name in BALANCE and all(name in METHODS[methods["weighting"]].knobs for methods in reachable):
         return "weighs end task against auxiliaries; schedule 'pretrain_then_finetune' never trains them together"
     owners = [(method.family, key) for key, method in METHODS.items() if name in method.knobs]
+    owners += [("weighting", SEARCHED)] * name.startswith(WEIGHT)
     families = {family for family, _ in owners}
     of = " and ".join(f"{family} {_either(key for f, key in owners if f == family)}" for family in sorted(families))
     instead = " and ".join(f"{f} {_either(methods[f] for methods in reachable)}" for f in sorted(families))
@@ -273,6 +276,9 @@ def _spaces(search: Search, node: Node) -> None:
             if key := search.task.lacks(data):
                 raise node.error(f"has objectives on {data} text, and the task has no `{key}` file ({name})", "space")
     for name in (*search.dimensions, *search.settings):
+        objectives = [each for space in search.spaces.values() for each in space.objectives]
+        if name.startswith(WEIGHT) and (problem := why_unborne(name, objectives)):
+            raise node.error(problem, "dimensions" if name in search.dimensions else "settings", name)
         stage, _, primitive = name.removeprefix(INCLUDE).partition(".")
         known = sorted({p for space in search.spaces.values() for p in space.stages.get(stage, ())})
         if name.startswith(INCLUDE) and primitive not in known:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from raysearch.arms import Arm
 from raysearch.declared import Dimension
+from raysearch.knobs import INCLUDE, WEIGHT
 from raysearch.methods import FAMILIES
 
 WARM_TRIALS = 10  # warm-starting CMA-ES looks at the best tenth
@@ -58,8 +59,10 @@ def seed_of(*what: object) -> int:
 
 
 def is_conditional(arm: Arm) -> bool:
-    """May a draw leave a dimension out?"""
-    return any(dimension.when or dimension.name in (*FAMILIES, "space") for dimension in arm.dimensions.values())
+    """May a draw leave a dimension out? Also a weight, of objectives that another dimension leaves out."""
+    names = arm.dimensions.keys()
+    gone = any(n.startswith(INCLUDE) for n in names) and any(n.startswith(WEIGHT) for n in names)
+    return gone or any(dimension.when or name in (*FAMILIES, "space") for name, dimension in arm.dimensions.items())
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:

@@ -115,10 +115,15 @@ class Sampling(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Static(Sampling):
-    """Equal weights, fixed lambda_e."""
+class Balance(Settings):
+    """The end task's weight against that of its auxiliaries."""
 
     lambda_e: float = knob(0.5, "weight of the end task in the total loss; auxiliaries share the rest", low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Static(Sampling, Balance):
+    """Equal weights, fixed lambda_e."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +139,23 @@ class EtaPrim(Sampling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DevHead(Settings):
+class Similarity(Settings):
+    """How gradients are compared."""
+
+    similarity: str = knob("cosine", "how a gradient is compared with the end task's", choices=("cosine", "dot"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaBatch(Settings):
+    """The rows of meta-dev that a gradient is taken on."""
+
+    meta_batch_size: int = knob(
+        32, "meta-dev examples of the meta-gradient, disjoint from the dev head's", low=1, unit="example"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevHead(MetaBatch):
     """The separate head phi* through which the body is asked what helps (META-TARTAN, section 2.2 of AANG's App. B)."""
 
     dev_head_examples: int = knob(32, "examples that the dev head is fitted on", low=1, unit="example")
@@ -147,16 +168,12 @@ class DevHead(Settings):
     dev_head_decay: float = knob(0.1, "AdamW decay of the dev head", low=0)
     dev_head_steps: int = knob(10, "most full-batch steps of a fit", low=1, unit="step")
     dev_head_tolerance: float = knob(1e-3, "a fit ends when the loss changes by less", low=0, unit="nat")
-    meta_batch_size: int = knob(
-        32, "meta-dev examples of the meta-gradient, disjoint from the head's", low=1, unit="example"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaGradient(DevHead):
+class MetaGradient(DevHead, Similarity):
     """Weights that follow the similarity of each task's gradient to the dev gradient."""
 
-    similarity: str = knob("cosine", "how a gradient is compared with the dev gradient", choices=("cosine", "dot"))
     through_softmax: bool = knob(
         False, "differentiate the weights (the papers); else a similarity goes to its logit as it is (their code)"
     )
@@ -286,21 +303,6 @@ class NashMTL(Conflict):
 
     nash_update_every: int = knob(1, "steps between bargains", low=1, unit="step")
     nash_iterations: int = knob(20, "most convex problems solved for a bargain", low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradVac(Conflict):
-    """GradVac: gradients brought to the cosine that they have had so far."""
-
-    gradvac_beta: float = knob(0.5, "share of a step's cosine in its moving average (LibMTL's default)", low=0, high=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PCD(Conflict):
-    """PCD: the end task's direction, and a share of every auxiliary's progress for certain."""
-
-    pcd_tau: float = knob(0.02, "share of the progress along its own gradient that an auxiliary is due", low=0, high=1)
-    pcd_beta: float = knob(0.999, "decay of the moving average of the squared norms", low=0, high=0.99999)
 
 
 @dataclass(frozen=True, kw_only=True)

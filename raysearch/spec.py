@@ -35,7 +35,7 @@ from raysearch.declared import (
 )
 from raysearch.errors import SpecError
 from raysearch.image_specs import ImageModel, ImageTask
-from raysearch.knobs import fixed_settings
+from raysearch.knobs import INCLUDE, WEIGHT, fixed_settings
 from raysearch.methods import FAMILIES
 from raysearch.plan import TrialPlan
 from raysearch.profiles import Profile
@@ -106,6 +106,7 @@ class Search:
             if "method" in node and family in node["method"]:
                 raise node.error(f"{family} is also fixed under `method:`; leave one out", "dimensions", family)
         search = replace(search, method=replace(search.method, **searched), spaces=_spaces(node, search, folder))
+        search = replace(search, dimensions=dict(_all_weights(search)))
         if not search.dimensions and search.budget.trials is None:
             search = replace(search, budget=replace(search.budget, trials=1))
         refusals.check_consistency(search, node)
@@ -189,13 +190,15 @@ class Search:
             model=self.model.plain(),
             workers=self.resources.workers,
             primitives=drawn.primitives,
+            weights=drawn.weights,
         )
 
     def only(self, arm: str, params: Mapping[str, Any], *, seed: int, name: str = "") -> Search:
         """The search that trains one configuration of this one, once: what an export gives to others."""
         of, drawn = self.arms[arm], self.arms[arm].configure(params)
         space = str(drawn.params.get("space", of.space)) if drawn.objectives else ""
-        include = {key: value for key, value in {**of.settings, **drawn.params}.items() if key.startswith("include.")}
+        named = {**of.settings, **drawn.params}.items()
+        include = {key: value for key, value in named if key.startswith((INCLUDE, WEIGHT))}
         return replace(
             self,
             name=name or self.name,
@@ -296,6 +299,25 @@ def _spaces(node: Node, search: Search, folder: Path) -> dict[str, Space]:
         if name not in found:
             raise node.error("is declared but not used", "spaces", name)
     return found
+
+
+def _all_weights(search: Search) -> Iterator[tuple[str, Dimension]]:
+    """The dimensions, `weight.*` and `weight.STAGE.*` as one for every objective, or primitive, of the spaces."""
+    for name, dimension in search.dimensions.items():
+        if not (name.startswith(WEIGHT) and name.endswith("*")):
+            yield name, dimension
+            continue
+        stage = name.removeprefix(WEIGHT).removesuffix("*").removesuffix(".")
+        spaces = search.spaces.values()
+        found = [
+            primitive
+            for space in spaces
+            for primitive in (space.stages[stage] if stage else [objective.name for objective in space.objectives])
+        ]
+        for each in dict.fromkeys(found):
+            full = f"{name.removesuffix('*')}{each}"
+            if full not in search.dimensions and full not in search.settings:
+                yield full, replace(dimension, name=full)
 
 
 def _leaves(tree: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

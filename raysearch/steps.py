@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,7 @@ SHARED = -3  # of a head's parameter: several objectives'
 Grouped = list[tuple[int, Group]]  # tasks and their rows
 
 
-@dataclass(frozen=True)
-class Losses:
+class Losses(NamedTuple):
     """Mean losses of a step over all ranks, nat."""
 
     end_task: float
@@ -42,6 +42,16 @@ class Step:
     def coefficient(self, task: int) -> float:
         """The factor of a task's gradient in the update, surgery aside."""
         return self.factors.end_task if task == END_TASK else self.factors.aux * self.weight(task)
+
+    def sides(self) -> Tensor:
+        """The weights (2, tasks) of the tasks' gradients in g_E and in sum_k w_k g_k."""
+        end_task = [float(task == END_TASK) for task in self.tasks]
+        aux = [self.weight(task) * (task != END_TASK) for task in self.tasks]
+        return torch.tensor([end_task, aux], dtype=torch.float64)
+
+    def losses(self, said: Tensor) -> Losses:
+        """The end task's of the tasks' losses (tasks,), and the objectives' by their weights."""
+        return Losses(*(self.sides() @ said).tolist())
 
 
 def within(phase: Phase, factors: Coefficients) -> Coefficients:

@@ -117,6 +117,22 @@ def open_split(folder: Path | str, name: str) -> Split:
     return TextSplit(lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy(), labels, tags)
 
 
+class Splits:
+    """The splits that a trial may read, each mapped once; test is not among them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: dict[str, Split] = {}
+
+    def __call__(self, name: str) -> Split:
+        """One split by name."""
+        if name == "test":
+            raise ValueError("a trial may not open the test split")
+        if name not in self._open:
+            self._open[name] = open_split(self.folder, name)
+        return self._open[name]
+
+
 # ---- reading ----
 
 

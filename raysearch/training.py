@@ -34,10 +34,10 @@ from raysearch.ranks import Ranks
 from raysearch.rounds import Rounds
 from raysearch.steps import Losses
 from raysearch.tables import Report
-from raysearch.tasks import Split
+from raysearch.tasks import Split, Splits
 from raysearch.text import TextBatches
 from raysearch.trajectory import Trajectory
-from raysearch.update import Splits, Update
+from raysearch.update import Update
 
 BETAS = (0.9, 0.98)  # the authors' of all three papers' text models
 EVALUATION_BATCH = 64
@@ -196,7 +196,7 @@ class Trial:
 
     def _advance(self, phase: Phase) -> None:
         """Take a step; or a round, which is as many as its branches take."""
-        taken = 1
+        taken, before = 1, self.update.weighting.weights()
         if (rounds := self._rounds(phase)) is not None:
             taken = rounds.steps(phase, self.phase_step)
             losses = rounds(phase, self.phase_step)
@@ -205,8 +205,10 @@ class Trial:
             self.optimizer.zero_grad(set_to_none=True)
             losses = self.update(phase, self.step + 1)
             self._take(self.optimizer, phase, self.phase_step + 1)
+            self.update.after()
         self.step, self.phase_step = self.step + taken, self.phase_step + taken
-        self._remember(losses, in_rounds=rounds is not None)
+        moved = rounds is not None or not torch.equal(self.update.weighting.weights(), before)
+        self._remember(losses, moved=moved)
 
     def _take(self, optimizer: torch.optim.Optimizer, phase: Phase, at: int, scale: float = 1.0) -> None:
         """Let `optimizer` step along the gradients, at the rates of place `at` of the phase."""
@@ -224,12 +226,12 @@ class Trial:
 
     # ---- what is said ----
 
-    def _remember(self, losses: Losses, *, in_rounds: bool) -> None:
+    def _remember(self, losses: Losses, *, moved: bool) -> None:
         self.sums["end_task"] += losses.end_task
         self.sums["aux"] += losses.aux
         self.sums["steps"] += 1
         if self.ranks.rank == 0 and self.plan.objectives:
-            self.weights.remember(self.step, self.update.last_scores, moved=in_rounds)
+            self.weights.remember(self.step, self.update.last_scores, moved=moved)
 
     def _evaluation(self, phase: Phase) -> Report:
         """Score select-dev, and keep the parameters if they are the best so far."""

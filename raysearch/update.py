@@ -5,14 +5,15 @@
 A weighting gives c_E, c_aux and w, a surgery is D. Where the sum is all that is needed, one forward and one backward
 serve the end task and all sampled objectives; where the end task's gradient is looked at apart from the auxiliaries',
 they have one each; where every task's is, one backward that ends at the layers' outputs serves them all, and the
-tasks' gradients are products of what the layers were given and got back (`gradients`).
+tasks' gradients are products of what the layers were given and got back (`gradients`). What a weighting learns from is
+what it `asks` for: losses cost nothing, anything else has every task's gradient looked at.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
@@ -22,36 +23,20 @@ from raysearch.examples import Examples
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.plain import assign, flat_gradient
 from raysearch.gradients.scope import Scope, scope_of
-from raysearch.gradients.tasks import Look, Plain, Segmented, TaskGradients, check_sum, pieces_of
+from raysearch.gradients.tasks import Plain, Segmented, TaskGradients, check_sum, pieces_of
+from raysearch.looks import checked, kept_by, seen
 from raysearch.methods import METHODS
 from raysearch.methods.attittud import Attittud
 from raysearch.methods.dev_head import dev_loss, parts, some_of
 from raysearch.methods.draws import draw, nothing
 from raysearch.methods.schedules import Phase
-from raysearch.methods.static import Scores, Weighting
+from raysearch.methods.static import Asks, Scores, Seen, Weighting
 from raysearch.model import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses, outputs_of
 from raysearch.ranks import Ranks
-from raysearch.settings import DevHead
 from raysearch.steps import END_TASK, SHARED, Grouped, Losses, Step, add_losses, rows_of, within
-from raysearch.tasks import Split, open_split
-
-
-class Splits:
-    """The splits that a trial may read, each mapped once; test is not among them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._open: dict[str, Split] = {}
-
-    def __call__(self, name: str) -> Split:
-        """One split by name."""
-        if name == "test":
-            raise ValueError("a trial may not open the test split")
-        if name not in self._open:
-            self._open[name] = open_split(self.folder, name)
-        return self._open[name]
+from raysearch.tasks import Splits
 
 
 class Update:
@@ -64,11 +49,14 @@ class Update:
         self.batches, self.classes, self.training, self.outputs = batches, classes, plan.training, outputs_of(plan)
         self.body, self.heads = network.body_parameters(), network.head_parameters()
         self.parameters = [*self.body, *self.heads]
-        self.weighting: Weighting = METHODS[plan.weighting].load()(plan.objectives, plan.method("weighting"))
+        self.weighting: Weighting = METHODS[plan.weighting].load()(
+            plan.objectives, plan.method("weighting"), *([plan.weights] if plan.weights else [])
+        )
         self.surgery = METHODS[plan.surgery].load()(plan.method("surgery"))
         self.order = Shuffled(len(splits("train")), plan.seed)
         self.capture = Capture(network, self.body)
         self.last_scores: tuple[list[int], Scores] | None = None
+        self._taken: tuple[Step, Grouped] | None = None  # the step and its rows on this rank, to be looked at after
         self.scope: Scope | None = None
         self.examples: Examples | None = None
         if isinstance(self.surgery, Attittud):
@@ -96,13 +84,14 @@ class Update:
         drawn = draw(self.weighting, self.training, generator) if phase.auxiliary else nothing(self.weighting)
         sampled = drawn.sampled
         cuts = self.surgery is not None and bool(sampled)
-        scores = bool(sampled) and self.weighting.wants_scores(number)
+        asks = self.weighting.asks(number) if sampled else Asks()
         tasks = [END_TASK] * (phase.end_task or cuts) + sampled
         step = Step(number, tasks, sampled, within(phase, drawn.factors), drawn.rows, drawn.sets)
         groups = self._groups(step, generator)
-        self.last_scores = None
-        if scores or (cuts and not isinstance(self.surgery, Attittud)):
-            return self._each(step, groups, scores, generator)
+        self.last_scores = self._taken = None
+        apart = cuts and (self.weighting.settles or not isinstance(self.surgery, Attittud))
+        if asks or apart:
+            return self._each(step, groups, asks, generator)
         if cuts:
             return self._two(step, groups, generator)
         return self._together(step, groups)
@@ -117,55 +106,101 @@ class Update:
         """Set the gradients of a step that is settled already; ArithmeticError if a loss is not finite."""
         return self._together(step, self._groups(step, generator))
 
+    def after(self) -> None:
+        """Tell a weighting that looks after the update the losses of the step's rows now, dropout drawn as before."""
+        if self._taken is None:
+            return
+        (step, mine), buffers = self._taken, [buffer.clone() for buffer in self.network.buffers()]
+        torch.manual_seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", step.number))
+        said: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for some in self._micro(mine):
+                add_losses(said, self._losses(some))
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        self.weighting.after(step.sampled, checked(self.ranks, step, said))
+
     def _together(self, step: Step, groups: Grouped) -> Losses:
         """One backward for body and heads."""
-        said, gradient = self._backward(self._mine(groups), step.coefficient)
-        losses = self._checked(step, said)
+        mine = self._mine(groups)
+        if step.sampled and self.weighting.settles:  # in one part: micro-batches are refused
+            (some,) = self._micro(mine)
+            losses = self._losses(some)
+            said = checked(self.ranks, step, losses)
+            step = self._learn(step, said)
+            gradient = self._gradient(losses, step.coefficient)
+        else:
+            parts, gradient = self._backward(mine, step.coefficient)
+            said = checked(self.ranks, step, parts)
+            step = self._learn(step, said)
+        self._taken = (step, mine) if step.sampled and self.weighting.looks_after else None
         assign(self.ranks.sum(gradient), self.parameters)
-        return losses
+        return step.losses(said)
 
     def _two(self, step: Step, groups: Grouped, generator: Generator) -> Losses:
         """A forward and a backward for the end task, and for the auxiliaries' sum."""
         mine = self._mine(groups)
         e_said, g_e = self._backward([pair for pair in mine if pair[0] == END_TASK], step.weight)
         a_said, g_aux = self._backward([pair for pair in mine if pair[0] != END_TASK], step.weight)
-        losses = self._checked(step, e_said | a_said)
+        said = checked(self.ranks, step, e_said | a_said)
+        self._learn(step, said)
         self._cut(step, self.ranks.sum(g_e), self.ranks.sum(g_aux), generator)
-        return losses
+        return step.losses(said)
 
-    def _each(self, step: Step, groups: Grouped, scores: bool, generator: Generator) -> Losses:
+    def _each(self, step: Step, groups: Grouped, asks: Asks, generator: Generator) -> Losses:
         """One backward to the layers' outputs, and from there every task's gradient."""
-        v = self._dev_gradient(step.number) if scores else None
-        heads, gradients, said = self._task_gradients(step, groups)
-        losses = self._checked(step, said)
-        weights = torch.tensor(
-            [[float(t == END_TASK) for t in step.tasks], [step.weight(t) * (t != END_TASK) for t in step.tasks]],
-            dtype=torch.float64,
-        )
+        towards = {"dev_head": self._dev_gradient, "own_head": self._own_gradient}.get(asks.compare)
+        v = towards(step.number) if towards else None
+        heads, gradients, parts = self._task_gradients(step, groups)
+        said = checked(self.ranks, step, parts)
         conflict = self.surgery is not None and not isinstance(self.surgery, Attittud)
-        if conflict and self.ranks.world > 1:  # rows of one product on two ranks: every gradient is summed over ranks
+        pairs = conflict or asks.gradients == "products" or asks.compare == "end_task"
+        whole = pairs and self.ranks.world > 1
+        if whole:  # rows of one product on two ranks: every gradient is summed over ranks
             everything = gradients.look(torch.eye(len(step.tasks), dtype=torch.float64)).sums
             gradients = Plain(self.ranks.sum(everything))
-        look = gradients.look(weights, v, norms=v is not None and self._wants_norms, gramian=conflict)
-        summed = conflict and self.ranks.world > 1
-        g_e, g_aux = look.sums if summed else self.ranks.sum(look.sums)
-        if v is not None:
-            kept = self._kept(look, summed=summed)
-            if kept is not None:
-                g_e, g_aux = self.ranks.sum(gradients.look(weights * kept).sums)
-            self._learn(step, look, g_aux, v, summed=summed)
+        cosine = getattr(self.weighting.settings, "similarity", "dot") == "cosine"
+        clips = getattr(self.weighting.settings, "task_clip", 0.0) if v is not None else 0.0
+        norms = bool(asks.gradients or cosine or clips)
+        look = gradients.look(step.sides(), v, norms=norms, gramian=pairs)
+        g_e, g_aux = look.sums if whole else self.ranks.sum(look.sums)
+        if clips and (kept := kept_by(self.ranks, clips, look, summed=whole)) is not None:
+            sums = gradients.look(step.sides() * kept).sums
+            g_e, g_aux = sums if whole else self.ranks.sum(sums)
+        taught = self._learn(
+            step, said, *seen(self.ranks, step, asks, look, (g_e, g_aux), v, cosine=cosine, summed=whole)
+        )
+        if taught is not step:
+            step, sums = taught, gradients.look(taught.sides()).sums
+            g_e, g_aux = sums if whole else self.ranks.sum(sums)
+        self._taken = (step, self._whole(groups)) if self.weighting.looks_after else None
         heads = self.ranks.sum(heads)
         if conflict:
             body = self._settled(step, gradients, look.gramian, generator)
             assign(torch.cat([body, self._scaled(step, heads)]), self.parameters)
         elif self.surgery is not None:
-            whole = torch.cat([g_e, heads * self.of_end_task])
+            both = torch.cat([g_e, heads * self.of_end_task])
             aux = torch.cat([g_aux, self._weighed(step, heads * ~self.of_end_task)])
-            self._cut(step, whole, aux, generator)
+            self._cut(step, both, aux, generator)
         else:
             body = step.factors.end_task * g_e + step.factors.aux * g_aux
             assign(torch.cat([body, self._scaled(step, heads)]), self.parameters)
-        return losses
+        return step.losses(said)
+
+    # ---- learning ----
+
+    def _learn(self, step: Step, said: Tensor, scores: Scores | None = None, gramian: Tensor | None = None) -> Step:
+        """Tell the weighting what the step has shown; the step with its factors after that, if it settles then."""
+        if not step.sampled:
+            return step
+        if step.tasks[0] != END_TASK:
+            said = torch.cat([said.new_zeros(1), said])
+        self.weighting.learn(step.sampled, Seen(said, scores, gramian))
+        if scores is not None:
+            self.last_scores = (step.sampled, scores)
+        if not self.weighting.settles:
+            return step
+        return replace(step, factors=self.weighting.coefficients(step.sampled))
 
     # ---- surgery ----
 
@@ -205,10 +240,14 @@ class Update:
         gradient = torch.zeros(sum(p.numel() for p in self.parameters), device=self.ranks.device)
         for some in self._micro(groups):
             losses = self._losses(some)
-            total = sum((factor(task) * loss for task, loss in losses.items()), torch.zeros(()))
-            gradient += flat_gradient(total, self.parameters)
+            gradient += self._gradient(losses, factor)
             add_losses(said, losses)
         return said, gradient
+
+    def _gradient(self, losses: dict[int, Tensor], factor: Callable[[int], float]) -> Tensor:
+        """The gradient of the losses' sum by `factor`, in body and heads."""
+        total = sum((factor(task) * loss for task, loss in losses.items()), torch.zeros(()))
+        return flat_gradient(total, self.parameters)
 
     def _task_gradients(self, step: Step, groups: Grouped) -> tuple[Tensor, TaskGradients, dict[int, Tensor]]:
         """The heads' gradients, unweighted but shared ones; every task's in the body; their losses.
@@ -249,38 +288,6 @@ class Update:
         return heads, Segmented(pieces_of(self.body, found), tuple(step.tasks), self.body[0].detach()), said
 
     _is_checked = False  # have the tasks' gradients been held against a plain backward?
-
-    @property
-    def _wants_norms(self) -> bool:
-        """Does the weighting look at the norms of gradients, or at their products with the dev gradient alone?"""
-        settings = self.weighting.settings
-        return bool(settings.similarity == "cosine" or settings.task_clip)
-
-    def _kept(self, look: Look, *, summed: bool) -> Tensor | None:
-        """What `task_clip` leaves of each task's gradient, (n,) in (0, 1]; None if all of all."""
-        limit: float = getattr(self.weighting.settings, "task_clip", 0.0)
-        if not limit:
-            return None
-        squares = look.gramian.diagonal()
-        norms = (squares if summed else self.ranks.sum(squares.clone())).sqrt().cpu()
-        kept = (limit / norms.clamp_min(limit)).double()
-        return kept if bool((kept < 1).any()) else None
-
-    def _learn(self, step: Step, look: Look, g_aux: Tensor, v: Tensor, *, summed: bool) -> None:
-        """Compare every gradient with the dev gradient and tell the weighting; ranks exchange numbers alone."""
-        numbers = torch.cat([look.along, look.gramian.diagonal()])
-        along, squares = (numbers if summed else self.ranks.sum(numbers)).chunk(2)
-        with_aux = torch.stack([g_aux @ v, g_aux @ g_aux]).double()
-        along, squares = torch.cat([with_aux[:1], along]), torch.cat([with_aux[1:], squares])
-        if self.weighting.settings.similarity == "cosine":
-            norms = squares.sqrt() * v.double().norm()
-            along = torch.where(norms > 0, along / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
-        values = along.cpu()
-        has_end_task = step.tasks[0] == END_TASK
-        end_task = float(values[1]) if has_end_task else 0.0
-        scores = Scores(values[2 if has_end_task else 1 :], end_task, float(values[0]), step.sets)
-        self.weighting.learn(step.sampled, scores)
-        self.last_scores = (step.sampled, scores)
 
     def _weighed(self, step: Step, heads: Tensor) -> Tensor:
         """Each head's gradient times its task's w_k; 0 for tasks that have no part in the step."""
@@ -354,19 +361,9 @@ class Update:
             return self.outputs[self.plan.objectives[task].output](hidden, group.targets, self.network.heads[task])
         return example_losses(self.network.end_task(hidden), group.targets.labels).sum() / group.targets.rows_total
 
-    def _checked(self, step: Step, said: dict[int, Tensor]) -> Losses:
-        """The losses over all ranks."""
-        both = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
-        for task, loss in said.items():
-            both[int(task != END_TASK)] += step.weight(task) * loss.detach()
-        e, a = self.ranks.sum(both).tolist()
-        if not (abs(e) < float("inf") and abs(a) < float("inf")):
-            raise ArithmeticError(f"step {step.number}: the loss is not finite (end task {e}, auxiliary {a})")
-        return Losses(e, a)
-
     def _dev_gradient(self, step: int) -> Tensor:
         """The gradient v (D,) of meta-dev's loss through a newly fitted dev head; the same on every rank."""
-        settings: DevHead = self.plan.method("weighting")
+        settings = self.plan.method("weighting")
         generator = stream(self.plan.seed, "meta", step)
         fitted_on, rest = parts(len(self.splits("meta_dev")), len(self.splits("train")), settings)
         meta = some_of(rest, settings.meta_batch_size, generator)
@@ -378,6 +375,18 @@ class Update:
 
         self.network.eval()
         v = flat_gradient(dev_loss(encode, fitted_on, meta, self.classes, settings, generator), self.body)
+        self.network.train()
+        return v
+
+    def _own_gradient(self, step: int) -> Tensor:
+        """The same through the end task's own head as it stands, from any rows of meta-dev."""
+        split, settings = self.splits("meta_dev"), self.plan.method("weighting")
+        rows = some_of(torch.arange(len(split)), settings.meta_batch_size, stream(self.plan.seed, "meta", step))
+        group = self.batches.plain(split, rows).to(self.ranks.device)
+        self.network.eval()
+        with self.arithmetic():
+            loss = self._loss(END_TASK, self.network.hidden(*group.inputs), group)
+        v = flat_gradient(loss, self.body)
         self.network.train()
         return v
 

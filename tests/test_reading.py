@@ -159,6 +159,8 @@ def test_override_counts_an_include_as_one_key() -> None:
     )
     assert changed.value["settings"] == {"include.transform.mask": False}
     assert changed.value["dimensions"] == {"include.output.denoise": {"when": "x"}}
+    weighed = override(Node({}), {"dimensions.weight.output.*.log": "true", "dimensions.weight.a/b/c/d.log": "true"})
+    assert weighed.value["dimensions"] == {"weight.output.*": {"log": True}, "weight.a/b/c/d": {"log": True}}
 
 
 def test_what_is_wrong_with_an_override_names_it_and_not_a_line(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from raysearch.arms import Arm
 from raysearch.declared import Dimension, Paper
 from raysearch.errors import SpecError
 from raysearch.knobs import DEFAULTS
+from raysearch.methods import named
 from raysearch.plan import TrialPlan
 from raysearch.sessions import agree
 from raysearch.settings import Value
@@ -95,7 +96,7 @@ REFUSED = [
     ("space: aang_td", "space: aang_full", "3: space: has objectives on out_of_domain text, and the task has no `out_of_domain:` file (aang_full)"),
     ("space: aang_td\n", "", "1: weighting 'aang' needs auxiliary objectives: name a space"),
     ("weighting: aang", "weighting: aagn", "4: method.weighting: unknown weighting 'aagn'; did you mean 'aang'?"),
-    ("weighting: aang", "weighting: attittud", "4: method.weighting: 'attittud' is a surgery, not a weighting; known: aang, alphavil, diw, end_task_only, eta_prim, forkmerge, meta_tartan, static"),
+    ("weighting: aang", "weighting: attittud", f"4: method.weighting: 'attittud' is a surgery, not a weighting; known: {', '.join(sorted(named('weighting')))}"),
     ("surgery: attittud", "surgery: none", "7: dimensions.eta_perp: is a setting of surgery 'attittud'; this search uses surgery 'none'"),
     ("steps: 60", "stepz: 60", "5: settings.stepz: unknown setting 'stepz'; did you mean 'steps'?"),
     ("steps: 60", "steps: 0", "5: settings.steps: must be in [1, inf), got 0"),
@@ -126,6 +127,7 @@ REFUSED = [
     ("  k:", "  space: {choice: [aang_td, xyz]}\n  k:", "8: dimensions.space: is also fixed by `space:`; leave one out"),
     ("  k:", "  include.transform.msk: {choice: [true, false]}\n  k:", "8: dimensions.include.transform.msk: unknown primitive 'msk'; did you mean 'mask'?"),
     ("  k:", "  include.data.in_domain: {choice: [true, false]}\n  k:", "8: dimensions.include.data.in_domain: 'in_domain' is not in the space; known: end_task"),
+    ("  k:", "  weight.output.denoise: {float: [0.1, 1]}\n  k:", "8: dimensions.weight.output.denoise: is a setting of weighting 'static_searched'; this search uses weighting 'aang'"),
     ("  fine_tune: {", "  search: {", "12: baselines.search: a baseline's name is small letters, digits and _, and not 'search'"),
     (", trials: 2}", "}", "12: baselines.fine_tune: say how many configurations to try, trials: N; its dimensions: lr"),
     ("weighting: end_task_only}", "weighting: end_task_only, surgery: attittud}", "12: baselines.fine_tune.method.surgery: surgery 'attittud' cuts auxiliary gradients, and weighting 'end_task_only' has none"),
@@ -358,6 +360,102 @@ def test_dimensions_are_asked_for_when_their_condition_and_method_are_drawn() ->
     assert asked(weighting="static", surgery="attittud", space="xyz") == {"k", "m"}
     assert asked(weighting="static", surgery="attittud", space="xyz", k=2) == {"m", "eta_neg"}
     assert asked(weighting="static", surgery="attittud", space="xyz", k=3) == {"m"}
+
+
+SEARCHED = """\
+task: docstrings
+model: tiny
+space: smoke
+method: {weighting: static_searched}
+settings: {weight.transform.none: 0.5}
+dimensions:
+  include.output.end_task: {choice: [true, false]}
+  weight.output.*: {float: [0.1, 1], log: true}
+  weight.*: {choice: [0, 1]}
+  lambda_e: {float: [0.2, 0.8]}
+baselines:
+  multitask: {method: {weighting: static}, trials: 2}
+budget: {trials: 3}
+"""
+
+
+def test_weights_of_all_primitives_or_objectives_are_one_line() -> None:
+    search = declared(SEARCHED)
+    arm, names = search.arms["search"], [each.name for each in search.spaces["smoke"].objectives]
+    weights = [name for name in arm.dimensions if name.startswith("weight.")]
+    assert weights == ["weight.output.denoise", "weight.output.end_task", *(f"weight.{name}" for name in names)]
+    assert arm.dimensions["weight.output.denoise"].log
+    assert list(search.arms["multitask"].dimensions) == ["include.output.end_task", "lambda_e"]
+    again = Search.from_dict(json.loads(json.dumps(search.to_dict())))
+    assert again == search
+
+
+def test_an_objectives_weight_is_the_product_of_what_it_bears() -> None:
+    search = declared(SEARCHED)
+    names = [each.name for each in search.spaces["smoke"].objectives]
+    draw: dict[str, Any] = {"include.output.end_task": True, "lambda_e": 0.4}
+    draw |= {"weight.output.denoise": 0.2, "weight.output.end_task": 0.8} | {f"weight.{name}": 1.0 for name in names}
+    draw[f"weight.{names[0]}"] = 0.0
+    plan = search.resolve("search", draw, number=0, seed=0)
+    expected = [0.2 if name.endswith("denoise") else 0.8 for name in names]
+    expected = [weight * (0.5 if "/none/" in name else 1) for name, weight in zip(names, expected, strict=True)]
+    assert plan.weights == pytest.approx([0.0, *expected[1:]])
+    assert TrialPlan.from_json(plan.to_json()) == plan
+    other = search.resolve("search", draw | {"weight.output.denoise": 0.3}, number=0, seed=0)
+    assert other.key != plan.key
+    only = search.only("search", draw, seed=0)
+    assert only.resolve("search", {}, number=0, seed=0).weights == plan.weights
+
+
+def test_weights_of_objectives_that_are_left_out_are_not_asked_for() -> None:
+    search = declared(SEARCHED)
+    arm = search.arms["search"]
+    without = {"include.output.end_task": False}
+    asked = [
+        name for name, dimension in arm.dimensions.items() if name[:7] == "weight." and arm.asks(dimension, without)
+    ]
+    assert len(asked) == 1 + 4
+    draw = without | {"lambda_e": 0.4, "weight.output.denoise": 0.2} | dict.fromkeys(asked[1:], 0.0)
+    with pytest.raises(ValueError, match="every objective's weight is 0: use weighting 'end_task_only'"):
+        search.resolve("search", draw, number=0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("weight.output.denoize: 1", "no objective of the space has the output 'denoize'; did you mean 'denoise'?"),
+        ("weight.outptu.denoise: 1", "unknown stage 'outptu'; did you mean 'output'?"),
+        ("weight.end_task/bert: 1", "no objective of the space has the objective 'end_task/bert'"),
+        ("weight.output.denoise: -1", "a weight is at least 0, got -1"),
+        ("weight.: 1", "name a primitive, weight.STAGE.PRIMITIVE, an objective, weight.D/T/R/O, or all, weight.*"),
+    ],
+)
+def test_a_weight_of_nothing_is_refused(line: str, problem: str) -> None:
+    with pytest.raises(SpecError) as error:
+        declared(SEARCHED.replace("weight.transform.none: 0.5", line))
+    assert problem in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "more", "problem"),
+    [
+        ("famo", "settings: {micro_batches: 2}", "famo' weighs a step by the losses of all its rows: micro_batches is 1, not 2"),
+        ("dwa", "", "never trains them together"),
+        ("gradnorm", "settings: {objectives_per_step: 2}", "is a setting of weighting"),
+    ],
+)  # fmt: skip
+def test_a_weighting_of_the_field_refuses_what_it_cannot_weigh(weighting: str, more: str, problem: str) -> None:
+    schedule = "joint" if more else "pretrain_then_finetune"
+    text = f"""\
+task: docstrings
+model: tiny
+space: smoke
+method: {{weighting: {weighting}, schedule: {schedule}}}
+{more}
+budget: {{trials: 1}}
+"""
+    with pytest.raises(SpecError, match=problem):
+        declared(text)
 
 
 def test_a_grid_is_every_possible_draw_once() -> None:

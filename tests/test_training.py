@@ -13,14 +13,14 @@ from tiny import OBJECTIVES, tiny_data, tiny_plan
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.declared import ExtraTask
-from raysearch.methods import named
+from raysearch.methods import METHODS, named
 from raysearch.methods.schedules import Phase
 from raysearch.plan import Objective, TrialPlan
 from raysearch.ranks import Ranks
 from raysearch.space import load_space
 from raysearch.tables import EVALUATIONS, Report
+from raysearch.tasks import Splits
 from raysearch.training import Trial, rate_factor, train
-from raysearch.update import Splits
 
 METHODS_TO_RUN = [
     *(
@@ -135,12 +135,24 @@ def test_the_same_plan_says_the_same_and_another_seed_does_not(data: Path, tmp_p
 OFFICIAL = {"meta_every": 3, "meta_mean": True, "sample_every": "micro_step", "micro_batches": 2, "weights_every": 2}
 
 
-@pytest.mark.parametrize(("weighting", "surgery"), [("aang", "attittud"), ("meta_tartan", "none"), ("aang", "none")])
+LEARNING = ["uncertainty", "dwa", "gradnorm", "famo", "rlw", "ol_aux", "dga", "auxinash"]
+QUICKLY = {"dwa_window": 1, "ol_aux_steps": 2, "dga_every": 2, "preference_every": 2}  # within a few steps
+
+
+def quickly(weighting: str) -> dict[str, int]:
+    """Settings under which a weighting of the field moves within a few steps."""
+    return {name: value for name, value in QUICKLY.items() if name in METHODS[weighting].knobs}
+
+
+@pytest.mark.parametrize(
+    ("weighting", "surgery"),
+    [("aang", "attittud"), ("meta_tartan", "none"), ("aang", "none"), *((w, "none") for w in LEARNING)],
+)
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_a_resumed_trial_ends_bit_equal_to_an_undisturbed_one(
     data: Path, tmp_path: Path, weighting: str, surgery: str, stop_after: int
 ) -> None:
-    more = {"basis_every": 3} if surgery == "attittud" else OFFICIAL if weighting == "aang" else {}
+    more = {"basis_every": 3} if surgery == "attittud" else OFFICIAL if weighting == "aang" else quickly(weighting)
     plan = tiny_plan(data, weighting, surgery, "joint_then_finetune", **more)
     whole = list(train(plan, folder=tmp_path / "whole"))
     interrupted = train(plan, folder=tmp_path / "cut")
@@ -227,6 +239,10 @@ TOGETHER = {
     "AANG's code": ("aang", "none", "joint", OFFICIAL | {"weight_form": "hierarchical", "task_clip": 0.5}),
     "one head": ("aang", "attittud", "joint", {"lm_head": "shared", "dev_head_split": "train"}),
     "AANG's text": ("aang", "none", "joint", {"through_softmax": True, "lambda_form": "scalar", "similarity": "dot"}),
+    **{name: (name, "none", "joint", quickly(name)) for name in LEARNING if name != "famo"},
+    # Adam divides by the size of what losses have fallen by, which in a few steps is near to their rounding
+    "losses after the update": ("famo", "none", "joint", {"lr_famo": 1e-3}),
+    "losses after the update, with a surgery": ("famo", "gcs", "joint", {"lr_famo": 1e-3}),
 }
 
 
@@ -258,6 +274,26 @@ def test_several_ranks_train_as_one_does(data: Path, tmp_path: Path, world: int)
         ends = parameters(tmp_path / f"1-{number}"), parameters(tmp_path / f"{world}-{number}")
         # AdamW divides by the gradient's size: where that is rounding, so is the step; hence the mean
         assert max(float((ends[0][name] - ends[1][name]).abs().mean()) for name in ends[0]) < 1e-6
+
+
+@pytest.mark.parametrize("weighting", LEARNING)
+def test_weights_of_the_field_move_and_are_said(data: Path, tmp_path: Path, weighting: str) -> None:
+    plan = tiny_plan(data, weighting, **quickly(weighting))
+    reports = list(train(plan, folder=tmp_path))
+    rows = [row for report in reports if report.weights is not None for row in report.weights.to_pylist()]
+    first, last = rows[0]["step"], rows[-1]["step"]
+    by_step = {
+        step: [r["weight"] for r in rows if r["step"] == step and r["kind"] == "objective"] for step in (1, last)
+    }
+    assert first == 1
+    assert last > 1
+    assert by_step[1] != by_step[last]
+    assert reports[-1].evaluation["lambda_e"] == pytest.approx(rows[-6]["weight"])
+
+
+def test_weights_that_stand_still_are_said_once(data: Path, tmp_path: Path) -> None:
+    reports = list(train(tiny_plan(data), folder=tmp_path))
+    assert {row["step"] for r in reports if r.weights is not None for row in r.weights.to_pylist()} == {1}
 
 
 def test_weights_are_said_of_every_objective_at_every_step_that_learned(data: Path, tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ import pytest
 import torch
 from tiny import tiny_data, tiny_plan
 
-from raysearch import checkpoint
+from raysearch import checkpoint, update
 from raysearch.checkpoint import TrialFolder
 from raysearch.gradients.tasks import Plain
+from raysearch.methods.balancing import FAMO
 from raysearch.ranks import Ranks
 from raysearch.training import Trial, train
 
@@ -43,6 +44,13 @@ SEEN_APART = [
     ("aang", "attittud", {}),
     ("static", "pcgrad", {}),
     ("aang", "upgrad", {"conflict_between": "sum"}),
+    ("gradnorm", "none", {}),
+    ("ol_aux", "none", {"ol_aux_steps": 1}),
+    ("dga", "none", {"dga_every": 1}),
+    ("auxinash", "none", {"preference_every": 1}),
+    ("auxinash", "attittud", {}),
+    ("auxinash", "gcs", {}),
+    ("famo", "attittud", {}),
 ]
 
 
@@ -60,7 +68,15 @@ def test_products_of_layers_train_as_a_backward_for_each_gradient_does(
 
 
 @pytest.mark.parametrize(
-    ("weighting", "surgery"), [("static", "none"), ("static", "attittud"), ("aang", "attittud"), ("static", "gcs")]
+    ("weighting", "surgery"),
+    [
+        ("static", "none"),
+        ("static", "attittud"),
+        ("aang", "attittud"),
+        ("static", "gcs"),
+        ("uncertainty", "none"),
+        ("gradnorm", "none"),
+    ],
 )
 def test_micro_batches_train_as_the_whole_batch_does(data: Path, tmp_path: Path, weighting: str, surgery: str) -> None:
     whole, _ = trained(tmp_path / "whole", data, weighting, surgery)
@@ -178,3 +194,39 @@ def test_the_body_sees_the_dev_heads_examples_once_a_step(
     said = counted(trial, monkeypatch)
     trial.update._dev_gradient(1)
     assert said == ["forward of 7", "forward of 5", "backward"]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "forwards", "looks"),
+    [("static", 1, 0), ("uncertainty", 1, 0), ("dwa", 1, 0), ("rlw", 1, 0), ("famo", 2, 0), ("gradnorm", 1, 1)],
+)
+def test_a_step_computes_no_more_than_its_weighting_asks_for(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weighting: str, forwards: int, looks: int
+) -> None:
+    calls = {"forwards": 0, "backwards": 0, "looks": 0}
+
+    def counting(owner: Any, name: str, what: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[what] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counting(update.Update, "_losses", "forwards")
+    counting(update.Update, "_gradient", "backwards")
+    counting(update.Update, "_task_gradients", "looks")
+    trained(tmp_path, data, weighting)
+    assert calls == {"forwards": 4 * forwards, "backwards": 4 * (1 - looks), "looks": 4 * looks}
+
+
+def test_famo_looks_at_the_rows_of_the_step_again_with_the_same_dropout(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = []
+    monkeypatch.setattr(FAMO, "learn", lambda *step: seen.append(step[2].losses.tolist()))
+    monkeypatch.setattr(FAMO, "after", lambda *step: seen.append(step[2].tolist()))
+    trained(tmp_path, data, "famo", dropout=0.3, lr=1e-30, head_lr=1e-30)
+    assert seen[0::2] == [pytest.approx(after, abs=1e-6) for after in seen[1::2]]
+    assert seen[0] != seen[2]

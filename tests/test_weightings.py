@@ -1,14 +1,16 @@
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from raysearch import checkpoint
 from raysearch.methods import METHODS, named
 from raysearch.methods.draws import draw
 from raysearch.methods.meta import STAGES, Aang, MetaTartan
-from raysearch.methods.static import Scores, Static
+from raysearch.methods.static import Asks, Scores, Searched, Seen, Static
 from raysearch.plan import Objective
 from raysearch.settings import Aang as AangSettings
 from raysearch.settings import MetaTartan as MetaTartanSettings
@@ -24,8 +26,11 @@ def objective(transform: str = "bert", representation: str = "bidirectional") ->
 OBJECTIVES = tuple(objective(t, r) for t in ("none", "bert") for r in ("bidirectional", "left_to_right"))
 
 
-def scores(*values: float, end_task: float = 0.0, aux: float = 0.0) -> Scores:
-    return Scores(torch.tensor(values, dtype=torch.float64), end_task, aux)
+def scores(*values: float, end_task: float = 0.0, aux: float = 0.0) -> Seen:
+    """A step of similarities."""
+    found = Scores(torch.tensor(values, dtype=torch.float64), end_task, aux)
+    tasks = torch.arange(1, len(values) + 2, dtype=torch.float64)
+    return Seen(tasks.sqrt(), found, torch.diag(tasks))
 
 
 @pytest.mark.parametrize("name", named("weighting"))
@@ -39,18 +44,33 @@ def test_coefficients_of_a_weighting_are_shares(name: str) -> None:
         assert float(factors.objectives.sum()) == pytest.approx(1)
     kinds: dict[tuple[str, str], float] = {}
     for (kind, stage, _), weight in zip(weighting.names(), weighting.weights().tolist(), strict=True):
-        kinds[kind, stage] = kinds.get((kind, stage), 0) + weight
-    assert all(total == pytest.approx(1) for (kind, _), total in kinds.items() if kind != "branch")
+        if kind != "branch":  # as they are: alphas and gains are no shares
+            kinds[kind, stage] = kinds.get((kind, stage), 0) + weight
+    assert all(total == pytest.approx(1) for total in kinds.values())
 
 
 @pytest.mark.parametrize("name", named("weighting"))
-def test_a_weighting_goes_on_from_its_saved_state(name: str) -> None:
+def test_a_weighting_goes_on_from_its_saved_state(name: str, tmp_path: Path) -> None:
     make: Callable[[], Static] = lambda: METHODS[name].load()(OBJECTIVES, METHODS[name].settings())  # noqa: E731
     first, second = make(), make()
     sampled = first.sample(torch.Generator().manual_seed(0))
-    first.learn(sampled, scores(*[0.5] * len(sampled), end_task=0.2, aux=-0.1))
-    second.load(first.state())
+    seen = scores(*[0.5, -0.2, 0.1, 0.0][: len(sampled)], end_task=0.2, aux=-0.1)
+    for _ in range(40):
+        first.learn(sampled, seen)
+        first.after(sampled, seen.losses - 0.1)
+    checkpoint.save(tmp_path / "state.safetensors", first.state())
+    state = checkpoint.load(tmp_path / "state.safetensors")
+    second.load(state)
     assert torch.equal(second.weights(), first.weights())
+    for weighting in (first, second):
+        weighting.learn(sampled, seen)
+        weighting.after(sampled, seen.losses - 0.2)
+    assert torch.equal(second.weights(), first.weights())
+    untouched = make()
+    untouched.load(checkpoint.load(tmp_path / "state.safetensors"))  # what was saved has not moved with the second
+    third = make()
+    third.load(state)
+    assert torch.equal(third.weights(), untouched.weights())
 
 
 def test_static_weights_are_equal_whatever_is_sampled() -> None:
@@ -58,6 +78,15 @@ def test_static_weights_are_equal_whatever_is_sampled() -> None:
     factors = weighting.coefficients([0, 2, 3])
     assert (factors.end_task, factors.aux) == (0.3, 0.7)
     assert factors.objectives.tolist() == [1 / 3] * 3
+
+
+def test_searched_weights_are_shares_of_the_auxiliaries_part() -> None:
+    weighting = Searched(OBJECTIVES, StaticSettings(lambda_e=0.3), (1.0, 0.0, 3.0, 0.0))
+    factors = weighting.coefficients([0, 1, 2])
+    assert (factors.end_task, factors.aux) == pytest.approx((0.3, 0.7))
+    assert factors.objectives.tolist() == pytest.approx([0.25, 0, 0.75])
+    alone = weighting.coefficients([1, 3])  # none of these has a weight
+    assert (alone.end_task, alone.aux) == (1, 0)
 
 
 def test_sampling_is_without_replacement_and_reaches_every_objective() -> None:
@@ -104,9 +133,9 @@ def test_aang_lambda_e_rises_when_the_auxiliaries_oppose_the_end_task() -> None:
 
 def test_aang_asks_for_no_meta_gradient_when_nothing_can_move() -> None:
     still = Aang(OBJECTIVES, AangSettings(lr_weights=0.0, lr_lambda=0.0))
-    assert not any(still.wants_scores(step) for step in range(1, 10))
+    assert not any(still.asks(step) for step in range(1, 10))
     every_third = Aang(OBJECTIVES, AangSettings(meta_every=3))
-    assert [step for step in range(1, 10) if every_third.wants_scores(step)] == [3, 6, 9]
+    assert [step for step in range(1, 10) if every_third.asks(step) == Asks("dev_head")] == [3, 6, 9]
 
 
 def test_aang_scores_of_an_objective_count_its_own_and_its_four_primitives_weights() -> None:
@@ -173,7 +202,7 @@ def test_aang_scalar_lambda_e_moves_by_the_difference_and_stays_in_its_range() -
 
 def test_aang_moves_by_the_mean_of_its_steps() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(meta_every=3, meta_mean=True, lr_weights=0.1, factored=False))
-    assert all(weighting.wants_scores(step) for step in range(1, 7))
+    assert all(weighting.asks(step) for step in range(1, 7))
     for value in (0.6, 0.0):
         weighting.learn([1], scores(value))
         assert weighting.logits["all"].tolist() == [0, 0, 0, 0]
@@ -262,7 +291,8 @@ def test_sets_of_micro_batches_make_one_step_of_their_means() -> None:
     assert found.rows == rows
     before = weighting.logits["all"].clone()
     similar = torch.tensor([0.1 * (k + 1) for k in found.sampled], dtype=torch.float64)
-    weighting.learn(found.sampled, Scores(similar, 0.0, 0.0, found.sets))
+    losses = torch.ones(len(similar) + 1, dtype=torch.float64)
+    weighting.learn(found.sampled, Seen(losses, Scores(similar, 0.0, 0.0, found.sets)))
     times = [sum(k in some for some in found.sets) / 3 for k in range(4)]
     moved = (weighting.logits["all"] - before).tolist()
     assert moved == pytest.approx([0.1 * 0.1 * (k + 1) * times[k] for k in range(4)])

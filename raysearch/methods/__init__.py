@@ -10,6 +10,7 @@ import importlib.util
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from raysearch import field as f
 from raysearch import settings as s
 
 Family = Literal["weighting", "surgery", "schedule"]
@@ -28,11 +29,12 @@ class Method:
     needs: tuple[str, ...] = ()  # packages of the extra raysearch[torchjd]
     rounds: bool = False  # a weighting that mixes what branches have learned
     memory: bool = False  # remembers gradients from step to step: wants those of the same objectives at every step
+    balances: bool = False  # weighs the end task by what is seen of it: wants it trained beside its auxiliaries
 
     @property
     def knobs(self) -> tuple[str, ...]:
         """Names of the settings that this method uses."""
-        return tuple(f.name for f in fields(self.settings))
+        return tuple(about.name for about in fields(self.settings))
 
     def why_missing(self) -> str | None:
         """What to install before it can be loaded; None if all is there."""
@@ -69,6 +71,14 @@ _GRADVAC = "Wang et al. 2020, https://arxiv.org/abs/2010.05874"
 _PCD = "Varam & AlHajri 2026, https://arxiv.org/abs/2606.29521"
 _ALPHAVIL = "Kourdis, Gordon-Hall & Gorinski 2024, https://arxiv.org/abs/2405.07769"
 _FORKMERGE = "Jiang et al. 2023, https://arxiv.org/abs/2301.12618"
+_UW = "Kendall, Gal & Cipolla 2018, https://arxiv.org/abs/1705.07115"
+_DWA = "Liu, Johns & Davison 2019, https://arxiv.org/abs/1803.10704"
+_GRADNORM = "Chen et al. 2018, https://arxiv.org/abs/1711.02257"
+_FAMO = "Liu et al. 2023, https://arxiv.org/abs/2306.03792"
+_RLW = "Lin et al. 2022, https://arxiv.org/abs/2111.10603"
+_OL_AUX = "Lin et al. 2019, https://papers.nips.cc/paper/2019/hash/0e900ad84f63618452210ab8baae0218-Abstract.html"
+_DGA = "Fan, Grangier & Ablin 2024, https://arxiv.org/abs/2410.02498"
+_AUXINASH = "Shamsian et al. 2023, https://arxiv.org/abs/2301.13501"
 _QP = ("qpsolvers", "quadprog")
 
 METHODS: dict[str, Method] = {
@@ -77,6 +87,9 @@ METHODS: dict[str, Method] = {
     ),
     "static": Method(
         "weighting", "static:Static", s.Static, "equal weights, fixed lambda_e: multitask learning", _AANG
+    ),
+    "static_searched": Method(
+        "weighting", "static:Searched", s.Static, "fixed weights, searched as dimensions `weight.`", "baseline"
     ),
     "eta_prim": Method(
         "weighting", "static:EtaPrimSum", s.EtaPrim, "equal weights, update g~_aux + eta_prim g_prim", _ATTITTUD
@@ -108,6 +121,40 @@ METHODS: dict[str, Method] = {
         "branches with an objective each, merged as scores best on meta-dev",
         _FORKMERGE,
         rounds=True,
+    ),
+    "uncertainty": Method(
+        "weighting", "balancing:Uncertainty", f.Uncertainty, "each loss over its learned variance", _UW, balances=True
+    ),
+    "dwa": Method(
+        "weighting", "balancing:DWA", f.DWA, "more for tasks whose loss falls more slowly", _DWA, balances=True
+    ),
+    "gradnorm": Method(
+        "weighting", "balancing:GradNorm", f.GradNorm, "gradient norms by training rates", _GRADNORM, balances=True
+    ),
+    "famo": Method(
+        "weighting", "balancing:FAMO", f.FAMO, "the logarithms of all losses fall alike", _FAMO, balances=True
+    ),
+    "rlw": Method(
+        "weighting", "balancing:RLW", f.RLW, "a softmax of Gaussians, anew at each step", _RLW, balances=True
+    ),
+    "ol_aux": Method(
+        "weighting",
+        "alignment:OlAux",
+        f.OlAux,
+        "more for gradients that agree with the end task's",
+        _OL_AUX,
+        balances=True,
+    ),
+    "dga": Method(
+        "weighting", "alignment:DGA", f.DGA, "more for gradients that agree with meta-dev's", _DGA, balances=True
+    ),
+    "auxinash": Method(
+        "weighting",
+        "alignment:AuxiNash",
+        f.AuxiNash,
+        "a bargain under preferences learned on meta-dev",
+        _AUXINASH,
+        balances=True,
     ),
     "none": Method("surgery", "attittud:keep", s.NoSettings, "the auxiliary gradient as it is", "baseline"),
     "attittud": Method(
@@ -150,10 +197,10 @@ METHODS: dict[str, Method] = {
         memory=True,
     ),
     "gradvac": Method(
-        "surgery", "aggregators:GRADVAC", s.GradVac, "gradients kept at their usual cosine", _GRADVAC, memory=True
+        "surgery", "aggregators:GRADVAC", f.GradVac, "gradients kept at their usual cosine", _GRADVAC, memory=True
     ),
     "pcd": Method(
-        "surgery", "aggregators:PCD", s.PCD, "the end task first, a share of progress for each", _PCD, memory=True
+        "surgery", "aggregators:PCD", f.PCD, "the end task first, a share of progress for each", _PCD, memory=True
     ),
     "joint": Method("schedule", "schedules:joint", s.NoSettings, "end task and auxiliaries together", "baseline"),
     "joint_then_finetune": Method(

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from raysearch import settings as s
 from raysearch.methods import hierarchy
-from raysearch.methods.static import Coefficients, Name, Scores, Weighting
+from raysearch.methods.static import Asks, Coefficients, Name, Scores, Seen, Weighting
 from raysearch.plan import Objective
 
 STAGES = ("data", "transform", "representation", "output")
@@ -53,8 +53,10 @@ class MetaGradient(Weighting):
     def worth(self, logits: Logits, sampled: list[int], similar: Tensor, scores: Scores) -> Tensor:
         """What one set of objectives is worth under `logits`; `similar` (N,) has m_k of those that were sampled."""
 
-    def learn(self, sampled: list[int], scores: Scores) -> None:
+    def learn(self, sampled: list[int], seen: Seen) -> None:
         """Add to the logits their rate times the derivative of what the sets are worth, on the mean."""
+        if (scores := seen.scores) is None:
+            return
         similar = torch.zeros(len(self.objectives), dtype=torch.float64)
         similar[sampled] = scores.objectives.to(similar)
         leaves = {name: value.clone().requires_grad_() for name, value in self.logits.items()}
@@ -99,10 +101,10 @@ class MetaTartan(MetaGradient):
         self.logits = {"tasks": torch.full((count,), 1 / count, dtype=torch.float64)}  # the end task's first
         self.rates = {"tasks": settings.lr_tasks}
 
-    def wants_scores(self, step: int) -> bool:
-        """Always, as long as there is something to weigh and it moves."""
+    def asks(self, step: int) -> Asks:
+        """Similarities to the dev gradient at every step, unless nothing could move."""
         del step
-        return bool(self.objectives) and self.settings.lr_tasks > 0
+        return Asks(compare="dev_head" if self.settings.lr_tasks > 0 else "")
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """Softmax of the logits; the objectives' part is brought to sum 1."""
@@ -156,11 +158,11 @@ class Aang(MetaGradient):
             total = total + logits[stage][self.index[stage]]
         return total
 
-    def wants_scores(self, step: int) -> bool:
-        """Every `meta_every` steps, or at all if their mean is taken, unless nothing could move."""
+    def asks(self, step: int) -> Asks:
+        """Similarities every `meta_every` steps, or at all if their mean is taken, unless nothing could move."""
         moves = self.settings.lr_weights > 0 or self.settings.lr_lambda > 0
         due = self.settings.meta_mean or step % self.settings.meta_every == 0
-        return moves and bool(self.objectives) and due
+        return Asks(compare="dev_head" if moves and due else "")
 
     @property
     def lambda_e(self) -> float:
@@ -188,9 +190,9 @@ class Aang(MetaGradient):
             return self._weights(sampled, logits) @ m + between
         return self.scores(logits)[sampled] @ m + between
 
-    def learn(self, sampled: list[int], scores: Scores) -> None:
+    def learn(self, sampled: list[int], seen: Seen) -> None:
         """As all; lambda_e stays in [0, 1] where it is a number of its own."""
-        super().learn(sampled, scores)
+        super().learn(sampled, seen)
         if self.settings.lambda_form == "scalar":
             self.logits["lambda_e"] = self.logits["lambda_e"].clamp(0.0, 1.0)
 

@@ -4,14 +4,14 @@ A weighting answers, each step: which objectives take part, and with what coeffi
 
     update = end_task * g_E  +  aux * D( sum_k objectives_k g_k ),      sum_k objectives_k = 1
 
-and, when it asks for them, learns from the similarities of the gradients to the dev gradient.
+and learns from what the step has shown: the losses of its tasks, which cost nothing, and what it has asked for.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -36,28 +36,71 @@ class Coefficients:
 
 
 @dataclass(frozen=True)
+class Asks:
+    """What a weighting wants to see of a step beside its losses; a step computes no more than this.
+
+    compare     each task's gradient with the dev gradient through a dev head or through the end task's own head, or
+                with the end task's training gradient of the step
+    gradients   norms: |g_k|; products: g_j g_k of all pairs
+    """
+
+    compare: Literal["", "dev_head", "own_head", "end_task"] = ""
+    gradients: Literal["", "norms", "products"] = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.compare or self.gradients)
+
+
+@dataclass(frozen=True)
 class Scores:
-    """Similarities to the dev gradient: positive means that a step along the gradient helps on meta-dev."""
+    """Similarities to the gradient that was asked about: positive means that a step along the one helps the other."""
 
     objectives: Tensor  # (n,) of the sampled objectives
     end_task: float
     aux: float  # of sum_k w_k g_k
     sets: tuple[tuple[int, ...], ...] = ()  # the sets that were sampled, if several: one for each micro-batch
 
+    @classmethod
+    def of(
+        cls, along: Tensor, squares: Tensor, v: Tensor | None, *, end_task: bool, sets: tuple[tuple[int, ...], ...]
+    ) -> Scores:
+        """From products and squared norms of sum_k w_k g_k, g_E (if `end_task`) and g_k; cosines if v is given."""
+        if v is not None:
+            norms = squares.sqrt() * v.double().norm()
+            along = torch.where(norms > 0, along / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
+        values = along.cpu()
+        return cls(values[2 if end_task else 1 :], float(values[1]) if end_task else 0.0, float(values[0]), sets)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step has shown, over all ranks; the end task first, then the sampled objectives, (n + 1), float64, CPU."""
+
+    losses: Tensor  # (n + 1,) nat, of the parameters before the update
+    scores: Scores | None = None
+    gramian: Tensor | None = None  # (n + 1, n + 1) of the body's gradients; its diagonal alone if norms were asked for
+
 
 Name = tuple[str, str, str]  # kind, stage and name in the weights table
 
 
 class Weighting(ABC):
-    """What all weightings share: sampling, and nothing to learn."""
+    """What all weightings share: sampling, and nothing to learn.
+
+    The factors of one that `settles` are those that it has after `learn` has seen the step's own gradients or losses;
+    one that looks `after` is told the losses of the same rows again when the step has been taken.
+    """
+
+    settles = False
+    looks_after = False
 
     def __init__(self, objectives: tuple[Objective, ...], settings: Any) -> None:
         self.objectives, self.settings = objectives, settings
 
-    def wants_scores(self, step: int) -> bool:
-        """Whether the weighting learns from the gradients of this step (from 1)."""
+    def asks(self, step: int) -> Asks:
+        """What the weighting wants to see of this step (from 1); not asked of steps without objectives."""
         del step
-        return False
+        return Asks()
 
     def sample(self, generator: Generator) -> list[int]:
         """The objectives of a step, in the plan's order: `objectives_per_step` of them, or all."""
@@ -71,8 +114,11 @@ class Weighting(ABC):
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """The factors of the step's gradients."""
 
-    def learn(self, sampled: list[int], scores: Scores) -> None:  # noqa: B027, one that learns nothing does nothing
-        """Move the weights by what the gradients of a step were worth."""
+    def learn(self, sampled: list[int], seen: Seen) -> None:  # noqa: B027, one that learns nothing does nothing
+        """Move the weights by what a step has shown."""
+
+    def after(self, sampled: list[int], losses: Tensor) -> None:  # noqa: B027, likewise
+        """Move the weights by the losses (n + 1,) of the step's rows after its update."""
 
     def rows(self, sampled: list[int], total: float) -> list[int]:
         """How many of a step's `total` auxiliary rows each sampled objective gets: by weight, and at least one."""
@@ -99,6 +145,15 @@ class Weighting(ABC):
 
     def load(self, state: dict[str, Any]) -> None:  # noqa: B027, likewise
         """Go on from where `state` was taken."""
+
+
+def coefficients_of(end_task: float, objectives: Tensor) -> Coefficients:
+    """The factors whose products with the gradients are `end_task` and `objectives` (n,), scaled to sum to 1."""
+    aux = float(objectives.sum())
+    whole = end_task + aux
+    if not whole > 0:
+        return coefficients_of(1.0, torch.ones_like(objectives))
+    return Coefficients(end_task / whole, aux / whole, objectives / aux if aux > 0 else equal(len(objectives)))
 
 
 def equal(count: int) -> Tensor:
@@ -130,6 +185,23 @@ class Static(Weighting):
             return Coefficients(1.0, 0.0, equal(0))
         lambda_e = self.settings.lambda_e
         return Coefficients(lambda_e, 1 - lambda_e, equal(len(sampled)))
+
+
+class Searched(Weighting):
+    """Static multitask learning with weights from outside, as a search draws them; equal ones if none are given."""
+
+    settings: s.Static
+
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.Static, weights: tuple[float, ...] = ()) -> None:
+        super().__init__(objectives, settings)
+        self.given = torch.tensor(weights or [1.0] * len(objectives), dtype=torch.float64)
+
+    def coefficients(self, sampled: list[int]) -> Coefficients:
+        """Lambda_e against the sampled objectives' weights, brought to sum 1; the end task alone if these are 0."""
+        lambda_e, weights = self.settings.lambda_e, self.given[sampled]
+        if not weights.sum() > 0:
+            return coefficients_of(1.0, weights)
+        return coefficients_of(lambda_e, (1 - lambda_e) * weights / weights.sum())
 
 
 class EtaPrimSum(Weighting):

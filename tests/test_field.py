@@ -1,0 +1,243 @@
+"""The field's weightings against their formulas, as plain Python or TorchJD's modules have them."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+from torchjd import scalarization
+
+from raysearch.methods import METHODS
+from raysearch.methods.alignment import AuxiNash, bargain, hypergradient
+from raysearch.methods.static import Asks, Scores, Seen, Weighting
+from raysearch.plan import Objective
+
+OBJECTIVES = tuple(
+    Objective(data="end_task", transform=t, representation="bidirectional", output="denoise")
+    for t in ("none", "replace", "mask")
+)
+ALL = [0, 1, 2]
+LOSSES = [[2.0, 7.0, 3.0, 0.5], [1.5, 6.5, 3.5, 0.4], [1.0, 6.4, 2.0, 0.45], [0.9, 6.0, 2.2, 0.3], [0.8, 5.0, 2.1, 0.2]]
+
+
+def make(name: str, **settings: Any) -> Weighting:
+    weighting: Weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings(**settings))
+    return weighting
+
+
+def weights(weighting: Weighting, sampled: list[int] | None = None) -> list[float]:
+    """The factors of the end task's gradient and of each objective's."""
+    factors = weighting.coefficients(ALL if sampled is None else sampled)
+    return [factors.end_task, *(factors.aux * factors.objectives).tolist()]
+
+
+def shares(values: Any) -> list[float]:
+    return [float(value) / math.fsum(values) for value in values]
+
+
+def tensor(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def gradients(seed: int = 0) -> Tensor:
+    """Four gradients (4, 6), two of which oppose each other."""
+    g = torch.randn(4, 6, generator=Generator().manual_seed(seed), dtype=torch.float64)
+    return g + torch.outer(tensor([1.0, -1.0, 0.5, 0.0]), g[0])
+
+
+# ---- from losses ----
+
+
+def test_uncertainty_descends_on_the_sum_of_losses_over_variances_and_log_variances() -> None:
+    weighting = make("uncertainty", lr_uncertainty=0.1)
+    s = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    for losses in LOSSES:
+        (gradient,) = torch.autograd.grad((torch.exp(-s) * tensor(losses) + s).sum(), s)
+        weighting.learn(ALL, Seen(tensor(losses)))
+        with torch.no_grad():
+            s -= 0.1 * gradient
+    assert weights(weighting) == pytest.approx(shares(torch.exp(-s).tolist()))
+
+
+def test_uncertainty_is_torchjds_of_twice_the_rate() -> None:
+    weighting, theirs = make("uncertainty", lr_uncertainty=0.05), scalarization.UW(4).double()
+    for losses in LOSSES:
+        theirs.zero_grad()
+        theirs(tensor(losses)).backward()
+        weighting.learn(ALL, Seen(tensor(losses)))
+        with torch.no_grad():
+            theirs.log_var -= 0.1 * theirs.log_var.grad
+    assert weights(weighting) == pytest.approx(shares(torch.exp(-theirs.log_var).tolist()))
+
+
+def test_uncertainty_settles_at_the_logarithm_of_each_loss_and_moves_sampled_tasks_alone() -> None:
+    weighting = make("uncertainty", lr_uncertainty=0.1)
+    for _ in range(2000):
+        weighting.learn([0, 2], Seen(tensor([2.0, 7.0, 0.5])))
+    assert weights(weighting) == pytest.approx(shares([1 / 2, 1 / 7, 1, 1 / 0.5]))
+
+
+def test_dwa_is_torchjds_with_a_window_for_an_epoch() -> None:
+    weighting, theirs = make("dwa", dwa_window=2, dwa_temperature=1.5), scalarization.DWA(1.5)
+    for number in range(9):
+        losses = tensor(LOSSES[number % 5]) * (1 + number)
+        values = losses.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(theirs(values), values)
+        assert weights(weighting) == pytest.approx(shares(expected.tolist()))
+        weighting.learn(ALL, Seen(losses))
+        if number % 2:
+            theirs.step()
+    assert weights(weighting) != pytest.approx([0.25] * 4)
+
+
+def test_dwa_by_hand() -> None:
+    weighting = make("dwa", dwa_window=1, dwa_temperature=2.0)
+    weighting.learn(ALL, Seen(tensor([2.0, 4.0, 1.0, 1.0])))
+    assert weights(weighting) == [0.25] * 4
+    weighting.learn(ALL, Seen(tensor([1.0, 4.0, 2.0, 1.0])))
+    assert weights(weighting) == pytest.approx(shares([math.exp(r / 2) for r in (0.5, 1.0, 2.0, 1.0)]))
+
+
+def test_rlw_is_a_softmax_of_gaussians_drawn_at_each_step() -> None:
+    weighting = make("rlw", objectives_per_step=0)
+    generator, again = Generator().manual_seed(3), Generator().manual_seed(3)
+    seen = []
+    for _ in range(3):
+        sampled = weighting.sample(generator)
+        drawn = torch.randn(4, generator=again, dtype=torch.float64).exp()
+        assert weights(weighting, sampled) == pytest.approx(shares(drawn.tolist()))
+        seen.append(tuple(weights(weighting)))
+    assert len(set(seen)) == 3
+    assert weights(weighting, [1]) == pytest.approx(shares([float(drawn[0]), float(drawn[2])]))
+
+
+def test_famo_is_torchjds_with_losses_before_and_after_each_update() -> None:
+    weighting, theirs = make("famo", lr_famo=0.1, famo_decay=0.01), scalarization.FAMO(4, lr=0.1, weight_decay=0.01)
+    theirs.double()
+    for before, after in zip(LOSSES, LOSSES[1:] + LOSSES[:1], strict=True):
+        values = tensor(before).requires_grad_()
+        (expected,) = torch.autograd.grad(theirs(values), values)
+        weighting.learn(ALL, Seen(tensor(before)))
+        assert weights(weighting) == pytest.approx(shares(expected.tolist()))
+        assert sum(weights(weighting)) == pytest.approx(float(expected.sum()))
+        weighting.after(ALL, tensor(after))
+        theirs.update(tensor(after))
+    assert weights(weighting) != pytest.approx(shares([1 / loss for loss in LOSSES[-1]]))
+
+
+# ---- from gradients ----
+
+
+def test_gradnorm_descends_on_the_distance_of_norms_from_their_targets() -> None:
+    weighting = make("gradnorm", gradnorm_alpha=1.5, lr_gradnorm=0.01)
+    w, first = torch.ones(4, dtype=torch.float64), tensor(LOSSES[0])
+    for number, losses in enumerate(LOSSES):
+        g = gradients(number)
+        assert weighting.asks(number + 1) == Asks(gradients="norms")
+        weighting.learn(ALL, Seen(tensor(losses), gramian=(g @ g.T).diagonal().diag()))
+        w.requires_grad_()
+        G = torch.stack([(weight * own).norm() for weight, own in zip(w, g, strict=True)])
+        rates = tensor(losses) / first
+        target = (G.mean() * (rates / rates.mean()) ** 1.5).detach()
+        (gradient,) = torch.autograd.grad((G - target).abs().sum(), w)
+        w = w.detach() - 0.01 * gradient
+        w = 4 * w / w.sum()
+    assert weights(weighting) == pytest.approx((w / 4).tolist())
+
+
+def test_gradnorm_without_alpha_makes_norms_alike() -> None:
+    weighting = make("gradnorm", gradnorm_alpha=0.0, lr_gradnorm=1e-3)
+    norms = [1.0, 2.0, 4.0, 0.5]
+    for _ in range(4000):
+        weighting.learn(ALL, Seen(tensor([1.0] * 4), gramian=torch.diag(tensor(norms) ** 2)))
+    assert weights(weighting) == pytest.approx(shares([1 / norm for norm in norms]), rel=0.02)
+
+
+def compared(*objectives: float, end_task: float = 1.0) -> Seen:
+    return Seen(tensor([1.0] * 4), Scores(tensor(objectives), end_task, 0.0))
+
+
+def test_ol_aux_moves_every_n_steps_by_the_similarities_of_these_steps() -> None:
+    weighting = make("ol_aux", ol_aux_steps=2, lr_ol_aux=0.5, lambda_e=0.4)
+    assert weights(weighting) == pytest.approx([0.4, 0.2, 0.2, 0.2])
+    for number, values in enumerate([(0.5, -0.5, -2.0), (0.1, -0.1, -2.0), (1.0, 1.0, 1.0)]):
+        assert weighting.asks(number + 1) == Asks(compare="end_task")
+        weighting.learn(ALL, compared(*values))
+    u = [1 + 0.5 * 0.6, 1 - 0.5 * 0.6, 0.0]  # the third would be -1
+    assert weights(weighting) == pytest.approx(shares([0.4, *(0.6 * value / 3 for value in u)]))
+
+
+def test_ol_aux_trains_the_end_task_alone_when_every_weight_is_zero() -> None:
+    weighting = make("ol_aux", ol_aux_steps=1, lr_ol_aux=1.0)
+    weighting.learn(ALL, compared(-2.0, -2.0, -2.0))
+    assert weights(weighting) == [1, 0, 0, 0]
+    assert weighting.coefficients(ALL).objectives.tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_dga_is_an_exponentiated_gradient_and_its_moving_average() -> None:
+    weighting = make("dga", lr_dga=0.7, dga_ema=0.25, dga_every=3, lambda_e=0.6)
+    assert [weighting.asks(step).compare for step in (1, 2, 3, 6)] == ["", "", "own_head", "own_head"]
+    alpha, average = [1 / 3] * 3, [1 / 3] * 3
+    for values in ((0.5, -0.5, 0.1), (0.4, 0.2, -0.3), (1.0, 0.0, 0.0)):
+        weighting.learn(ALL, compared(*values))
+        weighting.learn(ALL, Seen(tensor([1.0] * 4)))  # a step between looks
+        alpha = shares([a * math.exp(0.7 * value) for a, value in zip(alpha, values, strict=True)])
+        average = [0.75 * old + 0.25 * new for old, new in zip(average, alpha, strict=True)]
+    assert weights(weighting) == pytest.approx([0.6, *(0.4 * a for a in average)])
+
+
+def test_dga_without_moving_average_is_doges_mirror_descent() -> None:
+    weighting = make("dga", lr_dga=0.7, dga_ema=1.0, lambda_e=0.5)
+    weighting.learn(ALL, compared(0.5, -0.5, 0.1))
+    assert weights(weighting)[1:] == pytest.approx(
+        [w / 2 for w in shares([math.exp(0.7 * v) for v in (0.5, -0.5, 0.1)])]
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_bargain_gives_each_gradient_its_preference_of_the_gain(seed: int) -> None:
+    g = gradients(seed)
+    p = tensor(shares([1.0, 2.0, 0.1, 3.0]))
+    alpha = bargain(g @ g.T, p)
+    assert (alpha > 0).all()
+    assert torch.allclose(alpha * (g @ (alpha @ g)), p, rtol=0, atol=1e-7)
+    assert (alpha @ g).norm().item() == pytest.approx(1)
+
+
+def test_a_bargain_of_gradients_that_cancel_is_finite() -> None:
+    g = tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert bargain(g @ g.T, tensor([0.5, 0.5])).isfinite().all()
+
+
+def test_the_hypergradient_is_the_slope_of_the_loss_in_the_preferences() -> None:
+    g, along = gradients(), tensor([0.3, -0.2, 0.5, 0.1])
+    p = tensor(shares([1.0, 2.0, 0.5, 3.0]))
+    found = hypergradient(g @ g.T, p, along)
+    for k in range(4):
+        step = torch.zeros(4, dtype=torch.float64)
+        step[k] = 1e-5
+        up, down = bargain(g @ g.T, p + step), bargain(g @ g.T, p - step)
+        assert float(found[k]) == pytest.approx(float(-along @ (up - down)) / 2e-5, rel=1e-4)
+
+
+def test_auxinash_weighs_a_step_by_the_bargain_of_its_own_gradients() -> None:
+    weighting = make("auxinash", preference_every=2)
+    assert weighting.settles
+    assert [weighting.asks(step).compare for step in (1, 2)] == ["", "own_head"]
+    g = gradients() * tensor([[1.0], [30.0], [0.1], [1.0]])
+    weighting.learn(ALL, Seen(tensor([1.0] * 4), gramian=g @ g.T))
+    update = tensor(weights(weighting)) @ g
+    gains = tensor(weights(weighting)) * (g @ update)
+    assert shares(gains.tolist()) == pytest.approx([0.25] * 4, abs=1e-6)
+
+
+def test_auxinash_prefers_what_helps_on_meta_dev_and_gives_a_silent_task_no_part() -> None:
+    weighting = make("auxinash", lr_preference=0.05)
+    assert isinstance(weighting, AuxiNash)
+    G = torch.diag(tensor([1.0, 4.0, 9.0, 0.0]))
+    for _ in range(5):
+        weighting.learn(ALL, Seen(tensor([1.0] * 4), Scores(tensor([2.0, -3.0, 0.0]), 0.0, 0.0), G))
+    assert weighting.p[1] > weighting.p[0] > weighting.p[2]
+    assert float(weighting.p.sum()) == pytest.approx(1)
+    assert weights(weighting)[3] == 0
