@@ -26,7 +26,7 @@ COUNTS = {
     "xlnet_style": 1,
     "smoke": 6,
 }
-COUNTS |= {"image": 36, "image_td": 18, "auxiliary_label": 1}
+COUNTS |= {"image": 36, "image_td": 18, "auxiliary_label": 1, "planted": 10}
 EVERY = [
     Objective(**dict(zip(STAGES, parts, strict=True)))
     for stages in KINDS.values()
