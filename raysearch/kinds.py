@@ -1,4 +1,4 @@
-"""Text or images: the task says which, and space, model and settings have to fit it.
+"""Text, images or tables: the task says which, and space, model and settings have to fit it.
 
 Raises SpecError at the line of the key that is wrong.
 """
@@ -13,6 +13,7 @@ from raysearch.declared import MODELS
 from raysearch.image_specs import IMAGE_MODELS, ImageModel
 from raysearch.knobs import DEFAULTS
 from raysearch.reading import Keys, Node
+from raysearch.table_specs import TABLE_MODELS, TableModel, TableTask
 
 if TYPE_CHECKING:
     from raysearch.spec import Search
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 # Model types that are known to be of one kind; another is asked when it is built.
 TEXT_TYPES = {"bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "albert", "deberta-v2", "camembert"}
 IMAGE_TYPES = {"resnet", "vit", "convnext", "convnextv2", "swin", "deit", "beit", "regnet", "mobilenet_v2", "dinov2"}
-NO_USE = {"image": ("max_length", "lm_head", "lm_rank"), "text": ()}  # settings that say nothing of a kind
+NO_USE = {  # settings that say nothing of a kind
+    "image": ("max_length", "lm_head", "lm_rank"),
+    "table": ("max_length", "lm_head", "lm_rank"),
+    "text": (),
+}
 
 
 def check_kinds(search: Search, node: Node) -> None:
@@ -33,13 +38,29 @@ def check_kinds(search: Search, node: Node) -> None:
         if "auxiliary" in space.stages["data"] and not search.task.has_auxiliary:
             problem = f"has objectives on auxiliary images, and the task has no `auxiliary:` ({name})"
             raise node.error(problem, *_place(search, name))
-    if _model_kind(search) not in (None, kind):
-        fitting = _names(MODELS.keys() - IMAGE_MODELS.keys() if kind == "text" else IMAGE_MODELS)
-        raise node.error(f"is no model for {_called(kind)}; such as {fitting}, or {{path: NAME}}", "model")
+    known = _model_kind(search)
+    if known != kind and (known is not None or kind == "table"):
+        texts = MODELS.keys() - IMAGE_MODELS.keys() - TABLE_MODELS.keys()
+        fitting = _names({"text": texts, "image": IMAGE_MODELS, "table": TABLE_MODELS}[kind])
+        own = "{mlp: [64, 16]}" if kind == "table" else "{path: NAME}"
+        raise node.error(f"is no model for {_called(kind)}; such as {fitting}, or {own}", "model")
+    _numbers_alone(search, node)
     for name in NO_USE[kind]:
         for under in ("settings", "dimensions"):
             if getattr(search, under).get(name, DEFAULTS[name]) != DEFAULTS[name]:
                 raise node.error(f"says nothing of {_called(kind)}: it is used for text alone", under, name)
+
+
+def _numbers_alone(search: Search, node: Node) -> None:
+    """Refuse to ask whether a class is above its mean."""
+    if not isinstance(search.task, TableTask):
+        return
+    for name, space in search.spaces.items():
+        asked = {objective.data for objective in space.objectives if objective.output == "above_mean"}
+        for data in sorted(asked):
+            if not search.task.lacks(data) and search.task.kind_of(data) == "class":
+                problem = f"asks in {name} whether the labels of {data} are above their mean, and they are classes"
+                raise node.error(problem, *_place(search, name))
 
 
 def check_timm(search: Search, node: Node) -> None:
@@ -53,6 +74,8 @@ def _model_kind(search: Search) -> str | None:
     model = search.model
     if isinstance(model, ImageModel):
         return "image"
+    if isinstance(model, TableModel):
+        return "table"
     if model.package:
         return "text"
     named = (model.config or {}).get("model_type")
@@ -60,7 +83,7 @@ def _model_kind(search: Search) -> str | None:
 
 
 def _called(kind: str) -> str:
-    return {"text": "text", "image": "images"}[kind]
+    return {"text": "text", "image": "images", "table": "tables"}[kind]
 
 
 def _names(known: Iterable[str]) -> str:

@@ -1,22 +1,25 @@
 """The score of an end task, of logits and labels; higher is better.
 
-logits (n, C), labels (n,) classes; or labels (n, L) of 0 and 1, several at once, and logits (n, L)
+logits (n, C), labels (n,) classes; or labels (n, L) of 0 and 1, several at once, and logits (n, L); or labels (n,)
+numbers and what is said of them (n, 1)
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import accuracy_score, f1_score, r2_score, roc_auc_score
 from torch import Tensor
 
 
 def score(metric: str, labels: Tensor, logits: Tensor) -> float:
-    """accuracy, macro_f1 (over all classes of the training labels, absent ones as 0), micro_f1 or mean_auc.
+    """accuracy, macro_f1 (over all classes of the training labels, absent ones as 0), micro_f1, mean_auc or r2.
 
     Of several labels at once, those with a logit above 0 are predicted.
     """
     y, z = labels.cpu().numpy(), logits.detach().float().cpu().numpy()
+    if metric == "r2":
+        return float(r2_score(y.astype(np.float64), z[:, 0].astype(np.float64)))
     several = y.ndim == 2
     if metric == "mean_auc":
         return mean_auc(y if several else np.eye(z.shape[1], dtype=int)[y], z if several else _shares(logits))

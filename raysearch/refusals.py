@@ -274,7 +274,10 @@ def _spaces(search: Search, node: Node) -> None:
     for name, space in search.spaces.items():
         for data in space.stages["data"]:
             if key := search.task.lacks(data):
-                raise node.error(f"has objectives on {data} text, and the task has no `{key}` file ({name})", "space")
+                what, file = ("rows", "") if search.task.kind == "table" else ("text", " file")
+                raise node.error(
+                    f"has objectives on {data} {what}, and the task has no `{key}`{file} ({name})", "space"
+                )
     for name in (*search.dimensions, *search.settings):
         objectives = [each for space in search.spaces.values() for each in space.objectives]
         if name.startswith(WEIGHT) and (problem := why_unborne(name, objectives)):

@@ -77,8 +77,30 @@ IMAGE_STAGES: dict[str, dict[str, str]] = {
         "auxiliary_label": "the auxiliary images' own label is predicted",
     },
 }
-Kind = Literal["text", "image"]
-KINDS: dict[str, dict[str, dict[str, str]]] = {"text": STAGES, "image": IMAGE_STAGES}
+TABLE_STAGES: dict[str, dict[str, str]] = {
+    "data": {
+        "end_task": "the end task's training rows",
+    },
+    "transform": {
+        "none": "rows stay as they are",
+        "noise": "Gaussian noise is added to every feature",
+        "mask": "drawn features become their mean",
+        "swap": "drawn features become those of another row",
+        "shuffle": "every feature becomes that of another row",
+    },
+    "representation": {
+        "full": "the encoder sees the whole row",
+        "half": "half of the features are hidden from the encoder",
+    },
+    "output": {
+        "restore": "the spoiled or hidden features are given back, or all where none is",
+        "end_task": "the end task's label is predicted, by a head of its own",
+        "extra_label": "the extra table's own label is predicted",
+        "above_mean": "is the extra table's own number above its mean?",
+    },
+}
+Kind = Literal["text", "image", "table"]
+KINDS: dict[str, dict[str, dict[str, str]]] = {"text": STAGES, "image": IMAGE_STAGES, "table": TABLE_STAGES}
 # Outputs that need one of certain primitives in another stage: without it there is nothing to predict, or all is seen.
 NEEDS: dict[str, dict[str, tuple[str, tuple[str, ...], str]]] = {
     "text": {
@@ -99,6 +121,11 @@ NEEDS: dict[str, dict[str, tuple[str, tuple[str, ...], str]]] = {
         "end_task": ("data", ("end_task",), "asks for the end task's label of auxiliary images"),
         "auxiliary_label": ("data", ("auxiliary",), "asks for an auxiliary label of the end task's images"),
         "rotation": ("transform", ("rotate",), "asks how images are turned that are not"),
+    },
+    "table": {
+        "end_task": ("data", ("end_task",), "asks for the end task's label of another table"),
+        "extra_label": ("data", ("extra_*",), "asks for the label of an extra table"),
+        "above_mean": ("data", ("extra_*",), "asks for the number of an extra table"),
     },
 }
 Rule = dict[str, tuple[str, ...]]
@@ -220,7 +247,7 @@ def load_space(name_or_path: str | Path) -> Space:
 def _own(node: Node, kind: Kind, folder: Path) -> Own:
     """The user's own primitives: of a file that is named, or as an earlier reading has found them."""
     if kind != "text":
-        raise node.error("primitives of your own are for text; images have those that are built in")
+        raise node.error("primitives of your own are for text; images and tables have those that are built in")
     if isinstance(node.value, dict):
         own: Own = node.fields_of(Own)
         return own
@@ -234,7 +261,7 @@ def _known(node: Node, kind: Kind, own: Own | None) -> dict[str, dict[str, str]]
     """The primitives that a space may name: the kind's, the user's own, and extra data sets of the task."""
     known = {stage: {**named, **(own.stages.get(stage, {}) if own else {})} for stage, named in KINDS[kind].items()}
     named = node.value["stages"].get("data") if isinstance(node.value.get("stages"), dict) else None
-    for name in (named if isinstance(named, list) else [named]) if kind == "text" else ():
+    for name in (named if isinstance(named, list) else [named]) if kind != "image" else ():
         if isinstance(name, str) and EXTRA.fullmatch(name):
             known["data"][name] = f"the task's extra data set {name.removeprefix('extra_')}"
     return known

@@ -42,6 +42,7 @@ from raysearch.profiles import Profile
 from raysearch.reading import HIDDEN, Node, plain
 from raysearch.settings import Value
 from raysearch.space import Space, load_space
+from raysearch.table_specs import TableModel, TableTask
 
 __all__ = [
     "MODELS",
@@ -67,8 +68,8 @@ class Search:
     """A declared search; consistent when it came from `read`."""
 
     name: str
-    task: TaskSpec | ImageTask
-    model: ModelSpec | ImageModel
+    task: TaskSpec | ImageTask | TableTask
+    model: ModelSpec | ImageModel | TableModel
     method: MethodSpec = PLAINEST  # an empty word where the family is a dimension
     space: str | None = None  # None where it is a dimension or not needed
     spaces: dict[str, Space] = field(default_factory=dict)  # every space that is named, by the name used

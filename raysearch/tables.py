@@ -69,7 +69,12 @@ EVALUATIONS = _table(
     column("split", pa.string(), "select_dev; test only when a run is opened by export or a final report"),
     column("metric", pa.string(), "name of the score: accuracy, macro_f1, micro_f1"),
     column("score", pa.float64(), "the end task's metric on the split; higher is better"),
-    column("loss", pa.float64(), "the end task's mean loss on the split", unit="nat"),
+    column(
+        "loss",
+        pa.float64(),
+        "the end task's mean loss on the split; of numbers, squared error in variances",
+        unit="nat",
+    ),
     column("best", pa.float64(), "best score of this trial so far"),
     column("lambda_e", pa.float64(), "end-task weight, in [0, 1]"),
     column("train_loss", pa.float64(), "the end task's mean training loss since the last evaluation", unit="nat"),

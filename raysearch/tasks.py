@@ -1,7 +1,7 @@
 """Text tasks: from a user's rows to the splits that every trial reads; and the way in for every kind of task.
 
 The driver prepares a task once a run; workers map the result into memory. Splits are separate objects: see
-`prepared`. Images are prepared by `image_data`.
+`prepared`. Images are prepared by `image_data`, tables by `table_data`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ from raysearch.prepared import (
     written,
 )
 from raysearch.rows import Rows, read_hub, read_rows
+from raysearch.table_data import opened_table, prepare_table
 from raysearch.tagged import Tagged, encode_tags, read_tagged
 
 if TYPE_CHECKING:
     from raysearch.declared import TaskSpec
     from raysearch.image_specs import ImageTask
+    from raysearch.table_specs import TableTask
     from raysearch.vocabulary import Vocabulary
 
 __all__ = ["SPLITS", "Prepared", "Split", "TextSplit", "deal", "load_prepared", "open_split", "prepare"]
@@ -73,7 +75,7 @@ class TextSplit:
 
 
 def prepare(
-    task: TaskSpec | ImageTask, model: Mapping[str, Any], folder: Path, data_root: Path | None = None
+    task: TaskSpec | ImageTask | TableTask, model: Mapping[str, Any], folder: Path, data_root: Path | None = None
 ) -> Prepared:
     """The splits of `task` in `folder`, as `model` reads them; what is there is kept if its sources are the same.
 
@@ -84,6 +86,8 @@ def prepare(
         data_root = Path(os.environ["RAYSEARCH_DATA"])
     if task.kind == "image":
         return prepare_images(task, model, folder, data_root)
+    if task.kind == "table":
+        return prepare_table(task, folder, data_root)
     paths = {part: _find(task, part, data_root) for part in ("train", "dev", "test", "domain")}
     for part in ("out_of_domain", "neural_lm"):
         if getattr(task, part) is not None:
@@ -111,6 +115,8 @@ def open_split(folder: Path | str, name: str) -> Split:
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     if "pixels" in batch.schema.names:
         return opened_images(batch)
+    if "features" in batch.schema.names:
+        return opened_table(batch)
     lists = batch.column("tokens")
     labels = batch.column("label").to_numpy() if "label" in batch.schema.names else None
     tags = batch.column("tags").values.to_numpy() if "tags" in batch.schema.names else None

@@ -33,6 +33,8 @@ from raysearch.primitives.transform import Vocabulary
 from raysearch.ranks import Ranks
 from raysearch.rounds import Rounds
 from raysearch.steps import Losses
+from raysearch.table import TableBatches
+from raysearch.table_model import TableNetwork
 from raysearch.tables import Report
 from raysearch.tasks import Split, Splits
 from raysearch.text import TextBatches
@@ -89,6 +91,8 @@ def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: Open) -> Batc
     training = plan.training
     if about.get("kind") == "image":
         return ImageBatches(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
+    if about.get("kind") == "table":
+        return TableBatches(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
     own = functions_of(plan.primitives)
     return TextBatches(open_split, vocabulary_of(about), training.max_length, training.select_probability, own)
 
@@ -96,13 +100,14 @@ def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: Open) -> Batc
 def build(plan: TrialPlan, about: dict[str, Any]) -> Network:
     """The plan's network before the first step, its new parameters drawn from the plan's seed."""
     torch.manual_seed(number_of(plan.seed, "parameters", 0))
-    image = about.get("kind") == "image"
     extra = {name: len(own["labels"]) for name, own in about.get("extra", {}).items()}
-    network: Network = (
-        ImageNetwork(plan, about)
-        if image
-        else TextNetwork(plan, len(about["labels"]), about["tokens"]["vocab_size"], extra)
-    )
+    network: Network
+    if about.get("kind") == "image":
+        network = ImageNetwork(plan, about)
+    elif about.get("kind") == "table":
+        network = TableNetwork(plan, about)
+    else:
+        network = TextNetwork(plan, len(about["labels"]), about["tokens"]["vocab_size"], extra)
     if plan.training.recompute:
         network.recompute()
     return network

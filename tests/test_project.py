@@ -24,9 +24,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imports point one way: a module imports from its own line or from one above it.
 LAYERS = """
 words         errors settings field profiles tables methods
-declarations  catalog reading own plan space literature knobs image_specs declared kinds arms pretrained refusals spec
-data          rows docstrings vocabulary tagged prepared image_rows image_dealing image_data tasks
-batches       ranks metrics heads model image_model primitives primitives.* batches text image
+declarations  catalog reading own plan space literature knobs image_specs table_specs
+searches      declared kinds arms pretrained refusals spec
+data          rows docstrings vocabulary tagged prepared planted
+tasks         image_rows image_dealing image_data table_rows table_data tasks
+batches       ranks metrics heads model image_model primitives primitives.* batches text image table table_model
 training      gradients gradients.* methods.* steps looks examples update rounds checkpoint trajectory training
 record        segments ledger run paired pictures sweep_pictures weight_pictures markup comparisons page report
 search        samplers study planning progress sessions broker serving recording fleet tuning search

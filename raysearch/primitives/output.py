@@ -22,7 +22,9 @@ class Targets:
 
     original: Tensor  # (b, ...) inputs before the transform, or what else is asked for: (b, S), or pixels (b, C, H, W)
     selected: Tensor  # (b, S) or (b, H, W) bool: what is asked for; most often what the transform may have changed
-    labels: Tensor  # (b,) classes, or (b, L) of 0 and 1 for several labels at once; empty where the data has none
+    labels: (
+        Tensor  # (b,) classes or float numbers, or (b, L) of 0 and 1 for several at once; empty where there are none
+    )
     selected_total: int  # selected positions over all ranks
     rows_total: int  # rows over all ranks
 
@@ -31,7 +33,9 @@ Output = Callable[[Tensor, Targets, nn.Module], Tensor]
 
 
 def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each row's loss (b,), nat: cross-entropy of its class, or the mean of its labels' binary cross-entropies."""
+    """Each row's loss (b,): a class: cross-entropy, nat; several labels: their mean; a number: squared error."""
+    if labels.ndim == 1 and labels.is_floating_point():
+        return (logits[:, 0].float() - labels).square()
     if labels.ndim == 1:
         return F.cross_entropy(logits.float(), labels, reduction="none")
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").mean(dim=1)
@@ -99,6 +103,19 @@ def rotation(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
     return end_task(hidden, targets, head)
 
 
+def above_mean(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
+    """Mean binary cross-entropy of whether the extra data's own number is above its mean."""
+    return example_losses(head(hidden[:, 0]), (targets.labels > 0)[:, None]).sum() / max(targets.rows_total, 1)
+
+
+def restore(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
+    """Mean over rows of the squared error at the features asked for, in variances of a feature."""
+    error = (head(hidden[:, 0]).float() - targets.original).square()  # (b, d)
+    asked = targets.selected.to(error.dtype)
+    each: Tensor = (error * asked).sum(1) / asked.sum(1)  # (b,)
+    return each.sum() / max(targets.rows_total, 1)
+
+
 def reconstruct(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
     """Mean over images of the squared error at the pixels asked for, in variances of a channel."""
     error = (head(hidden[:, 0]).float() - targets.original).square().mean(dim=1)  # (b, H, W)
@@ -128,6 +145,8 @@ OUTPUTS: dict[str, Output] = {
     "auxiliary_label": auxiliary_label,
     "rotation": rotation,
     "reconstruct": reconstruct,
+    "above_mean": above_mean,
+    "restore": restore,
 }
 
 

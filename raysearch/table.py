@@ -1,0 +1,57 @@
+"""Batches of table rows: the end task's as they are, an objective's transformed and partly hidden as it says.
+
+features (b, d) float, normalised by train's mean and standard deviation in data.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Generator, Tensor
+
+from raysearch.batches import Group, Open, labels_of
+from raysearch.plan import Objective
+from raysearch.prepared import Split
+from raysearch.primitives.output import Targets
+from raysearch.primitives.table import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
+from raysearch.table_data import TableSplit
+
+
+@dataclass(frozen=True)
+class TableBatches:
+    """Groups whose inputs are features (b, d)."""
+
+    open_split: Open
+    mean: tuple[float, ...]  # of each feature
+    std: tuple[float, ...]
+    probability: float  # that a feature is drawn by mask or swap
+
+    def features(self, split: Split, rows: Tensor) -> Tensor:
+        """Normalised features (b, d) of `rows`."""
+        stored = torch.from_numpy(cast(TableSplit, split).features[rows.numpy()])
+        return (stored - torch.tensor(self.mean)) / torch.tensor(self.std)
+
+    def plain(self, split: Split, rows: Tensor) -> Group:
+        """`rows` as they are."""
+        features = self.features(split, rows)
+        everything = torch.ones(features.shape, dtype=torch.bool)
+        return Group((features,), Targets(features, everything, labels_of(split, rows), 0, len(rows)))
+
+    def objective(self, objective: Objective, count: int, generator: Generator) -> Group:
+        """`count` rows drawn with replacement for `objective`, transformed and hidden as it says."""
+        split = self.open_split("train" if objective.data == "end_task" else objective.data)
+        rows = torch.randint(len(split), (count,), generator=generator)
+        original = self.features(split, rows)
+        seen, changed = TABLE_TRANSFORMS[objective.transform](original, self.probability, generator)
+        hidden = TABLE_REPRESENTATIONS[objective.representation](seen, generator)
+        asked = changed | hidden
+        asked[~asked.any(1)] = True  # nothing is spoiled: the whole row is to be given back
+        targets = Targets(original, asked, labels_of(split, rows), int(asked.sum()), count)
+        return Group((seen.masked_fill(hidden, 0.0),), targets)
+
+    def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
+        """All groups' features, one after another."""
+        return (torch.cat([group.inputs[0] for group in groups]),)

@@ -1,0 +1,181 @@
+"""Tasks on tables of numbers, and their model, as a search declares them; `declared` has those of text.
+
+A row is a number for each feature and a label: a number too where the metric is r2, else a class. Further tables with
+the same features and labels of their own are for objectives on extra_NAME data. The task `planted` has no files: its
+tables are drawn as `planted:` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+from raysearch.errors import did_you_mean
+from raysearch.reading import Node, plain
+from raysearch.settings import Settings, knob
+
+TableMetric = Literal["r2", "accuracy", "macro_f1", "micro_f1", "mean_auc"]
+EXTRA = "extra_"
+
+TABLE_TASKS: dict[str, dict[str, Any]] = {"planted": {"kind": "table", "name": "planted", "planted": {}}}
+TABLE_MODELS: dict[str, dict[str, Any]] = {"mlp": {"mlp": [64, 16]}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraTable:
+    """A further labelled table, for objectives on `extra_NAME` data."""
+
+    train: str
+    label: str = "label"  # column of the label
+    kind: Literal["number", "class"] = "number"  # of the label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted(Settings):
+    """A task drawn with a known answer: which auxiliary tables share the end task's subspace.
+
+    They are named from 1 on: first the helpful, then the harmful, then the unrelated ones.
+    """
+
+    draw: int = knob(0, "seed of the tables", low=0)
+    dim: int = knob(32, "features", low=2)
+    rank: int = knob(4, "directions of the features that a label depends on", low=1)
+    teacher: str = knob(
+        "tanh", "labels are sums of tanh of each direction; or of products of two", choices=("tanh", "product")
+    )
+    helpful: int = knob(4, "auxiliary tables whose labels depend on the end task's directions", low=0)
+    harmful: int = knob(6, "auxiliary tables whose labels depend on directions of their own, at right angles", low=0)
+    unrelated: int = knob(0, "auxiliary tables whose labels are noise", low=0)
+    rows: int = knob(2000, "rows of an auxiliary table", low=2, unit="row")
+    train: int = knob(60, "labelled rows of the end task", low=2, unit="row")
+    meta_dev: int = knob(60, "rows of meta-dev", low=0, unit="row")
+    select_dev: int = knob(2000, "rows of select-dev", low=2, unit="row")
+    test: int = knob(4000, "rows of test", low=2, unit="row")
+    noise: float = knob(0.2, "standard deviation of the labels' noise, in standard deviations of the labels", low=0)
+
+    @property
+    def tables(self) -> int:
+        """How many auxiliary tables there are."""
+        return self.helpful + self.harmful + self.unrelated
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableTask:
+    """An end task on a table. A relative path is looked for under the data root, then in `base`."""
+
+    name: str
+    kind: Literal["table"] = "table"
+    train: str | None = None
+    dev: str | None = None
+    test: str | None = None
+    label: str = "label"  # column of the label
+    features: tuple[str, ...] = ()  # columns of the features; all that are no label, if nothing is said
+    extra: dict[str, ExtraTable] = field(default_factory=dict)  # further labelled tables, by name
+    planted: Planted | None = None  # drawn tables instead of files
+    metric: TableMetric = "r2"
+    split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
+    meta_dev: float = knob(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
+    base: str = ""  # the folder of the declaring file
+
+    hub: ClassVar[None] = None
+    has_auxiliary: ClassVar[bool] = False
+
+    @classmethod
+    def read(cls, node: Node) -> TableTask:
+        """A task as declared; refuses what does not go together."""
+        task: TableTask = node.fields_of(cls)
+        if (task.planted is None) == (task.train is None):
+            near = did_you_mean(task.name, TABLE_TASKS)
+            raise node.error(f"{task.name!r} must have one of train: PATH and planted: {{...}}{near}")
+        if task.planted is not None:
+            _check_planted(task, node)
+        if task.split is not None:
+            _check_split(task.split, node["split"])
+        for name in task.extra:
+            if not (name.isascii() and name.replace("_", "a").isalnum() and name == name.lower()):
+                raise node.error("a name is small letters, digits and _", "extra", name)
+        return task
+
+    def plain(self) -> dict[str, Any]:
+        """What `read` reads: all that is not as it would be anyway."""
+        parts = {about.name: plain(getattr(self, about.name)) for about in fields(self)}
+        parts["planted"] = asdict(self.planted) if self.planted is not None else None
+        blank = {about.name: plain(about.default) for about in fields(self) if about.name not in ("kind", "metric")}
+        return {name: part for name, part in parts.items() if part != {} and part != blank.get(name)}
+
+    @property
+    def numbers(self) -> bool:
+        """Is the label a number?"""
+        return self.metric == "r2"
+
+    @property
+    def embedded(self) -> bool:
+        """Are its rows drawn, not read?"""
+        return self.planted is not None
+
+    def kind_of(self, data: str) -> str:
+        """`number` or `class`: what the label of a data primitive's rows is."""
+        name = data.removeprefix(EXTRA)
+        if name != data and self.planted is None:
+            return self.extra[name].kind
+        return "number" if self.numbers else "class"
+
+    def lacks(self, data: str) -> str:
+        """What the task would have to declare for objectives on `data`; empty if it has it."""
+        name = data.removeprefix(EXTRA)
+        if name == data or name in self.extra:
+            return ""
+        if self.planted is not None:
+            drawn = {str(number) for number in range(1, self.planted.tables + 1)}
+            return "" if name in drawn else f"planted: {{helpful + harmful + unrelated: {name}}}"
+        return f"extra: {{{name}: ...}}"
+
+
+def _check_planted(task: TableTask, node: Node) -> None:
+    """Drawn tables have no files, and enough features for all directions."""
+    planted = task.planted
+    assert planted is not None
+    for key in ("dev", "test", "label", "features", "extra", "split", "meta_dev"):
+        if key in node:
+            raise node.error("is not used here: the tables are drawn, see planted:", key)
+    if not task.numbers:
+        raise node.error("planted labels are numbers: r2", "metric")
+    if planted.teacher == "product" and planted.rank < 2:
+        raise node.error("a product needs two directions: rank must be at least 2", "planted", "rank")
+    directions = planted.rank * (1 + bool(planted.harmful))
+    if directions > planted.dim:
+        raise node.error(f"must be at least {directions}: the directions of two tasks", "planted", "dim")
+
+
+def _check_split(split: Mapping[str, float], node: Node) -> None:
+    node.mapping(("dev", "test"))
+    for part, share in split.items():
+        if not 0 <= share < 1:
+            raise node.error(f"must be a share in [0, 1), got {share:g}", part)
+    if sum(split.values()) >= 1:
+        raise node.error("nothing is left to train on: the shares sum to 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableModel:
+    """A multilayer perceptron: its layers' widths, the last of which is the representation that heads read."""
+
+    mlp: tuple[int, ...]
+    activation: Literal["relu", "tanh"] = "relu"
+
+    package: ClassVar[None] = None
+    config: ClassVar[None] = None
+    path: ClassVar[None] = None
+
+    @classmethod
+    def read(cls, node: Node) -> TableModel:
+        """A model as declared."""
+        model: TableModel = node.fields_of(cls)
+        if not model.mlp or min(model.mlp) < 1:
+            raise node.error(f"must be widths of at least 1, such as [64, 16], got {list(model.mlp)}", "mlp")
+        return model
+
+    def plain(self) -> dict[str, Any]:
+        """What `read` reads, and what a plan holds."""
+        return {"mlp": list(self.mlp), "activation": self.activation}
