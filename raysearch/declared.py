@@ -15,6 +15,7 @@ from raysearch.errors import did_you_mean
 from raysearch.image_specs import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
 from raysearch.knobs import DEFAULTS, WEIGHT, as_drawn, check_method, check_name, fixed_settings, setting_value
 from raysearch.methods import FAMILIES
+from raysearch.paper_tasks import PAPER_TASKS
 from raysearch.profiles import Profile
 from raysearch.reading import Node, plain, said
 from raysearch.settings import Settings, Value, knob
@@ -26,23 +27,9 @@ Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
 Executor = Literal["fleet", "train_run", "in_process"]
 
 
-def _filed(name: str, metric: str, train: str = "train", folder: str = "") -> dict[str, Any]:
-    """A task of the papers by its name: its files in a folder of the data root."""
-    files = {
-        split: f"{folder or name}/{file}.jsonl"
-        for split, file in {"train": train, "dev": "dev", "test": "test"}.items()
-    }
-    return {"name": name, **files, "metric": metric}
-
-
 TASKS: dict[str, dict[str, Any]] = {
     "docstrings": {"name": "docstrings", "metric": "macro_f1"},
-    "acl_arc": _filed("acl_arc", "macro_f1"),  # as published: 52 of its 139 test texts stand in train
-    "acl_arc_noleak": _filed("acl_arc_noleak", "macro_f1", "train_noleak", "acl_arc"),
-    "scierc": _filed("scierc", "macro_f1"),
-    "chemprot": _filed("chemprot", "accuracy"),
-    "chemprot_noleak": _filed("chemprot_noleak", "accuracy", "train_noleak", "chemprot"),
-    "imdb": _filed("imdb", "macro_f1"),
+    **PAPER_TASKS,
     **IMAGE_TASKS,
     **TABLE_TASKS,
 }

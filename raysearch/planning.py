@@ -10,8 +10,8 @@ from typing import Any
 
 from raysearch.arms import Arm
 from raysearch.errors import RunError
+from raysearch.machine import here
 from raysearch.plan import TrialPlan
-from raysearch.refusals import here
 from raysearch.spec import Search
 
 

@@ -22,8 +22,8 @@ from typing import Any
 import yaml
 
 from raysearch.errors import RunError
+from raysearch.machine import here
 from raysearch.plan import TrialPlan
-from raysearch.refusals import here
 from raysearch.run import asked_plans, open_run
 from raysearch.spec import Search
 from raysearch.tasks import Prepared

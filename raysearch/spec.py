@@ -36,6 +36,7 @@ from raysearch.declared import (
 from raysearch.errors import SpecError
 from raysearch.image_specs import ImageModel, ImageTask
 from raysearch.knobs import INCLUDE, WEIGHT, fixed_settings
+from raysearch.machine import check_machine
 from raysearch.methods import FAMILIES
 from raysearch.plan import TrialPlan
 from raysearch.profiles import Profile
@@ -272,7 +273,7 @@ def load_search(name_or_path: str | Path, overrides: Mapping[str, str] | None = 
     search = Search.read(node, file.parent)
     refusals.check_packages(search, node)
     if local:
-        refusals.check_machine(search, node)
+        check_machine(search, node)
     beside = "".join(f"# --set {key}={value}\n" for key, value in overrides.items())
     return replace(search, written=beside + text, origin=node)
 
