@@ -42,7 +42,7 @@ class TableBatches:
 
     def objective(self, objective: Objective, count: int, generator: Generator) -> Group:
         """`count` rows drawn with replacement for `objective`, transformed and hidden as it says."""
-        split = self.open_split("train" if objective.data == "end_task" else objective.data)
+        split = self._data(objective)
         rows = torch.randint(len(split), (count,), generator=generator)
         original = self.features(split, rows)
         seen, changed = TABLE_TRANSFORMS[objective.transform](original, self.probability, generator)
@@ -51,6 +51,13 @@ class TableBatches:
         asked[~asked.any(1)] = True  # nothing is spoiled: the whole row is to be given back
         targets = Targets(original, asked, labels_of(split, rows), int(asked.sum()), count)
         return Group((seen.masked_fill(hidden, 0.0),), targets)
+
+    def size(self, objective: Objective) -> int:
+        """Rows that the objective draws from."""
+        return len(self._data(objective))
+
+    def _data(self, objective: Objective) -> Split:
+        return self.open_split("train" if objective.data == "end_task" else objective.data)
 
     def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
         """All groups' features, one after another."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raysearch.heads import LabelHead
 from raysearch.image_model import PooledHead
-from raysearch.model import LabelHead, Network
+from raysearch.model import Network
 from raysearch.plan import TrialPlan
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
