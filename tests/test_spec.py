@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -592,3 +593,12 @@ def test_spaces_and_data_beside_the_file_are_found(tmp_path: Path) -> None:
     assert len(search.arms["search"].configure({}).objectives) == 6
     (tmp_path / "mine.yaml").unlink()
     assert Search.from_dict(search.to_dict()) == search
+
+
+def test_a_draw_whose_round_has_no_room_in_its_steps_is_refused() -> None:
+    arm = load_search("multi_digits").arms["search"]
+    draw = {"alpha_lr": 0.1, "lr": 2e-3}
+    assert arm.configure(draw).settings["steps"] == 600
+    shorter = replace(arm, settings={**arm.settings, "pass_steps": 600, "rho": 0.5, "steps": 599})
+    with pytest.raises(ValueError, match="steps 599 leave no room for a round, which takes 600"):
+        shorter.configure(draw)
