@@ -18,7 +18,7 @@ from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT, in_own_type
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.plan import Objective
 from raysearch.profiles import Profile, bundle
-from raysearch.settings import MetaBatch, Training, Value
+from raysearch.settings import MetaBatch, MetaGradient, Training, Value
 from raysearch.space import Space
 
 PLAINEST = MethodSpec()
@@ -240,6 +240,8 @@ def why_impossible(methods: Methods, settings: Mapping[str, Value]) -> str | Non
         return "surgery 'pcd' keeps the end task's gradient: schedule 'pretrain_then_finetune' would not move the body"
     if settings.get("task_clip") and methods["surgery"] not in ("none", "attittud"):
         return f"task_clip cuts gradients that surgery {methods['surgery']!r} compares as they are: leave one out"
+    if settings.get("engine") in ("jvp", "difference") and (problem := _why_no_forwards(methods, settings)):
+        return f"engine {settings['engine']!r} {problem}"
     if settings.get("batch_split") == "hierarchical" and methods["weighting"] != "aang":
         return f"batch_split 'hierarchical' goes by AANG's factors; weighting {methods['weighting']!r} has none"
     return _why_no_rounds(methods) or _why_no_basis(settings)
@@ -275,6 +277,19 @@ def _why_no_room(methods: Methods, settings: Mapping[str, Value], objectives: in
     least = each * (1 + objectives if one_for_each else 1)
     if least > int(settings["steps"]):
         return f"steps {settings['steps']} leave no room for a round, which takes {least}: less rho or pass_steps"
+    return None
+
+
+def _why_no_forwards(methods: Methods, settings: Mapping[str, Value]) -> str | None:
+    """Why products with the dev gradient cannot come from forwards alone."""
+    if not issubclass(METHODS[methods["weighting"]].settings, MetaGradient):
+        return None  # asks for none
+    if methods["surgery"] not in ("none", "attittud"):
+        return f"knows no gradients for surgery {methods['surgery']!r} to compare: leave it out"
+    if settings.get("similarity", "dot") != "dot" or settings.get("task_clip"):
+        return "knows no norms: similarity: dot and no task_clip, or leave it out"
+    if settings["engine"] == "difference" and settings.get("precision") == "bfloat16":
+        return "subtracts losses, for which bfloat16 is too coarse: precision: float32, or engine: jvp"
     return None
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+from raysearch.gradients.along import check_along, difference, jvp
 from raysearch.gradients.tasks import Look
 from raysearch.methods.static import Asks, Scores
 from raysearch.ranks import Ranks
-from raysearch.steps import END_TASK, Step
+from raysearch.steps import END_TASK, Grouped, Step
+
+if TYPE_CHECKING:
+    from raysearch.update import Update
 
 
 def checked(ranks: Ranks, step: Step, said: dict[int, Tensor]) -> Tensor:
@@ -58,3 +65,41 @@ def seen(
     along, squares = torch.cat([with_aux[:1], along]), torch.cat([with_aux[1:], squares])
     ends = step.tasks[0] == END_TASK
     return Scores.of(along, squares, v if cosine else None, end_task=ends, sets=step.sets), gramian
+
+
+def again(update: Update, step: Step, sides: Sequence[Grouped]) -> dict[int, Tensor]:
+    """This rank's losses of a step's rows once more, dropout drawn as before."""
+    update.seed(step.number)
+    said: dict[int, Tensor] = {}
+    for some in (some for side in sides for some in update.micro(side)):
+        for task, loss in update.losses(some).items():
+            said[task] = said.get(task, torch.zeros((), device=loss.device)) + loss
+    return said
+
+
+def from_forwards(
+    update: Update,
+    step: Step,
+    sides: Sequence[Grouped],
+    before: dict[int, Tensor],
+    sums: tuple[Tensor, Tensor],
+    v: Tensor,
+) -> Scores:
+    """The similarities from forwards alone; `sums` are g_E and sum_k w_k g_k, `before` this rank's losses.
+
+    K numbers pass between ranks. Raises ValueError unless they add up to the products of the sums.
+    """
+    engine, (g_e, g_aux) = update.training.engine, (gradient[: len(v)] for gradient in sums)
+    if update.network.couples_rows:
+        raise ValueError(f"engine {engine!r}: BatchNorm would count the rows twice; use engine: auto")
+    if engine == "jvp":
+        found = jvp(lambda: again(update, step, sides), update.network, update.body, v)
+    else:
+        found = difference(lambda: again(update, step, sides), before, update.body, v)
+    none = v.new_zeros((), dtype=torch.float64)
+    along = update.ranks.sum(torch.stack([found.get(task, none).double() for task in step.tasks]))
+    exact = engine == "jvp" and update.training.precision == "float32"
+    for side, gradient in zip(step.sides(), (g_e, g_aux), strict=True):
+        check_along(along @ side.to(along), gradient @ v, gradient.norm() * v.norm(), 1e-3 if exact else 0.02, engine)
+    along = torch.cat([(g_aux @ v).double()[None], along])
+    return Scores.of(along, torch.zeros_like(along), None, end_task=step.tasks[0] == END_TASK, sets=step.sets)

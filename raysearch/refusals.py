@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from raysearch.spec import Search
 
 _SAMPLER_PACKAGES = {"cmaes": ("cmaes",)}
+MATCHED = ("engine", "task_clip", "batch_split", "similarity", "precision")  # settings that go by the methods
 _ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -195,8 +196,10 @@ def _profiles(search: Search, node: Node) -> None:
             raise node.error(_no_bundle(own), "baselines", name, "profile")
         for methods in arm.reachable():
             given = {**bundle(arm.profile, methods), **arm.settings}
-            names = [key for key in given if key in ("task_clip", "batch_split") and uses(methods, key)]
+            names = [key for key in given if key in MATCHED and uses(methods, key)]
             values = {key: given[key] for key in names}
+            if "engine" in values and uses(methods, "similarity") and "similarity" not in arm.dimensions:
+                values.setdefault("similarity", DEFAULTS["similarity"])
             if values and (problem := why_impossible(methods, values)):
                 where = _place(search, arm, *values)
                 raise node.error(problem, *(where if where[-1] in arm.settings else ("profile",)))

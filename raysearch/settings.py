@@ -83,8 +83,9 @@ class Training(Settings):
     recompute: bool = knob(False, "keep no activations of the encoder's layers, compute them again on the way back")
     engine: str = knob(
         "auto",
-        "single gradients from layers' products, or by a backward each (the reference)",
-        choices=("auto", "backward"),
+        "single gradients from layers' products, or by a backward each (the reference, and auto where a body mixes "
+        "rows); or their products with the dev gradient alone, by jvp (exact) or finite difference",
+        choices=("auto", "products", "jvp", "difference", "backward"),
     )
     precision: str = knob("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
     weights_every: int = knob(1, "fewest steps between two entries of the weights table", low=1, unit="step")

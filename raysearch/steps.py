@@ -74,3 +74,15 @@ def rows_of(groups: Grouped) -> dict[int, slice]:
         rows[task] = slice(at, at + len(group))
         at += len(group)
     return rows
+
+
+def dealt(groups: Grouped, rank: int, world: int) -> Grouped:
+    """The tasks of one rank, dealt largest first to whom has least."""
+    loads = [0] * world
+    mine: Grouped = []
+    for task, group in sorted(groups, key=lambda pair: -len(pair[1])):
+        least = loads.index(min(loads))
+        loads[least] += len(group)
+        if least == rank:
+            mine.append((task, group))
+    return mine

@@ -24,7 +24,7 @@ from raysearch.gradients.capture import Capture
 from raysearch.gradients.plain import assign, flat_gradient
 from raysearch.gradients.scope import Scope, scope_of
 from raysearch.gradients.tasks import Plain, Segmented, TaskGradients, check_sum, pieces_of
-from raysearch.looks import checked, kept_by, seen
+from raysearch.looks import again, checked, from_forwards, kept_by, seen
 from raysearch.methods import METHODS
 from raysearch.methods.attittud import Attittud
 from raysearch.methods.dev_head import dev_loss, parts, some_of
@@ -35,8 +35,10 @@ from raysearch.model import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses, outputs_of
 from raysearch.ranks import Ranks
-from raysearch.steps import END_TASK, SHARED, Grouped, Losses, Step, add_losses, rows_of, within
+from raysearch.steps import END_TASK, SHARED, Grouped, Losses, Step, add_losses, dealt, rows_of, within
 from raysearch.tasks import Splits
+
+FORWARDS = ("jvp", "difference")  # engines that take no task's gradient
 
 
 class Update:
@@ -80,7 +82,7 @@ class Update:
         Raises ArithmeticError if a loss is not finite.
         """
         generator = stream(self.plan.seed, "step", number)
-        torch.manual_seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", number))
+        self.seed(number)
         drawn = draw(self.weighting, self.training, generator) if phase.auxiliary else nothing(self.weighting)
         sampled = drawn.sampled
         cuts = self.surgery is not None and bool(sampled)
@@ -90,10 +92,11 @@ class Update:
         groups = self._groups(step, generator)
         self.last_scores = self._taken = None
         apart = cuts and (self.weighting.settles or not isinstance(self.surgery, Attittud))
-        if asks or apart:
+        forwards = asks.compare == "dev_head" and self.training.engine in FORWARDS
+        if (asks and not forwards) or apart:
             return self._each(step, groups, asks, generator)
-        if cuts:
-            return self._two(step, groups, generator)
+        if cuts or forwards:
+            return self._two(step, groups, forwards, generator)
         return self._together(step, groups)
 
     def alone(self) -> Update:
@@ -111,21 +114,22 @@ class Update:
         if self._taken is None:
             return
         (step, mine), buffers = self._taken, [buffer.clone() for buffer in self.network.buffers()]
-        torch.manual_seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", step.number))
-        said: dict[int, Tensor] = {}
         with torch.no_grad():
-            for some in self._micro(mine):
-                add_losses(said, self._losses(some))
+            said = again(self, step, [mine])
             for buffer, before in zip(self.network.buffers(), buffers, strict=True):
                 buffer.copy_(before)
         self.weighting.after(step.sampled, checked(self.ranks, step, said))
+
+    def seed(self, number: int) -> None:
+        """Begin dropout's random numbers of a step, once more if need be."""
+        torch.manual_seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", number))
 
     def _together(self, step: Step, groups: Grouped) -> Losses:
         """One backward for body and heads."""
         mine = self._mine(groups)
         if step.sampled and self.weighting.settles:  # in one part: micro-batches are refused
-            (some,) = self._micro(mine)
-            losses = self._losses(some)
+            (some,) = self.micro(mine)
+            losses = self.losses(some)
             said = checked(self.ranks, step, losses)
             step = self._learn(step, said)
             gradient = self._gradient(losses, step.coefficient)
@@ -137,14 +141,21 @@ class Update:
         assign(self.ranks.sum(gradient), self.parameters)
         return step.losses(said)
 
-    def _two(self, step: Step, groups: Grouped, generator: Generator) -> Losses:
-        """A forward and a backward for the end task, and for the auxiliaries' sum."""
+    def _two(self, step: Step, groups: Grouped, forwards: bool, generator: Generator) -> Losses:
+        """A forward and a backward for the end task, and for the auxiliaries' sum; products with v from forwards."""
+        v = self._dev_gradient(step.number) if forwards else None
         mine = self._mine(groups)
-        e_said, g_e = self._backward([pair for pair in mine if pair[0] == END_TASK], step.weight)
-        a_said, g_aux = self._backward([pair for pair in mine if pair[0] != END_TASK], step.weight)
-        said = checked(self.ranks, step, e_said | a_said)
-        self._learn(step, said)
-        self._cut(step, self.ranks.sum(g_e), self.ranks.sum(g_aux), generator)
+        sides = [[pair for pair in mine if (pair[0] == END_TASK) == own] for own in (True, False)]
+        self.seed(step.number)
+        (e_said, g_e), (a_said, g_aux) = (self._backward(side, step.weight) for side in sides)
+        said = checked(self.ranks, step, before := e_said | a_said)
+        sums = self.ranks.sum(g_e), self.ranks.sum(g_aux)
+        scores = from_forwards(self, step, sides, before, sums, v) if v is not None else None
+        self._learn(step, said, scores)
+        if forwards and self.surgery is None:
+            assign(step.factors.end_task * sums[0] + step.factors.aux * sums[1], self.parameters)
+        else:
+            self._cut(step, *sums, generator)
         return step.losses(said)
 
     def _each(self, step: Step, groups: Grouped, asks: Asks, generator: Generator) -> Losses:
@@ -238,8 +249,8 @@ class Update:
         """This rank's part of each task's loss, and the gradient of their sum by `factor`, in body and heads."""
         said: dict[int, Tensor] = {}
         gradient = torch.zeros(sum(p.numel() for p in self.parameters), device=self.ranks.device)
-        for some in self._micro(groups):
-            losses = self._losses(some)
+        for some in self.micro(groups):
+            losses = self.losses(some)
             gradient += self._gradient(losses, factor)
             add_losses(said, losses)
         return said, gradient
@@ -257,7 +268,7 @@ class Update:
         said: dict[int, Tensor] = {}
         mine = self._whole(groups)
         heads = torch.zeros(sum(p.numel() for p in self.heads), device=self.ranks.device)
-        if self.network.couples_rows or self.training.engine == "backward":
+        if self.training.engine == "backward" or (self.network.couples_rows and self.training.engine != "products"):
             D = sum(p.numel() for p in self.body)
             g = torch.zeros(len(step.tasks), D, device=self.ranks.device)
             for task, group in mine:
@@ -267,9 +278,9 @@ class Update:
                 heads += torch.where(self.of_shared, self._head_factor(step, task), 1.0) * gradient[D:]
             return heads, Plain(g), said
         found = []
-        for some in self._micro(mine):
+        for some in self.micro(mine):
             with self.capture.watching(sum(len(group) for _, group in some)):
-                losses = self._losses(some)
+                losses = self.losses(some)
             total = sum(losses.values(), torch.zeros(()))
             expected = flat_gradient(total, self.body, keep_graph=True) if not self._is_checked else None
             together = [self._head_factor(step, task) * loss for task, loss in losses.items()] if self.shared else []
@@ -325,16 +336,9 @@ class Update:
 
     def _whole(self, groups: Grouped) -> Grouped:
         """The tasks of this rank, all their rows: norms and products of a task's gradient are then its alone."""
-        loads = [0] * self.ranks.world
-        mine: Grouped = []
-        for task, group in sorted(groups, key=lambda pair: -len(pair[1])):
-            rank = loads.index(min(loads))
-            loads[rank] += len(group)
-            if rank == self.ranks.rank:
-                mine.append((task, group.to(self.ranks.device)))
-        return mine
+        return [(task, group.to(self.ranks.device)) for task, group in dealt(groups, self.ranks.rank, self.ranks.world)]
 
-    def _micro(self, groups: Grouped) -> Iterator[Grouped]:
+    def micro(self, groups: Grouped) -> Iterator[Grouped]:
         """The same rows in parts, one after another in memory."""
         count = self.training.micro_batches
         for i in range(count):
@@ -342,7 +346,7 @@ class Update:
             if some := [(task, group) for task, group in some if len(group)]:
                 yield some
 
-    def _losses(self, groups: Grouped) -> dict[int, Tensor]:
+    def losses(self, groups: Grouped) -> dict[int, Tensor]:
         """Each task's share of its mean loss, by one forward, or by one each where a body mixes rows."""
         losses = {}
         with self.arithmetic():

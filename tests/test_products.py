@@ -1,11 +1,14 @@
 """Products of tasks' gradients with a dev gradient, by every engine, against a backward for each task in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from zoo import ROWS, ZOO, Animal
 
 from raysearch.gradients import shares
+from raysearch.gradients.along import check_along, difference, jvp
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.plain import flat_gradient
 from raysearch.gradients.tasks import Look, Plain, Segmented, pieces_of
@@ -21,8 +24,13 @@ def animal(request: pytest.FixtureRequest) -> Animal:
 
 
 def direction(animal: Animal) -> Tensor:
-    size = sum(p.numel() for p in animal.model.parameters())
-    return torch.randn(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    """Any, but 0 on padding lines, which a backward takes for constant."""
+    generator = torch.Generator().manual_seed(2)
+    parts = {id(p): torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in animal.model.parameters()}
+    for module in animal.model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            parts[id(module.weight)][module.padding_idx] = 0
+    return torch.cat([part.flatten() for part in parts.values()])
 
 
 def plain(animal: Animal) -> Plain:
@@ -68,3 +76,60 @@ def test_products_norms_and_sums_are_those_of_a_backward_for_each_task(
     only = found.look(weights, v)
     torch.testing.assert_close(only.along, everything.along, rtol=1e-10, atol=1e-12)
     assert not only.gramian.any()
+
+
+def by_forwards(animal: Animal, engine: str) -> Tensor:
+    parameters, v = list(animal.model.parameters()), direction(animal)
+
+    def losses() -> dict[int, Tensor]:
+        each = animal.losses(torch.arange(ROWS))
+        return {task: each[rows].sum() for task, rows in TASKS.items()}
+
+    kept = [p.detach().clone() for p in parameters]
+    if engine == "jvp":
+        along = jvp(losses, animal.model, parameters, v)
+    else:
+        before = {task: loss.detach() for task, loss in losses().items()}
+        along = difference(losses, before, parameters, v)
+    assert all(torch.equal(p, before) for p, before in zip(parameters, kept, strict=True))
+    return torch.stack([along[task] for task in LINES])
+
+
+def test_jvp_is_the_product_with_each_gradient(animal: Animal) -> None:
+    expected = plain(animal).g @ direction(animal)
+    torch.testing.assert_close(by_forwards(animal, "jvp"), expected, rtol=1e-10, atol=1e-12)
+
+
+class OneWay(torch.autograd.Function):
+    """Has a backward, and no forward-mode derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        del ctx
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        del ctx
+        return gradient
+
+
+def test_jvp_refuses_a_model_that_has_no_forward_mode_derivative() -> None:
+    layer = torch.nn.Linear(2, 1)
+    with pytest.raises(ValueError, match="no forward-mode derivative, use engine: auto"):
+        jvp(lambda: {0: OneWay.apply(layer(torch.ones(1, 2))).sum()}, layer, list(layer.parameters()), torch.ones(3))
+    assert isinstance(layer.weight, torch.nn.Parameter)
+
+
+def test_what_is_not_the_product_of_the_sum_is_refused() -> None:
+    one = torch.tensor(1.0)
+    check_along(one, one + 1e-4, one, 1e-3, "jvp")
+    with pytest.raises(ValueError, match=r"engine 'jvp': .* add up to 1.000e\+00, .*; use engine: auto"):
+        check_along(one, one + 1e-2, one, 1e-3, "jvp")
+
+
+def test_difference_goes_with_the_products(animal: Animal) -> None:
+    expected = plain(animal).g @ direction(animal)
+    both = torch.stack([by_forwards(animal, "difference"), expected])
+    assert torch.corrcoef(both)[0, 1] > 0.999
+    torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)

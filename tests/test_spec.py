@@ -72,6 +72,8 @@ def test_every_search_of_the_catalog_says_what_it_asks(name: str) -> None:
 # ---- refusals ----
 
 REFUSED = [
+    ("m: 16}", "m: 16, engine: jvp}", "5: settings.engine: engine 'jvp' knows no norms: similarity: dot and no task_clip, or leave it out"),
+    ("m: 16}", "m: 16, engine: difference, similarity: dot, precision: bfloat16}", "5: settings.engine: engine 'difference' subtracts losses, for which bfloat16 is too coarse: precision: float32, or engine: jvp"),
     ("model: tiny", "modle: tiny", "2: modle: unknown key 'modle'; did you mean 'model'?"),
     ("model: tiny\n", "", "1: the key 'model' is missing"),
     ("model: tiny", "model: tinny", "2: model: unknown model 'tinny'; did you mean 'tiny'?; an encoder of your own: {path: NAME}"),

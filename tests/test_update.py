@@ -214,7 +214,7 @@ def test_a_step_computes_no_more_than_its_weighting_asks_for(
 
         monkeypatch.setattr(owner, name, call)
 
-    counting(update.Update, "_losses", "forwards")
+    counting(update.Update, "losses", "forwards")
     counting(update.Update, "_gradient", "backwards")
     counting(update.Update, "_task_gradients", "looks")
     trained(tmp_path, data, weighting)
@@ -230,3 +230,26 @@ def test_famo_looks_at_the_rows_of_the_step_again_with_the_same_dropout(
     trained(tmp_path, data, "famo", dropout=0.3, lr=1e-30, head_lr=1e-30)
     assert seen[0::2] == [pytest.approx(after, abs=1e-6) for after in seen[1::2]]
     assert seen[0] != seen[2]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "surgery", "engine"),
+    [("aang", "none", "products"), ("meta_tartan", "attittud", "jvp"), ("aang", "none", "difference")],
+)
+def test_every_engine_learns_the_weights_that_a_backward_for_each_does(
+    data: Path, tmp_path: Path, weighting: str, surgery: str, engine: str
+) -> None:
+    settings: dict[str, Any] = {"similarity": "dot", "micro_batches": 2, "dropout": 0.1}
+    whole, weights = trained(tmp_path / "a", data, weighting, surgery, engine=engine, **settings)
+    again, _ = trained(tmp_path / "b", data, weighting, surgery, engine=engine, **settings)
+    assert torch.equal(whole, again)
+    settings["dropout"] = 0.0
+    found, weights = trained(tmp_path / "found", data, weighting, surgery, engine=engine, **settings)
+    slow, expected = trained(tmp_path / "slow", data, weighting, surgery, engine="backward", **settings)
+    assert (found - slow).abs().mean() < (1e-4 if engine == "difference" else 1e-6)
+    scores = [[row["score"] for row in rows if row["score"] is not None] for rows in (weights, expected)]
+    assert len(scores[0]) == len(scores[1]) > 8
+    both = torch.tensor(scores, dtype=torch.float64)
+    assert torch.corrcoef(both)[0, 1] > 0.999
+    if engine != "difference":
+        torch.testing.assert_close(*both, rtol=1e-3, atol=1e-5)
