@@ -326,7 +326,7 @@ def test_retraining_begins_anew_with_the_weights_that_were_learned(data: Path, t
     first = {name: value.clone() for name, value in trial.network.named_parameters()}
     for _ in range(6):
         trial.optimizer = trial.optimizer or trial._new_optimizer()
-        trial._take_step(trial.phases[0])
+        trial._advance(trial.phases[0])
     learned = trial.update.weighting.weights().clone()
     assert any(not torch.equal(first[name], value) for name, value in trial.network.named_parameters())
     trial._begin(trial.phases[1])
