@@ -282,10 +282,12 @@ def _why_no_room(methods: Methods, settings: Mapping[str, Value], objectives: in
 
 def _why_no_forwards(methods: Methods, settings: Mapping[str, Value]) -> str | None:
     """Why products with the dev gradient cannot come from forwards alone."""
-    if not issubclass(METHODS[methods["weighting"]].settings, MetaGradient):
-        return None  # asks for none
+    if METHODS[methods["weighting"]].looks:
+        return f"gives products with a dev head's gradient alone; weighting {methods['weighting']!r} asks for more"
     if methods["surgery"] not in ("none", "attittud"):
         return f"knows no gradients for surgery {methods['surgery']!r} to compare: leave it out"
+    if not issubclass(METHODS[methods["weighting"]].settings, MetaGradient):
+        return None  # asks for none
     if settings.get("similarity", "dot") != "dot" or settings.get("task_clip"):
         return "knows no norms: similarity: dot and no task_clip, or leave it out"
     if settings["engine"] == "difference" and settings.get("precision") == "bfloat16":

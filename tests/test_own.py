@@ -74,11 +74,11 @@ def test_a_key_tells_files_apart_and_not_where_they_lie(example: Path) -> None:
     assert replace(plan, primitives={}).key != plan.key
 
 
-def test_a_plan_without_own_primitives_has_the_key_that_it_had_before_there_were_any() -> None:
-    assert tiny_plan(Path()).key == KEY
-
-
-KEY = "33f3605e7f30"
+def test_what_its_own_primitives_do_is_part_of_a_plans_key_and_where_they_lie_is_not() -> None:
+    plan, own = tiny_plan(Path()), {"file": "a.py", "sha256": "0" * 64, "heads": {}}
+    keys = [replace(plan, primitives=own | change).key for change in ({}, {"file": "b.py"}, {"sha256": "1" * 64})]
+    assert keys[0] == keys[1]
+    assert len({plan.key, *keys}) == 3
 
 
 def test_a_changed_file_is_refused_in_a_line_by_driver_and_worker(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysearch import catalog, refusals
+from raysearch import catalog, machine, refusals
 from raysearch.arms import Arm
 from raysearch.declared import Dimension, Paper
 from raysearch.errors import SpecError
@@ -73,6 +73,7 @@ def test_every_search_of_the_catalog_says_what_it_asks(name: str) -> None:
 
 REFUSED = [
     ("m: 16}", "m: 16, engine: jvp}", "5: settings.engine: engine 'jvp' knows no norms: similarity: dot and no task_clip, or leave it out"),
+    ("weighting: end_task_only}", "weighting: gradnorm}, space: xyz, settings: {engine: jvp}", "12: baselines.fine_tune: engine 'jvp' gives products with a dev head's gradient alone; weighting 'gradnorm' asks for more"),
     ("m: 16}", "m: 16, engine: difference, similarity: dot, precision: bfloat16}", "5: settings.engine: engine 'difference' subtracts losses, for which bfloat16 is too coarse: precision: float32, or engine: jvp"),
     ("model: tiny", "modle: tiny", "2: modle: unknown key 'modle'; did you mean 'model'?"),
     ("model: tiny\n", "", "1: the key 'model' is missing"),
@@ -184,7 +185,7 @@ REFUSED = [
 def test_what_cannot_work_is_refused_in_one_line_at_its_place(
     old: str, new: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refusals, "here", lambda: (2, 0))
+    monkeypatch.setattr(machine, "here", lambda: (2, 0))
     monkeypatch.chdir(tmp_path)
     assert GOOD.count(old) == 1
     Path("a.yaml").write_text(GOOD.replace(old, new))

@@ -29,6 +29,7 @@ class Method:
     needs: tuple[str, ...] = ()  # packages of the extra raysearch[torchjd]
     rounds: bool = False  # a weighting that mixes what branches have learned
     memory: bool = False  # remembers gradients from step to step: wants those of the same objectives at every step
+    looks: bool = False  # wants tasks' gradients themselves, not only their products with a dev head's
     balances: bool = False  # weighs the end task by what is seen of it: wants it trained beside its auxiliaries
 
     @property
@@ -129,7 +130,13 @@ METHODS: dict[str, Method] = {
         "weighting", "balancing:DWA", f.DWA, "more for tasks whose loss falls more slowly", _DWA, balances=True
     ),
     "gradnorm": Method(
-        "weighting", "balancing:GradNorm", f.GradNorm, "gradient norms by training rates", _GRADNORM, balances=True
+        "weighting",
+        "balancing:GradNorm",
+        f.GradNorm,
+        "gradient norms by training rates",
+        _GRADNORM,
+        balances=True,
+        looks=True,
     ),
     "famo": Method(
         "weighting", "balancing:FAMO", f.FAMO, "the logarithms of all losses fall alike", _FAMO, balances=True
@@ -144,9 +151,16 @@ METHODS: dict[str, Method] = {
         "more for gradients that agree with the end task's",
         _OL_AUX,
         balances=True,
+        looks=True,
     ),
     "dga": Method(
-        "weighting", "alignment:DGA", f.DGA, "more for gradients that agree with meta-dev's", _DGA, balances=True
+        "weighting",
+        "alignment:DGA",
+        f.DGA,
+        "more for gradients that agree with meta-dev's",
+        _DGA,
+        balances=True,
+        looks=True,
     ),
     "auxinash": Method(
         "weighting",
@@ -155,6 +169,7 @@ METHODS: dict[str, Method] = {
         "a bargain under preferences learned on meta-dev",
         _AUXINASH,
         balances=True,
+        looks=True,
     ),
     "none": Method("surgery", "attittud:keep", s.NoSettings, "the auxiliary gradient as it is", "baseline"),
     "attittud": Method(
