@@ -243,9 +243,7 @@ class Attittud(Settings):
     )
     oversample: int = knob(5, "directions sketched beyond k by randomized_svd", low=0)
     power_iterations: int = knob(1, "multiplications by J^T J before the sketch of randomized_svd", low=0)
-    basis_rows: str = knob(
-        "fresh", "spanned by fresh examples (code), or by the step's (paper)", choices=("fresh", "same")
-    )
+    basis_rows: str = knob("fresh", "spanned by fresh examples (code) or the step's", choices=("fresh", "same"))
     scope: str = knob(
         "body",
         "parameters that are cut: the shared body, its last layers, each layer by itself, or heads too (vision code)",
