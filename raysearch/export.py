@@ -78,6 +78,8 @@ def export(run: Run, folder: Path | str, trial: str = "best", verify: bool = Fal
         raise RunError(f"{folder} is there already and not empty; export to another folder, or remove it")
     row = _row(run, trial)
     plan = final.plan_of(run, row)
+    if "mlp" in plan.model:
+        raise RunError(f"{run.path}: models of tables are not exported; the weights lie in best.safetensors of a trial")
     draft = folder.parent / f".{folder.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)

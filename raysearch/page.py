@@ -38,7 +38,7 @@ _NOTHING = {
 def page(run: Run, tables: Mapping[str, pa.Table], reports: Mapping[str, Report], found: Mapping[str, pa.Table]) -> str:
     """The whole page, of a run's tables and what the reports say of them."""
     said = {name: table.to_pylist() for name, table in found.items()}
-    search = run.search
+    search = {"dimensions": {}} | run.search  # one without has no such key
     metric, declared = search["task"]["metric"], search["dimensions"]
     bodies = {
         "arms": arms(said["arms"], metric),

@@ -73,9 +73,7 @@ class Training(Settings):
     clip: float = knob(1.0, "largest norm of the combined gradient; 0 never clips", low=0)
     dropout: float = knob(0.1, "dropout of body and heads", low=0, high=0.9)
     max_length: int = knob(64, "tokens kept of a text, special ones included", low=4, unit="token")
-    select_probability: float = knob(
-        0.15, "chance that a token is selected by a transform", low=0, high=1, open_low=True
-    )
+    select_probability: float = knob(0.15, "chance that a transform selects a token", low=0, high=1, open_low=True)
     eval_every: int = knob(20, "steps between evaluations on select-dev", low=1, unit="step")
     patience: int = knob(0, "evaluations without a new best before a phase ends; 0 never", low=0, unit="evaluation")
     checkpoint_every: int = knob(0, "steps between checkpoints; 0 at every evaluation", low=0, unit="step")
@@ -150,9 +148,7 @@ class Similarity(Settings):
 class MetaBatch(Settings):
     """The rows of meta-dev that a gradient is taken on."""
 
-    meta_batch_size: int = knob(
-        32, "meta-dev examples of the meta-gradient, disjoint from the dev head's", low=1, unit="example"
-    )
+    meta_batch_size: int = knob(32, "meta-dev examples of a meta-gradient, none of a dev head's", low=1, unit="example")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,17 +171,27 @@ class DevHead(MetaBatch):
 class MetaGradient(DevHead, Similarity):
     """Weights that follow the similarity of each task's gradient to the dev gradient."""
 
-    through_softmax: bool = knob(
-        False, "differentiate the weights (the papers); else a similarity goes to its logit as it is (their code)"
-    )
+    through_softmax: bool = knob(False, "differentiate the weights (papers); else a logit gets its similarity (code)")
     task_clip: float = knob(
-        0.0, "largest norm of a task's own gradient, once it has been compared; 0 never clips (AANG's code: 10)", low=0
+        0.0, "largest norm of a task's gradient once compared; 0 never clips (AANG's code: 10)", low=0
     )
     batch_split: str = knob(
         "weight",
         "rows of each objective: by its weight, equally many, or by the shares of its primitives (AANG's code)",
         choices=("weight", "equal", "hierarchical"),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates(Static, MetaBatch, Similarity):
+    """Gates, raysearch's own: every objective by itself, on evidence from labelled rows that are left out in turn."""
+
+    lr_gates: float = knob(4.0, "rate of the evidence", low=0)
+    gate_margin: float = knob(8e-3, "similarity that leaves a gate where it is; less closes it")
+    gate_start: float = knob(-1.4, "evidence at first; a gate is its sigmoid")
+    gate_limit: float = knob(6.0, "largest evidence for or against an objective", low=0)
+    gate_train_rows: int = knob(32, "training examples beside those of meta-dev, left out in turn too", low=0)
+    gate_ridge: float = knob(0.1, "ridge of the dev head, in mean squares of its inputs", low=0, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +243,7 @@ class Attittud(Settings):
     )
     oversample: int = knob(5, "directions sketched beyond k by randomized_svd", low=0)
     power_iterations: int = knob(1, "multiplications by J^T J before the sketch of randomized_svd", low=0)
-    basis_rows: str = knob(
-        "fresh", "examples that span: fresh ones (the code), or the step's own (the paper)", choices=("fresh", "same")
-    )
+    basis_rows: str = knob("fresh", "spanned by fresh examples (code) or the step's", choices=("fresh", "same"))
     scope: str = knob(
         "body",
         "parameters that are cut: the shared body, its last layers, each layer by itself, or heads too (vision code)",

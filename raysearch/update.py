@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.batches import Batches, Group, Shuffled, number_of, stream
+from raysearch.dev_gradients import DevGradients
 from raysearch.examples import Examples
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.plain import assign, flat_gradient
@@ -27,7 +28,6 @@ from raysearch.gradients.tasks import Plain, Segmented, TaskGradients, check_sum
 from raysearch.looks import again, checked, from_forwards, kept_by, seen
 from raysearch.methods import METHODS
 from raysearch.methods.attittud import Attittud
-from raysearch.methods.dev_head import dev_loss, parts, some_of
 from raysearch.methods.draws import draw, nothing
 from raysearch.methods.schedules import Phase
 from raysearch.methods.static import Asks, Scores, Seen, Weighting
@@ -57,6 +57,7 @@ class Update:
         self.surgery = METHODS[plan.surgery].load()(plan.method("surgery"))
         self.order = Shuffled(len(splits("train")), plan.seed)
         self.capture = Capture(network, self.body)
+        self.dev_gradients = DevGradients(plan, network, splits, batches, classes, ranks, self.arithmetic)
         self.last_scores: tuple[list[int], Scores] | None = None
         self._taken: tuple[Step, Grouped] | None = None  # the step and its rows on this rank, to be looked at after
         self.scope: Scope | None = None
@@ -160,8 +161,7 @@ class Update:
 
     def _each(self, step: Step, groups: Grouped, asks: Asks, generator: Generator) -> Losses:
         """One backward to the layers' outputs, and from there every task's gradient."""
-        towards = {"dev_head": self._dev_gradient, "own_head": self._own_gradient}.get(asks.compare)
-        v = towards(step.number) if towards else None
+        v = self.dev_gradients(asks.compare, step.number)
         heads, gradients, parts = self._task_gradients(step, groups)
         said = checked(self.ranks, step, parts)
         conflict = self.surgery is not None and not isinstance(self.surgery, Attittud)
@@ -364,35 +364,6 @@ class Update:
         if task != END_TASK:
             return self.outputs[self.plan.objectives[task].output](hidden, group.targets, self.network.heads[task])
         return example_losses(self.network.end_task(hidden), group.targets.labels).sum() / group.targets.rows_total
-
-    def _dev_gradient(self, step: int) -> Tensor:
-        """The gradient v (D,) of meta-dev's loss through a newly fitted dev head; the same on every rank."""
-        settings = self.plan.method("weighting")
-        generator = stream(self.plan.seed, "meta", step)
-        fitted_on, rest = parts(len(self.splits("meta_dev")), len(self.splits("train")), settings)
-        meta = some_of(rest, settings.meta_batch_size, generator)
-
-        def encode(split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
-            group = self.batches.plain(self.splits(split), rows).to(self.ranks.device)
-            with self.arithmetic():
-                return self.network.hidden(*group.inputs)[:, 0], group.targets.labels
-
-        self.network.eval()
-        v = flat_gradient(dev_loss(encode, fitted_on, meta, self.classes, settings, generator), self.body)
-        self.network.train()
-        return v
-
-    def _own_gradient(self, step: int) -> Tensor:
-        """The same through the end task's own head as it stands, from any rows of meta-dev."""
-        split, settings = self.splits("meta_dev"), self.plan.method("weighting")
-        rows = some_of(torch.arange(len(split)), settings.meta_batch_size, stream(self.plan.seed, "meta", step))
-        group = self.batches.plain(split, rows).to(self.ranks.device)
-        self.network.eval()
-        with self.arithmetic():
-            loss = self._loss(END_TASK, self.network.hidden(*group.inputs), group)
-        v = flat_gradient(loss, self.body)
-        self.network.train()
-        return v
 
     def arithmetic(self) -> torch.autocast:
         """The precision of forwards."""

@@ -14,13 +14,16 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from tiny import tiny_plan
 
+import raysearch
 from raysearch import checkpoint, planted
 from raysearch.batches import stream
-from raysearch.errors import SpecError
+from raysearch.errors import RunError, SpecError
+from raysearch.export import export
 from raysearch.metrics import score
 from raysearch.plan import Objective, TrialPlan
 from raysearch.primitives.output import Targets, above_mean, example_losses, restore
 from raysearch.primitives.table import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
+from raysearch.report import write_html
 from raysearch.space import load_space
 from raysearch.spec import Search
 from raysearch.table_rows import read_table
@@ -294,3 +297,29 @@ def test_classes_of_a_table_are_learned_and_scored(tmp_path: Path) -> None:
     one = replace(plan(folder, "aang", steps=40, eval_every=40, lr=1e-2), objectives=(objective,))
     (report,) = train(one, folder=tmp_path / "trial")
     assert 0.5 < report.evaluation["score"] <= 1
+
+
+def test_a_whole_search_on_planted_tables_is_reported_and_its_export_is_refused(tmp_path: Path) -> None:
+    task = {"kind": "table", "name": "planted", "planted": {"rows": 60, "select_dev": 40, "test": 40}}
+    settings = {key: value for key, value in QUICK.items() if key not in ("m", "k")}
+    run = raysearch.launch(
+        Search.from_dict(
+            {
+                "name": "drawn",
+                "task": task,
+                "model": MODEL,
+                "space": "planted",
+                "method": {"weighting": "gates"},
+                "settings": settings,
+                "baselines": {"fine_tune": {"method": {"weighting": "end_task_only"}}},
+                "executor": "in_process",
+                "runs": str(tmp_path / "runs"),
+            }
+        ),
+        progress=False,
+    )
+    assert run.status()["metric"] == "r2"
+    assert run.best()["score"] < 1
+    assert "r2" in write_html(run).read_text()
+    with pytest.raises(RunError, match="models of tables are not exported"):
+        export(run, tmp_path / "model")

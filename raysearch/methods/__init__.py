@@ -82,6 +82,8 @@ _DGA = "Fan, Grangier & Ablin 2024, https://arxiv.org/abs/2410.02498"
 _AUXINASH = "Shamsian et al. 2023, https://arxiv.org/abs/2301.13501"
 _QP = ("qpsolvers", "quadprog")
 
+OWN = "raysearch's own"
+
 METHODS: dict[str, Method] = {
     "end_task_only": Method(
         "weighting", "static:EndTaskOnly", s.NoSettings, "the end task alone: plain fine-tuning", "baseline"
@@ -99,6 +101,9 @@ METHODS: dict[str, Method] = {
         "weighting", "meta:MetaTartan", s.MetaTartan, "a softmax over all tasks, learned from meta-gradients", _TARTAN
     ),
     "aang": Method("weighting", "meta:Aang", s.Aang, "factored weights and lambda_e from meta-gradients", _AANG),
+    "gates": Method(
+        "weighting", "gates:Gates", s.Gates, "each objective by itself, on evidence from left-out labelled rows", OWN
+    ),
     "alphavil": Method(
         "weighting",
         "branches:AlphaVIL",

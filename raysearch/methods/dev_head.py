@@ -73,6 +73,27 @@ def initialise(head: LabelHead, generator: Generator) -> None:
                     parameter.copy_(torch.rand(parameter.shape, generator=generator) * 2 * bound - bound)
 
 
+def left_out_loss(features: Tensor, labels: Tensor, classes: int, ridge: float) -> Tensor:
+    """Mean squared error of each of n rows by the least-squares head that the others give; depends on the body.
+
+    features (n, H), labels (n,) numbers or classes (as 0 and 1 for each of `classes`), or (n, L) of 0 and 1. With
+    X = [features, 1], A = (X^T X + n P)^-1 X^T and h_i = x_i A_i, the row's own error is (y_i - x_i A y) / (1 - h_i)
+    (Allen, Technometrics 16, 1974). P has `ridge` times the features' mean square on its diagonal, 0 for the constant.
+    """
+    Y = labels[:, None] if labels.is_floating_point() and labels.ndim == 1 else labels
+    Y = torch.nn.functional.one_hot(Y, classes) if Y.ndim == 1 else Y  # (n, C)
+    n, H = features.shape
+    X = torch.cat([features, features.new_ones(n, 1)], dim=1).double()  # (n, H + 1)
+    P = features.detach().double().square().mean().clamp_min(1e-12) * ridge * torch.ones(H + 1, dtype=X.dtype)
+    P = P.to(X.device)
+    P[-1] = 0.0
+    A = torch.linalg.solve(X.T @ X + n * torch.diag(P), X.T)  # (H + 1, n)
+    leverage = (X * A.T).sum(dim=1)
+    errors = (Y.double() - X @ (A @ Y.double())) / (1 - leverage).clamp_min(1e-6)[:, None]
+    loss: Tensor = errors.square().sum(dim=1).mean()
+    return loss
+
+
 Encode = Callable[
     [str, Tensor], tuple[Tensor, Tensor]
 ]  # a split and rows -> hidden states at position 0 (n, H), labels

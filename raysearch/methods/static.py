@@ -39,12 +39,12 @@ class Coefficients:
 class Asks:
     """What a weighting wants to see of a step beside its losses; a step computes no more than this.
 
-    compare     each task's gradient with the dev gradient through a dev head or through the end task's own head, or
-                with the end task's training gradient of the step
+    compare     each task's gradient with the dev gradient through a dev head, through the end task's own head or of
+                rows that are left out (`dev_gradients`), or with the end task's training gradient of the step
     gradients   norms: |g_k|; products: g_j g_k of all pairs
     """
 
-    compare: Literal["", "dev_head", "own_head", "end_task"] = ""
+    compare: Literal["", "dev_head", "own_head", "left_out", "end_task"] = ""
     gradients: Literal["", "norms", "products"] = ""
 
     def __bool__(self) -> bool:

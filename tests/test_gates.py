@@ -1,0 +1,92 @@
+"""Gates, and the dev head that leaves every row out once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from tiny import tiny_data, tiny_plan
+
+from raysearch import checkpoint
+from raysearch.methods.dev_head import left_out_loss
+from raysearch.methods.gates import Gates
+from raysearch.methods.static import Scores, Seen
+from raysearch.plan import Objective
+from raysearch.settings import Gates as Settings
+from raysearch.training import train
+
+OBJECTIVES = tuple(
+    Objective(data=f"extra_{i}", transform="none", representation="full", output="extra_label") for i in range(4)
+)
+
+
+def seen(*values: float) -> Seen:
+    return Seen(torch.zeros(5), Scores(torch.tensor(values, dtype=torch.float64), 0.1, 0.1))
+
+
+def test_the_evidence_is_the_clipped_sum_of_what_exceeds_the_margin() -> None:
+    gates = Gates(OBJECTIVES, Settings(lr_gates=2.0, gate_start=0.0, gate_margin=0.1, gate_limit=1.0))
+    for _ in range(3):
+        gates.learn([0, 1, 2, 3], seen(0.3, 0.1, 0.05, -1.0))
+    assert gates.evidence.tolist() == pytest.approx([1.0, 0.0, -0.3, -1.0])
+
+
+def test_equal_evidence_is_multitask_learning_and_closed_gates_are_fine_tuning() -> None:
+    gates = Gates(OBJECTIVES, Settings(lambda_e=0.4, gate_start=0.0))
+    first = gates.coefficients([0, 1, 2, 3])
+    assert (first.end_task, first.aux) == pytest.approx((0.4, 0.6))
+    assert first.objectives.tolist() == pytest.approx([0.25] * 4)
+    gates.evidence -= 30
+    closed = gates.coefficients([0, 1, 2, 3])
+    assert closed.lambda_e == pytest.approx(1.0, abs=1e-9)
+    assert closed.objectives.sum().item() == pytest.approx(1.0)
+
+
+def test_one_open_gate_has_the_auxiliaries_whole_weight() -> None:
+    gates = Gates(OBJECTIVES, Settings(lambda_e=0.4, gate_start=0.0))
+    gates.evidence = torch.tensor([40.0, -40, -40, -40], dtype=torch.float64)
+    found = gates.coefficients([0, 1, 2, 3])
+    assert found.objectives.tolist() == pytest.approx([1, 0, 0, 0])
+    assert found.aux == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("kind", ["number", "class", "several"])
+def test_each_row_is_scored_by_a_head_of_the_others(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    n, ridge = 12, 0.3
+    features = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    labels = {
+        "number": torch.randn(n, generator=generator, dtype=torch.float64),
+        "class": torch.arange(n) % 3,
+        "several": (torch.rand(n, 2, generator=generator) < 0.5).long(),
+    }[kind]
+    Y = {"number": labels[:, None], "class": torch.eye(3)[labels] if kind == "class" else None, "several": labels}[kind]
+    x, y = features.numpy(), np.asarray(Y, dtype=np.float64)
+    decay = n * ridge * float((x**2).mean())
+    errors = []
+    for i in range(n):
+        others = np.arange(n) != i
+        A = np.column_stack([x[others], np.ones(n - 1)])
+        W = np.linalg.solve(A.T @ A + np.diag([decay] * 3 + [0]), A.T @ y[others])
+        errors.append(((y[i] - np.append(x[i], 1) @ W) ** 2).sum())
+    assert left_out_loss(features, labels, 3, ridge).item() == pytest.approx(np.mean(errors))
+
+
+def test_without_features_that_tell_anything_the_left_out_loss_is_that_of_the_others_mean() -> None:
+    y = torch.tensor([1.0, 2.0, 4.0])
+    expected = np.mean([(1 - 3) ** 2, (2 - 2.5) ** 2, (4 - 1.5) ** 2])
+    assert left_out_loss(torch.zeros(3, 2), y, 1, 1.0).item() == pytest.approx(expected)
+    assert Ridge().fit(np.zeros((2, 1)), [2.0, 4.0]).predict([[0.0]])[0] == 3
+
+
+def test_a_trial_of_gates_resumes_bit_equal_and_its_gates_move(tiny_task: dict[str, str], tmp_path: Path) -> None:
+    plan = tiny_plan(tiny_data(tiny_task, tmp_path / "data"), "gates")
+    whole = [report.evaluation["score"] for report in train(plan, folder=tmp_path / "whole")]
+    interrupted = train(plan, folder=tmp_path / "cut")
+    next(interrupted)
+    interrupted.close()
+    assert [report.evaluation["score"] for report in train(plan, folder=tmp_path / "cut")] == whole
+    ends = [checkpoint.load(tmp_path / name / "state.safetensors")["weighting"] for name in ("whole", "cut")]
+    assert torch.equal(ends[0]["evidence"], ends[1]["evidence"])
+    assert ends[0]["evidence"].abs().min() > 0
