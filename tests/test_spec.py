@@ -73,7 +73,7 @@ def test_every_search_of_the_catalog_says_what_it_asks(name: str) -> None:
 
 REFUSED = [
     ("m: 16}", "m: 16, engine: jvp}", "5: settings.engine: engine 'jvp' knows no norms: similarity: dot and no task_clip, or leave it out"),
-    ("weighting: end_task_only}", "weighting: gradnorm}, space: xyz, settings: {engine: jvp}", "12: baselines.fine_tune: engine 'jvp' gives products with a dev head's gradient alone; weighting 'gradnorm' asks for more"),
+    ("weighting: end_task_only}", "weighting: gradnorm}, space: xyz, settings: {engine: jvp}", "12: baselines.fine_tune.settings.engine: engine 'jvp' gives products with a dev head's gradient alone; weighting 'gradnorm' asks for more"),
     ("m: 16}", "m: 16, engine: difference, similarity: dot, precision: bfloat16}", "5: settings.engine: engine 'difference' subtracts losses, for which bfloat16 is too coarse: precision: float32, or engine: jvp"),
     ("model: tiny", "modle: tiny", "2: modle: unknown key 'modle'; did you mean 'model'?"),
     ("model: tiny\n", "", "1: the key 'model' is missing"),
