@@ -133,3 +133,16 @@ def test_difference_goes_with_the_products(animal: Animal) -> None:
     both = torch.stack([by_forwards(animal, "difference"), expected])
     assert torch.corrcoef(both)[0, 1] > 0.999
     torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bert_sdpa", "shared_layers", "tied_embeddings"])
+def test_under_bfloat16_products_are_those_of_a_backward_in_bfloat16(name: str) -> None:
+    torch.manual_seed(0)
+    animal = ZOO[name]()
+    animal.model.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        v, expected, found = direction(animal), plain(animal), segmented(animal, 1)
+    ours, theirs = (gradients.look(torch.eye(len(LINES)), v, norms=True) for gradients in (found, expected))
+    scale = float(theirs.gramian.diagonal().sqrt().max()) * float(v.norm())
+    torch.testing.assert_close(ours.along / scale, theirs.along / scale, rtol=0, atol=2e-3)
+    torch.testing.assert_close(ours.gramian.diagonal(), theirs.gramian.diagonal(), rtol=3e-2, atol=1e-6)

@@ -197,6 +197,28 @@ def attention() -> Animal:
     return classified(model, words(5, 40), frozenset({"MultiheadAttention", "Attends"}))
 
 
+class Adapted(nn.Module):
+    """A linear layer whose weight stays, and a low-rank update that learns (LoRA, Hu et al. 2021)."""
+
+    def __init__(self, given: int, sent: int, rank: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randn(sent, given) / given**0.5)
+        self.down, self.up = nn.Linear(given, rank, bias=False), nn.Linear(rank, sent, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight) + 2.0 * self.up(self.down(x))
+
+
+def adapters() -> Animal:
+    layers = [Adapted(6, 10, 2), nn.GELU(), Adapted(10, 6, 2)]
+    return classified(nn.Sequential(nn.Embedding(40, 6), *layers, Mean(), nn.Linear(6, 3)), words(5, 40))
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
 ZOO: dict[str, Callable[[], Animal]] = {
     "bert_eager": lambda: bert("eager"),
     "bert_sdpa": lambda: bert("sdpa"),
@@ -210,4 +232,5 @@ ZOO: dict[str, Callable[[], Animal]] = {
     "frozen_batch_norm": frozen_batch_norm,
     "lstm": lstm,
     "attention": attention,
+    "low_rank_adapters": adapters,
 }
