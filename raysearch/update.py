@@ -144,7 +144,7 @@ class Update:
 
     def _two(self, step: Step, groups: Grouped, forwards: bool, generator: Generator) -> Losses:
         """A forward and a backward for the end task, and for the auxiliaries' sum; products with v from forwards."""
-        v = self._dev_gradient(step.number) if forwards else None
+        v = self.dev_gradients("dev_head", step.number) if forwards else None
         mine = self._mine(groups)
         sides = [[pair for pair in mine if (pair[0] == END_TASK) == own] for own in (True, False)]
         self.seed(step.number)

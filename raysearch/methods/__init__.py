@@ -102,7 +102,12 @@ METHODS: dict[str, Method] = {
     ),
     "aang": Method("weighting", "meta:Aang", s.Aang, "factored weights and lambda_e from meta-gradients", _AANG),
     "gates": Method(
-        "weighting", "gates:Gates", s.Gates, "each objective by itself, on evidence from left-out labelled rows", OWN
+        "weighting",
+        "gates:Gates",
+        s.Gates,
+        "each objective by itself, on evidence from left-out labelled rows",
+        OWN,
+        looks=True,
     ),
     "alphavil": Method(
         "weighting",
