@@ -89,8 +89,8 @@ def apart(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
     for name, one in trials.items():
         one._begin(one.phases[0])
         if name not in ("static", "whole"):
-            v = one.update._dev_gradient(1)
-            one.update._dev_gradient = lambda _, v=v: v
+            v = one.update.dev_gradients("dev_head", 1)
+            one.update.dev_gradients = lambda *_, v=v: v
     return {name: lambda one=one: one._take_step(one.phases[0]) for name, one in trials.items()}
 
 

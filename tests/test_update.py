@@ -192,7 +192,7 @@ def test_the_body_sees_the_dev_heads_examples_once_a_step(
     settings = {"dev_head_split": split, "dev_head_examples": 7, "meta_batch_size": 5, "dev_head_tolerance": 0.0}
     trial = Trial(tiny_plan(data, "aang", **settings), TrialFolder(tmp_path), Ranks())
     said = counted(trial, monkeypatch)
-    trial.update._dev_gradient(1)
+    trial.update.dev_gradients("dev_head", 1)
     assert said == ["forward of 7", "forward of 5", "backward"]
 
 
