@@ -42,7 +42,7 @@ class DevGradients:
         self.classes, self.ranks, self.arithmetic = classes, ranks, arithmetic
 
     def __call__(self, name: str, step: int) -> Tensor | None:
-        """v (D,) at a step; None for a name that is none of these."""
+        """The gradient v (D,) at a step; None for a name that is none of these."""
         losses = {"dev_head": self._dev_head, "own_head": self._own_head, "left_out": self._left_out}
         if name not in losses:
             return None
