@@ -277,7 +277,7 @@ class Study:
         return None
 
     def _new(self) -> TrialPlan | None:
-        waiting = [arm for arm in self._arms.values() if not self._closed(arm)]
+        waiting = [arm for arm in self._arms.values() if not self._closed(arm) and not self._unknown(arm)]
         if not waiting:
             return None
         arm = min(waiting, key=self._progress)
@@ -314,9 +314,15 @@ class Study:
 
     def _compute(self, arm: ArmStudy) -> float:
         """Seconds in training of an arm's configurations, those in flight at their mean."""
+        return math.fsum(arm.spent) + self._in_flight(arm) * statistics.fmean(arm.spent or [0.0])
+
+    def _unknown(self, arm: ArmStudy) -> bool:
+        """Has the arm to wait until its first trial has told what one costs?"""
+        return self.search.budget.compute is not None and not arm.spent and self._in_flight(arm) > 0
+
+    def _in_flight(self, arm: ArmStudy) -> int:
         plans = [*self._flying.values(), *self._again]
-        flying = sum(plan.arm == arm.arm.name and plan.role == "search" for plan in plans)
-        return math.fsum(arm.spent) + flying * statistics.fmean(arm.spent or [0.0])
+        return sum(plan.arm == arm.arm.name and plan.role == "search" for plan in plans)
 
     @property
     def _out_of_time(self) -> bool:

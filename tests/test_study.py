@@ -266,6 +266,17 @@ def test_every_arm_gets_the_same_compute_as_near_as_its_trials_come() -> None:
     assert Counter([plan.arm for plan in asked[:10]] + rest) == {"search": 15, "dear": 2, "lone": 1}
 
 
+def test_an_arm_waits_until_its_first_trial_has_told_what_one_costs() -> None:
+    study = Study(search_of(budget={"compute": 60}), data="", labels=2)
+    first = study.ask()
+    assert first is not None
+    assert study.ask() is None
+    assert not study.done
+    study.tell(first.plan.trial_id, "complete", 0.5, 10, 59.0)
+    assert study.ask() is None  # another would take it further from its share than it is
+    assert study.done
+
+
 def test_random_draws_of_a_dimension_are_the_same_for_all_arms_that_have_it() -> None:
     own = {"fine_tune": {"method": {"weighting": "end_task_only"}, "trials": 6}}
     of = {"method": {"weighting": "static"}, "space": "bert_style"}
