@@ -38,7 +38,8 @@ SETTINGS: dict[str, Any] = {
     "objectives_per_step": 0,
 }
 HELPFUL, TABLES = 4, 10
-SHORT, LONG = 20, 60  # steps of the runs that seconds a step are measured by
+LONGER = 66
+FEWEST = {"probes": 610}  # steps that a method is measured from; whole rounds of alphavil and forkmerge
 VARIANTS = {
     "mixed": {"helpful": HELPFUL, "harmful": TABLES - HELPFUL},
     "all harmful": {"helpful": 0, "harmful": TABLES},
@@ -49,6 +50,10 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "fine_tune": ({"weighting": "end_task_only"}, {}),
     "oracle": ({"weighting": "static"}, {f"include.data.extra_{i}": False for i in range(HELPFUL + 1, TABLES + 1)}),
     "gates": ({"weighting": "gates"}, {"gate_train_rows": 60, "meta_batch_size": 60}),
+    "probes": (
+        {"weighting": "probes"},
+        {"pass_steps": 60, "gate_train_rows": 60, "meta_batch_size": 60},
+    ),
     "equal": ({"weighting": "static"}, {}),
     "searched": ({"weighting": "static_searched"}, {}),
     "meta_tartan": ({"weighting": "meta_tartan"}, {"lr_tasks": 0.1, **DEV}),
@@ -87,14 +92,17 @@ def plan(name: str, tables: dict[str, Any], folder: Path, steps: int, more: dict
     return search.resolve("search", {}, number=0, seed=tables["draw"], data=str(data), labels=labels)
 
 
-def seconds_a_step(name: str, folder: Path) -> float:
-    """Of the processor: what SHORT to LONG steps differ by, each the faster of two runs."""
-    taken = []
-    for steps in (SHORT, LONG):
+def steps_within(seconds: float, name: str, folder: Path) -> int:
+    """The steps of a method that take `seconds` of the processor, setting up included.
+
+    From what LONGER steps more than the fewest take; of the latter the faster of two runs, as the first one imports.
+    """
+    fewest, taken = FEWEST.get(name, 44), []
+    for steps in (fewest, fewest + LONGER):
         made = plan(name, VARIANTS["mixed"] | {"draw": 0}, folder, steps, {})
-        made = replace(made, settings=made.settings | {"eval_every": steps})
-        taken.append(min(score(made)[1] for _ in range(2)))
-    return (taken[1] - taken[0]) / (LONG - SHORT)
+        made = replace(made, settings=made.settings | {"eval_every": max(1, steps // 2)})
+        taken.append(min(score(made)[1] for _ in range(1 + (steps == fewest))))
+    return round(fewest + (seconds - taken[0]) / (taken[1] - taken[0]) * LONGER)
 
 
 def score(made: TrialPlan) -> tuple[float, float]:
@@ -137,7 +145,7 @@ def main() -> None:
     names = list(dict.fromkeys(["fine_tune", *["oracle"] * ("mixed" in asked.variants), *asked.methods]))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        steps = {name: asked.steps or round(asked.seconds / seconds_a_step(name, folder)) for name in names}
+        steps = {name: asked.steps or steps_within(asked.seconds, name, folder) for name in names}
         print(f"steps: {steps}", flush=True)
         for variant in asked.variants:
             runs: dict[str, list[tuple[float, float]]]
