@@ -16,7 +16,7 @@ import argparse
 import random
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,23 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.0,
     "objectives_per_step": 0,
 }
-HELPFUL, TABLES = 4, 10
-LONGER = 66
-FEWEST = {"probes": 610}  # steps that a method is measured from; whole rounds of alphavil and forkmerge
-VARIANTS = {
-    "mixed": {"helpful": HELPFUL, "harmful": TABLES - HELPFUL},
-    "all harmful": {"helpful": 0, "harmful": TABLES},
-    "null": {"helpful": 0, "harmful": 0, "unrelated": TABLES},
+FEWEST = {"probes": 1210}  # steps that a method is measured from, else 44: whole rounds of alphavil and forkmerge
+LONGER = 66  # steps by which it is measured
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mixed": {"helpful": 4, "harmful": 6},
+    "factored": {"helpful": 3, "harmful": 3},
+    "all harmful": {"helpful": 0, "harmful": 10},
+    "null": {"helpful": 0, "harmful": 0, "unrelated": 10},
 }
+HARMFUL = {  # what the oracle leaves out; it takes part where it is told of any
+    "mixed": [f"data.extra_{i}" for i in range(5, 11)],
+    "factored": [*(f"data.extra_{i}" for i in range(4, 7)), "transform.shuffle", "output.restore"],
+}
+SPACES = {"factored": ("planted_factored", {"objectives_per_step": 12})}
 DEV = {"meta_batch_size": 28}  # what the dev head leaves of 60 rows
 METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "fine_tune": ({"weighting": "end_task_only"}, {}),
-    "oracle": ({"weighting": "static"}, {f"include.data.extra_{i}": False for i in range(HELPFUL + 1, TABLES + 1)}),
+    "oracle": ({"weighting": "static"}, {}),
     "gates": ({"weighting": "gates"}, {"gate_train_rows": 60, "meta_batch_size": 60}),
     "probes": (
         {"weighting": "probes"},
@@ -58,6 +63,7 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "searched": ({"weighting": "static_searched"}, {}),
     "meta_tartan": ({"weighting": "meta_tartan"}, {"lr_tasks": 0.1, **DEV}),
     "aang": ({"weighting": "aang"}, DEV),
+    "aang, not factored": ({"weighting": "aang"}, {"factored": False, **DEV}),
     "gcs": ({"weighting": "static", "surgery": "gcs"}, {}),
     "pcd": ({"weighting": "static", "surgery": "pcd"}, {}),
     "aligned_mtl": ({"weighting": "static", "surgery": "aligned_mtl"}, {}),
@@ -76,31 +82,40 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
 PARTS = 4  # runs of `searched`
 
 
-def plan(name: str, tables: dict[str, Any], folder: Path, steps: int, more: dict[str, Any]) -> TrialPlan:
+@dataclass(frozen=True)
+class Drawn:
+    """A variant, a draw of its tables, and the folder of prepared data."""
+
+    variant: str
+    draw: int
+    folder: Path
+
+
+def plan(name: str, at: Drawn, steps: int, more: dict[str, Any]) -> TrialPlan:
     """The plan of one run of a method."""
-    method, own = METHODS[name]
-    given = {**SETTINGS, **own, **more, "steps": steps, "eval_every": max(1, steps // 20)}
+    (method, own), tables = METHODS[name], VARIANTS[at.variant] | {"draw": at.draw}
+    called, few = SPACES.get(at.variant, ("planted", {}))
+    told = {f"include.{primitive}": False for primitive in HARMFUL[at.variant]} if name == "oracle" else {}
+    given = {**SETTINGS, **few, **told, **own, "steps": steps, "eval_every": max(1, steps // 20), **more}
     methods = {"weighting": "static", "surgery": "none", "schedule": "joint"} | method
     auxiliary = method["weighting"] != "end_task_only"
-    concerns = {k for k in given if auxiliary or not k.startswith("include.")}
-    settings = {k: v for k, v in given.items() if k in concerns and ("." in k or uses(methods, k))}
+    settings = {k: v for k, v in given.items() if uses(methods, k)}
     declared = {"task": {"kind": "table", "name": "planted", "planted": tables}, "model": MODEL, "method": method}
-    space = {"space": "planted"} if auxiliary else {}
+    space = {"space": called} if auxiliary else {}
     search = Search.from_dict({"name": "planted", **declared, **space, "settings": settings})
-    data = folder / "-".join(f"{key}{value}" for key, value in tables.items())
+    data = at.folder / "-".join(f"{key}{value}" for key, value in tables.items())
     labels = list(prepare(search.task, search.model.plain(), data).labels)
-    return search.resolve("search", {}, number=0, seed=tables["draw"], data=str(data), labels=labels)
+    return search.resolve("search", {}, number=0, seed=at.draw, data=str(data), labels=labels)
 
 
-def steps_within(seconds: float, name: str, folder: Path) -> int:
+def steps_within(seconds: float, name: str, at: Drawn) -> int:
     """The steps of a method that take `seconds` of the processor, setting up included.
 
     From what LONGER steps more than the fewest take; of the latter the faster of two runs, as the first one imports.
     """
     fewest, taken = FEWEST.get(name, 44), []
     for steps in (fewest, fewest + LONGER):
-        made = plan(name, VARIANTS["mixed"] | {"draw": 0}, folder, steps, {})
-        made = replace(made, settings=made.settings | {"eval_every": max(1, steps // 2)})
+        made = plan(name, at, steps, {})
         taken.append(min(score(made)[1] for _ in range(1 + (steps == fewest))))
     return round(fewest + (seconds - taken[0]) / (taken[1] - taken[0]) * LONGER)
 
@@ -113,19 +128,20 @@ def score(made: TrialPlan) -> tuple[float, float]:
     return best, time.process_time() - begun
 
 
-def run(name: str, tables: dict[str, Any], folder: Path, steps: int) -> tuple[float, float]:
+def run(name: str, at: Drawn, steps: int) -> tuple[float, float]:
     """R2 and seconds of one run, or of the best of those that `searched` has instead."""
     if name != "searched":
-        return score(plan(name, tables, folder, steps, {}))
-    tried = [score(plan(name, tables, folder, steps // PARTS, drawn(tables["draw"], n))) for n in range(PARTS)]
+        return score(plan(name, at, steps, {}))
+    tried = [score(plan(name, at, steps // PARTS, weights(at, number))) for number in range(PARTS)]
     return max(r2 for r2, _ in tried), sum(seconds for _, seconds in tried)
 
 
-def drawn(draw: int, number: int) -> dict[str, Any]:
-    """Static weights at random, alike in their logarithms, and lambda_e."""
-    chance = random.Random(f"{draw} {number}")
-    weights = {f"weight.data.extra_{i}": 10 ** chance.uniform(-2, 0) for i in range(1, TABLES + 1)}
-    return weights | {"lambda_e": chance.uniform(0.2, 0.95)}
+def weights(at: Drawn, number: int) -> dict[str, Any]:
+    """Static weights of the tables at random, alike in their logarithms, and lambda_e."""
+    chance = random.Random(f"{at.draw} {number}")
+    tables = sum(VARIANTS[at.variant].values())
+    found = {f"weight.data.extra_{i}": 10 ** chance.uniform(-2, 0) for i in range(1, tables + 1)}
+    return found | {"lambda_e": chance.uniform(0.2, 0.95)}
 
 
 def said(values: Any, places: int) -> str:
@@ -142,19 +158,20 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--steps", type=int, default=0, help="the same steps for all, not the same seconds")
     asked = parser.parse_args()
-    names = list(dict.fromkeys(["fine_tune", *["oracle"] * ("mixed" in asked.variants), *asked.methods]))
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        steps = {name: asked.steps or steps_within(asked.seconds, name, folder) for name in names}
-        print(f"steps: {steps}", flush=True)
         for variant in asked.variants:
-            runs: dict[str, list[tuple[float, float]]]
-            runs = {name: [] for name in names if variant == "mixed" or name != "oracle"}
+            told = ["oracle"] if variant in HARMFUL else []
+            names = list(dict.fromkeys(["fine_tune", *told, *(n for n in asked.methods if n != "oracle")]))
+            first = Drawn(variant, 0, Path(place))
+            steps = {name: asked.steps or steps_within(asked.seconds, name, first) for name in names}
+            print(f"{variant}, steps: {steps}", flush=True)
+            runs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
             for draw in asked.draws:
                 for name, found in runs.items():
-                    found.append(run(name, VARIANTS[variant] | {"draw": draw}, folder, steps[name]))
+                    found.append(run(name, Drawn(variant, draw, Path(place)), steps[name]))
                 print(
-                    f"{variant}, draw {draw}: " + ", ".join(f"{n} {f[-1][0]:.3f}" for n, f in runs.items()), flush=True
+                    f"draw {draw}: " + ", ".join(f"{name} {found[-1][0]:.3f}" for name, found in runs.items()),
+                    flush=True,
                 )
             table(variant, runs, steps)
 

@@ -95,7 +95,8 @@ def left_out_errors(features: Tensor, labels: Tensor, classes: int, ridge: float
     A = torch.linalg.solve(X.T @ X + n * torch.diag(P), X.T)  # (H + 1, n)
     leverage = (X * A.T).sum(dim=1)
     errors = (Y.double() - X @ (A @ Y.double())) / (1 - leverage).clamp_min(1e-6)[:, None]
-    return errors.square().sum(dim=1)
+    squared: Tensor = errors.square().sum(dim=1)
+    return squared
 
 
 Encode = Callable[

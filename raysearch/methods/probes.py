@@ -3,13 +3,14 @@
     e_0 (n,)   squared error of each labelled row, of meta-dev and train, by the least-squares head of the other rows on
                the body as the trial begins (`dev_head.left_out_errors`)
     e_k (n,)   the same after the objective alone has trained the body for `pass_steps`
-    gain_k     mean(e_0 - e_k) over its standard error; the objective takes part if that exceeds `probe_margin`
+    gain_k     mean(e_0 - e_k) over its standard error
+    part_k     gain_k - `probe_margin`, held in [0, 1]: what chance may have given counts little
 
 The probes are the first steps of the trial and are dropped; the body then begins again, with the end task at lambda_e
-and the objectives that take part in equal parts, or alone if there are none. A gradient of few rows says little of
-what an objective teaches, and less the longer the training has gone; what it has taught from the same beginning, each
-row scored by a head that has not seen it, says more for the price of those steps. One probe an objective: for spaces of
-tens of objectives, not of hundreds.
+and the objectives at (1 - lambda_e) min(1, sum_k part_k), shared by their parts, or alone if all are 0. A gradient of
+few rows says little of what an objective teaches, and less the longer the training has gone; what it has taught from
+the same beginning, each row scored by a head that has not seen it, says more, for the price of those steps. One probe
+an objective: for spaces of tens of objectives, not of hundreds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Probes(Branching):
     def __init__(self, objectives: tuple[Objective, ...], settings: f.Probes) -> None:
         super().__init__(objectives, settings)
         self.looked = False
-        self._share(torch.ones(len(objectives), dtype=torch.bool))
+        self._share(torch.ones(len(objectives), dtype=torch.float64))
 
     @property
     def over(self) -> bool:
@@ -57,15 +58,15 @@ class Probes(Branching):
         gained = torch.stack([before - dev.left_out(alone) for alone in torch.eye(len(branches), dtype=torch.float64)])
         error = gained.std(dim=1, correction=0) / max(gained.shape[1] - 1, 1) ** 0.5
         gains = gained.mean(dim=1) / error.clamp_min(1e-12)
-        self._share(gains > self.settings.probe_margin)
+        self._share((gains - self.settings.probe_margin).clamp(0, 1))
         self._tell(branches, gains)
         self.looked = True
         return alphas
 
-    def _share(self, taking_part: Tensor) -> None:
-        count = int(taking_part.sum())
-        self.w[0] = self.settings.lambda_e if count else 1.0
-        self.w[1:] = taking_part * (1 - self.settings.lambda_e) / max(count, 1)
+    def _share(self, parts: Tensor) -> None:
+        lambda_e = self.settings.lambda_e
+        self.w[0] = lambda_e if parts.any() else 1.0
+        self.w[1:] = (1 - lambda_e) * parts / max(1.0, float(parts.sum()))
 
     def sample(self, generator: torch.Generator) -> list[int]:
         """Those that take part."""
