@@ -1,33 +1,33 @@
 """Planted transfer: what share of an oracle's gain does each method get in one run, and what is lost where all harm?
 
-    python benchmarks/planted.py [--seconds 4] [--draws 0 1 2 3 4 5] [--methods equal gcs gates] [--subsets 16]
+    python benchmarks/planted.py [--seconds 4] [--draws 0 1 2 3 4 5] [--methods equal gcs gates] [--variants mixed]
 
-Every method gets steps for the same seconds, after its own seconds a step have been measured here; on each draw of the
-tables all begin from one seed. fine_tune and the oracle (equal weights on the helpful tables alone) set the scale:
+Every method gets the steps that take `seconds` of the processor here, by its own seconds a step, measured first; on
+each draw of the tables all begin from one seed. fine_tune and the oracle (equal weights on what helps) set the scale:
 
     share   (method - fine_tune) / (oracle - fine_tune) of R2 on select-dev, best evaluation; BCa interval over draws
-    harm    fine_tune - method where all tables harm, and where all are noise
+    lost    fine_tune - method where all tables harm, and where all are noise
 
-`subsets` is no one run: the best of so many random subsets of the tables under equal weights, each in a run of its own.
+`searched` is the best on select-dev of PARTS runs with static weights and lambda_e drawn at random, each a PARTS-th of
+the seconds, so that all together take what one run of another method does.
 """
 
 import argparse
 import random
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raysearch.arms import uses
-from raysearch.checkpoint import TrialFolder
 from raysearch.paired import bootstrap_interval
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.spec import Search
 from raysearch.tasks import prepare
-from raysearch.training import Trial, train
+from raysearch.training import train
 
 MODEL = {"mlp": [32, 8], "activation": "tanh"}
 SETTINGS: dict[str, Any] = {
@@ -37,55 +37,87 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.0,
     "objectives_per_step": 0,
 }
-HELPFUL, TABLES, MEASURED = 4, 10, 40
-VARIANTS = {
-    "mixed": {"helpful": HELPFUL, "harmful": TABLES - HELPFUL},
-    "all harmful": {"helpful": 0, "harmful": TABLES},
-    "null": {"helpful": 0, "harmful": 0, "unrelated": TABLES},
+FEWEST = {"probes": 1210}  # steps that a method is measured from, else 44: whole rounds of alphavil and forkmerge
+LONGER = 66  # steps by which it is measured
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mixed": {"helpful": 4, "harmful": 6},
+    "factored": {"helpful": 3, "harmful": 3},
+    "all harmful": {"helpful": 0, "harmful": 10},
+    "null": {"helpful": 0, "harmful": 0, "unrelated": 10},
 }
+HARMFUL = {  # what the oracle leaves out; it takes part where it is told of any
+    "mixed": [f"data.extra_{i}" for i in range(5, 11)],
+    "factored": [*(f"data.extra_{i}" for i in range(4, 7)), "transform.shuffle", "output.restore"],
+}
+SPACES = {"factored": ("planted_factored", {"objectives_per_step": 12})}
 DEV = {"meta_batch_size": 28}  # what the dev head leaves of 60 rows
 METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "fine_tune": ({"weighting": "end_task_only"}, {}),
-    "oracle": ({"weighting": "static"}, {f"include.data.extra_{i}": False for i in range(HELPFUL + 1, TABLES + 1)}),
+    "oracle": ({"weighting": "static"}, {}),
+    "gates": ({"weighting": "gates"}, {"gate_train_rows": 60, "meta_batch_size": 60}),
+    "probes": (
+        {"weighting": "probes"},
+        {"pass_steps": 60, "gate_train_rows": 60, "meta_batch_size": 60},
+    ),
     "equal": ({"weighting": "static"}, {}),
+    "searched": ({"weighting": "static_searched"}, {}),
+    "meta_tartan": ({"weighting": "meta_tartan"}, {"lr_tasks": 0.1, **DEV}),
+    "aang": ({"weighting": "aang"}, DEV),
+    "aang, not factored": ({"weighting": "aang"}, {"factored": False, **DEV}),
     "gcs": ({"weighting": "static", "surgery": "gcs"}, {}),
     "pcd": ({"weighting": "static", "surgery": "pcd"}, {}),
     "aligned_mtl": ({"weighting": "static", "surgery": "aligned_mtl"}, {}),
     "pcgrad": ({"weighting": "static", "surgery": "pcgrad"}, {}),
     "attittud": ({"weighting": "static", "surgery": "attittud"}, {}),
-    "meta_tartan": ({"weighting": "meta_tartan"}, {"lr_tasks": 0.1, **DEV}),
-    "aang": ({"weighting": "aang"}, DEV),
-    "gates": ({"weighting": "gates"}, {"gate_train_rows": 60, "meta_batch_size": 60}),
+    "dga": ({"weighting": "dga"}, {"meta_batch_size": 60}),
+    "ol_aux": ({"weighting": "ol_aux"}, {}),
+    "auxinash": ({"weighting": "auxinash"}, {"meta_batch_size": 60}),
+    "gradnorm": ({"weighting": "gradnorm"}, {}),
+    "uncertainty": ({"weighting": "uncertainty"}, {}),
+    "dwa": ({"weighting": "dwa"}, {}),
+    "famo": ({"weighting": "famo"}, {}),
+    "alphavil": ({"weighting": "alphavil"}, {"pass_steps": 2}),
+    "forkmerge": ({"weighting": "forkmerge"}, {"pass_steps": 2}),
 }
+PARTS = 4  # runs of `searched`
 
 
-def plan(name: str, tables: dict[str, Any], folder: Path, steps: int, more: dict[str, Any]) -> TrialPlan:
+@dataclass(frozen=True)
+class Drawn:
+    """A variant, a draw of its tables, and the folder of prepared data."""
+
+    variant: str
+    draw: int
+    folder: Path
+
+
+def plan(name: str, at: Drawn, steps: int, more: dict[str, Any]) -> TrialPlan:
     """The plan of one run of a method."""
-    method, own = METHODS[name]
-    given = {**SETTINGS, **own, **more, "steps": steps, "eval_every": max(1, steps // 20)}
+    (method, own), tables = METHODS[name], VARIANTS[at.variant] | {"draw": at.draw}
+    called, few = SPACES.get(at.variant, ("planted", {}))
+    told = {f"include.{primitive}": False for primitive in HARMFUL[at.variant]} if name == "oracle" else {}
+    given = {**SETTINGS, **few, **told, **own, "steps": steps, "eval_every": max(1, steps // 20), **more}
     methods = {"weighting": "static", "surgery": "none", "schedule": "joint"} | method
     auxiliary = method["weighting"] != "end_task_only"
-    settings = {k: v for k, v in given.items() if (auxiliary if k.startswith("include.") else uses(methods, k))}
+    settings = {k: v for k, v in given.items() if uses(methods, k)}
     declared = {"task": {"kind": "table", "name": "planted", "planted": tables}, "model": MODEL, "method": method}
-    space = {"space": "planted"} if auxiliary else {}
+    space = {"space": called} if auxiliary else {}
     search = Search.from_dict({"name": "planted", **declared, **space, "settings": settings})
-    data = folder / "-".join(f"{key}{value}" for key, value in tables.items())
+    data = at.folder / "-".join(f"{key}{value}" for key, value in tables.items())
     labels = list(prepare(search.task, search.model.plain(), data).labels)
-    return search.resolve("search", {}, number=0, seed=tables["draw"], data=str(data), labels=labels)
+    return search.resolve("search", {}, number=0, seed=at.draw, data=str(data), labels=labels)
 
 
-def seconds_a_step(name: str, folder: Path) -> float:
-    """Of the fastest fifth of some steps: what the machine does beside them is left out."""
-    with tempfile.TemporaryDirectory() as place:
-        trial = Trial(
-            plan(name, VARIANTS["mixed"] | {"draw": 0}, folder, MEASURED, {}), TrialFolder(Path(place)), Ranks()
-        )
-        taken = []
-        for number in range(1, MEASURED + 1):
-            begun = time.process_time()
-            trial.update(trial.phases[0], number)
-            taken.append(time.process_time() - begun)
-    return float(np.mean(sorted(taken)[: MEASURED // 5]))
+def steps_within(seconds: float, name: str, at: Drawn) -> int:
+    """The steps of a method that take `seconds` of the processor, setting up included.
+
+    From what LONGER steps more than the fewest take; of the latter the faster of two runs, as the first one imports.
+    """
+    fewest, taken = FEWEST.get(name, 44), []
+    for steps in (fewest, fewest + LONGER):
+        made = plan(name, at, steps, {})
+        taken.append(min(score(made)[1] for _ in range(1 + (steps == fewest))))
+    return round(fewest + (seconds - taken[0]) / (taken[1] - taken[0]) * LONGER)
 
 
 def score(made: TrialPlan) -> tuple[float, float]:
@@ -96,14 +128,23 @@ def score(made: TrialPlan) -> tuple[float, float]:
     return best, time.process_time() - begun
 
 
-def subset(draw: int, number: int) -> dict[str, Any]:
-    """The settings that leave out a random part of the tables, never all."""
-    chance = random.Random(f"{draw} {number}")
-    kept = chance.sample(range(1, TABLES + 1), chance.randint(1, TABLES))
-    return {f"include.data.extra_{i}": False for i in range(1, TABLES + 1) if i not in kept}
+def run(name: str, at: Drawn, steps: int) -> tuple[float, float]:
+    """R2 and seconds of one run, or of the best of those that `searched` has instead."""
+    if name != "searched":
+        return score(plan(name, at, steps, {}))
+    tried = [score(plan(name, at, steps // PARTS, weights(at, number))) for number in range(PARTS)]
+    return max(r2 for r2, _ in tried), sum(seconds for _, seconds in tried)
 
 
-def said(values: Any, places: int = 3) -> str:
+def weights(at: Drawn, number: int) -> dict[str, Any]:
+    """Static weights of the tables at random, alike in their logarithms, and lambda_e."""
+    chance = random.Random(f"{at.draw} {number}")
+    tables = sum(VARIANTS[at.variant].values())
+    found = {f"weight.data.extra_{i}": 10 ** chance.uniform(-2, 0) for i in range(1, tables + 1)}
+    return found | {"lambda_e": chance.uniform(0.2, 0.95)}
+
+
+def said(values: Any, places: int) -> str:
     """A mean and its interval."""
     bounds = bootstrap_interval(list(values))
     return f"{np.mean(values):.{places}f}" + (f" [{bounds[0]:.{places}f}, {bounds[1]:.{places}f}]" if bounds else "")
@@ -111,45 +152,41 @@ def said(values: Any, places: int = 3) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of training steps, for every method")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of the processor, for every method")
     parser.add_argument("--draws", type=int, nargs="+", default=range(6))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
-    parser.add_argument("--subsets", type=int, default=0, help="random subsets of a search of static weights")
     parser.add_argument("--steps", type=int, default=0, help="the same steps for all, not the same seconds")
     asked = parser.parse_args()
-    names = list(dict.fromkeys(["fine_tune", "oracle", *asked.methods]))
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        steps = {name: asked.steps or round(asked.seconds / seconds_a_step(name, folder)) for name in names}
         for variant in asked.variants:
-            runs = {name: [] for name in names if variant == "mixed" or name != "oracle"}
+            told = ["oracle"] if variant in HARMFUL else []
+            names = list(dict.fromkeys(["fine_tune", *told, *(n for n in asked.methods if n != "oracle")]))
+            first = Drawn(variant, 0, Path(place))
+            steps = {name: asked.steps or steps_within(asked.seconds, name, first) for name in names}
+            print(f"{variant}, steps: {steps}", flush=True)
+            runs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
             for draw in asked.draws:
-                tables = VARIANTS[variant] | {"draw": draw}
-                for name in runs:
-                    runs[name].append(score(plan(name, tables, folder, steps[name], {})))
-            if asked.subsets and variant == "mixed":
-                tried = [
-                    [
-                        score(plan("equal", VARIANTS[variant] | {"draw": d}, folder, steps["oracle"], subset(d, n)))
-                        for n in range(asked.subsets)
-                    ]
-                    for d in asked.draws
-                ]
-                runs[f"best of {asked.subsets}"] = [(max(r2 for r2, _ in one), sum(t for _, t in one)) for one in tried]
+                for name, found in runs.items():
+                    found.append(run(name, Drawn(variant, draw, Path(place)), steps[name]))
+                print(
+                    f"draw {draw}: " + ", ".join(f"{name} {found[-1][0]:.3f}" for name, found in runs.items()),
+                    flush=True,
+                )
             table(variant, runs, steps)
 
 
 def table(variant: str, runs: dict[str, list[tuple[float, float]]], steps: dict[str, int]) -> None:
-    """One line a method."""
+    """One line a method, in Markdown."""
     r2 = {name: np.array([value for value, _ in found]) for name, found in runs.items()}
     head = "share of the oracle's gain" if "oracle" in r2 else "R2 lost"
-    print(f"\n{variant}, {len(r2['fine_tune'])} draws\n{'method':14} {'steps':>6} {'s':>6} {'R2':>6}  {head}")
+    print(f"\n{variant}, {len(r2['fine_tune'])} draws\n\n| method | steps | s | R2 | {head} |")
+    print("| --- | --- | --- | --- | --- |")
     for name, values in r2.items():
         loss = r2["fine_tune"] - values
-        shown = said(-loss / (r2["oracle"] - r2["fine_tune"]), 2) if "oracle" in r2 else said(loss)
+        shown = said(-loss / (r2["oracle"] - r2["fine_tune"]), 2) if "oracle" in r2 else said(loss, 3)
         spent = np.mean([seconds for _, seconds in runs[name]])
-        print(f"{name:14} {steps.get(name, ''):>6} {spent:>6.1f} {values.mean():>6.3f}  {shown}", flush=True)
+        print(f"| {name} | {steps[name]} | {spent:.1f} | {values.mean():.3f} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -273,8 +273,9 @@ def _why_no_room(methods: Methods, settings: Mapping[str, Value], objectives: in
     if not METHODS[methods["weighting"]].rounds or not settings["pass_steps"]:
         return None
     each = max(1, round(float(settings["rho"]) * int(settings["pass_steps"])))
-    one_for_each = methods["weighting"] == "alphavil" or settings.get("fork_branches") == "each"
-    least = each * (1 + objectives if one_for_each else 1)
+    probes = methods["weighting"] == "probes"
+    one_for_each = probes or methods["weighting"] == "alphavil" or settings.get("fork_branches") == "each"
+    least = each * (1 + objectives - probes if one_for_each else 1)
     if least > int(settings["steps"]):
         return f"steps {settings['steps']} leave no room for a round, which takes {least}: less rho or pass_steps"
     return None

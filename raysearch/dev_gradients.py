@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raysearch.batches import Batches, stream
 from raysearch.gradients.plain import flat_gradient
-from raysearch.methods.dev_head import dev_loss, left_out_loss, parts, some_of
+from raysearch.methods.dev_head import dev_loss, left_out_errors, parts, some_of
 from raysearch.model import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
@@ -65,14 +65,25 @@ class DevGradients:
             logits = self.network.end_task(self.network.hidden(*group.inputs))
             return example_losses(logits, group.targets.labels).mean()
 
+    def left_out(self, step: int) -> Tensor:
+        """Squared error (n,) of each of a step's rows that are left out in turn."""
+        self.network.eval()
+        with torch.no_grad():
+            errors = self._left_out_errors(step)
+        self.network.train()
+        return errors
+
     def _left_out(self, step: int) -> Tensor:
+        return self._left_out_errors(step).mean()
+
+    def _left_out_errors(self, step: int) -> Tensor:
         settings, generator = self.plan.method("weighting"), stream(self.plan.seed, "meta", step)
         found = []
         for split, count in (("train", settings.gate_train_rows), ("meta_dev", settings.meta_batch_size)):
             if count:
                 found.append(self._encode(split, some_of(torch.arange(len(self.splits(split))), count, generator)))
         features, labels = (torch.cat(both) for both in zip(*found, strict=True))
-        return left_out_loss(features.float(), labels, self.classes, settings.gate_ridge)
+        return left_out_errors(features.float(), labels, self.classes, settings.gate_ridge)
 
     def _encode(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states at position 0 (n, H) and labels of rows of a split."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raysearch.settings import Balance, Conflict, MetaBatch, Sampling, Settings, Similarity, knob
+from raysearch.settings import Balance, Branches, Conflict, MetaBatch, Sampling, Settings, Similarity, Static, knob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +81,30 @@ class PCD(Conflict):
 
     pcd_tau: float = knob(0.02, "share of the progress along its own gradient that an auxiliary is due", low=0, high=1)
     pcd_beta: float = knob(0.999, "decay of the moving average of the squared norms", low=0, high=0.99999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut(MetaBatch):
+    """Labelled rows of meta-dev and train, each scored by the least-squares head that the others give."""
+
+    gate_train_rows: int = knob(32, "training examples beside those of meta-dev, left out in turn too", low=0)
+    gate_ridge: float = knob(0.1, "ridge of the dev head, in mean squares of its inputs", low=0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates(Static, LeftOut, Similarity):
+    """Gates, raysearch's own: every objective by itself, on evidence from labelled rows that are left out in turn."""
+
+    lr_gates: float = knob(4.0, "rate of the evidence", low=0)
+    gate_margin: float = knob(8e-3, "similarity that leaves a gate where it is; less closes it")
+    gate_start: float = knob(-1.4, "evidence at first; a gate is its sigmoid")
+    gate_limit: float = knob(6.0, "largest evidence for or against an objective", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probes(Branches, Balance, LeftOut):
+    """Probes, raysearch's own: a short training on each objective alone says whether it takes part."""
+
+    probe_margin: float = knob(
+        0.0, "standard errors of gain on left-out rows that shut an objective out; one more, and it takes part in full"
+    )

@@ -12,6 +12,7 @@ A branch moves the body and the heads of its own tasks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -149,7 +150,10 @@ class Rounds:
             own = self.update.along(step, stream(seed, f"branch {branch.name}", number))
             losses += torch.tensor([own.end_task, own.aux], dtype=torch.float64, device=losses.device) / length
             self._leave_heads(tasks)
-            self.take(optimizer, phase, done + max(1, round(i * whole / length)), branch.rate)
+            if branch.whole:
+                self.take(optimizer, replace(phase, steps=length), i, branch.rate)
+            else:
+                self.take(optimizer, phase, done + max(1, round(i * whole / length)), branch.rate)
         if self.settings.branch_optimizer == "kept":
             self.optimizers[branch.name] = optimizer.state_dict()
         return losses
@@ -306,3 +310,8 @@ class MetaDev:
             least = float("-inf")
             self.known[key] = (metric, -loss) if abs(loss) < float("inf") else (least, least)
         return self.known[key]
+
+    def left_out(self, alphas: Tensor) -> Tensor:
+        """The errors of the round's rows, the same for all alphas."""
+        self.before.mixed(alphas, self.changes)
+        return self.rounds.update.dev_gradients.left_out(self.rounds.round).cpu()

@@ -183,18 +183,6 @@ class MetaGradient(DevHead, Similarity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gates(Static, MetaBatch, Similarity):
-    """Gates, raysearch's own: every objective by itself, on evidence from labelled rows that are left out in turn."""
-
-    lr_gates: float = knob(4.0, "rate of the evidence", low=0)
-    gate_margin: float = knob(8e-3, "similarity that leaves a gate where it is; less closes it")
-    gate_start: float = knob(-1.4, "evidence at first; a gate is its sigmoid")
-    gate_limit: float = knob(6.0, "largest evidence for or against an objective", low=0)
-    gate_train_rows: int = knob(32, "training examples beside those of meta-dev, left out in turn too", low=0)
-    gate_ridge: float = knob(0.1, "ridge of the dev head, in mean squares of its inputs", low=0, open_low=True)
-
-
-@dataclass(frozen=True, kw_only=True)
 class MetaTartan(MetaGradient):
     """META-TARTAN: one softmax over the end task and every objective."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ class Trial:
             self.rounds = Rounds(self.update, ranks, self._new_optimizer, self._take, self._on_meta_dev)
         self.phases: tuple[Phase, ...] = METHODS[plan.schedule].load()(plan.training, plan.method("schedule"))
         self.phase = self.phase_step = self.step = self.stale = 0
+        self.led = 0  # steps of the phase that rounds took, before ordinary ones
         self.best: dict[str, float] | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.sums = {"end_task": 0.0, "aux": 0.0, "steps": 0}
@@ -161,7 +163,7 @@ class Trial:
                         self._keep(None)
                 elif self.training.checkpoint_every and self._passed(before, self.training.checkpoint_every):
                     self._keep(None)
-            self.phase, self.phase_step, self.stale, self.optimizer = self.phase + 1, 0, 0, None
+            self.phase, self.phase_step, self.stale, self.led, self.optimizer = self.phase + 1, 0, 0, 0, None
 
     def _over(self, phase: Phase) -> bool:
         out_of_patience = 0 < self.training.patience <= self.stale
@@ -179,6 +181,8 @@ class Trial:
 
     def _rounds(self, phase: Phase) -> Rounds | None:
         """What trains in rounds, where the end task and its auxiliaries learn together."""
+        if self.rounds is None or self.rounds.weighting.over:
+            return None
         return self.rounds if phase.end_task and phase.auxiliary else None
 
     def _begin(self, phase: Phase) -> None:
@@ -205,11 +209,13 @@ class Trial:
         if (rounds := self._rounds(phase)) is not None:
             taken = rounds.steps(phase, self.phase_step)
             losses = rounds(phase, self.phase_step)
+            self.led = self.phase_step + taken
         else:
             assert self.optimizer is not None
             self.optimizer.zero_grad(set_to_none=True)
             losses = self.update(phase, self.step + 1)
-            self._take(self.optimizer, phase, self.phase_step + 1)
+            rest = replace(phase, steps=phase.steps - self.led)
+            self._take(self.optimizer, rest, self.phase_step + 1 - self.led)
             self.update.after()
         self.step, self.phase_step = self.step + taken, self.phase_step + taken
         moved = rounds is not None or not torch.equal(self.update.weighting.weights(), before)
@@ -287,6 +293,7 @@ class Trial:
         return {
             "key": self.plan.key,
             "place": [self.phase, self.phase_step, self.step, self.stale],
+            "led": self.led,
             "best": self.best,
             "parameters": parameters_of(self.network),
             "optimizer": self.optimizer.state_dict(),
@@ -304,7 +311,7 @@ class Trial:
         if state["key"] != self.plan.key:
             raise ValueError(f"{self.files.state} belongs to another plan ({state['key']}, not {self.plan.key})")
         self.phase, self.phase_step, self.step, self.stale = state["place"]
-        self.best, self.sums = state["best"], state["sums"]
+        self.led, self.best, self.sums = state["led"], state["best"], state["sums"]
         self.weights.load(state["weights"])
         set_parameters(self.network, state["parameters"])
         self.optimizer = self._new_optimizer()

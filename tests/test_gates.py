@@ -9,11 +9,11 @@ from sklearn.linear_model import Ridge
 from tiny import tiny_data, tiny_plan
 
 from raysearch import checkpoint
+from raysearch.field import Gates as Settings
 from raysearch.methods.dev_head import left_out_loss
 from raysearch.methods.gates import Gates
 from raysearch.methods.static import Scores, Seen
 from raysearch.plan import Objective
-from raysearch.settings import Gates as Settings
 from raysearch.training import train
 
 OBJECTIVES = tuple(

@@ -104,10 +104,18 @@ METHODS: dict[str, Method] = {
     "gates": Method(
         "weighting",
         "gates:Gates",
-        s.Gates,
+        f.Gates,
         "each objective by itself, on evidence from left-out labelled rows",
         OWN,
         looks=True,
+    ),
+    "probes": Method(
+        "weighting",
+        "probes:Probes",
+        f.Probes,
+        "those whose own short training helps left-out labelled rows",
+        OWN,
+        rounds=True,
     ),
     "alphavil": Method(
         "weighting",

@@ -40,6 +40,7 @@ class Branch:
     name: str
     factors: dict[int, float]  # of the losses of the tasks that it trains
     rate: float = 1.0  # of the learning rate
+    whole: bool = False  # the learning rate rises and falls within the branch, not over the phase
 
     @property
     def rests(self) -> bool:
@@ -55,6 +56,9 @@ class Dev(Protocol):
 
     def score(self, alphas: Tensor) -> tuple[float, float]:
         """The end task's metric, higher is better, and -L(alpha), on all of meta-dev."""
+
+    def left_out(self, alphas: Tensor) -> Tensor:
+        """Squared error (n,) of each labelled row by the least-squares head of the others (`dev_head`)."""
 
 
 class Branching(Weighting):
@@ -72,6 +76,11 @@ class Branching(Weighting):
     @property
     def levels(self) -> bool:
         """Are the deltas to be of one length?"""
+        return False
+
+    @property
+    def over(self) -> bool:
+        """Are there no more rounds? What is left of the phase then takes ordinary steps by the weights."""
         return False
 
     @abstractmethod

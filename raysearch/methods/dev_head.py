@@ -74,7 +74,12 @@ def initialise(head: LabelHead, generator: Generator) -> None:
 
 
 def left_out_loss(features: Tensor, labels: Tensor, classes: int, ridge: float) -> Tensor:
-    """Mean squared error of each of n rows by the least-squares head that the others give; depends on the body.
+    """The mean of `left_out_errors`."""
+    return left_out_errors(features, labels, classes, ridge).mean()
+
+
+def left_out_errors(features: Tensor, labels: Tensor, classes: int, ridge: float) -> Tensor:
+    """Squared error (n,) of each of n rows by the least-squares head that the others give; depends on the body.
 
     features (n, H), labels (n,) numbers or classes (as 0 and 1 for each of `classes`), or (n, L) of 0 and 1. With
     X = [features, 1], A = (X^T X + n P)^-1 X^T and h_i = x_i A_i, the row's own error is (y_i - x_i A y) / (1 - h_i)
@@ -90,8 +95,8 @@ def left_out_loss(features: Tensor, labels: Tensor, classes: int, ridge: float) 
     A = torch.linalg.solve(X.T @ X + n * torch.diag(P), X.T)  # (H + 1, n)
     leverage = (X * A.T).sum(dim=1)
     errors = (Y.double() - X @ (A @ Y.double())) / (1 - leverage).clamp_min(1e-6)[:, None]
-    loss: Tensor = errors.square().sum(dim=1).mean()
-    return loss
+    squared: Tensor = errors.square().sum(dim=1)
+    return squared
 
 
 Encode = Callable[

@@ -1,0 +1,113 @@
+"""Probes: what takes part is what a training on it alone has made the body better by."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import OBJECTIVES, tiny_data, tiny_plan
+from torch import Tensor
+
+from raysearch import checkpoint
+from raysearch.checkpoint import TrialFolder
+from raysearch.field import Probes as Settings
+from raysearch.methods.probes import Probes
+from raysearch.plan import TrialPlan
+from raysearch.ranks import Ranks
+from raysearch.training import Trial, parameters_of, train
+
+THREE = OBJECTIVES[:3]
+BEFORE = torch.tensor([1.0, 2.0, 3.0, 2.0], dtype=torch.float64)
+GAINED = torch.tensor([[0.5, 0.6, 0.4, 0.5], [0.1, -0.1, 0.3, 0.1], [-1.0, 0, 0, 0]], dtype=torch.float64)
+
+
+class Told:
+    """A dev set on which each probe gains what it is said to."""
+
+    def gradient(self, alphas: Tensor, number: int, count: int) -> tuple[float, Tensor]:
+        raise AssertionError((alphas, number, count))
+
+    def score(self, alphas: Tensor) -> tuple[float, float]:
+        raise AssertionError(alphas)
+
+    def left_out(self, alphas: Tensor) -> Tensor:
+        return BEFORE - alphas @ GAINED
+
+
+def looked(**settings: Any) -> Probes:
+    probes = Probes(THREE, Settings(**settings))
+    assert not probes.over
+    assert probes.merge(probes.branches(), Told()).tolist() == [0, 0, 0]
+    assert probes.over
+    return probes
+
+
+def plan_of(data: Path, **more: Any) -> TrialPlan:
+    plan = tiny_plan(data, "probes", **({"pass_steps": 3, "steps": 24, "eval_every": 5, "probe_margin": -50.0} | more))
+    return replace(plan, objectives=THREE)
+
+
+def test_a_gain_is_a_mean_over_its_standard_error_and_counts_in_full_from_one_above_the_margin() -> None:
+    probes = looked(lambda_e=0.4, probe_margin=0.5)
+    gains = [float(d.mean() / (d.std() / len(d) ** 0.5)) for d in GAINED]
+    assert list(probes.said.values()) == pytest.approx(gains)
+    parts = [1.0, gains[1] - 0.5, 0.0]
+    assert 0 < parts[1] < 1
+    assert probes.sample(torch.Generator()) == [0, 1]
+    found = probes.coefficients([0, 1])
+    assert (found.end_task, found.aux) == pytest.approx((0.4, 0.6))
+    assert found.objectives.tolist() == pytest.approx([part / sum(parts) for part in parts[:2]])
+
+
+def test_one_doubtful_gain_takes_little_and_none_leaves_the_end_task_alone() -> None:
+    margin = float(GAINED[0].mean() / (GAINED[0].std() / 2)) - 0.25
+    doubtful = looked(lambda_e=0.5, probe_margin=margin)
+    found = doubtful.coefficients(doubtful.sample(torch.Generator()))
+    assert found.aux / found.end_task == pytest.approx(0.25)
+    none = looked(probe_margin=margin + 1)
+    assert none.sample(torch.Generator()) == []
+    assert none.lambda_e == 1
+
+
+@pytest.fixture(scope="module")
+def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_data(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
+
+
+def test_probes_are_dropped_and_the_steps_after_them_have_the_whole_of_the_learning_rate(
+    data: Path, tmp_path: Path
+) -> None:
+    trial = Trial(plan_of(data), TrialFolder(tmp_path), Ranks())
+    first = {name: value.detach().clone() for name, value in parameters_of(trial.network).items()}
+    rates: list[float] = []
+    (phase,) = trial.phases
+    trial._begin(phase)
+    trial._advance(phase)
+    assert trial.phase_step == 9
+    assert all(torch.equal(value, first[name]) for name, value in parameters_of(trial.network).items())
+    while not trial._over(phase):
+        trial._advance(phase)
+        rates.append(trial.optimizer.param_groups[0]["lr"])
+    assert len(rates) == 15
+    assert max(rates) == rates[0] == pytest.approx(phase.lr)
+    assert rates[-1] == pytest.approx(phase.lr / 15)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_trial_of_probes_resumes_bit_equal(data: Path, tmp_path: Path, after: int) -> None:
+    plan = plan_of(data)
+    whole = [report.evaluation["score"] for report in train(plan, folder=tmp_path / "whole")]
+    interrupted = train(plan, folder=tmp_path / "cut")
+    for _ in range(after):
+        next(interrupted)
+    interrupted.close()
+    assert [report.evaluation["score"] for report in train(plan, folder=tmp_path / "cut")] == whole
+    ends = [checkpoint.load(tmp_path / name / "state.safetensors")["parameters"] for name in ("whole", "cut")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_margin_that_shuts_all_out_is_fine_tuning_for_the_steps_that_are_left(data: Path, tmp_path: Path) -> None:
+    last = [report.evaluation for report in train(plan_of(data, probe_margin=1e6), folder=tmp_path)][-1]
+    assert last["lambda_e"] == 1
+    assert last["aux_loss"] == 0
