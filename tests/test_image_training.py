@@ -199,7 +199,7 @@ def test_a_folder_without_an_image_model_is_refused(tmp_path: Path) -> None:
     [
         ({"space": "aang_td"}, "space: aang_td has objectives on text, and the task is of images"),
         ({"task": "docstrings", "model": "tiny"}, "space: auxiliary_label has objectives on images, and the task is"),
-        ({"task": "docstrings", "space": "aang_td"}, "model: is no model for text; such as minilm, tiny"),
+        ({"task": "docstrings", "space": "aang_td"}, "model: is no model for text; such as minilm, narrow, tiny"),
         ({"model": "tiny"}, "model: is no model for images; such as lenet, resnet18, small_cnn"),
         ({"model": {"config": {"model_type": "bert"}}}, "model: is no model for images"),
         ({"model": {"image": "wide_resnet", "depth": 11}}, "model.depth: must be 6 n [+] 4"),
