@@ -26,7 +26,15 @@ COUNTS = {
     "xlnet_style": 1,
     "smoke": 6,
 }
-COUNTS |= {"image": 36, "image_td": 18, "auxiliary_label": 1, "labelled_sets": 2, "dapt_tapt": 2, "planted": 10, "planted_factored": 144}
+COUNTS |= {
+    "image": 36,
+    "image_td": 18,
+    "auxiliary_label": 1,
+    "labelled_sets": 2,
+    "dapt_tapt": 2,
+    "planted": 10,
+    "planted_factored": 144,
+}
 EVERY = [
     Objective(**dict(zip(STAGES, parts, strict=True)))
     for kind, stages in KINDS.items()
