@@ -91,7 +91,7 @@ def apart(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
         if name not in ("static", "whole"):
             v = one.update.dev_gradients("dev_head", 1)
             one.update.dev_gradients = lambda *_, v=v: v
-    return {name: lambda one=one: one._take_step(one.phases[0]) for name, one in trials.items()}
+    return {name: lambda one=one: one._advance(one.phases[0]) for name, one in trials.items()}
 
 
 def together(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
@@ -179,7 +179,7 @@ def summed(k: int, asked: argparse.Namespace) -> dict[str, int]:
             one._begin(one.phases[0])
             ranks = Counting(device=torch.device(asked.device))
             one.update.ranks = ranks
-            one._take_step(one.phases[0])
+            one._advance(one.phases[0])
             counted[name] = ranks.bytes[0]
         counted["K gradients"] = 4 * (k + 1) * sum(p.numel() for p in one.network.body_parameters())
     return counted
