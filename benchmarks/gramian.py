@@ -109,7 +109,7 @@ def works(folder: Path, m: int, k: int, asked: argparse.Namespace) -> dict[str, 
 
     def ours() -> Tensor:
         J = factored(examples.losses, rows, examples.capture, Ranks(device=torch.device(device)))
-        return J.products(torch.zeros(sum(p.numel() for p in body), 0, device=device))[0]
+        return J.products(torch.zeros(0, sum(p.numel() for p in body), device=device))[0]
 
     measured: dict[str, Work] = {
         "multitask": lambda: plain.update(phase, 1),

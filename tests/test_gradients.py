@@ -30,7 +30,7 @@ def test_factors_give_what_a_backward_for_each_row_gives(
     monkeypatch.setattr(factors, "BUDGET", budget)
     J, plain, capture = jacobians(animal, micro_batches)
     generator = torch.Generator().manual_seed(2)
-    v = torch.randn(plain.J.shape[1], 2, generator=generator, dtype=torch.float64)
+    v = torch.randn(2, plain.J.shape[1], generator=generator, dtype=torch.float64)
     for found, expected in zip(J.products(v), plain.products(v), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     for count in (1, 4):
@@ -46,7 +46,7 @@ def test_products_of_positions_and_of_gradients_are_the_same() -> None:
         return factors.Layer((x.shape[2], y.shape[2]), ((factors.Outer(x, y),),), (len(x),))
 
     x, y = (torch.randn(4, 1, 40, generator=generator, dtype=torch.float64) for _ in range(2))
-    v = torch.randn(1600, 2, generator=generator, dtype=torch.float64)
+    v = torch.randn(2, 1600, generator=generator, dtype=torch.float64)
     short = layer(x, y)
     assert short._by_positions()
     long = layer(x.repeat(1, 60, 1), y.repeat(1, 60, 1))  # sixty times the same
@@ -91,7 +91,7 @@ def test_reentrant_checkpointing_is_refused() -> None:
 def test_ranks_share_layers_and_come_to_one_sum() -> None:
     torch.manual_seed(0)
     J, plain, _ = jacobians(ZOO["bert_sdpa"]())
-    v = torch.randn(plain.J.shape[1], 2, dtype=torch.float64)
+    v = torch.randn(2, plain.J.shape[1], dtype=torch.float64)
     parts = []
     for rank in range(3):
 

@@ -157,19 +157,19 @@ class Layer:
         return size
 
     def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """This layer's share of J J^T (m, m) and of J times `directions` (D_layer, n), (m, n)."""
+        """This layer's share of J J^T (m, m) and of J's products with each of `directions` (n, D_layer), (m, n)."""
         if pairs := self._by_positions():
             return self._position_products(pairs, directions)
         if all(isinstance(use, Picked) for batch in self.batches for use in batch):
             return self._line_products(directions)
-        m, n = sum(self.sizes), directions.shape[1]
-        like = self.like()
-        G, along = like.new_zeros(m, m), like.new_zeros(m, n)
+        m = sum(self.sizes)
+        like, matrices = self.like(), directions.view(len(directions), self.p, self.q)
+        G, along = like.new_zeros(m, m), like.new_zeros(m, len(matrices))
         for lines, part in self._parts():
             flat = part.flatten(1)
             for i in range(0, m, STRIP):
                 G[i : i + STRIP, i:].addmm_(flat[i : i + STRIP], flat[i:].T)
-            along.addmm_(flat, directions.view(self.p, self.q, n)[lines].flatten(0, 1))
+            along.addmm_(flat, matrices[:, lines].flatten(1).T)
         return G.triu() + G.triu(1).T, along
 
     def combine(self, weights: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class Layer:
 
     def _line_products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         """`products` of an embedding: two rows meet in the lines alone that both pick, which most lines are not."""
-        m, n = sum(self.sizes), directions.shape[1]
+        m, matrices = sum(self.sizes), directions.view(len(directions), self.p, self.q)
         keys, values, start = [], [], 0
         for batch, size in zip(self.batches, self.sizes, strict=True):
             for use in batch:
@@ -229,9 +229,9 @@ class Layer:
         key, where = torch.cat(keys).unique(return_inverse=True)  # in the order of lines, then rows
         y = values[0].new_zeros(len(key), self.q).index_add_(0, where, torch.cat(values))
         line, row = key // m, key % m
-        along = y.new_zeros(m, n)
-        for column, v in zip(along.unbind(dim=1), directions.view(self.p, self.q, n).unbind(dim=2), strict=True):
-            column.index_add_(0, row, (y * v[line]).sum(dim=1))
+        along = y.new_zeros(m, len(matrices))
+        for column, V in zip(along.unbind(dim=1), matrices, strict=True):
+            column.index_add_(0, row, (y * V[line]).sum(dim=1))
         _, inverse, counts = line.unique_consecutive(return_inverse=True, return_counts=True)
         often = counts[inverse] > OFTEN
         G = y.new_zeros(m, m)
@@ -265,7 +265,7 @@ class Layer:
     def _position_products(self, uses: Sequence[Outer], directions: Tensor) -> tuple[Tensor, Tensor]:
         blocks = [[_inner(a, b) for b in uses] for a in uses]
         G = torch.cat([torch.cat(line, dim=1) for line in blocks])
-        matrices = directions.view(self.p, self.q, -1)
+        matrices = directions.view(len(directions), self.p, self.q)
         along = torch.cat([_along(use, matrices) for use in uses])
         return G, along
 
@@ -278,8 +278,8 @@ def _inner(a: Outer, b: Outer) -> Tensor:
 
 
 def _along(use: Outer, matrices: Tensor) -> Tensor:
-    """Products of the gradients with each of `matrices` (p, q, n), (m, n)."""
-    out = use.x.new_zeros(len(use.x), matrices.shape[2])
-    for column, M in zip(out.unbind(dim=1), matrices.unbind(dim=2), strict=True):
+    """Products of the gradients with each of `matrices` (n, p, q), (m, n)."""
+    out = use.x.new_zeros(len(use.x), len(matrices))
+    for column, M in zip(out.unbind(dim=1), matrices, strict=True):
         column.copy_(((use.x @ M) * use.y).sum(dim=(1, 2)))
     return out

@@ -35,7 +35,7 @@ class Jacobian(Protocol):
         """Relative rounding error of G."""
 
     def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """G (m, m) and J times `directions` (D, n), (m, n), both float64."""
+        """G (m, m) and J's products with each of `directions` (n, D), (m, n), both float64."""
 
     def combine(self, weights: Tensor) -> Tensor:
         """J times weights (c, m), from the left: (c, D)."""
@@ -58,13 +58,13 @@ class Explicit:
         return float(torch.finfo(self.J.dtype).eps ** 1.5)
 
     def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """G and J times directions, summed in float64."""
+        """G and products with directions, summed in float64."""
         G = directions.new_zeros(self.m, self.m, dtype=torch.float64)
-        along = directions.new_zeros(self.m, directions.shape[1], dtype=torch.float64)
+        along = directions.new_zeros(self.m, len(directions), dtype=torch.float64)
         for low in range(0, self.J.shape[1], CHUNK):
             part = self.J[:, low : low + CHUNK].double()
             G += part @ part.T
-            along += part @ directions[low : low + CHUNK].double()
+            along += part @ directions[:, low : low + CHUNK].double().T
         return G, along
 
     def combine(self, weights: Tensor) -> Tensor:
@@ -86,11 +86,10 @@ class Factored:
         return max((float(torch.finfo(layer.like().dtype).eps) for layer in self.layers if layer.batches), default=0.0)
 
     def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """G and J times directions, summed over layers in float64."""
-        n = directions.shape[1]
-        both = torch.zeros(self.m, self.m + n, dtype=torch.float64, device=directions.device)
+        """G and products with directions, summed over layers in float64."""
+        both = torch.zeros(self.m, self.m + len(directions), dtype=torch.float64, device=directions.device)
         sizes = [layer.p * layer.q for layer in self.layers]
-        for number, (layer, own) in enumerate(zip(self.layers, directions.split(sizes), strict=True)):
+        for number, (layer, own) in enumerate(zip(self.layers, directions.split(sizes, dim=1), strict=True)):
             if layer.batches and number % self.ranks.world == self.ranks.rank:
                 G, along = layer.products(own)
                 both[:, : self.m] += G
