@@ -11,7 +11,8 @@ images; m end-task and m auxiliary examples):
     autogram         TorchJD's Gramian of the m examples, no more
     ours alone       raysearch's Gramian of the m examples, no more
 
-Times are medians of interleaved rounds; memory is the peak of one step above what was held before it.
+Times are medians of interleaved rounds; memory is the peak of one step above what was held before it; operations are
+what torch counts in matrix products, convolutions and attention: what a time would be if nothing else took any.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from raysearch.checkpoint import TrialFolder
 from raysearch.gradients.jacobian import factored
@@ -42,6 +44,7 @@ from raysearch.tasks import prepare
 from raysearch.training import Trial
 
 ROUNDS, LENGTH, VOCABULARY = 5, 64, 4096
+UNITS = {"time": "ms", "memory": "MiB", "operations": "GF"}
 Work = Callable[[], object]
 
 
@@ -149,17 +152,27 @@ def peak(work: Work, device: str) -> float:
     return max(0.0, (kib("VmHWM") - before) / 1024)
 
 
+def operations(work: Work) -> float:
+    """Thousand million multiplications and additions of one call."""
+    work()
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 1e9
+
+
 def kib(name: str) -> int:
     """A line of /proc/self/status."""
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if name in line).split()[1])
 
 
 def measure(asked: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds or MiB of each work."""
+    """Milliseconds, MiB or operations of each work."""
     with tempfile.TemporaryDirectory() as place:
         device, all_works = asked.device, works(Path(place), asked.m[0], asked.k[0], asked)
         if asked.child == "memory":
             return {name: peak(work, device) for name, work in all_works.items()}
+        if asked.child == "operations":
+            return {name: operations(work) for name, work in all_works.items()}
         times: dict[str, list[float]] = {name: [] for name in all_works}
         for _ in range(ROUNDS + 1):
             for name, work in all_works.items():
@@ -188,7 +201,7 @@ def main() -> None:
     options.add_argument("--device", default="cpu")
     options.add_argument("--layers", type=int, default=6, help="of the text model")
     options.add_argument("--model", choices=("text", "image"), default="text")
-    options.add_argument("--child", choices=("time", "memory"))
+    options.add_argument("--child", choices=UNITS)
     asked = options.parse_args()
     if asked.child:
         print(json.dumps(measure(asked)))
@@ -196,13 +209,12 @@ def main() -> None:
     print(f"{platform.processor()}, torch {torch.__version__}, {asked.device}, {torch.get_num_threads()} threads\n")
     print("| m | k | multitask | raysearch | x multitask | vector products | autogram | ours alone | x autogram |")
     print("| --- " * 9 + "|")
-    for what in ("time", "memory"):
+    for what, unit in UNITS.items():
         for m in asked.m:
             for k in asked.k:
                 if k > m:
                     continue
                 f = child(m, k, asked, what)
-                unit = "ms" if what == "time" else "MiB"
                 cells = [f"{f['multitask']:.0f} {unit}", f"{f['raysearch']:.0f}"]
                 cells += [f"{f['raysearch'] / f['multitask']:.2f}", f"{f['vector products']:.0f}"]
                 auto = f.get("autogram", float("nan"))

@@ -1,6 +1,6 @@
 """Planted transfer: what share of an oracle's gain does each method get in one run, and what is lost where all harm?
 
-    python benchmarks/planted.py [--seconds 4] [--draws 0 1 2 3 4 5] [--methods equal gcs gates] [--variants mixed]
+    python benchmarks/planted.py [--seconds 6] [--draws 0 1 2 3 4 5] [--methods equal gcs gates] [--variants mixed]
 
 Every method gets the steps that take `seconds` of the processor here, by its own seconds a step, measured first; on
 each draw of the tables all begin from one seed. fine_tune and the oracle (equal weights on what helps) set the scale:
@@ -37,8 +37,8 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.0,
     "objectives_per_step": 0,
 }
-FEWEST = {"probes": 1100}  # steps that a method is measured from, else 44: whole rounds of alphavil and forkmerge
-LONGER = 66  # steps by which it is measured
+FEWEST = {"probes": 1600}  # steps that a method is measured from, else 44: whole rounds of alphavil and forkmerge
+LONGER = 220  # steps by which it is measured first
 VARIANTS: dict[str, dict[str, Any]] = {
     "mixed": {"helpful": 4, "harmful": 6},
     "factored": {"helpful": 3, "harmful": 3},
@@ -57,7 +57,7 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "gates": ({"weighting": "gates"}, {"gate_train_rows": 60, "meta_batch_size": 60}),
     "probes": (
         {"weighting": "probes"},
-        {"pass_steps": 90, "gate_train_rows": 60, "meta_batch_size": 60},
+        {"pass_steps": 150, "gate_train_rows": 60, "meta_batch_size": 60},
     ),
     "equal": ({"weighting": "static"}, {}),
     "searched": ({"weighting": "static_searched"}, {}),
@@ -111,13 +111,16 @@ def plan(name: str, at: Drawn, steps: int, more: dict[str, Any]) -> TrialPlan:
 def steps_within(seconds: float, name: str, at: Drawn) -> int:
     """The steps of a method that take `seconds` of the processor, setting up included.
 
-    From what LONGER steps more than the fewest take; of the latter the faster of two runs, as the first one imports.
+    Along the line through what the fewest take (the faster of two runs, as the first one imports) and what a run takes
+    that is as long as LONGER steps more have it.
     """
-    fewest, taken = FEWEST.get(name, 44), []
-    for steps in (fewest, fewest + LONGER):
-        made = plan(name, at, steps, {})
-        taken.append(min(score(made)[1] for _ in range(1 + (steps == fewest))))
-    return round(fewest + (seconds - taken[0]) / (taken[1] - taken[0]) * LONGER)
+    steps = fewest = FEWEST.get(name, 44)
+    least = min(score(plan(name, at, fewest, {}))[1] for _ in range(2))
+    for more in (LONGER, 0):
+        steps += more
+        taken = score(plan(name, at, steps, {}))[1]
+        steps = max(fewest + 1, round(fewest + (seconds - least) / max(taken - least, 1e-3) * (steps - fewest)))
+    return steps
 
 
 def score(made: TrialPlan) -> tuple[float, float]:
@@ -152,7 +155,7 @@ def said(values: Any, places: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of the processor, for every method")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of the processor, for every method")
     parser.add_argument("--draws", type=int, nargs="+", default=range(6))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))

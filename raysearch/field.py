@@ -105,6 +105,7 @@ class Gates(Static, LeftOut, Similarity):
 class Probes(Branches, Balance, LeftOut):
     """Probes, raysearch's own: a short training on each objective alone says whether it takes part."""
 
+    gate_ridge: float = knob(0.3, "ridge of the dev head, in mean squares of its inputs", low=0, open_low=True)
     probe_margin: float = knob(
-        0.0, "standard errors of gain on left-out rows that shut an objective out; one more, and it takes part in full"
+        0.5, "standard errors of gain on left-out rows that shut an objective out; one more, and it takes part in full"
     )

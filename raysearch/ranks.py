@@ -27,6 +27,15 @@ class Ranks:
         """This process's place in the default torch process group."""
         return cls(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 
+    def seed(self, number: int) -> None:
+        """Begin what layers draw, as dropout does, from `number`.
+
+        Without the devices that are not in use: `torch.manual_seed` queues a call with its traceback for each of them.
+        """
+        torch.default_generator.manual_seed(number)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(number)
+
     def sum(self, value: Tensor) -> Tensor:
         """The sum of `value` over all ranks, on every rank."""
         if self.world > 1:

@@ -144,7 +144,7 @@ class Rounds:
         losses = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
         for i in range(1, length + 1):
             number = self._taken(branch) + i
-            torch.manual_seed(number_of(seed, f"dropout of {branch.name}", number))
+            self.ranks.seed(number_of(seed, f"dropout of {branch.name}", number))
             optimizer.zero_grad(set_to_none=True)
             step = Step(number, tasks, sampled, factors, rows)
             own = self.update.along(step, stream(seed, f"branch {branch.name}", number))

@@ -123,7 +123,7 @@ class Update:
 
     def seed(self, number: int) -> None:
         """Begin dropout's random numbers of a step, once more if need be."""
-        torch.manual_seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", number))
+        self.ranks.seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", number))
 
     def _together(self, step: Step, groups: Grouped) -> Losses:
         """One backward for body and heads."""
