@@ -18,20 +18,16 @@ from typing import Any
 from raysearch import catalog, reading, refusals
 from raysearch.arms import PLAINEST, Arm, in_order, uses
 from raysearch.declared import (
-    MODELS,
-    TASKS,
     Baseline,
     Budget,
     Confirm,
     Dimension,
     Executor,
     MethodSpec,
-    ModelSpec,
     Paper,
     Resources,
     Sampler,
     Scheduler,
-    TaskSpec,
 )
 from raysearch.errors import SpecError
 from raysearch.image_specs import ImageModel, ImageTask
@@ -44,6 +40,7 @@ from raysearch.reading import HIDDEN, Node, plain
 from raysearch.settings import Value
 from raysearch.space import Space, load_space
 from raysearch.table_specs import TableModel, TableTask
+from raysearch.text_specs import MODELS, TASKS, ModelSpec, TaskSpec
 
 __all__ = [
     "MODELS",

@@ -41,9 +41,9 @@ from raysearch.table_data import opened_table, prepare_table
 from raysearch.tagged import Tagged, encode_tags, read_tagged
 
 if TYPE_CHECKING:
-    from raysearch.declared import TaskSpec
     from raysearch.image_specs import ImageTask
     from raysearch.table_specs import TableTask
+    from raysearch.text_specs import TaskSpec
     from raysearch.vocabulary import Vocabulary
 
 __all__ = ["SPLITS", "Prepared", "Split", "TextSplit", "deal", "load_prepared", "open_split", "prepare"]

@@ -12,7 +12,6 @@ from tiny import OBJECTIVES, tiny_data, tiny_plan
 
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
-from raysearch.declared import ExtraTask
 from raysearch.methods import METHODS, named
 from raysearch.methods.schedules import Phase
 from raysearch.plan import Objective, TrialPlan
@@ -20,6 +19,7 @@ from raysearch.ranks import Ranks
 from raysearch.space import load_space
 from raysearch.tables import EVALUATIONS, Report
 from raysearch.tasks import Splits
+from raysearch.text_specs import ExtraTask
 from raysearch.training import Trial, rate_factor, train
 
 METHODS_TO_RUN = [
