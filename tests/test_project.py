@@ -32,7 +32,7 @@ batches       ranks metrics heads model image_model primitives primitives.* batc
 steps         gradients gradients.* methods.* steps looks examples dev_gradients update
 training      rounds checkpoint trajectory training
 record        segments ledger run paired pictures sweep_pictures weight_pictures markup comparisons page report
-search        samplers study planning progress sessions broker serving recording fleet tuning search
+search        samplers arm_study study planning progress sessions broker serving recording fleet tuning search
 front         retraining final image_export card export showing describing __init__ cli
 """
 RAY = {"fleet", "tuning"}  # the only modules that import ray
