@@ -1,8 +1,8 @@
 """Every setting of a trial: its meaning, unit, range and default, declared once.
 
 Those of the field's methods are in `field`. A setting's name is unique over all classes of both, so that a search
-names it without saying whose it is; a test holds us to that. Names are the papers' (../README, "Names"); defaults are
-for a small encoder on a small machine.
+names it without saying whose it is; a test holds us to that. Names are the papers'; defaults are for a small encoder on
+a small machine.
 """
 
 from __future__ import annotations

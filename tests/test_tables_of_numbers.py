@@ -163,6 +163,10 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) ->
         ({"kind": "table", "name": "p", "planted": {"dim": 6}}, "planted.dim: must be at least 8"),
         ({"kind": "table", "name": "p", "planted": {}, "test": "x.csv"}, "task.test: is not used here"),
         ({"kind": "table", "name": "p", "planted": {"rows": 1}}, r"planted.rows: must be in \[2, inf\)"),
+        ({"kind": "table", "name": "h", "train": "a", "split": {"dve": 0.1}}, "split.dve: .* did you mean 'dev'"),
+        ({"kind": "table", "name": "h", "train": "a", "split": {"dev": 1}}, r"split.dev: must be a share in \[0, 1\)"),
+        ({"kind": "table", "name": "h", "train": "a", "split": {"dev": 0.5, "test": 0.5}}, "split: .* shares sum to 1"),
+        ({"kind": "table", "name": "h", "train": "a", "extra": {"B": {"train": "b"}}}, "extra.B: a name is small"),
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused(task: dict[str, Any], message: str) -> None:
