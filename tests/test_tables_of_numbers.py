@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from resuming import resumed_bit_equal
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from tiny import tiny_plan
 
 import raysearch
-from raysearch import checkpoint, planted
+from raysearch import planted
 from raysearch.batches import stream
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
@@ -278,14 +279,7 @@ def test_every_kind_of_objective_has_a_finite_loss(data: Path, tmp_path: Path) -
 
 
 def test_a_trial_on_a_table_resumes_bit_equal(data: Path, tmp_path: Path) -> None:
-    one = plan(data, "aang", steps=6)
-    whole = [report.evaluation["score"] for report in train(one, folder=tmp_path / "whole")]
-    interrupted = train(one, folder=tmp_path / "cut")
-    next(interrupted)
-    interrupted.close()
-    assert [report.evaluation["score"] for report in train(one, folder=tmp_path / "cut")] == whole
-    ends = [checkpoint.load(tmp_path / name / "state.safetensors")["parameters"] for name in ("whole", "cut")]
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    resumed_bit_equal(plan(data, "aang", steps=6), tmp_path)
 
 
 def test_classes_of_a_table_are_learned_and_scored(tmp_path: Path) -> None:
