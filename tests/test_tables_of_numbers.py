@@ -291,6 +291,9 @@ def test_classes_of_a_table_are_learned_and_scored(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     prepared = prepare(search(task).task, MODEL, folder)
     assert prepared.labels == ("down", "up")
+    assert prepared.notes == ()  # that the extra table has the same rows is what it is for
+    leaking = prepare(search(task | {"dev": "rows.npz", "test": "rows.npz"}).task, MODEL, tmp_path / "leaking")
+    assert leaking.notes[0] == "40 of 40 meta_dev rows have features that also stand in train"
     objective = Objective(data="extra_other", transform="none", representation="full", output="extra_label")
     one = replace(plan(folder, "aang", steps=40, eval_every=40, lr=1e-2), objectives=(objective,))
     (report,) = train(one, folder=tmp_path / "trial")
