@@ -34,20 +34,6 @@ means AS (
     FROM repetitions
     GROUP BY arm
 ),
-paired AS (
-    SELECT baseline.arm, list(search.score - baseline.score ORDER BY seed) AS d
-    FROM repetitions AS search JOIN repetitions AS baseline USING (seed)
-    WHERE search.arm = 'search' AND baseline.arm <> 'search'
-    GROUP BY baseline.arm
-),
-tested AS (
-    SELECT arm, d, sign_flip_p(d) AS p, count(*) OVER () AS compared, t_interval(d, count(*) OVER ()) AS bounds
-    FROM paired
-    WHERE len(d) > 1
-),
-corrected AS (
-    SELECT *, list_extract(holm(list(p) OVER ()), list_position(list(p) OVER (), p)) AS p_holm FROM tested
-),
 gains AS (
     SELECT arms.arm, list(arms.score - first.score ORDER BY seed) AS g
     FROM repetitions AS arms JOIN repetitions AS first USING (seed), declared
@@ -63,22 +49,22 @@ SELECT
     mean,
     sd,
     json_extract_string(spec, '$.paper.scores."' || best.arm || '"') AS paper,
-    list_avg(paired.d) AS difference,
-    corrected.bounds[1] AS low,
-    corrected.bounds[2] AS high,
+    list_avg(d) AS difference,
+    compared.bounds[1] AS low,
+    compared.bounds[2] AS high,
     CASE WHEN coalesce(seeds, 0) = 0 THEN 'not repeated on fresh seeds'
          WHEN NOT fresh AND greatest(tried, (SELECT max(tried) FROM chosen WHERE arm = 'search')) > 1
               THEN 'not repeated on fresh seeds'
          WHEN best.arm = 'search' THEN NULL
-         WHEN paired.d IS NULL THEN 'no seed in common'
-         WHEN corrected.d IS NULL THEN 'one seed tells nothing'
+         WHEN d IS NULL THEN 'no seed in common'
+         WHEN p IS NULL THEN 'one seed tells nothing'
          ELSE list_extract(['the baseline is better', 'no difference found', 'the search is better'],
-                           better(corrected.d, p_holm, compared) + 2) END AS verdict,
-    rests_on(len(corrected.d), compared) AS rests_on,
+                           better(d, p_holm, together) + 2) END AS verdict,
+    rests_on(len(d), together) AS rests_on,
     p,
     p_holm,
-    bootstrap_interval(corrected.d)[1] AS boot_low,
-    bootstrap_interval(corrected.d)[2] AS boot_high,
+    bootstrap_interval(d)[1] AS boot_low,
+    bootstrap_interval(d)[2] AS boot_high,
     CASE WHEN mean IS NOT NULL THEN rank() OVER (ORDER BY mean DESC NULLS LAST) END AS place,
     gain,
     bounded.bounds[1] AS gain_low,
@@ -91,7 +77,6 @@ CROSS JOIN declared
 LEFT JOIN latest ON latest.arm = best.arm
 LEFT JOIN chosen ON chosen.arm = best.arm AND chosen.number = coalesce(latest.number, best.number)
 LEFT JOIN means ON means.arm = best.arm
-LEFT JOIN paired ON paired.arm = best.arm
-LEFT JOIN corrected ON corrected.arm = best.arm
+LEFT JOIN compared('repetitions') AS compared ON compared.arm = best.arm
 LEFT JOIN bounded ON bounded.arm = best.arm
 ORDER BY best.arm = 'search' DESC, mean DESC, best.arm;

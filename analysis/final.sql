@@ -6,33 +6,19 @@
 -- tried. `paper` is what `source` printed, of its own model, data and budget.
 WITH declared AS (SELECT arg_max(spec, time) AS spec FROM searches),
 scored AS (
-    SELECT arm, number, seed, any_value(trials.score) AS dev, any_value(said.score) AS test
+    SELECT arm, number, seed, any_value(trials.score) AS dev, any_value(said.score) AS score
     FROM trials JOIN evaluations AS said USING (trial_id)
     WHERE role = 'confirm' AND state = 'complete' AND said.split = 'test'
     GROUP BY arm, number, seed
 ),
 means AS (
-    SELECT arm, number, count(*) AS seeds, avg(dev) AS dev, avg(test) AS test, stddev_samp(test) AS sd
+    SELECT arm, number, count(*) AS seeds, avg(dev) AS dev, avg(score) AS test, stddev_samp(score) AS sd
     FROM scored
     GROUP BY arm, number
 ),
 cost AS (
     SELECT arm, sum(seconds) AS seconds, count(DISTINCT number) AS configurations
     FROM trials WHERE role = 'search' GROUP BY arm
-),
-paired AS (
-    SELECT baseline.arm, list(search.test - baseline.test ORDER BY seed) AS d
-    FROM scored AS search JOIN scored AS baseline USING (seed)
-    WHERE search.arm = 'search' AND baseline.arm <> 'search'
-    GROUP BY baseline.arm
-),
-tested AS (
-    SELECT arm, d, sign_flip_p(d) AS p, count(*) OVER () AS compared, t_interval(d, count(*) OVER ()) AS bounds
-    FROM paired
-    WHERE len(d) > 1
-),
-corrected AS (
-    SELECT *, list_extract(holm(list(p) OVER ()), list_position(list(p) OVER (), p)) AS p_holm FROM tested
 )
 SELECT
     means.arm,
@@ -44,20 +30,19 @@ SELECT
     test,
     sd,
     json_extract_string(spec, '$.paper.scores."' || means.arm || '"') AS paper,
-    list_avg(paired.d) AS difference,
-    corrected.bounds[1] AS low,
-    corrected.bounds[2] AS high,
+    list_avg(d) AS difference,
+    compared.bounds[1] AS low,
+    compared.bounds[2] AS high,
     p,
     p_holm,
     CASE WHEN means.arm = 'search' THEN NULL
-         WHEN corrected.d IS NULL THEN 'one seed tells nothing'
+         WHEN p IS NULL THEN 'one seed tells nothing'
          ELSE list_extract(['the arm is better', 'no difference found', 'the search is better'],
-                           better(corrected.d, p_holm, compared) + 2) END AS verdict,
+                           better(d, p_holm, together) + 2) END AS verdict,
     CASE WHEN paper IS NOT NULL
          THEN concat_ws(', ', spec ->> '$.paper.source', spec ->> '$.paper.metric') END AS source
 FROM means
 CROSS JOIN declared
 LEFT JOIN cost ON cost.arm = means.arm
-LEFT JOIN paired ON paired.arm = means.arm
-LEFT JOIN corrected ON corrected.arm = means.arm
+LEFT JOIN compared('scored') AS compared ON compared.arm = means.arm
 ORDER BY means.arm = 'search' DESC, test DESC, means.arm;

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from raysearch import image_dealing
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.image_rows import SUFFIXES, Images, Label, decoded, fitted, read_images
-from raysearch.prepared import UNSCORED, Prepared, Split, find, in_order, is_there, leaks, load_prepared, written
+from raysearch.prepared import Prepared, Split, find, in_order, is_there, leak_notes, leaks, load_prepared, written
 
 if TYPE_CHECKING:
     from raysearch.image_specs import ImageTask, Source
@@ -184,7 +184,7 @@ def _write(
     about["meta_dev_from"] = "dev"
     about["duplicates"] = {name: len(images) - len(set(images.keys)) for name, images in splits.items()}
     about["leaks"] = leaks({name: images.keys for name, images in splits.items()})
-    about["notes"] = _notes(splits, labels, about["leaks"])
+    about["notes"] = _notes(splits, labels, about)
     about["source"] = source
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -282,12 +282,8 @@ def _write_split(path: Path, pixels: NDArray[np.uint8], labels: NDArray[np.int32
 # ---- what is odd ----
 
 
-def _notes(splits: Mapping[str, Images], labels: list[str], leaked: Mapping[str, int]) -> list[str]:
-    notes = []
-    for where, count in leaked.items():
-        name, _, other = where.partition(" in ")
-        if count and other not in UNSCORED:
-            notes.append(f"{count} of {len(splits[name])} {name} images also stand in {other}")
+def _notes(splits: Mapping[str, Images], labels: list[str], about: Mapping[str, Any]) -> list[str]:
+    notes = leak_notes(about["leaks"], about["sizes"], "images also stand")
     train = splits["train"]
     if conflicts := len({*zip(train.keys, train.labels, strict=True)}) - len(set(train.keys)):
         notes.append(f"{conflicts} train images carry more than one label")

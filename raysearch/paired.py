@@ -6,7 +6,7 @@ Interval: Student's t; and BCa of the bootstrap, Efron, Better bootstrap confide
 Test: the sign of every difference is as likely the other one if there is nothing between the methods, Fisher, The
 design of experiments (1935), section 21. Several at once: Holm, A simple sequentially rejective multiple test
 procedure, Scandinavian Journal of Statistics 6 (1979).
-Reports call these by name in their SQL, see `FUNCTIONS`.
+Reports call these by name in their SQL, see `FUNCTIONS` and `COMPARED`.
 """
 
 from __future__ import annotations
@@ -97,3 +97,23 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[Any], str]] = {
     "rests_on": (rests_on, ["BIGINT", "BIGINT"], "VARCHAR"),
     "better": (better, ["DOUBLE[]", "DOUBLE", "BIGINT"], "INTEGER"),
 }
+
+# The arms of a table of arm, seed and score beside the search: d, search less arm; the rest null for fewer than two.
+COMPARED = """
+CREATE MACRO compared(scores) AS TABLE
+WITH paired AS (
+    SELECT other.arm, list(search.score - other.score ORDER BY seed) AS d
+    FROM query_table(scores) AS search JOIN query_table(scores) AS other USING (seed)
+    WHERE search.arm = 'search' AND other.arm <> 'search'
+    GROUP BY other.arm
+),
+tested AS (
+    SELECT arm, sign_flip_p(d) AS p, count(*) OVER () AS together, t_interval(d, count(*) OVER ()) AS bounds
+    FROM paired
+    WHERE len(d) > 1
+),
+corrected AS (
+    SELECT *, list_extract(holm(list(p) OVER ()), list_position(list(p) OVER (), p)) AS p_holm FROM tested
+)
+FROM paired LEFT JOIN corrected USING (arm)
+"""

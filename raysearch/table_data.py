@@ -23,13 +23,13 @@ from raysearch.errors import SpecError, did_you_mean
 from raysearch.prepared import (
     FRACTIONS,
     SPLITS,
-    UNSCORED,
     Prepared,
     Split,
     deal,
     find,
     in_order,
     is_there,
+    leak_notes,
     leaks,
     load_prepared,
     written,
@@ -195,7 +195,8 @@ def _write(folder: Path, task: TableTask, splits: Mapping[str, Rows], source: Ma
     keys = {name: rows.keys for name, rows in splits.items()}
     about["duplicates"] = {name: len(found) - len(set(found)) for name, found in keys.items()}
     about["leaks"] = leaks(keys)
-    about["notes"] = _notes(splits, about["leaks"])
+    scored = {where: count for where, count in about["leaks"].items() if " in extra_" not in where}
+    about["notes"] = leak_notes(scored, about["sizes"], "rows have features that also stand")
     about["source"] = source
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -214,12 +215,3 @@ def _write_split(path: Path, features: NDArray[np.float32], labels: NDArray[Any]
     digest = hashlib.sha256(flat.tobytes())
     digest.update(labels.tobytes())
     return {"rows": len(flat), "sha256": digest.hexdigest()}
-
-
-def _notes(splits: Mapping[str, Rows], leaked: Mapping[str, int]) -> list[str]:
-    notes = []
-    for where, count in leaked.items():
-        name, _, other = where.partition(" in ")
-        if count and other not in UNSCORED and not other.startswith("extra_"):
-            notes.append(f"{count} of {len(splits[name])} {name} rows have features that also stand in {other}")
-    return notes

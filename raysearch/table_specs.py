@@ -1,4 +1,4 @@
-"""Tasks on tables of numbers, and their model, as a search declares them; `declared` has those of text.
+"""Tasks on tables of numbers, and their model, as a search declares them; `text_specs` has those of text.
 
 A row is a number for each feature and a label: a number too where the metric is r2, else a class. Further tables with
 the same features and labels of their own are for objectives on extra_NAME data. The task `planted` has no files: its
@@ -7,13 +7,13 @@ tables are drawn as `planted:` says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from raysearch.errors import did_you_mean
 from raysearch.reading import Node, plain
 from raysearch.settings import Settings, knob
+from raysearch.task_parts import check_extra, check_split
 
 TableMetric = Literal["r2", "accuracy", "macro_f1", "micro_f1", "mean_auc"]
 EXTRA = "extra_"
@@ -90,11 +90,8 @@ class TableTask:
             raise node.error(f"{task.name!r} must have one of train: PATH and planted: {{...}}{near}")
         if task.planted is not None:
             _check_planted(task, node)
-        if task.split is not None:
-            _check_split(task.split, node["split"])
-        for name in task.extra:
-            if not (name.isascii() and name.replace("_", "a").isalnum() and name == name.lower()):
-                raise node.error("a name is small letters, digits and _", "extra", name)
+        check_split(task.split, node)
+        check_extra(task.extra, node)
         return task
 
     def plain(self) -> dict[str, Any]:
@@ -146,15 +143,6 @@ def _check_planted(task: TableTask, node: Node) -> None:
     directions = planted.rank * (1 + bool(planted.harmful))
     if directions > planted.dim:
         raise node.error(f"must be at least {directions}: the directions of two tasks", "planted", "dim")
-
-
-def _check_split(split: Mapping[str, float], node: Node) -> None:
-    node.mapping(("dev", "test"))
-    for part, share in split.items():
-        if not 0 <= share < 1:
-            raise node.error(f"must be a share in [0, 1), got {share:g}", part)
-    if sum(split.values()) >= 1:
-        raise node.error("nothing is left to train on: the shares sum to 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,13 +25,13 @@ from raysearch.prepared import (
     FRACTIONS,
     SPLITS,
     UNLABELLED,
-    UNSCORED,
     Prepared,
     Split,
     deal,
     find,
     in_order,
     is_there,
+    leak_notes,
     leaks,
     load_prepared,
     written,
@@ -41,9 +41,9 @@ from raysearch.table_data import opened_table, prepare_table
 from raysearch.tagged import Tagged, encode_tags, read_tagged
 
 if TYPE_CHECKING:
-    from raysearch.declared import TaskSpec
     from raysearch.image_specs import ImageTask
     from raysearch.table_specs import TableTask
+    from raysearch.text_specs import TaskSpec
     from raysearch.vocabulary import Vocabulary
 
 __all__ = ["SPLITS", "Prepared", "Split", "TextSplit", "deal", "load_prepared", "open_split", "prepare"]
@@ -263,7 +263,7 @@ def _write(
     about["meta_dev_from"] = "dev"
     about["duplicates"] = {name: len(rows) - len(set(rows.texts)) for name, rows in splits.items()}
     about["leaks"] = leaks({name: rows.texts for name, rows in splits.items()})
-    about["notes"] = _notes(splits, labels, about["leaks"])
+    about["notes"] = _notes(splits, labels, about)
     about["source"] = source
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -302,12 +302,8 @@ def _write_split(
     return {"rows": len(rows), "sha256": digest.hexdigest(), "tokens_p50": middle, "tokens_p95": long}
 
 
-def _notes(splits: Mapping[str, Rows], labels: list[str], leaked: Mapping[str, int]) -> list[str]:
-    notes = []
-    for where, count in leaked.items():
-        name, _, other = where.partition(" in ")
-        if count and other not in UNSCORED:
-            notes.append(f"{count} of {len(splits[name])} {name} rows have a text that also stands in {other}")
+def _notes(splits: Mapping[str, Rows], labels: list[str], about: Mapping[str, Any]) -> list[str]:
+    notes = leak_notes(about["leaks"], about["sizes"], "rows have a text that also stands")
     train = splits["train"]
     if conflicts := len({*zip(train.texts, train.labels, strict=True)}) - len(set(train.texts)):
         notes.append(f"{conflicts} train texts carry more than one label")

@@ -205,7 +205,7 @@ class Trial:
 
     def _advance(self, phase: Phase) -> None:
         """Take a step; or a round, which is as many as its branches take."""
-        taken, before = 1, self.update.weighting.weights()
+        taken = 1
         if (rounds := self._rounds(phase)) is not None:
             taken = rounds.steps(phase, self.phase_step)
             losses = rounds(phase, self.phase_step)
@@ -218,8 +218,7 @@ class Trial:
             self._take(self.optimizer, rest, self.phase_step + 1 - self.led)
             self.update.after()
         self.step, self.phase_step = self.step + taken, self.phase_step + taken
-        moved = rounds is not None or not torch.equal(self.update.weighting.weights(), before)
-        self._remember(losses, moved=moved)
+        self._remember(losses, in_round=rounds is not None)
 
     def _take(self, optimizer: torch.optim.Optimizer, phase: Phase, at: int, scale: float = 1.0) -> None:
         """Let `optimizer` step along the gradients, at the rates of place `at` of the phase."""
@@ -237,12 +236,12 @@ class Trial:
 
     # ---- what is said ----
 
-    def _remember(self, losses: Losses, *, moved: bool) -> None:
+    def _remember(self, losses: Losses, *, in_round: bool) -> None:
         self.sums["end_task"] += losses.end_task
         self.sums["aux"] += losses.aux
         self.sums["steps"] += 1
         if self.ranks.rank == 0 and self.plan.objectives:
-            self.weights.remember(self.step, self.update.last_scores, moved=moved)
+            self.weights.remember(self.step, self.update.last_scores, in_round=in_round)
 
     def _evaluation(self, phase: Phase) -> Report:
         """Score select-dev, and keep the parameters if they are the best so far."""
@@ -312,11 +311,11 @@ class Trial:
             raise ValueError(f"{self.files.state} belongs to another plan ({state['key']}, not {self.plan.key})")
         self.phase, self.phase_step, self.step, self.stale = state["place"]
         self.led, self.best, self.sums = state["led"], state["best"], state["sums"]
-        self.weights.load(state["weights"])
         set_parameters(self.network, state["parameters"])
         self.optimizer = self._new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
         self.update.weighting.load(state["weighting"])
+        self.weights.load(state["weights"])
         if self.rounds is not None:
             self.rounds.load(state["rounds"])
         if self.update.surgery is not None:

@@ -29,16 +29,19 @@ class Trajectory:
         self.weighting, self.every = weighting, every
         self.names = weighting.names()
         self.last = 0  # the step of the last entry; 0 before the first
+        self.standing = weighting.weights()  # (R,) after the last step
         self.steps: list[int] = []  # (T,)
         self.weights: list[Tensor] = []  # T of (R,)
         self.scores: list[Tensor] = []  # T of (R,), NaN where there is none
 
-    def remember(self, step: int, learned: tuple[list[int], Scores] | None, *, moved: bool = False) -> None:
+    def remember(self, step: int, learned: tuple[list[int], Scores] | None, *, in_round: bool = False) -> None:
         """Take the weights as they stand after `step`; what `learned` there is null where nothing was.
 
-        Those that have neither learned nor `moved` in another way are told once.
+        After a step that neither learned nor moved them, and was no round, they are not told again.
         """
-        if self.last and ((learned is None and not moved) or step < self.last + self.every):
+        before, self.standing = self.standing, self.weighting.weights()
+        is_new = learned is not None or in_round or not torch.equal(self.standing, before)
+        if self.last and (not is_new or step < self.last + self.every):
             return
         scores = torch.full((len(self.names),), math.nan, dtype=torch.float64)
         if learned is not None:
@@ -47,7 +50,7 @@ class Trajectory:
             scores[torch.tensor(sampled, dtype=torch.long) + 2] = found.objectives.to(scores)
         self.last = step
         self.steps.append(step)
-        self.weights.append(self.weighting.weights())
+        self.weights.append(self.standing)
         self.scores.append(scores)
 
     def take(self) -> pa.RecordBatch | None:
@@ -73,6 +76,7 @@ class Trajectory:
         return {"last": self.last, "steps": self.steps, "weights": both[0], "scores": both[1]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken."""
+        """Go on from where `state` was taken, the weighting already being there."""
+        self.standing = self.weighting.weights()
         self.last, self.steps = state["last"], list(state["steps"])
         self.weights, self.scores = list(state["weights"].cpu()), list(state["scores"].cpu())

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from resuming import resumed_bit_equal
 from tiny import MODEL, tiny_data, tiny_plan
 
 from raysearch import checkpoint
@@ -112,12 +113,4 @@ def test_a_shared_head_learns_from_each_task_by_its_weight(data: Path, tmp_path:
 
 @pytest.mark.parametrize("kind", ["shared", "low_rank", "untied"])
 def test_a_trial_with_any_kind_of_head_resumes_bit_equal(data: Path, tmp_path: Path, kind: str) -> None:
-    plan = tiny_plan(data, "aang", lm_head=kind)
-    list(train(plan, folder=tmp_path / "whole"))
-    interrupted = train(plan, folder=tmp_path / "cut")
-    next(interrupted)
-    interrupted.close()
-    list(train(plan, folder=tmp_path / "cut"))
-    ends = [checkpoint.load(tmp_path / name / "state.safetensors")["parameters"] for name in ("whole", "cut")]
-    assert ends[0].keys() == ends[1].keys()
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    resumed_bit_equal(tiny_plan(data, "aang", lm_head=kind), tmp_path)

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from pictures_of import class_folders, encoded, picture
 
-from raysearch.declared import TaskSpec
 from raysearch.errors import SpecError
 from raysearch.image_data import ImageSplit
 from raysearch.image_dealing import digits
@@ -19,6 +18,7 @@ from raysearch.image_specs import ImageTask
 from raysearch.prepared import Prepared, about_of
 from raysearch.reading import Node
 from raysearch.tasks import open_split, prepare
+from raysearch.text_specs import TaskSpec
 
 CNN = {"image": "small_cnn", "widths": [4], "norm": "group"}
 DATA = Path(os.environ.get("RAYSEARCH_DATA", "."))

@@ -6,10 +6,10 @@ import pytest
 from tiny import tiny_data, tiny_plan
 
 from raysearch.errors import SpecError
+from raysearch.machine import check_packages
 from raysearch.own import check_unchanged, functions_of, read_own
 from raysearch.plan import TrialPlan
 from raysearch.reading import Node, plain
-from raysearch.refusals import check_packages
 from raysearch.sessions import stored
 from raysearch.space import STAGES, Space, load_space
 from raysearch.spec import Search

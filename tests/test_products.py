@@ -73,6 +73,8 @@ def test_products_norms_and_sums_are_those_of_a_backward_for_each_task(
     everything = expected.look(weights, v, norms=True, gramian=True)
     agree(found.look(weights, v, norms=True, gramian=True), everything)
     agree(found.look(weights, v, norms=True), expected.look(weights, v, norms=True))
+    torch.testing.assert_close(expected.look(weights, v, norms=True).gramian, everything.gramian.diagonal().diag())
+    agree(found.look(weights, v), expected.look(weights, v))
     only = found.look(weights, v)
     torch.testing.assert_close(only.along, everything.along, rtol=1e-10, atol=1e-12)
     assert not only.gramian.any()

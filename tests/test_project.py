@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imports point one way: a module imports from its own line or from one above it.
 LAYERS = """
 words         errors settings field profiles tables methods
-declarations  catalog reading own plan space literature knobs image_specs table_specs paper_tasks
+declarations  catalog reading own plan space literature knobs task_parts image_specs table_specs text_specs paper_tasks
 searches      declared kinds arms pretrained machine refusals spec
 data          rows docstrings vocabulary tagged prepared planted
 tasks         image_rows image_dealing image_data table_rows table_data tasks
@@ -32,7 +32,7 @@ batches       ranks metrics heads model image_model primitives primitives.* batc
 steps         gradients gradients.* methods.* steps looks examples dev_gradients update
 training      rounds checkpoint trajectory training
 record        segments ledger run paired pictures sweep_pictures weight_pictures markup comparisons page report
-search        samplers study planning progress sessions broker serving recording fleet tuning search
+search        samplers arm_study study planning progress sessions broker serving recording fleet tuning search
 front         retraining final image_export card export showing describing __init__ cli
 """
 RAY = {"fleet", "tuning"}  # the only modules that import ray

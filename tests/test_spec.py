@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysearch import catalog, machine, refusals
+from raysearch import catalog, machine
 from raysearch.arms import Arm
 from raysearch.declared import Dimension, Paper
 from raysearch.errors import SpecError
@@ -221,7 +221,7 @@ def test_domain_text_and_packages_are_asked_for(tmp_path: Path, monkeypatch: pyt
         SpecError, match=r"a.yaml:3: space: has objectives on in_domain text, and the task has no `domain:`"
     ):
         load_search(tmp_path / "a.yaml")
-    monkeypatch.setattr(refusals.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SpecError, match=r"task.hub: needs the package datasets; pip install 'raysearch\[datasets\]'"):
         load_search(tmp_path / "a.yaml", {"task": "{name: a, hub: imdb, domain: d.txt}"})
     with pytest.raises(SpecError, match="sampler: 'cmaes' needs the package cmaes"):

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from resuming import resumed_bit_equal
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from tiny import tiny_plan
 
 import raysearch
-from raysearch import checkpoint, planted
+from raysearch import planted
 from raysearch.batches import stream
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
@@ -163,6 +164,10 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) ->
         ({"kind": "table", "name": "p", "planted": {"dim": 6}}, "planted.dim: must be at least 8"),
         ({"kind": "table", "name": "p", "planted": {}, "test": "x.csv"}, "task.test: is not used here"),
         ({"kind": "table", "name": "p", "planted": {"rows": 1}}, r"planted.rows: must be in \[2, inf\)"),
+        ({"kind": "table", "name": "h", "train": "a", "split": {"dve": 0.1}}, "split.dve: .* did you mean 'dev'"),
+        ({"kind": "table", "name": "h", "train": "a", "split": {"dev": 1}}, r"split.dev: must be a share in \[0, 1\)"),
+        ({"kind": "table", "name": "h", "train": "a", "split": {"dev": 0.5, "test": 0.5}}, "split: .* shares sum to 1"),
+        ({"kind": "table", "name": "h", "train": "a", "extra": {"B": {"train": "b"}}}, "extra.B: a name is small"),
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused(task: dict[str, Any], message: str) -> None:
@@ -274,14 +279,7 @@ def test_every_kind_of_objective_has_a_finite_loss(data: Path, tmp_path: Path) -
 
 
 def test_a_trial_on_a_table_resumes_bit_equal(data: Path, tmp_path: Path) -> None:
-    one = plan(data, "aang", steps=6)
-    whole = [report.evaluation["score"] for report in train(one, folder=tmp_path / "whole")]
-    interrupted = train(one, folder=tmp_path / "cut")
-    next(interrupted)
-    interrupted.close()
-    assert [report.evaluation["score"] for report in train(one, folder=tmp_path / "cut")] == whole
-    ends = [checkpoint.load(tmp_path / name / "state.safetensors")["parameters"] for name in ("whole", "cut")]
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    resumed_bit_equal(plan(data, "aang", steps=6), tmp_path)
 
 
 def test_classes_of_a_table_are_learned_and_scored(tmp_path: Path) -> None:
@@ -293,6 +291,9 @@ def test_classes_of_a_table_are_learned_and_scored(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     prepared = prepare(search(task).task, MODEL, folder)
     assert prepared.labels == ("down", "up")
+    assert prepared.notes == ()  # that the extra table has the same rows is what it is for
+    leaking = prepare(search(task | {"dev": "rows.npz", "test": "rows.npz"}).task, MODEL, tmp_path / "leaking")
+    assert leaking.notes[0] == "40 of 40 meta_dev rows have features that also stand in train"
     objective = Objective(data="extra_other", transform="none", representation="full", output="extra_label")
     one = replace(plan(folder, "aang", steps=40, eval_every=40, lr=1e-2), objectives=(objective,))
     (report,) = train(one, folder=tmp_path / "trial")

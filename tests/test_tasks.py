@@ -13,10 +13,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from raysearch import pretrained
-from raysearch.declared import MODELS, ExtraTask, TaskSpec
 from raysearch.errors import SpecError
 from raysearch.rows import read_hub, read_rows
 from raysearch.tasks import Prepared, TextSplit, deal, load_prepared, open_split, prepare
+from raysearch.text_specs import MODELS, ExtraTask, TaskSpec
 from raysearch.vocabulary import train_word_pieces
 
 SMALL = {"config": {"model_type": "bert", "hidden_size": 16, "vocab_size": 200}}

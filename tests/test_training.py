@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from resuming import resumed_bit_equal
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
-from raysearch.declared import ExtraTask
 from raysearch.methods import METHODS, named
 from raysearch.methods.schedules import Phase
 from raysearch.plan import Objective, TrialPlan
@@ -20,6 +20,7 @@ from raysearch.ranks import Ranks
 from raysearch.space import load_space
 from raysearch.tables import EVALUATIONS, Report
 from raysearch.tasks import Splits
+from raysearch.text_specs import ExtraTask
 from raysearch.training import Trial, rate_factor, train
 
 METHODS_TO_RUN = [
@@ -336,10 +337,4 @@ def test_retraining_begins_anew_with_the_weights_that_were_learned(data: Path, t
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4])
 def test_a_trial_that_retrains_resumes_bit_equal(data: Path, tmp_path: Path, stop_after: int) -> None:
-    plan = tiny_plan(data, "aang", "none", "joint_then_retrain")
-    whole = [said(report) for report in train(plan, folder=tmp_path / "whole")]
-    interrupted = train(plan, folder=tmp_path / "cut")
-    for _ in range(stop_after):
-        next(interrupted)
-    interrupted.close()
-    assert [said(report) for report in train(plan, folder=tmp_path / "cut")] == whole
+    resumed_bit_equal(tiny_plan(data, "aang", "none", "joint_then_retrain"), tmp_path, after=stop_after)

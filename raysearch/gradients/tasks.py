@@ -41,11 +41,13 @@ class Plain:
 
     def look(self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False) -> Look:
         """Products in float64."""
-        del norms
         g = self.g.double()
-        G = g @ g.T
         along = g @ v.double() if v is not None else g.new_zeros(len(g))
-        return Look(along, G if gramian else G.diagonal().diag(), weights.to(self.g) @ self.g)
+        if gramian:
+            G = g @ g.T
+        else:
+            G = (torch.linalg.vector_norm(g, dim=1).square() if norms else g.new_zeros(len(g))).diag()
+        return Look(along, G, weights.to(self.g) @ self.g)
 
 
 @dataclass(frozen=True)

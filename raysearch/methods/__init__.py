@@ -193,37 +193,37 @@ METHODS: dict[str, Method] = {
     "attittud": Method(
         "surgery", "attittud:Attittud", s.Attittud, "re-weigh the gradient's parts by their effect", _ATTITTUD
     ),
-    "gcs": Method("surgery", "conflict:GCS", s.GCS, "an auxiliary as far as it agrees with the end task", _GCS),
+    "gcs": Method("surgery", "conflict:GCS", f.GCS, "an auxiliary as far as it agrees with the end task", _GCS),
     "pcgrad": Method(
-        "surgery", "aggregators:PCGRAD", s.Conflict, "off each gradient, the part that opposes another", _PCGRAD
+        "surgery", "aggregators:PCGRAD", f.Conflict, "off each gradient, the part that opposes another", _PCGRAD
     ),
     "mgda": Method(
-        "surgery", "aggregators:MGDA", s.Conflict, "the shortest convex combination of the gradients", _MGDA
+        "surgery", "aggregators:MGDA", f.Conflict, "the shortest convex combination of the gradients", _MGDA
     ),
     "cagrad": Method(
         "surgery",
         "aggregators:CAGRAD",
-        s.CAGrad,
+        f.CAGrad,
         "near the mean gradient, the direction whose least gain is largest",
         _CAGRAD,
         needs=("cvxpy", "clarabel"),
     ),
     "aligned_mtl": Method(
-        "surgery", "aggregators:ALIGNED_MTL", s.AlignedMTL, "principal components of one length", _ALIGNED_MTL
+        "surgery", "aggregators:ALIGNED_MTL", f.AlignedMTL, "principal components of one length", _ALIGNED_MTL
     ),
-    "imtl_g": Method("surgery", "aggregators:IMTL_G", s.Conflict, "equal projections on every gradient", _IMTL_G),
+    "imtl_g": Method("surgery", "aggregators:IMTL_G", f.Conflict, "equal projections on every gradient", _IMTL_G),
     "upgrad": Method(
-        "surgery", "aggregators:UPGRAD", s.Conflict, "each gradient moved until it opposes none", _UPGRAD, needs=_QP
+        "surgery", "aggregators:UPGRAD", f.Conflict, "each gradient moved until it opposes none", _UPGRAD, needs=_QP
     ),
     "dualproj": Method(
-        "surgery", "aggregators:DUALPROJ", s.Conflict, "their mean, moved until it opposes none", _DUALPROJ, needs=_QP
+        "surgery", "aggregators:DUALPROJ", f.Conflict, "their mean, moved until it opposes none", _DUALPROJ, needs=_QP
     ),
-    "config": Method("surgery", "aggregators:CONFIG", s.Conflict, "equal cosines with every gradient", _CONFIG),
-    "fairgrad": Method("surgery", "aggregators:FAIRGRAD", s.FairGrad, "alpha-fair gains", _FAIRGRAD, needs=("scipy",)),
+    "config": Method("surgery", "aggregators:CONFIG", f.Conflict, "equal cosines with every gradient", _CONFIG),
+    "fairgrad": Method("surgery", "aggregators:FAIRGRAD", f.FairGrad, "alpha-fair gains", _FAIRGRAD, needs=("scipy",)),
     "nash_mtl": Method(
         "surgery",
         "aggregators:NashMTL",
-        s.NashMTL,
+        f.NashMTL,
         "the bargain in which relative gains balance",
         _NASH_MTL,
         needs=("cvxpy", "ecos"),

@@ -28,7 +28,7 @@ import torch
 from torch import Generator, Tensor
 from torchjd import aggregation as jd
 
-from raysearch import settings as s
+from raysearch import field as f
 from raysearch.methods.conflict import Conflict
 
 Weigh = Callable[[Tensor], Tensor]  # G (m, m) to weights (m,)
@@ -144,7 +144,7 @@ class NashMTL(Remembering):
     on the norm of the update is left to the setting `clip`.
     """
 
-    settings: s.NashMTL
+    settings: f.NashMTL
 
     def _begin(self, rows: int) -> None:
         super()._begin(rows)

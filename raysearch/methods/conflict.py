@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from raysearch import settings as s
+from raysearch import field as f
 
 
 class Conflict(ABC):
@@ -58,7 +58,7 @@ class GCS(Conflict):
     is 1, and a row of zeros is at right angles to all.
     """
 
-    settings: s.GCS
+    settings: f.GCS
 
     def _factors(self, G: Tensor, generator: Generator) -> Tensor:
         del generator

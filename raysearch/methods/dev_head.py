@@ -73,11 +73,6 @@ def initialise(head: LabelHead, generator: Generator) -> None:
                     parameter.copy_(torch.rand(parameter.shape, generator=generator) * 2 * bound - bound)
 
 
-def left_out_loss(features: Tensor, labels: Tensor, classes: int, ridge: float) -> Tensor:
-    """The mean of `left_out_errors`."""
-    return left_out_errors(features, labels, classes, ridge).mean()
-
-
 def left_out_errors(features: Tensor, labels: Tensor, classes: int, ridge: float) -> Tensor:
     """Squared error (n,) of each of n rows by the least-squares head that the others give; depends on the body.
 
@@ -99,9 +94,8 @@ def left_out_errors(features: Tensor, labels: Tensor, classes: int, ridge: float
     return squared
 
 
-Encode = Callable[
-    [str, Tensor], tuple[Tensor, Tensor]
-]  # a split and rows -> hidden states at position 0 (n, H), labels
+# A split and rows -> hidden states at position 0 (n, H), labels.
+Encode = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 
 
 def dev_loss(

@@ -10,7 +10,7 @@ gate opens and closes by itself, and where all are closed the end task is alone:
 by the margin: of few labelled rows every similarity is mostly chance. The limit keeps a belief open to doubt.
 
 Two further differences, both against chance: the dev head is exact, not a few steps of descent from a new start, and
-the loss is of rows of meta-dev and of train, each scored by a head that has not seen it (`dev_head.left_out_loss`).
+the loss is of rows of meta-dev and of train, each scored by a head that has not seen it (`dev_head.left_out_errors`).
 """
 
 from __future__ import annotations

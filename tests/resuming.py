@@ -1,0 +1,26 @@
+"""Trials that are interrupted and go on from their checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysearch import checkpoint
+from raysearch.plan import TrialPlan
+from raysearch.training import train
+
+
+def resumed_bit_equal(plan: TrialPlan, folder: Path, *, after: int = 1) -> dict[str, Any]:
+    """Train alone, and interrupted `after` so many reports: both say and end alike. What the last checkpoint holds."""
+    whole = list(train(plan, folder=folder / "whole"))
+    interrupted = train(plan, folder=folder / "cut")
+    for _ in range(after):
+        next(interrupted)
+    interrupted.close()
+    again = list(train(plan, folder=folder / "cut"))
+    said = [[(report.evaluation | {"seconds": 0}, report.weights) for report in reports] for reports in (whole, again)]
+    assert said[0] == said[1]
+    ends = [checkpoint.load(folder / name / "state.safetensors") for name in ("whole", "cut")]
+    for part in ("parameters", "weighting"):
+        torch.testing.assert_close(ends[1][part], ends[0][part], rtol=0, atol=0)
+    return ends[1]
