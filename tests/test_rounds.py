@@ -1,23 +1,19 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from several import parameters, said, train_on
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 from torch import Tensor, nn
 
-from raysearch import checkpoint
 from raysearch import settings as s
 from raysearch.checkpoint import TrialFolder
 from raysearch.methods.branches import Branch
 from raysearch.plan import TrialPlan
 from raysearch.ranks import Ranks
 from raysearch.rounds import Changes, MetaDev, Snapshot
-from raysearch.tables import Report
 from raysearch.training import Trial, parameters_of, set_parameters, train
 
 TWO = OBJECTIVES[:2]
@@ -45,16 +41,6 @@ def plan_of(data: Path, way: str, schedule: str = "joint", **more: Any) -> Trial
     unused = {"alpha_steps"} - known
     plan = tiny_plan(data, weighting, "none", schedule, **{k: v for k, v in quick.items() if k not in unused})
     return replace(plan, objectives=TWO)
-
-
-def said(report: Report) -> dict[str, Any]:
-    evaluation = {name: value for name, value in report.evaluation.items() if name != "seconds"}
-    return evaluation | {"weights": report.weights.to_pylist() if report.weights is not None else None}
-
-
-def parameters(folder: Path) -> dict[str, Tensor]:
-    values: dict[str, Tensor] = checkpoint.load(folder / "state.safetensors")["parameters"]
-    return values
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -106,35 +92,17 @@ def test_a_trial_that_is_resumed_between_rounds_ends_bit_equal(
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def _rank(rank: int, world: int, plans: list[str], folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous-{world}", rank=rank, world_size=world)
-    for number, plan in enumerate(plans):
-        out, ranks = Path(folder) / f"{world}-{number}", Ranks.from_torch(torch.device("cpu"))
-        first = train(TrialPlan.from_json(plan), folder=out, ranks=ranks)
-        next(first)
-        first.close()  # and goes on from the checkpoint
-        ranks.barrier()
-        reports = list(train(TrialPlan.from_json(plan), folder=out, ranks=ranks))
-        if rank == 0:
-            (out / "said.json").write_text(json.dumps([said(report) for report in reports]))
-    dist.destroy_process_group()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_branches_on_several_ranks_come_to_what_one_rank_comes_to(data: Path, tmp_path: Path, world: int) -> None:
-    ways = ("alphavil, moments kept", "alphavil by newton", "forkmerge")
+    ways = ("alphavil, moments kept", "alphavil by newton", "forkmerge", "diw")
     plans = [plan_of(data, way, workers=world, steps=18) for way in ways]
-    mp.spawn(_rank, args=(world, [plan.to_json() for plan in plans], str(tmp_path)), nprocs=world)
-    for number, plan in enumerate(plans):
-        alone = [said(report) for report in train(plan, folder=tmp_path / f"1-{number}")]
-        together = json.loads((tmp_path / f"{world}-{number}" / "said.json").read_text())
-        for one, several in zip(alone, together, strict=True):
-            assert several["loss"] == pytest.approx(one["loss"], abs=1e-6)
-            assert several["weights"] == one["weights"]
-        ends = parameters(tmp_path / f"1-{number}"), parameters(tmp_path / f"{world}-{number}")
-        assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    alone, together = train_on(1, plans, tmp_path), train_on(world, plans, tmp_path, resumed=True)
+    for (one, end), (several, other) in zip(alone, together, strict=True):
+        for report, again in zip(one, several, strict=True):
+            assert again["loss"] == pytest.approx(report["loss"], abs=1e-6)
+            assert again["weights"] == report["weights"]
+        assert all(torch.equal(end[name], other[name]) for name in end)
 
 
 def test_a_round_that_has_no_room_is_refused_and_says_what_it_takes(data: Path, tmp_path: Path) -> None:

@@ -2,23 +2,20 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from resuming import resumed_bit_equal
-from tiny import OBJECTIVES, tiny_data, tiny_plan
+from several import parameters, said
+from tiny import LEARNING, OBJECTIVES, OFFICIAL, quickly, tiny_data, tiny_plan
 
-from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
-from raysearch.methods import METHODS, named
+from raysearch.methods import named
 from raysearch.methods.schedules import Phase
-from raysearch.plan import Objective, TrialPlan
+from raysearch.plan import Objective
 from raysearch.ranks import Ranks
 from raysearch.space import load_space
-from raysearch.tables import EVALUATIONS, Report
+from raysearch.tables import EVALUATIONS
 from raysearch.tasks import Splits
 from raysearch.text_specs import ExtraTask
 from raysearch.training import Trial, rate_factor, train
@@ -38,17 +35,6 @@ METHODS_TO_RUN = [
 @pytest.fixture(scope="module")
 def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_data(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
-
-
-def said(report: Report) -> dict[str, Any]:
-    """What of a report is a function of the plan."""
-    evaluation = {name: value for name, value in report.evaluation.items() if name != "seconds"}
-    return evaluation | {"weights": report.weights.to_pylist() if report.weights is not None else None}
-
-
-def parameters(folder: Path) -> dict[str, torch.Tensor]:
-    values: dict[str, torch.Tensor] = checkpoint.load(folder / "state.safetensors")["parameters"]
-    return values
 
 
 @pytest.mark.parametrize(("weighting", "surgery"), METHODS_TO_RUN)
@@ -131,18 +117,6 @@ def test_the_same_plan_says_the_same_and_another_seed_does_not(data: Path, tmp_p
     assert first == second
     other = [said(r) for r in train(tiny_plan(data, "aang", "attittud", seed=1), folder=tmp_path / "c")]
     assert other != first
-
-
-OFFICIAL = {"meta_every": 3, "meta_mean": True, "sample_every": "micro_step", "micro_batches": 2, "weights_every": 2}
-
-
-LEARNING = ["uncertainty", "dwa", "gradnorm", "famo", "rlw", "ol_aux", "dga", "auxinash"]
-QUICKLY = {"dwa_window": 1, "ol_aux_steps": 2, "dga_every": 2, "preference_every": 2}  # within a few steps
-
-
-def quickly(weighting: str) -> dict[str, int]:
-    """Settings under which a weighting of the field moves within a few steps."""
-    return {name: value for name, value in QUICKLY.items() if name in METHODS[weighting].knobs}
 
 
 @pytest.mark.parametrize(
@@ -230,51 +204,6 @@ def test_attittud_of_zero_eta_and_eta_prim_one_trains_as_fine_tuning_does(data: 
 def test_rates_rise_and_fall_in_a_line() -> None:
     phase = Phase(name="joint", steps=10, lr=1.0, head_lr=1.0)
     assert [rate_factor(step, phase, 0.2) for step in (1, 2, 3, 10)] == pytest.approx([0.5, 1.0, 8 / 9, 1 / 9])
-
-
-TOGETHER = {
-    "weights and basis": ("aang", "attittud", "joint_then_finetune", {}),
-    "dot products": ("meta_tartan", "none", "joint", {"similarity": "dot"}),
-    "a kept basis": ("static", "attittud", "joint", {"basis_every": 2, "scope": "per_layer"}),
-    "pairs of gradients": ("static", "pcgrad", "joint", {}),
-    "AANG's code": ("aang", "none", "joint", OFFICIAL | {"weight_form": "hierarchical", "task_clip": 0.5}),
-    "one head": ("aang", "attittud", "joint", {"lm_head": "shared", "dev_head_split": "train"}),
-    "AANG's text": ("aang", "none", "joint", {"through_softmax": True, "lambda_form": "scalar", "similarity": "dot"}),
-    **{name: (name, "none", "joint", quickly(name)) for name in LEARNING if name != "famo"},
-    # Adam divides by the size of what losses have fallen by, which in a few steps is near to their rounding
-    "losses after the update": ("famo", "none", "joint", {"lr_famo": 1e-3}),
-    "losses after the update, with a surgery": ("famo", "gcs", "joint", {"lr_famo": 1e-3}),
-}
-
-
-def _rank(rank: int, world: int, plans: list[str], folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous-{world}", rank=rank, world_size=world)
-    for number, plan in enumerate(plans):
-        out = Path(folder) / f"{world}-{number}"
-        reports = list(train(TrialPlan.from_json(plan), folder=out, ranks=Ranks.from_torch(torch.device("cpu"))))
-        if rank == 0:
-            (out / "said.json").write_text(json.dumps([said(report) for report in reports]))
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
-def test_several_ranks_train_as_one_does(data: Path, tmp_path: Path, world: int) -> None:
-    plans = [tiny_plan(data, *ways, dropout=0.0, workers=world, **more) for *ways, more in TOGETHER.values()]
-    mp.spawn(_rank, args=(world, [plan.to_json() for plan in plans], str(tmp_path)), nprocs=world)
-    for number, plan in enumerate(plans):
-        alone = [said(report) for report in train(plan, folder=tmp_path / f"1-{number}")]
-        together = json.loads((tmp_path / f"{world}-{number}" / "said.json").read_text())
-        for one, several in zip(alone, together, strict=True):
-            assert several["loss"] == pytest.approx(one["loss"], abs=1e-5)
-            for row, other in zip(one["weights"] or [], several["weights"] or [], strict=True):
-                assert other["weight"] == pytest.approx(row["weight"], abs=1e-6)
-                if row["score"] is not None:
-                    assert math.isclose(other["score"], row["score"], rel_tol=1e-3, abs_tol=1e-5)
-        ends = parameters(tmp_path / f"1-{number}"), parameters(tmp_path / f"{world}-{number}")
-        # AdamW divides by the gradient's size: where that is rounding, so is the step; hence the mean
-        assert max(float((ends[0][name] - ends[1][name]).abs().mean()) for name in ends[0]) < 1e-6
 
 
 @pytest.mark.parametrize("weighting", LEARNING)

@@ -33,6 +33,15 @@ OBJECTIVES = tuple(
 SHORT = {"m": 4, "k": 2, "finetune_steps": 4, "pretrain_steps": 4, "retrain_steps": 4}
 QUICK = {"steps": 6, "eval_every": 2, "batch_size": 8, "aux_batch_size": 8, "max_length": 16, "dropout": 0.1}
 
+OFFICIAL = {"meta_every": 3, "meta_mean": True, "sample_every": "micro_step", "micro_batches": 2, "weights_every": 2}
+LEARNING = ["uncertainty", "dwa", "gradnorm", "famo", "rlw", "ol_aux", "dga", "auxinash"]
+QUICKLY = {"dwa_window": 1, "ol_aux_steps": 2, "dga_every": 2, "preference_every": 2}  # within a few steps
+
+
+def quickly(weighting: str) -> dict[str, int]:
+    """Settings under which a weighting of the field moves within a few steps."""
+    return {name: value for name, value in QUICKLY.items() if name in METHODS[weighting].knobs}
+
 
 def tiny_data(task: dict[str, str], folder: Path) -> Path:
     """The prepared splits of a declared task."""

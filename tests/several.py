@@ -1,0 +1,65 @@
+"""Training on several ranks, each a process of its own, and what comes of it; gloo, on CPU."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from raysearch import checkpoint
+from raysearch.plan import TrialPlan
+from raysearch.ranks import Ranks
+from raysearch.tables import Report
+from raysearch.training import train
+
+
+def said(report: Report) -> dict[str, Any]:
+    """What of a report is a function of the plan."""
+    evaluation = {name: value for name, value in report.evaluation.items() if name != "seconds"}
+    return evaluation | {"weights": report.weights.to_pylist() if report.weights is not None else None}
+
+
+def parameters(folder: Path) -> dict[str, Tensor]:
+    """Those of the last checkpoint."""
+    values: dict[str, Tensor] = checkpoint.load(folder / "state.safetensors")["parameters"]
+    return values
+
+
+Trained = tuple[list[dict[str, Any]], dict[str, Tensor]]  # what was said, and the parameters at the end
+
+
+def train_on(world: int, plans: list[TrialPlan], folder: Path, *, resumed: bool = False) -> list[Trained]:
+    """Train the plans one after another on `world` ranks; `resumed`, each goes on from its first checkpoint."""
+    if world == 1:
+        _train(Ranks(), plans, folder / "1", resumed=resumed)
+    else:
+        mp.spawn(_rank, args=(world, [plan.to_json() for plan in plans], str(folder), resumed), nprocs=world)
+    found = []
+    for number in range(len(plans)):
+        out = folder / str(world) / str(number)
+        found.append((json.loads((out / "said.json").read_text()), parameters(out)))
+    return found
+
+
+def _rank(rank: int, world: int, plans: list[str], folder: str, resumed: bool) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous-{world}", rank=rank, world_size=world)
+    ranks = Ranks.from_torch(torch.device("cpu"))
+    _train(ranks, [TrialPlan.from_json(plan) for plan in plans], Path(folder) / str(world), resumed=resumed)
+    dist.destroy_process_group()
+
+
+def _train(ranks: Ranks, plans: list[TrialPlan], folder: Path, *, resumed: bool) -> None:
+    for number, plan in enumerate(plans):
+        out = folder / str(number)
+        if resumed:
+            first = train(plan, folder=out, ranks=ranks)
+            next(first)
+            first.close()
+            ranks.barrier()
+        reports = [said(report) for report in train(plan, folder=out, ranks=ranks)]
+        if ranks.rank == 0:
+            (out / "said.json").write_text(json.dumps(reports))
