@@ -56,6 +56,10 @@ class Network(nn.Module):
         """Does the body mix the rows of a batch while it trains, as BatchNorm does?"""
         return any(isinstance(module, _BatchNorm) for module in self.body.modules())
 
+    def statistics(self) -> list[Tensor]:
+        """What the body's BatchNorm layers have kept of the rows that they have seen."""
+        return [kept for module in self.body.modules() if isinstance(module, _BatchNorm) for kept in module.buffers()]
+
     def recompute(self) -> None:
         """Checkpoint the body's layers: their activations are computed again on the way back.
 

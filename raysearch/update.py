@@ -139,6 +139,7 @@ class Update:
             said = checked(self.ranks, step, parts)
             step = self._learn(step, said)
         self._taken = (step, mine) if step.sampled and self.weighting.looks_after else None
+        self._level()
         assign(self.ranks.sum(gradient), self.parameters)
         return step.losses(said)
 
@@ -150,6 +151,7 @@ class Update:
         self.seed(step.number)
         (e_said, g_e), (a_said, g_aux) = (self._backward(side, step.weight) for side in sides)
         said = checked(self.ranks, step, before := e_said | a_said)
+        self._level()
         sums = self.ranks.sum(g_e), self.ranks.sum(g_aux)
         scores = from_forwards(self, step, sides, before, sums, v) if v is not None else None
         self._learn(step, said, scores)
@@ -164,6 +166,7 @@ class Update:
         v = self.dev_gradients(asks.compare, step.number)
         heads, gradients, parts = self._task_gradients(step, groups)
         said = checked(self.ranks, step, parts)
+        self._level()
         conflict = self.surgery is not None and not isinstance(self.surgery, Attittud)
         pairs = conflict or asks.gradients == "products" or asks.compare == "end_task"
         whole = pairs and self.ranks.world > 1
@@ -316,6 +319,13 @@ class Update:
         factors = {SHARED: 1.0, **factors}
         pieces = heads.split([p.numel() for p in self.heads])
         return torch.cat([piece * factors.get(t, 0.0) for piece, t in zip(pieces, self.head_tasks, strict=True)])
+
+    def _level(self) -> None:
+        """Let what BatchNorm has kept, on each rank of its own rows, be its mean over ranks; no backward is to come."""
+        if self.ranks.world > 1 and (kept := self.network.statistics()):
+            mean = self.ranks.sum(torch.cat([one.double().flatten() for one in kept])) / self.ranks.world
+            for one, part in zip(kept, mean.split([one.numel() for one in kept]), strict=True):
+                one.copy_(part.view_as(one))
 
     # ---- forwards ----
 

@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from several import Trained, train_on
 from tiny import LEARNING, OFFICIAL, quickly, tiny_data, tiny_plan
 
+from raysearch.checkpoint import TrialFolder
 from raysearch.image_specs import ImageTask
 from raysearch.plan import TrialPlan
+from raysearch.ranks import Ranks
 from raysearch.space import load_space
 from raysearch.tasks import prepare
+from raysearch.training import Trial, evaluate, set_parameters
 
 pytestmark = pytest.mark.slow
 Ways = tuple[str, str, str, dict[str, Any]]
@@ -48,6 +52,10 @@ IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "AANG on images": ("aang", "none", SMALL_CNN),
     "AANG and ATTITTUD on images": ("aang", "attittud", LENET),
 }
+BATCH_NORM = {  # a rank's rows are normalised among themselves, so that one rank trains otherwise
+    "ATTITTUD with BatchNorm": ("static", "attittud", SMALL_CNN | {"norm": "batch"}),
+    "AANG with BatchNorm": ("aang", "none", SMALL_CNN | {"norm": "batch"}),
+}
 META = {"dev_head_examples": 8, "dev_head_steps": 2, "meta_batch_size": 8}
 
 
@@ -57,7 +65,7 @@ def plans(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     tiny_data(tiny_task, text)
     prepare(ImageTask(name="digits"), SMALL_CNN, digits)
     made = {name: tiny_plan(text, *ways, dropout=0.0, **more) for name, (*ways, more) in (TEXT | DIFFERENCE).items()}
-    for name, (weighting, surgery, model) in IMAGES.items():
+    for name, (weighting, surgery, model) in (IMAGES | BATCH_NORM).items():
         known = tiny_plan(digits, weighting, surgery).settings
         settings = {key: value for key, value in META.items() if key in known}
         plan = tiny_plan(digits, weighting, surgery, steps=4, dropout=0.0, **settings)
@@ -113,3 +121,14 @@ def test_differences_agree_as_far_as_the_rounding_of_losses_lets_them(
     rows = rows_of(alone[name])
     moved = [abs(row["weight"] - first["weight"]) for row in rows for first in rows if row["name"] == first["name"]]
     assert max(moved) > 10 * bound
+
+
+@pytest.mark.parametrize("name", BATCH_NORM)
+def test_what_several_ranks_say_of_a_body_with_batch_norm_is_said_of_what_is_kept(
+    plans: dict[str, TrialPlan], together: dict[str, Trained], tmp_path: Path, name: str
+) -> None:
+    said, kept = together[name]
+    trial = Trial(plans[name], TrialFolder(tmp_path), Ranks())
+    set_parameters(trial.network, kept)
+    value, loss = evaluate(trial.network, trial.splits("select_dev"), trial.batches, trial.metric)
+    assert (value, loss) == pytest.approx((said[-1]["score"], said[-1]["loss"]), abs=1e-6)
