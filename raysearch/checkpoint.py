@@ -3,12 +3,18 @@
 state.safetensors    everything that is needed to go on, replaced at each checkpoint
 best.safetensors     parameters of the best state on select-dev so far
 report-<step>.arrow  what was said at each evaluation, so that a resumed trial can say it again
+
+A checkpoint knows the number of its format and the raysearch that wrote it. A trial is a function of its plan, so one
+that finds a checkpoint of another format, or a damaged one, begins anew and says so: it loses steps, and no result.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +26,11 @@ from torch import Tensor
 
 from raysearch.errors import RunError
 from raysearch.tables import Report
+from raysearch.versions import version_of
 
+FORMAT = (
+    2  # of state.safetensors: another one when a trial, a weighting or a surgery keeps other things; 1 had no number
+)
 _TENSOR = "$tensor"
 _INT_KEYS = "$int_keys"
 
@@ -31,7 +41,8 @@ def save(path: Path, tree: dict[str, Any]) -> None:
     outline = json.dumps(_strip(tree, tensors), allow_nan=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".tmp")
-    save_file(tensors, scratch, metadata={"tree": outline})
+    about = {"tree": outline, "format": str(FORMAT), "raysearch": version_of("raysearch")}
+    save_file(tensors, scratch, metadata=about)
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
     scratch.replace(path)
@@ -39,13 +50,26 @@ def save(path: Path, tree: dict[str, Any]) -> None:
 
 def load(path: Path, device: torch.device | None = None) -> dict[str, Any]:
     """The tree that `save` wrote, on `device` (CPU if None). RunError names the file when it cannot be read."""
+    with _opened(path) as file:
+        tree: dict[str, Any] = _fill(json.loads(file.metadata()["tree"]), file, device)
+        return tree
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            outline = json.loads(file.metadata()["tree"])
-            tree: dict[str, Any] = _fill(outline, file, device)
-            return tree
+            yield file
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path}: not a checkpoint that can be read ({error}); delete it to begin anew") from error
+        raise RunError(f"{path}: not a checkpoint that can be read ({error})") from error
+
+
+def _about(path: Path) -> dict[str, str]:
+    """What `save` wrote beside the tensors; RunError names the file when it cannot be read, or is cut short."""
+    with _opened(path) as file:
+        about: dict[str, str] = file.metadata()
+        json.loads(about["tree"])
+        return about
 
 
 def _strip(node: Any, tensors: dict[str, Tensor]) -> Any:
@@ -82,6 +106,30 @@ class TrialFolder:
         self.folder = folder
         self.state, self.best = folder / "state.safetensors", folder / "best.safetensors"
 
+    def ready(self) -> str:
+        """Make the folder, and empty it of an attempt that cannot be gone on with: one line that says why, or ""."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        why = self._unusable() if self.state.exists() else ""
+        if why:
+            self.clear()
+            self.best.unlink(missing_ok=True)
+        return why and f"{why}; the trial begins anew"
+
+    def _unusable(self) -> str:
+        try:
+            about = _about(self.state)
+            if self.best.exists():
+                _about(self.best)
+            self.reports()
+        except RunError as error:
+            return str(error)
+        number = about.get("format", "")
+        if number == str(FORMAT):
+            return ""
+        written = f"of format {number} by raysearch {about['raysearch']}" if number else "of an earlier raysearch"
+        here = f"raysearch {version_of('raysearch')} goes on from format {FORMAT}"
+        return f"{self.state}: a checkpoint {written}, and {here}"
+
     def add_report(self, report: Report) -> None:
         """Keep `report` until the trial is committed."""
         batch = report.weights if report.weights is not None else pa.RecordBatch.from_pylist([])
@@ -93,13 +141,16 @@ class TrialFolder:
             writer.write_batch(batch)
         scratch.replace(path)
 
-    def reports(self, through: int) -> list[Report]:
-        """The reports up to step `through`, marked as replayed."""
+    def reports(self, through: float = math.inf) -> list[Report]:
+        """The reports up to step `through`, marked as replayed. RunError names a file that cannot be read."""
         found = []
         for path in sorted(self.folder.glob("report-*.arrow")):
-            with pa.OSFile(str(path)) as file:
-                batch = pa.ipc.open_file(file).read_all().combine_chunks()
-            said = json.loads(batch.schema.metadata[b"report"])
+            try:
+                with pa.OSFile(str(path)) as file:
+                    batch = pa.ipc.open_file(file).read_all().combine_chunks()
+                said = json.loads(batch.schema.metadata[b"report"])
+            except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+                raise RunError(f"{path}: not a report that can be read ({error})") from error
             if said["step"] <= through:
                 weights = batch.replace_schema_metadata(None).to_batches()[0] if batch.num_rows else None
                 found.append(Report(said["step"], said["evaluation"], weights, replayed=True, last=said["last"]))

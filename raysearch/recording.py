@@ -77,6 +77,7 @@ class Recorder:
         self.study, self.ledger, self.folder = study, ledger, folder
         self._attempts = dict(attempts or {})
         self.on_commit: Callable[[Mapping[str, Any]], None] | None = None
+        self.on_anew: Callable[[str], None] | None = None
         self._lock = threading.RLock()
         self._closed = False
         self.running: dict[str, Running] = {}
@@ -140,6 +141,10 @@ class Recorder:
     def _reported(self, trial: Running, said: Said) -> None:
         whose = {"trial_id": said.trial_id, "attempt": said.attempt}
         for report in said.reports:
+            if report.anew:
+                self.ledger.event("anew", said.trial_id, said.attempt, {"why": report.anew})
+                if self.on_anew:
+                    self.on_anew(report.anew)
             self.ledger.append("evaluations", [report.evaluation], fill=whose)
             if report.weights is not None:
                 self.ledger.append("weights", report.weights, fill=whose)

@@ -139,7 +139,7 @@ def _workers(
     """
     name, search = recorder.folder.name, recorder.study.search
     with Progress(name, recorder.standing, quiet=quiet) as shown, _interrupts(shown) as interrupted:
-        recorder.on_commit = shown.ended
+        recorder.on_commit, recorder.on_anew = shown.ended, shown.say
         for note in notes:
             shown.say(note)
         try:

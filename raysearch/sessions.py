@@ -15,7 +15,6 @@ import os
 import platform
 import re
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from raysearch.plan import TrialPlan
 from raysearch.run import asked_plans, open_run
 from raysearch.spec import Search
 from raysearch.tasks import Prepared
+from raysearch.versions import version_of
 
 OPEN = re.compile(r"executor|keep|resources\.groups")  # how it runs: may change from session to session
 EXTENDS = re.compile(r"budget\.\w+|seeds|confirm(\.seeds)?|baselines\.\w+\.trials|resources\.(cpus|gpus)")
@@ -93,17 +93,10 @@ def describe(search: Search, name: str, prepared: Prepared) -> dict[str, Any]:
         "search": name,
         "spec": json.dumps(search.to_dict()),
         "fingerprint": search.fingerprint,
-        "versions": json.dumps({"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES}),
+        "versions": json.dumps({"python": platform.python_version()} | {name: version_of(name) for name in LIBRARIES}),
         "data": json.dumps(data),
         "hardware": json.dumps(hardware | _memory()),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed as a package"
 
 
 def _memory() -> dict[str, int]:

@@ -102,7 +102,9 @@ WEIGHTS = _table(
 EVENTS = _table(
     "events",
     _TIME,
-    column("event", pa.string(), "asked, started, checkpointed, committed, told, failed, resumed, opened_test, ..."),
+    column(
+        "event", pa.string(), "asked, started, checkpointed, committed, told, failed, resumed, anew, opened_test, ..."
+    ),
     column("trial_id", pa.string(), "the trial; empty for events of the run"),
     column("attempt", pa.int32(), "attempt of the trial"),
     column("detail", pa.string(), "what else is known, JSON"),
@@ -126,3 +128,4 @@ class Report:
     weights: pa.RecordBatch | None  # rows of WEIGHTS since the last report, less trial_id and attempt
     replayed: bool = False  # said before an interruption, said again
     last: bool = False  # the trial has taken all its steps
+    anew: str = ""  # why what an earlier attempt left was not gone on with; in a trial's first report

@@ -50,7 +50,8 @@ def train(plan: TrialPlan, *, folder: Path, ranks: Ranks | None = None) -> Gener
     """Reports, one an evaluation; `send(True)` ends the trial there.
 
     Every rank of a group iterates in step. What `folder` holds of an earlier attempt is said again, marked as
-    replayed, and the trial goes on from there. Raises ArithmeticError, on all ranks alike, when a loss is not finite.
+    replayed, and the trial goes on from there; or begins anew, if that cannot be, and says why in its first report.
+    Raises ArithmeticError, on all ranks alike, when a loss is not finite.
     """
     trial = Trial(plan, TrialFolder(folder), ranks or Ranks())
     for report in trial.earlier:
@@ -138,8 +139,7 @@ class Trial:
         self.seconds_before = 0.0
         self.begun = time.perf_counter()
         self.earlier: list[Report] = []
-        if ranks.rank == 0:
-            files.folder.mkdir(parents=True, exist_ok=True)
+        self.anew: str = ranks.broadcast(files.ready() if ranks.rank == 0 else "")
         if ranks.broadcast(files.state.exists()):
             self._resume()
 
@@ -270,7 +270,8 @@ class Trial:
         }
         self.sums = {"end_task": 0.0, "aux": 0.0, "steps": 0}
         last = self._over(phase) and self.phase == len(self.phases) - 1
-        return Report(self.step, evaluation, self.weights.take(), last=last)
+        anew, self.anew = self.anew, ""
+        return Report(self.step, evaluation, self.weights.take(), last=last, anew=anew)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.begun

@@ -1,13 +1,16 @@
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.errors import RunError
 from raysearch.tables import Report
+from raysearch.versions import version_of
 
 
 def test_a_tree_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -43,6 +46,56 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
     path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not a header at all")
     with pytest.raises(RunError, match=r"a\.safetensors: not a checkpoint that can be read"):
         checkpoint.load(path)
+
+
+def left(folder: Path) -> TrialFolder:
+    """What an attempt has left."""
+    files = TrialFolder(folder)
+    files.add_report(Report(2, {"step": 2, "score": 0.25}, pa.RecordBatch.from_pylist([{"step": 1, "weight": 0.5}])))
+    for path in (files.state, files.best):
+        checkpoint.save(path, {"x": torch.arange(9.0)})
+    return files
+
+
+def test_what_an_attempt_has_left_is_there_for_the_next(tmp_path: Path) -> None:
+    files = left(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert files.ready() == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert TrialFolder(tmp_path / "fresh").ready() == ""
+
+
+@pytest.mark.parametrize(("format", "written"), [(7, "of format 7 by raysearch {}"), (None, "of an earlier raysearch")])
+def test_a_checkpoint_of_another_format_is_begun_anew_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: int | None, written: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", format)
+        if format is None:
+            patch.setattr(checkpoint, "save_file", lambda tensors, path, metadata: save_bare(tensors, path, metadata))
+        files = left(tmp_path)
+    here = f"raysearch {version_of('raysearch')}"
+    line = f"a checkpoint {written.format(version_of('raysearch'))}, and {here} goes on from format {checkpoint.FORMAT}"
+    assert files.ready() == f"{files.state}: {line}; the trial begins anew"
+    assert list(tmp_path.iterdir()) == []
+
+
+def save_bare(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """As before there were formats."""
+    save_file(tensors, path, metadata={"tree": metadata["tree"]})
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "best.safetensors", "report-000000002.arrow"])
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_an_attempt_of_which_a_file_is_cut_short_is_begun_anew_with_a_line(
+    tmp_path: Path, name: str, kept: int
+) -> None:
+    files = left(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:kept])
+    assert re.match(
+        rf"{tmp_path / name}: not a (checkpoint|report) that can be read .*; the trial begins anew", files.ready()
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_reports_are_said_again_up_to_a_step_and_cleared_with_the_trial(tmp_path: Path) -> None:
