@@ -1,6 +1,7 @@
 """What a fresh ATTITTUD basis costs at every step: time and peak memory, beside multitask learning and other engines.
 
     python benchmarks/gramian.py [--m 16 32 64 128] [--k 1 5 10 20] [--device cuda] [--model image] [--layers 6]
+        [--what time memory operations]
 
 One step of the same trial (a BERT of 1.7 M parameters on 64 tokens, or a WideResNet-16-2 with GroupNorm on 32 x 32
 images; m end-task and m auxiliary examples):
@@ -201,6 +202,7 @@ def main() -> None:
     options.add_argument("--device", default="cpu")
     options.add_argument("--layers", type=int, default=6, help="of the text model")
     options.add_argument("--model", choices=("text", "image"), default="text")
+    options.add_argument("--what", nargs="+", choices=UNITS, default=list(UNITS))
     options.add_argument("--child", choices=UNITS)
     asked = options.parse_args()
     if asked.child:
@@ -209,13 +211,13 @@ def main() -> None:
     print(f"{platform.processor()}, torch {torch.__version__}, {asked.device}, {torch.get_num_threads()} threads\n")
     print("| m | k | multitask | raysearch | x multitask | vector products | autogram | ours alone | x autogram |")
     print("| --- " * 9 + "|")
-    for what, unit in UNITS.items():
+    for what in asked.what:
         for m in asked.m:
             for k in asked.k:
                 if k > m:
                     continue
                 f = child(m, k, asked, what)
-                cells = [f"{f['multitask']:.0f} {unit}", f"{f['raysearch']:.0f}"]
+                cells = [f"{f['multitask']:.0f} {UNITS[what]}", f"{f['raysearch']:.0f}"]
                 cells += [f"{f['raysearch'] / f['multitask']:.2f}", f"{f['vector products']:.0f}"]
                 auto = f.get("autogram", float("nan"))
                 cells += [f"{auto:.0f}", f"{f['ours alone']:.0f}", f"{f['ours alone'] / auto:.2f}"]

@@ -28,9 +28,8 @@ from raysearch.errors import RunError
 from raysearch.tables import Report
 from raysearch.versions import version_of
 
-FORMAT = (
-    2  # of state.safetensors: another one when a trial, a weighting or a surgery keeps other things; 1 had no number
-)
+# Of state.safetensors: another number when a trial, a weighting or a surgery keeps other things; the first had none.
+FORMAT = 2
 _TENSOR = "$tensor"
 _INT_KEYS = "$int_keys"
 
