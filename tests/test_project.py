@@ -153,6 +153,15 @@ def test_the_changelog_begins_with_this_version_and_names_every_paper() -> None:
     assert {paper for paper in papers if paper not in changelog} == set()
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_a_row_in_the_docs_with_its_paper_and_settings_that_it_has(name: str) -> None:
+    method, lines = METHODS[name], (ROOT / "docs/methods.md").read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith(f"| `{name}` |")]
+    cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+    assert "raysearch's own" in row or method.paper == "baseline" or method.paper.rpartition(" ")[2] in row
+    assert set(re.findall(r"`(\w+)`", cells[3] if len(cells) > 3 else "")) <= set(method.knobs)
+
+
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     plain = re.compile(r"[\w-]+")
     extras = PROJECT["optional-dependencies"]
