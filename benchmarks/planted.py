@@ -57,7 +57,7 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "gates": ({"weighting": "gates"}, {"gate_train_rows": 60, "meta_batch_size": 60}),
     "probes": (
         {"weighting": "probes"},
-        {"pass_steps": 150, "gate_train_rows": 60, "meta_batch_size": 60},
+        {"pass_steps": 150, "gate_ridge": 0.3, "gate_train_rows": 60, "meta_batch_size": 60},
     ),
     "equal": ({"weighting": "static"}, {}),
     "searched": ({"weighting": "static_searched"}, {}),

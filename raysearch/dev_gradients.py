@@ -83,7 +83,7 @@ class DevGradients:
             if count:
                 found.append(self._encode(split, some_of(torch.arange(len(self.splits(split))), count, generator)))
         features, labels = (torch.cat(both) for both in zip(*found, strict=True))
-        return left_out_errors(features.float(), labels, self.classes, settings.ridge)
+        return left_out_errors(features.float(), labels, self.classes, settings.gate_ridge)
 
     def _encode(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states at position 0 (n, H) and labels of rows of a split."""

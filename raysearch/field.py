@@ -141,11 +141,7 @@ class LeftOut(MetaBatch):
     """Labelled rows of meta-dev and train, each scored by the least-squares head that the others give."""
 
     gate_train_rows: int = knob(32, "training examples beside those of meta-dev, left out in turn too", low=0)
-
-    @property
-    def ridge(self) -> float:
-        """Ridge of that head, in mean squares of its inputs."""
-        raise NotImplementedError
+    gate_ridge: float = knob(0.1, "ridge of the dev head, in mean squares of its inputs", low=0, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,26 +152,12 @@ class Gates(Static, LeftOut, Similarity):
     gate_margin: float = knob(8e-3, "similarity that leaves a gate where it is; less closes it")
     gate_start: float = knob(-1.4, "evidence at first; a gate is its sigmoid")
     gate_limit: float = knob(6.0, "largest evidence for or against an objective", low=0)
-    gate_ridge: float = knob(0.1, "ridge of the dev head, in mean squares of its inputs", low=0, open_low=True)
-
-    @property
-    def ridge(self) -> float:
-        """As `gate_ridge`."""
-        return self.gate_ridge
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probes(Branches, Balance, LeftOut):
     """Probes, raysearch's own: a short training on each objective alone says whether it takes part."""
 
-    probe_ridge: float = knob(
-        0.3, "ridge of the head that scores probes, in its inputs' mean squares", low=0, open_low=True
-    )
     probe_margin: float = knob(
         0.5, "standard errors of gain on left-out rows that shut an objective out; one more, and it takes part in full"
     )
-
-    @property
-    def ridge(self) -> float:
-        """As `probe_ridge`."""
-        return self.probe_ridge

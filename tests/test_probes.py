@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from resuming import resumed_bit_equal
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 from torch import Tensor
 
-from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.field import Probes as Settings
 from raysearch.methods.probes import Probes
@@ -96,15 +96,7 @@ def test_probes_are_dropped_and_the_steps_after_them_have_the_whole_of_the_learn
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_trial_of_probes_resumes_bit_equal(data: Path, tmp_path: Path, after: int) -> None:
-    plan = plan_of(data)
-    whole = [report.evaluation["score"] for report in train(plan, folder=tmp_path / "whole")]
-    interrupted = train(plan, folder=tmp_path / "cut")
-    for _ in range(after):
-        next(interrupted)
-    interrupted.close()
-    assert [report.evaluation["score"] for report in train(plan, folder=tmp_path / "cut")] == whole
-    ends = [checkpoint.load(tmp_path / name / "state.safetensors")["parameters"] for name in ("whole", "cut")]
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    resumed_bit_equal(plan_of(data), tmp_path, after=after)
 
 
 def test_a_margin_that_shuts_all_out_is_fine_tuning_for_the_steps_that_are_left(data: Path, tmp_path: Path) -> None:

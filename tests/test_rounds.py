@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from several import parameters, said, train_on
+from resuming import resumed_bit_equal
+from several import parameters, train_on
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 from torch import Tensor, nn
 
@@ -80,16 +81,7 @@ def test_one_task_and_an_alpha_of_one_is_plain_training(data: Path, tmp_path: Pa
 def test_a_trial_that_is_resumed_between_rounds_ends_bit_equal(
     data: Path, tmp_path: Path, way: str, stop_after: int
 ) -> None:
-    plan = plan_of(data, way, "joint_then_finetune")
-    whole = list(train(plan, folder=tmp_path / "whole"))
-    interrupted = train(plan, folder=tmp_path / "cut")
-    for _ in range(stop_after):
-        next(interrupted)
-    interrupted.close()
-    after = list(train(plan, folder=tmp_path / "cut"))
-    assert [said(report) for report in after] == [said(report) for report in whole]
-    ends = parameters(tmp_path / "whole"), parameters(tmp_path / "cut")
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    resumed_bit_equal(plan_of(data, way, "joint_then_finetune"), tmp_path, after=stop_after)
 
 
 @pytest.mark.slow
