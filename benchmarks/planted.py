@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.0,
     "objectives_per_step": 0,
 }
-FEWEST = {"probes": 1600}  # steps that a method is measured from, else 44: whole rounds of alphavil and forkmerge
+FEWEST = {"probes": 1100}  # steps that a method is measured from, else 44: whole rounds of alphavil and forkmerge
 LONGER = 220  # steps by which it is measured first
 VARIANTS: dict[str, dict[str, Any]] = {
     "mixed": {"helpful": 4, "harmful": 6},
@@ -57,7 +57,7 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "gates": ({"weighting": "gates"}, {"gate_train_rows": 60, "meta_batch_size": 60}),
     "probes": (
         {"weighting": "probes"},
-        {"pass_steps": 150, "gate_ridge": 0.3, "gate_train_rows": 60, "meta_batch_size": 60},
+        {"pass_steps": 100, "probe_rate": 6.0, "gate_ridge": 0.3, "gate_train_rows": 60, "meta_batch_size": 60},
     ),
     "equal": ({"weighting": "static"}, {}),
     "searched": ({"weighting": "static_searched"}, {}),

@@ -158,6 +158,7 @@ class Gates(Static, LeftOut, Similarity):
 class Probes(Branches, Balance, LeftOut):
     """Probes, raysearch's own: a short training on each objective alone says whether it takes part."""
 
+    probe_rate: float = knob(1.0, "factor of the learning rates while it probes", low=0, open_low=True)
     probe_margin: float = knob(
-        0.5, "standard errors of gain on left-out rows that shut an objective out; one more, and it takes part in full"
+        1.0, "standard errors of gain on left-out rows that shut an objective out; one more, and it takes part in full"
     )

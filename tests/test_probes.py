@@ -94,6 +94,21 @@ def test_probes_are_dropped_and_the_steps_after_them_have_the_whole_of_the_learn
     assert rates[-1] == pytest.approx(phase.lr / 15)
 
 
+def test_the_rate_of_a_probe_is_its_own(data: Path, tmp_path: Path) -> None:
+    peaks = []
+    for rate in (1.0, 4.0):
+        trial = Trial(plan_of(data, probe_rate=rate), TrialFolder(tmp_path / str(rate)), Ranks())
+        optimizers: list[torch.optim.Optimizer] = []
+        assert trial.rounds is not None
+        new = trial.rounds.new_optimizer
+        trial.rounds.new_optimizer = lambda new=new, made=optimizers: made.append(new()) or made[-1]  # type: ignore[misc]
+        trial._begin(trial.phases[0])
+        trial._advance(trial.phases[0])
+        peaks.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
+    assert len(peaks[0]) == 3
+    assert peaks[1] == pytest.approx([4 * lr for lr in peaks[0]])
+
+
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_trial_of_probes_resumes_bit_equal(data: Path, tmp_path: Path, after: int) -> None:
     resumed_bit_equal(plan_of(data), tmp_path, after=after)

@@ -2,15 +2,16 @@
 
     e_0 (n,)   squared error of each labelled row, of meta-dev and train, by the least-squares head of the other rows on
                the body as the trial begins (`dev_head.left_out_errors`)
-    e_k (n,)   the same after the objective alone has trained the body for `pass_steps`
+    e_k (n,)   the same after the objective alone has trained the body for `pass_steps`, at `probe_rate` x the rates
     gain_k     mean(e_0 - e_k) over its standard error
     part_k     gain_k - `probe_margin`, held in [0, 1]: what chance may have given counts little
 
 The probes are the first steps of the trial and are dropped; the body then begins again, with the end task at lambda_e
 and the objectives at (1 - lambda_e) min(1, sum_k part_k), shared by their parts, or alone if all are 0. A gradient of
 few rows says little of what an objective teaches, and less the longer the training has gone; what it has taught from
-the same beginning, each row scored by a head that has not seen it, says more, for the price of those steps. One probe
-an objective: for spaces of tens of objectives, not of hundreds.
+the same beginning, each row scored by a head that has not seen it, says more, for the price of those steps. A probe
+is not kept, so its rate may be higher than any training's, and its steps fewer. One probe an objective: for spaces of
+tens of objectives, not of hundreds.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Probes(Branching):
     def branches(self) -> list[Branch]:
         """Every objective alone."""
         pairs = zip(self.called[1:], self.tasks[1:], strict=True)
-        return [Branch(name, {task: 1.0}, whole=True) for name, task in pairs]
+        return [Branch(name, {task: 1.0}, rate=self.settings.probe_rate, whole=True) for name, task in pairs]
 
     def merge(self, branches: list[Branch], dev: Dev) -> Tensor:
         """None of them; the weights are settled."""
