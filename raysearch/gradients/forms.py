@@ -53,7 +53,7 @@ def linear(module: nn.Module, name: str, a: Tensor, b: Tensor) -> Factor:
     if name == "bias":
         return Rows(b.reshape(len(b), -1, b.shape[-1]).sum(dim=1)[:, :, None])
     b, a = b.reshape(len(b), -1, b.shape[-1]), a.reshape(len(a), -1, a.shape[-1])
-    if b.shape[1] > 1 and (dead := _dead(b)).any():
+    if b.shape[1] > 1 and 2 * int((dead := _dead(b)).sum()) > len(dead):  # else copies cost more than they spare
         b, a = b[:, ~dead], a[:, ~dead]
     return Outer(b, a)
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from raysearch.gradients.factors import Convolved, Factor, Outer, Picked, Rows
 
-AT_ONCE = 1 << 18  # numbers of tasks' gradients that are written down at a time: what a core's own cache holds
+AT_ONCE = 1 << 21  # numbers of tasks' gradients that are written down at a time
 LINES = 32  # lines that are written down at a time, at the least: thinner products are slow
-PASS = 10  # multiplications that take as long as a pass over one number
+PASS = 40  # multiplications that take as long as a pass over one number
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,12 @@ def add_share(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, 
 
 
 def _by_lines(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, along: Tensor, G: Tensor) -> None:
-    weights = asked.weights.to(out)
     for lines, g in _written(uses, out, len(along)):
         flat = g.flatten(1)
-        out[:, lines] += (weights @ flat).view(len(weights), *g.shape[1:])
+        for total, line in zip(out, asked.weights, strict=True):  # cheaper than the product of a few lines
+            took = line.nonzero()[:, 0].tolist()
+            part = flat[took[0]] * float(line[took[0]]) if len(took) == 1 else line.to(flat) @ flat
+            total[lines] += part.view(g.shape[1:])
         if V is not None:
             along += (flat @ V[lines].flatten()).double()
         if asked.gramian:
@@ -89,25 +91,29 @@ def _written(uses: Sequence[Use], like: Tensor, n: int) -> Iterator[tuple[Tensor
 def _added(uses: Sequence[Use], lines: Tensor | slice, q: int, n: int, like: Tensor) -> Tensor:
     """All uses' gradients in some lines, (n, lines, q)."""
     height = lines.stop - lines.start if isinstance(lines, slice) else len(lines)
-    g = like.new_zeros(n, height, q)
+    g = like.new_empty(n, height, q)
+    first = uses[0]
+    fills = isinstance(first.factor, Outer) and [task for task, _ in first.rows] == list(range(n))
+    if not fills:
+        g.zero_()
     for use in uses:
         if isinstance(use.factor, Outer | Rows) and isinstance(lines, slice):
             for tasks, rows in _runs(use.rows):
-                _add_run(g[tasks], use.factor, rows, lines)
+                _add_run(g[tasks], use.factor, rows, lines, anew=fills and use is first)
         else:
             for task, rows in use.rows:
                 _add(g[task], use.factor, rows, lines)
     return g
 
 
-def _add_run(g: Tensor, factor: Outer | Rows, rows: slice, lines: slice) -> None:
-    """Add to g (n, lines, q) the gradients of tasks with as many rows each."""
+def _add_run(g: Tensor, factor: Outer | Rows, rows: slice, lines: slice, *, anew: bool) -> None:
+    """Add to g (n, lines, q) the gradients of tasks with as many rows each; write them over what is there if `anew`."""
     n = len(g)
     if isinstance(factor, Rows):
         g += factor.g[rows, lines].unflatten(0, (n, -1)).sum(dim=1)
     else:
         x, y = (part[rows].reshape(n, -1, part.shape[2]) for part in (factor.x, factor.y))
-        g.baddbmm_(x[:, :, lines].transpose(1, 2), y)
+        g.baddbmm_(x[:, :, lines].transpose(1, 2), y, beta=0 if anew else 1)
 
 
 def _runs(rows: Sequence[tuple[int, slice]]) -> Iterator[tuple[slice, slice]]:
