@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from raysearch.errors import RunError
 from raysearch.methods import METHODS
 from raysearch.settings import Settings, Training, Value
 
@@ -90,8 +91,13 @@ class TrialPlan:
 
     @classmethod
     def from_json(cls, text: str) -> TrialPlan:
-        """The plan that `to_json` wrote."""
+        """The plan that `to_json` wrote. Raises RunError for one that has what this version does not know."""
         raw = json.loads(text)
+        if unknown := sorted(raw.keys() - {f.name for f in fields(cls)}):
+            raise RunError(
+                f"a trial was planned with {', '.join(unknown)}, which this version of raysearch does not know: "
+                "use the one that the run was made with, or a later one"
+            )
         raw["objectives"] = tuple(Objective(**objective) for objective in raw["objectives"])
         raw["weights"] = tuple(raw.get("weights", ()))
         return cls(**raw)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from raysearch import catalog, machine
 from raysearch.arms import Arm
 from raysearch.declared import Dimension, Paper
-from raysearch.errors import SpecError
+from raysearch.errors import RunError, SpecError
 from raysearch.knobs import DEFAULTS
 from raysearch.methods import named
 from raysearch.plan import TrialPlan
@@ -286,6 +286,9 @@ def test_equal_input_gives_equal_plans_that_survive_json() -> None:
     one, two = (declared().resolve("search", DRAW, number=0, seed=0) for _ in range(2))
     assert one == two
     assert TrialPlan.from_json(one.to_json()) == one
+    later = json.dumps({**json.loads(one.to_json()), "curriculum": 3})
+    with pytest.raises(RunError, match="planned with curriculum, which this version of raysearch does not know"):
+        TrialPlan.from_json(later)
     assert one.trial_id == two.trial_id
     other = declared().resolve("search", DRAW | {"k": 4}, number=0, seed=0)
     assert other.trial_id != one.trial_id
