@@ -57,7 +57,7 @@ def trial(folder: Path, k: int, asked: argparse.Namespace, weighting: str, **mor
     shape = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512}
     settings = {"batch_size": 16, "aux_batch_size": asked.rows, "max_length": LENGTH, "dropout": 0.0}
     if weighting == "aang":
-        settings["meta_batch_size"] = 16
+        settings |= {"meta_batch_size": 16, "batch_split": "equal"}  # the rows of the static step
     search = Search.from_dict(
         {
             "name": "objectives",
