@@ -197,7 +197,7 @@ class Update:
             aux = torch.cat([g_aux, self._weighed(step, heads * ~self.of_end_task)])
             self._cut(step, both, aux, generator)
         else:
-            body = step.factors.end_task * g_e + step.factors.aux * g_aux
+            body = (step.factors.end_task * g_e).add_(g_aux, alpha=step.factors.aux)
             assign(torch.cat([body, self._scaled(step, heads)]), self.parameters)
         return step.losses(said)
 

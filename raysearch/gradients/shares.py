@@ -44,8 +44,9 @@ class Asked:
 
 
 def add_share(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, along: Tensor, G: Tensor) -> None:
-    """Add the weighted sums to `out` (c, p, q), the products with V (p, q) to `along` (n,), pairs' to G (n, n)."""
+    """Set `out` (c, p, q) to the weighted sums; add products with V (p, q) to `along` (n,), pairs' to G (n, n)."""
     if not uses:
+        out.zero_()
         return
     if _positions_are_cheaper(uses, out.shape[1] * out.shape[2], sum(out.shape[1:]), len(along), asked, V is not None):
         _by_positions(uses, out, asked, V, along, G)
@@ -57,12 +58,14 @@ def add_share(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, 
 
 
 def _by_lines(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, along: Tensor, G: Tensor) -> None:
+    if all(isinstance(use.factor, Picked) for use in uses):
+        out.zero_()  # most lines are picked by none
     for lines, g in _written(uses, out, len(along)):
         flat = g.flatten(1)
         for total, line in zip(out, asked.weights, strict=True):  # cheaper than the product of a few lines
             took = line.nonzero()[:, 0].tolist()
             part = flat[took[0]] * float(line[took[0]]) if len(took) == 1 else line.to(flat) @ flat
-            total[lines] += part.view(g.shape[1:])
+            total[lines] = part.view(g.shape[1:])
         if V is not None:
             along += (flat @ V[lines].flatten()).double()
         if asked.gramian:
@@ -186,6 +189,7 @@ def _positions_are_cheaper(uses: Sequence[Use], size: int, sides: int, n: int, a
 
 def _by_positions(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, along: Tensor, G: Tensor) -> None:
     n = len(along)
+    out.zero_()
     parts = [_spread(own, n) for kind in (Outer, Picked) if (own := [u for u in uses if isinstance(u.factor, kind)])]
     if asked.norms:
         parts = [_once_each(part, out.shape[1]) if part.x.ndim == 1 else part for part in parts]

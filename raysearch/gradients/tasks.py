@@ -74,7 +74,7 @@ class Segmented:
         n, sizes = len(self.tasks), [piece.shape.numel() for piece in self.pieces]
         along = self.like.new_zeros(len(here), dtype=torch.float64)
         G = self.like.new_zeros(len(here), len(here), dtype=torch.float64)
-        sums = self.like.new_zeros(len(weights), sum(sizes))
+        sums = self.like.new_empty(len(weights), sum(sizes))
         directions = v.split(sizes) if v is not None else [None] * len(sizes)
         for piece, out, own in zip(self.pieces, sums.split(sizes, dim=1), directions, strict=True):
             p = piece.shape[0] if piece.shape else 1
