@@ -24,7 +24,7 @@ from raysearch.examples import Examples
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.plain import assign, flat_gradient
 from raysearch.gradients.scope import Scope, scope_of
-from raysearch.gradients.tasks import Plain, Segmented, TaskGradients, check_sum, pieces_of
+from raysearch.gradients.tasks import Ahead, Plain, Segmented, TaskGradients, check_sum, pieces_of
 from raysearch.looks import again, checked, from_forwards, kept_by, seen
 from raysearch.methods import METHODS
 from raysearch.methods.attittud import Attittud
@@ -164,18 +164,19 @@ class Update:
     def _each(self, step: Step, groups: Grouped, asks: Asks, generator: Generator) -> Losses:
         """One backward to the layers' outputs, and from there every task's gradient."""
         v = self.dev_gradients(asks.compare, step.number)
-        heads, gradients, parts = self._task_gradients(step, groups)
-        said = checked(self.ranks, step, parts)
-        self._level()
         conflict = self.surgery is not None and not isinstance(self.surgery, Attittud)
         pairs = conflict or asks.gradients == "products" or asks.compare == "end_task"
+        cosine = getattr(self.weighting.settings, "similarity", "dot") == "cosine"
+        clips = getattr(self.weighting.settings, "task_clip", 0.0) if v is not None else 0.0
+        norms = bool(asks.gradients or cosine or clips)
+        once = not (pairs or clips or self.weighting.settles) and self.training.micro_batches == 1
+        heads, gradients, parts = self._task_gradients(step, groups, (step.sides(), v, norms) if once else None)
+        said = checked(self.ranks, step, parts)
+        self._level()
         whole = pairs and self.ranks.world > 1
         if whole:  # rows of one product on two ranks: every gradient is summed over ranks
             everything = gradients.look(torch.eye(len(step.tasks), dtype=torch.float64)).sums
             gradients = Plain(self.ranks.sum(everything))
-        cosine = getattr(self.weighting.settings, "similarity", "dot") == "cosine"
-        clips = getattr(self.weighting.settings, "task_clip", 0.0) if v is not None else 0.0
-        norms = bool(asks.gradients or cosine or clips)
         look = gradients.look(step.sides(), v, norms=norms, gramian=pairs)
         g_e, g_aux = look.sums if whole else self.ranks.sum(look.sums)
         if clips and (kept := kept_by(self.ranks, clips, look, summed=whole)) is not None:
@@ -263,10 +264,12 @@ class Update:
         total = sum((factor(task) * loss for task, loss in losses.items()), torch.zeros(()))
         return flat_gradient(total, self.parameters)
 
-    def _task_gradients(self, step: Step, groups: Grouped) -> tuple[Tensor, TaskGradients, dict[int, Tensor]]:
+    def _task_gradients(
+        self, step: Step, groups: Grouped, asked: tuple[Tensor, Tensor | None, bool] | None
+    ) -> tuple[Tensor, TaskGradients, dict[int, Tensor]]:
         """The heads' gradients, unweighted but shared ones; every task's in the body; their losses.
 
-        A task's rows are on one rank.
+        A task's rows are on one rank. `asked` is the only look that will be taken, if that is known, as in `Ahead`.
         """
         said: dict[int, Tensor] = {}
         mine = self._whole(groups)
@@ -288,10 +291,15 @@ class Update:
             expected = flat_gradient(total, self.body, keep_graph=True) if not self._is_checked else None
             together = [self._head_factor(step, task) * loss for task, loss in losses.items()] if self.shared else []
             shared = flat_gradient(sum(together, torch.zeros(())), self.shared, keep_graph=True) if together else None
-            pieces, own_heads = self.capture.pieces(total, self.heads)
+            ahead = Ahead(self.body, tuple(step.tasks), rows_of(some), asked) if asked and expected is None else None
+            pieces, own_heads = self.capture.pieces(total, self.heads, ahead.take if ahead else None)
             if own_heads:
                 flat = torch.cat([g.flatten() for g in own_heads])
                 heads += flat if shared is None else flat.masked_scatter(self.of_shared, shared)
+            if ahead is not None:
+                ahead.finish(pieces)
+                add_losses(said, losses)
+                return heads, ahead, said
             found.append((pieces, rows_of(some)))
             if expected is not None:
                 here = Segmented(pieces_of(self.body, found[-1:]), tuple(task for task, _ in some), self.body[0])

@@ -9,9 +9,9 @@ from zoo import ROWS, ZOO, Animal
 
 from raysearch.gradients import shares
 from raysearch.gradients.along import check_along, difference, jvp
-from raysearch.gradients.capture import Capture
+from raysearch.gradients.capture import Capture, Found
 from raysearch.gradients.plain import flat_gradient
-from raysearch.gradients.tasks import Look, Plain, Segmented, pieces_of
+from raysearch.gradients.tasks import Ahead, Look, Plain, Segmented, pieces_of
 
 TASKS = {7: slice(0, 2), 3: slice(2, 4), 5: slice(4, 5), 1: slice(5, ROWS)}
 LINES = (1, 3, 5, 7)  # in another order than their rows
@@ -78,6 +78,30 @@ def test_products_norms_and_sums_are_those_of_a_backward_for_each_task(
     only = found.look(weights, v)
     torch.testing.assert_close(only.along, everything.along, rtol=1e-10, atol=1e-12)
     assert not only.gramian.any()
+
+
+@pytest.mark.parametrize("norms", [False, True])
+def test_a_look_taken_as_the_backward_passes_by_is_the_same_to_the_bit(animal: Animal, norms: bool) -> None:
+    parameters, v = list(animal.model.parameters()), direction(animal)
+    weights = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.25, 1.0]], dtype=torch.float64)
+    rows = torch.cat([torch.arange(ROWS)[own] for own in TASKS.values()])
+    capture, ahead = Capture(animal.model, parameters), Ahead(parameters, LINES, TASKS, (weights, v, norms))
+    with capture.watching(len(rows)):
+        loss = animal.losses(rows).sum()
+    taken: list[int] = []
+
+    def take(number: int, found: Found) -> None:
+        taken.append(number)
+        ahead.take(number, found)
+
+    kept = capture.pieces(loss, at_once=take)[0]
+    ahead.finish(kept)
+    assert sorted(taken) == [n for n, uses in enumerate(kept) if not uses]  # no factor is kept of what was taken
+    found, expected = ahead.look(weights, v, norms=norms), segmented(animal, 1).look(weights, v, norms=norms)
+    assert torch.equal(found.along, expected.along)
+    assert torch.equal(found.gramian, expected.gramian)
+    assert torch.equal(found.sums, expected.sums)
+    agree(found, plain(animal).look(weights, v, norms=norms))
 
 
 def by_forwards(animal: Animal, engine: str) -> Tensor:

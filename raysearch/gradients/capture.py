@@ -44,6 +44,9 @@ class Call:
     task: int  # whose head it is part of; NO_TASK in the body, where all rows are
 
 
+Taker = Callable[[int, Found], None]  # number of a parameter, its only use
+
+
 class Capture:
     """Watches the layers of `root` that use `parameters`; `pieces` gives each parameter's factors."""
 
@@ -86,10 +89,13 @@ class Capture:
         finally:
             self._task = NO_TASK
 
-    def pieces(self, loss: Tensor, others: Sequence[Tensor] = ()) -> tuple[list[tuple[Found, ...]], list[Tensor]]:
+    def pieces(
+        self, loss: Tensor, others: Sequence[Tensor] = (), at_once: Taker | None = None
+    ) -> tuple[list[tuple[Found, ...]], list[Tensor]]:
         """For each parameter the factors of every row's own share of the gradient of `loss`; gradients of `others`.
 
-        Raises ValueError for a layer in which rows cannot be told apart.
+        With `at_once`, the factor of a parameter that is used but once is handed to it as the backward passes by, and
+        not kept. Raises ValueError for a layer in which rows cannot be told apart.
         """
         used = [self._users(parameter) for parameter in self.parameters]
         calls = list({id(call): call for found in used for call in found}.values())
@@ -101,11 +107,18 @@ class Capture:
                 owned[id(call)].append(parameter)
         factors: dict[tuple[int, int], list[Factor]] = {}
 
+        once = {id(p): n for n, (p, own) in enumerate(zip(self.parameters, used, strict=True)) if len(own) == 1}
+
         def take(call: Call, back: tuple[Tensor | None, ...]) -> None:
             for p in owned[id(call)]:
-                factors[id(call), id(p)] = list(self._factor(call, p, back))
+                found = list(self._factor(call, p, back))
+                if at_once is not None and id(p) in once and len(found) == 1:
+                    at_once(once[id(p)], Found(found[0], call.task))
+                else:
+                    factors[id(call), id(p)] = found
 
-        passed, asked = _passed(loss, calls)
+        alone = {id(call) for call in calls if all(id(p) in once for p in owned[id(call)])} if at_once else set()
+        passed, asked = _passed(loss, calls, alone)
         hooks = [call.sent[0].node.register_prehook(partial(_taking, take, call)) for call in passed]
         sent: list[Any] = [edge for call in asked for edge in call.sent]
         try:
@@ -231,26 +244,32 @@ class Capture:
         return torch.stack(rows).reshape(self._rows, parameter.shape[0] if parameter.ndim else 1, -1)
 
 
-def _passed(loss: Tensor, calls: Sequence[Call]) -> tuple[list[Call], list[Call]]:
-    """Norms, whose factors are small and taken while the backward passes by, so that nothing else is kept; the rest.
+def _passed(loss: Tensor, calls: Sequence[Call], alone: set[int]) -> tuple[list[Call], list[Call]]:
+    """Calls whose factors are taken while the backward passes by, so that nothing else is kept of them; the rest.
 
-    The backward passes by a norm if it goes on from there to a layer whose gradient is asked for. One without a product
-    form needs backwards of its own, for which this one would wait forever.
+    Those are norms, whose factors are small, and the calls in `alone`, whose factors are used up at once. The backward
+    passes by a call if it goes on from there to a layer that something is asked of. One without a product form needs
+    backwards of its own, for which this one would wait forever.
     """
-    norms = {
-        id(call) for call in calls if isinstance(call.module, NORMS) and form_of(call.module) and len(call.sent) == 1
+    able = {
+        call.sent[0].node: call
+        for call in calls
+        if len(call.sent) == 1 and (isinstance(call.module, NORMS) or id(call) in alone) and form_of(call.module)
     }
-    leads: dict[Node, bool] = {edge.node: True for call in calls if id(call) not in norms for edge in call.sent}
+    leads: dict[Node, bool] = {edge.node: True for call in calls for edge in call.sent if edge.node not in able}
+    passed: list[Call] = []
     stack: list[tuple[Node, bool]] = [(loss.grad_fn, False)] if loss.grad_fn is not None else []
     while stack:
         node, seen = stack.pop()
         before = [earlier for earlier, _ in node.next_functions if earlier is not None]
         if seen:
-            leads[node] = any(leads[earlier] for earlier in before)
+            if (goes_on := any(leads[earlier] for earlier in before)) and node in able:
+                passed.append(able[node])
+            leads[node] = goes_on or node in able
         elif node not in leads:
+            leads[node] = False
             stack.append((node, True))
-            stack += [(earlier, False) for earlier in before]
-    passed = [call for call in calls if id(call) in norms and leads.get(call.sent[0].node)]
+            stack += [(earlier, False) for earlier in before if earlier not in leads]
     return passed, [call for call in calls if not any(call is one for one in passed)]
 
 

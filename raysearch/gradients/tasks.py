@@ -69,23 +69,86 @@ class Segmented:
     def look(self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False) -> Look:
         """Parameter by parameter, each by the way that is cheaper for it."""
         here = list(dict.fromkeys(task for piece in self.pieces for _, rows in piece.uses for task in rows))
-        lines = torch.tensor([self.tasks.index(task) for task in here], dtype=torch.long)
-        asked = Asked(weights[:, lines], norms, gramian)
-        n, sizes = len(self.tasks), [piece.shape.numel() for piece in self.pieces]
-        along = self.like.new_zeros(len(here), dtype=torch.float64)
-        G = self.like.new_zeros(len(here), len(here), dtype=torch.float64)
-        sums = self.like.new_empty(len(weights), sum(sizes))
-        directions = v.split(sizes) if v is not None else [None] * len(sizes)
-        for piece, out, own in zip(self.pieces, sums.split(sizes, dim=1), directions, strict=True):
-            p = piece.shape[0] if piece.shape else 1
-            uses = [use for found, rows in piece.uses if (use := _use(found, rows, here)).rows]
-            add_share(
-                uses, out.view(len(weights), p, -1), asked, own.view(p, -1) if own is not None else None, along, G
-            )
-        lines = lines.to(G.device)
-        every = G.new_zeros(n, n)
+        shapes = [piece.shape for piece in self.pieces]
+        summed = _Sums(shapes, self.tasks, here, self.like, (weights, v, norms, gramian))
+        for number, piece in enumerate(self.pieces):
+            summed.take(number, piece.uses)
+        return summed.look()
+
+
+class Ahead:
+    """One look, settled before the backward, which takes each parameter as it passes by: no factor is kept for it."""
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        tasks: tuple[int, ...],
+        rows: dict[int, slice],
+        asked: tuple[Tensor, Tensor | None, bool],
+    ) -> None:
+        """`rows` of each task in the batch; `asked` are the weights, v and whether norms are wanted, as in `look`."""
+        self.asked, self._rows = asked, rows
+        shapes = [parameter.shape for parameter in parameters]
+        self._sums = _Sums(shapes, tasks, list(rows), parameters[0].detach(), (*asked, False))
+        self._left = set(range(len(parameters)))
+
+    def take(self, number: int, found: Found) -> None:
+        """The only use of a parameter."""
+        self._left.remove(number)
+        self._sums.take(number, ((found, self._rows),))
+
+    def finish(self, pieces: Sequence[tuple[Found, ...]]) -> None:
+        """The uses of the parameters that were not taken."""
+        for number in self._left:
+            self._sums.take(number, tuple((found, self._rows) for found in pieces[number]))
+
+    def look(self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False) -> Look:
+        """What was asked for; nothing else can be had."""
+        assert weights.equal(self.asked[0])
+        assert v is self.asked[1]
+        assert (norms, gramian) == (self.asked[2], False)
+        return self._sums.look()
+
+
+class _Sums:
+    """What a look comes to, of one parameter after another."""
+
+    def __init__(
+        self,
+        shapes: Sequence[torch.Size],
+        tasks: tuple[int, ...],
+        here: list[int],
+        like: Tensor,
+        asked: tuple[Tensor, Tensor | None, bool, bool],
+    ) -> None:
+        weights, v, norms, gramian = asked
+        self.shapes, self.n, self.here = shapes, len(tasks), here
+        self.lines = torch.tensor([tasks.index(task) for task in here], dtype=torch.long)
+        self.asked = Asked(weights[:, self.lines], norms, gramian)
+        sizes = [shape.numel() for shape in shapes]
+        self.sums = like.new_empty(len(weights), sum(sizes))
+        self.outs = self.sums.split(sizes, dim=1)
+        self.directions: Sequence[Tensor | None] = v.split(sizes) if v is not None else [None] * len(sizes)
+        self.products: dict[int, tuple[Tensor, Tensor]] = {}  # (n,) and (n, n) float64 of each parameter
+
+    def take(self, number: int, uses: Sequence[tuple[Found, dict[int, slice]]]) -> None:
+        """All uses of a parameter, with the rows of each task in the batch."""
+        shape, own = self.shapes[number], self.directions[number]
+        p = shape[0] if shape else 1
+        known = [use for found, rows in uses if (use := _use(found, rows, self.here)).rows]
+        out, V = self.outs[number].view(len(self.sums), p, -1), own.view(p, -1) if own is not None else None
+        n = len(self.here)
+        along, G = (out.new_zeros(shape, dtype=torch.float64) for shape in ((n,), (n, n)))
+        add_share(known, out, self.asked, V, along, G)
+        self.products[number] = along, G
+
+    def look(self) -> Look:
+        """Of all tasks; zeros of those that are not here. Summed in one order, whenever parameters have come."""
+        numbers = range(len(self.shapes))
+        along, G = (sum((self.products[n][i] for n in numbers), torch.zeros(())) for i in (0, 1))
+        lines, every = self.lines.to(G.device), G.new_zeros(self.n, self.n)
         every[lines[:, None], lines] = G
-        return Look(G.new_zeros(n).index_copy_(0, lines, along), every, sums)
+        return Look(G.new_zeros(self.n).index_copy_(0, lines, along), every, self.sums)
 
 
 def _use(found: Found, rows: dict[int, slice], here: list[int]) -> Use:
