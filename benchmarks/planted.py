@@ -78,6 +78,14 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "famo": ({"weighting": "famo"}, {}),
     "alphavil": ({"weighting": "alphavil"}, {"pass_steps": 2}),
     "forkmerge": ({"weighting": "forkmerge"}, {"pass_steps": 2}),
+    "diw": ({"weighting": "diw"}, {"pass_steps": 2}),
+    "rlw": ({"weighting": "rlw"}, {}),
+    "eta_prim": ({"weighting": "eta_prim"}, {}),
+    "post_train": ({"weighting": "static", "schedule": "joint_then_finetune"}, {}),
+    **{
+        name: ({"weighting": "static", "surgery": name}, {})
+        for name in ("mgda", "cagrad", "imtl_g", "upgrad", "dualproj", "config", "fairgrad", "nash_mtl", "gradvac")
+    },
 }
 PARTS = 4  # runs of `searched`
 

@@ -15,6 +15,7 @@ from raysearch.field import Probes as Settings
 from raysearch.methods.probes import Probes
 from raysearch.plan import TrialPlan
 from raysearch.ranks import Ranks
+from raysearch.rounds import Rounds
 from raysearch.training import Trial, parameters_of, train
 
 THREE = OBJECTIVES[:3]
@@ -94,14 +95,25 @@ def test_probes_are_dropped_and_the_steps_after_them_have_the_whole_of_the_learn
     assert rates[-1] == pytest.approx(phase.lr / 15)
 
 
+def kept(rounds: Rounds) -> list[torch.optim.Optimizer]:
+    """The optimizers that it will make."""
+    made: list[torch.optim.Optimizer] = []
+    new = rounds.new_optimizer
+
+    def keep() -> torch.optim.Optimizer:
+        made.append(new())
+        return made[-1]
+
+    rounds.new_optimizer = keep
+    return made
+
+
 def test_the_rate_of_a_probe_is_its_own(data: Path, tmp_path: Path) -> None:
     peaks = []
     for rate in (1.0, 4.0):
         trial = Trial(plan_of(data, probe_rate=rate), TrialFolder(tmp_path / str(rate)), Ranks())
-        optimizers: list[torch.optim.Optimizer] = []
         assert trial.rounds is not None
-        new = trial.rounds.new_optimizer
-        trial.rounds.new_optimizer = lambda new=new, made=optimizers: made.append(new()) or made[-1]  # type: ignore[misc]
+        optimizers = kept(trial.rounds)
         trial._begin(trial.phases[0])
         trial._advance(trial.phases[0])
         peaks.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])

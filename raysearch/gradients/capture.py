@@ -106,7 +106,6 @@ class Capture:
             for call in own:
                 owned[id(call)].append(parameter)
         factors: dict[tuple[int, int], list[Factor]] = {}
-
         once = {id(p): n for n, (p, own) in enumerate(zip(self.parameters, used, strict=True)) if len(own) == 1}
 
         def take(call: Call, back: tuple[Tensor | None, ...]) -> None:
