@@ -227,7 +227,7 @@ class Update:
         jacobians = self.examples.jacobians(step.number, generator)
         parts_aux, parts_e = self.scope.parts(g_aux), self.scope.parts(g_e)
         cut = self.scope.replaced(g_aux, self.surgery(parts_aux, parts_e, jacobians, generator))
-        gradient = step.factors.end_task * g_e + step.factors.aux * cut
+        gradient = cut.mul_(step.factors.aux).add_(g_e, alpha=step.factors.end_task)
         own = step.factors.end_task or 1.0  # its head still learns while only the auxiliaries move the body
         D = len(g_e) - len(self.of_end_task)
         gradient[D:] = torch.where(self.of_end_task, own * g_e[D:], gradient[D:])
@@ -252,12 +252,13 @@ class Update:
     def _backward(self, groups: Grouped, factor: Callable[[int], float]) -> tuple[dict[int, Tensor], Tensor]:
         """This rank's part of each task's loss, and the gradient of their sum by `factor`, in body and heads."""
         said: dict[int, Tensor] = {}
-        gradient = torch.zeros(sum(p.numel() for p in self.parameters), device=self.ranks.device)
+        gradient: Tensor | None = None
         for some in self.micro(groups):
             losses = self.losses(some)
-            gradient += self._gradient(losses, factor)
+            own = self._gradient(losses, factor)
+            gradient = own if gradient is None else gradient.add_(own)
             add_losses(said, losses)
-        return said, gradient
+        return said, self._gradient({}, factor) if gradient is None else gradient
 
     def _gradient(self, losses: dict[int, Tensor], factor: Callable[[int], float]) -> Tensor:
         """The gradient of the losses' sum by `factor`, in body and heads."""

@@ -11,6 +11,7 @@ and of Li et al. 2022, https://arxiv.org/abs/2110.05679).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-BUDGET = 1 << 20  # numbers of per-row gradients that are written down at a time
+BUDGET = 1 << 21  # numbers of per-row gradients that are written down at a time
 LINES = 32  # output channels of a convolution that are taken at a time, at the least
 OFTEN = 8  # an embedding's line that more rows than these pick is multiplied for all rows at once
 STRIP = 32  # lines of a Gramian that are multiplied at a time, from the diagonal on: the rest is their mirror image
+SHARES = 8  # of the columns of long lines, multiplied side by side: few lines by themselves leave threads idle
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,15 @@ class Outer:
         """How many there are of what came in; m, or a multiple of it."""
         return len(self.x)
 
-    def dense(self, low: int, high: int) -> Tensor:
-        """Rows `low` to `high` of every gradient, (m, high - low, q)."""
-        return self.x[:, :, low:high].transpose(1, 2) @ self.y
+    def write(self, g: Tensor, lines: Tensor | slice, *, anew: bool) -> None:
+        """Add some lines of every gradient to g (m, n, q), or put them over what is there."""
+        g.baddbmm_(self.x[:, :, lines].transpose(1, 2), self.y, beta=0 if anew else 1)
 
     def add_to(self, total: Tensor, weights: Tensor) -> None:
         """Add to total (p, q): sum_i weights_i gradient_i."""
-        x = (self.x * weights[:, None, None]).flatten(0, 1)
-        total.addmm_(x.T, self.y.flatten(0, 1))
+        x, y, weights = self.x, self.y, weights[:, None, None]
+        x, y = (x * weights, y) if x.shape[2] <= y.shape[2] else (x, y * weights)  # whichever is smaller
+        total.addmm_(x.flatten(0, 1).T, y.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,15 @@ class Picked:
         """How many there are of what came in; m, or a multiple of it."""
         return len(self.ids)
 
-    def dense(self, low: int, high: int) -> Tensor:
-        """Rows `low` to `high` of every gradient, (m, high - low, q)."""
-        inside = (self.ids >= low) & (self.ids < high)
-        return self.on(torch.arange(low, high, device=self.ids.device), inside)
-
-    def on(self, lines: Tensor, inside: Tensor | None = None) -> Tensor:
-        """The given sorted `lines` (n,) of every gradient, (m, n, q); ids not `inside` are left out."""
-        m, n, q = len(self.ids), len(lines), self.y.shape[2]
-        at = torch.searchsorted(lines, self.ids.contiguous()).clamp_max(n - 1)
-        y = self.y if inside is None else self.y * inside[:, :, None]
-        out = self.y.new_zeros(m, n, q)
-        return out.scatter_add_(1, at[:, :, None].expand_as(y), y)
+    def write(self, g: Tensor, lines: Tensor | slice, *, anew: bool) -> None:
+        """Add some lines, sorted, of every gradient to g (m, n, q), or put them over what is there."""
+        if anew:
+            g.zero_()
+        if isinstance(lines, slice):
+            lines = torch.arange(lines.start, lines.stop, device=self.ids.device)
+        at = torch.searchsorted(lines, self.ids.contiguous()).clamp_max(len(lines) - 1)
+        y = self.y * (lines[at] == self.ids)[:, :, None]
+        g.scatter_add_(1, at[:, :, None].expand_as(y), y)
 
     def add_to(self, total: Tensor, weights: Tensor) -> None:
         """Add to total (p, q): sum_i weights_i gradient_i."""
@@ -87,9 +87,13 @@ class Rows:
         """How many there are of what came in; m, or a multiple of it."""
         return len(self.g)
 
-    def dense(self, low: int, high: int) -> Tensor:
-        """Rows `low` to `high` of every gradient, (m, high - low, q)."""
-        return self.g[:, low:high]
+    def dense(self, lines: slice) -> Tensor:
+        """Some lines of every gradient, (m, n, q)."""
+        return self.g[:, lines]
+
+    def write(self, g: Tensor, lines: Tensor | slice, *, anew: bool) -> None:
+        """Add some lines of every gradient to g (m, n, q), or put them over what is there."""
+        _put(self.g[:, lines], g, anew=anew)
 
     def add_to(self, total: Tensor, weights: Tensor) -> None:
         """Add to total (p, q): sum_i weights_i gradient_i."""
@@ -112,11 +116,16 @@ class Convolved:
         """How many there are of what came in; m, or a multiple of it."""
         return len(self.a)
 
-    def dense(self, low: int, high: int) -> Tensor:
-        """Rows `low` to `high` of every gradient, (m, high - low, q): every row a group of one convolution."""
+    def dense(self, lines: slice) -> Tensor:
+        """Some lines of every gradient, (m, n, q): every row a group of one convolution."""
         m = len(self.a)
-        together = self._gradient(self.a.flatten(0, 1)[None], self.b[:, low:high].flatten(0, 1)[None], groups=m)
-        return together.view(m, high - low, -1)
+        together = self._gradient(self.a.flatten(0, 1)[None], self.b[:, lines].flatten(0, 1)[None], groups=m)
+        return together.view(m, lines.stop - lines.start, -1)
+
+    def write(self, g: Tensor, lines: Tensor | slice, *, anew: bool) -> None:
+        """Add some lines of every gradient to g (m, n, q), or put them over what is there."""
+        assert isinstance(lines, slice)
+        _put(self.dense(lines), g, anew=anew)
 
     def of(self, rows: slice, low: int, high: int) -> Tensor:
         """The summed gradient (high - low, q) of some rows, in some lines."""
@@ -133,6 +142,21 @@ class Convolved:
 
 
 Factor = Outer | Picked | Rows | Convolved
+
+
+class Room:
+    """Memory for one piece of rows' gradients after another: a new place for each would take as long as they do."""
+
+    def __init__(self) -> None:
+        self._numbers = torch.empty(0)
+
+    def of(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """A tensor with anything in it, over what was there before."""
+        size = math.prod(shape)
+        if len(self._numbers) < size or (self._numbers.dtype, self._numbers.device) != (like.dtype, like.device):
+            self._numbers = like.new_empty(0)  # given back first
+            self._numbers = like.new_empty(size)
+        return self._numbers[:size].view(shape)
 
 
 @dataclass(frozen=True)
@@ -156,34 +180,32 @@ class Layer:
             size *= n
         return size
 
-    def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """This layer's share of J J^T (m, m) and of J's products with each of `directions` (n, D_layer), (m, n)."""
+    def products(self, directions: Sequence[Tensor], room: Room) -> tuple[Tensor, Tensor]:
+        """This layer's share of J J^T (m, m) and of J's products with each of `directions` (n of (p, q)), (m, n)."""
         if pairs := self._by_positions():
             return self._position_products(pairs, directions)
         if all(isinstance(use, Picked) for batch in self.batches for use in batch):
-            return self._line_products(directions)
+            return self._line_products(directions, room)
         m = sum(self.sizes)
-        like, matrices = self.like(), directions.view(len(directions), self.p, self.q)
-        G, along = like.new_zeros(m, m), like.new_zeros(m, len(matrices))
-        for lines, part in self._parts():
+        like = self.like()
+        G, along = like.new_zeros(m, m), like.new_zeros(m, len(directions))
+        for lines, part in self._parts(room):
             flat = part.flatten(1)
-            for i in range(0, m, STRIP):
-                G[i : i + STRIP, i:].addmm_(flat[i : i + STRIP], flat[i:].T)
-            along.addmm_(flat, matrices[:, lines].flatten(1).T)
+            _add_pairs(G, flat)
+            if directions:
+                along.addmm_(flat, torch.stack([V[lines].flatten() for V in directions]).T)
         return G.triu() + G.triu(1).T, along
 
-    def combine(self, weights: Tensor) -> Tensor:
-        """sum_i weights[:, i] gradient_i for each line of `weights` (c, m): (c, D_layer)."""
-        out = self.like().new_zeros(len(weights), self.p, self.q)
+    def combine(self, weights: Tensor, out: Tensor, room: Room) -> None:
+        """Add to out (c, p, q): sum_i weights[:, i] gradient_i for each line of `weights` (c, m)."""
         if len(weights) <= 2:  # cheaper than writing gradients down
             for total, line in zip(out, weights, strict=True):
                 for uses, own in zip(self.batches, line.split(self.sizes), strict=True):
                     for use in uses:
                         use.add_to(total, own)
         else:
-            for lines, part in self._parts():
-                out[:, lines] = torch.tensordot(weights, part, dims=1)
-        return out.flatten(1)
+            for lines, part in self._parts(room):
+                out[:, lines] += torch.tensordot(weights, part, dims=1)
 
     def like(self) -> Tensor:
         """A tensor of the factors' type and place."""
@@ -192,32 +214,34 @@ class Layer:
             return use.b
         return use.g if isinstance(use, Rows) else use.y
 
-    def _parts(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
-        """All rows' gradients (m, n, q), some lines of the parameter at a time."""
+    def _parts(self, room: Room) -> Iterator[tuple[Tensor | slice, Tensor]]:
+        """All rows' gradients (m, n, q), some lines of the parameter at a time, each gone when the next comes."""
         m, uses = sum(self.sizes), [use for batch in self.batches for use in batch]
         least = LINES if any(isinstance(use, Convolved) for use in uses) else 1
         step = max(least, BUDGET // max(1, m * self.q))
-        picked = [use for use in uses if isinstance(use, Picked)]
+        picked = [use.ids.flatten() for use in uses if isinstance(use, Picked)]
         if len(picked) == len(uses):
-            lines = torch.cat([use.ids.flatten() for use in picked]).unique()
-            for some in lines.split(step):
-                parts = []
-                for batch in self.batches:
-                    each = [u.on(some, torch.isin(u.ids, some)) for u in batch if isinstance(u, Picked)]
-                    parts.append(sum(each[1:], each[0]))
-                yield some, parts[0] if len(parts) == 1 else torch.cat(parts)
+            for some in torch.cat(picked).unique().split(step):
+                yield some, self._written(room.of((m, len(some), self.q), self.like()), some)
             return
+        (alone,) = uses if len(uses) == 1 else (None,)
         for low in range(0, self.p, step):
-            high = min(low + step, self.p)
-            parts = []
-            for batch in self.batches:
-                dense = [use.dense(low, high) for use in batch]
-                parts.append(sum(dense[1:], dense[0]))
-            yield slice(low, high), parts[0] if len(parts) == 1 else torch.cat(parts)
+            lines = slice(low, min(low + step, self.p))
+            if isinstance(alone, Rows | Convolved):
+                yield lines, alone.dense(lines)
+            else:
+                yield lines, self._written(room.of((m, lines.stop - low, self.q), self.like()), lines)
 
-    def _line_products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def _written(self, g: Tensor, lines: Tensor | slice) -> Tensor:
+        """Some lines of every row's gradient, written to g (m, n, q)."""
+        for uses, own in zip(self.batches, g.split(self.sizes), strict=True):
+            for number, use in enumerate(uses):
+                use.write(own, lines, anew=number == 0)
+        return g
+
+    def _line_products(self, directions: Sequence[Tensor], room: Room) -> tuple[Tensor, Tensor]:
         """`products` of an embedding: two rows meet in the lines alone that both pick, which most lines are not."""
-        m, matrices = sum(self.sizes), directions.view(len(directions), self.p, self.q)
+        m = sum(self.sizes)
         keys, values, start = [], [], 0
         for batch, size in zip(self.batches, self.sizes, strict=True):
             for use in batch:
@@ -229,8 +253,8 @@ class Layer:
         key, where = torch.cat(keys).unique(return_inverse=True)  # in the order of lines, then rows
         y = values[0].new_zeros(len(key), self.q).index_add_(0, where, torch.cat(values))
         line, row = key // m, key % m
-        along = y.new_zeros(m, len(matrices))
-        for column, V in zip(along.unbind(dim=1), matrices, strict=True):
+        along = y.new_zeros(m, len(directions))
+        for column, V in zip(along.unbind(dim=1), directions, strict=True):
             column.index_add_(0, row, (y * V[line]).sum(dim=1))
         _, inverse, counts = line.unique_consecutive(return_inverse=True, return_counts=True)
         often = counts[inverse] > OFTEN
@@ -239,7 +263,7 @@ class Layer:
             lines, at = line[often].unique_consecutive(return_inverse=True)
             for low in range(0, len(lines), step := max(1, BUDGET // (m * self.q))):
                 mine = (at >= low) & (at < low + step)
-                dense = y.new_zeros(m, min(step, len(lines) - low), self.q)
+                dense = room.of((m, min(step, len(lines) - low), self.q), y).zero_()
                 dense[row[often][mine], at[mine] - low] = y[often][mine]
                 G.addmm_(dense.flatten(1), dense.flatten(1).T)
         y, line, row = y[~often], line[~often], row[~often]
@@ -262,12 +286,24 @@ class Layer:
         m, p, q = sum(self.sizes), self.p, self.q
         return outers if positions * positions * (p + q) < (positions + m * m) * p * q else []
 
-    def _position_products(self, uses: Sequence[Outer], directions: Tensor) -> tuple[Tensor, Tensor]:
+    def _position_products(self, uses: Sequence[Outer], directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         blocks = [[_inner(a, b) for b in uses] for a in uses]
         G = torch.cat([torch.cat(line, dim=1) for line in blocks])
-        matrices = directions.view(len(directions), self.p, self.q)
-        along = torch.cat([_along(use, matrices) for use in uses])
+        along = torch.cat([_along(use, directions) for use in uses])
         return G, along
+
+
+def _add_pairs(G: Tensor, lines: Tensor) -> None:
+    """Add to G (m, m), from the diagonal on, the inner products of `lines` (m, n)."""
+    m, n = lines.shape
+    shares = lines.view(m, math.gcd(n, SHARES), -1).transpose(0, 1)
+    for i in range(0, m, STRIP):
+        G[i : i + STRIP, i:] += (shares[:, i : i + STRIP] @ shares[:, i:].transpose(1, 2)).sum(dim=0)
+
+
+def _put(part: Tensor, g: Tensor, *, anew: bool) -> None:
+    """Add a part to g, or put it over what is there."""
+    g.copy_(part) if anew else g.add_(part)
 
 
 def _inner(a: Outer, b: Outer) -> Tensor:
@@ -277,8 +313,8 @@ def _inner(a: Outer, b: Outer) -> Tensor:
     return products.view(shape).sum(dim=(1, 3))
 
 
-def _along(use: Outer, matrices: Tensor) -> Tensor:
-    """Products of the gradients with each of `matrices` (n, p, q), (m, n)."""
+def _along(use: Outer, matrices: Sequence[Tensor]) -> Tensor:
+    """Products of the gradients with each of `matrices` (n of (p, q)), (m, n)."""
     out = use.x.new_zeros(len(use.x), len(matrices))
     for column, M in zip(out.unbind(dim=1), matrices, strict=True):
         column.copy_(((use.x @ M) * use.y).sum(dim=(1, 2)))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from raysearch.gradients.capture import Capture
-from raysearch.gradients.factors import Factor, Layer, Rows
+from raysearch.gradients.factors import Factor, Layer, Room, Rows
 from raysearch.gradients.plain import flat_gradient
 from raysearch.ranks import Ranks
 
@@ -34,8 +34,8 @@ class Jacobian(Protocol):
     def noise(self) -> float:
         """Relative rounding error of G."""
 
-    def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """G (m, m) and J's products with each of `directions` (n, D), (m, n), both float64."""
+    def products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """G (m, m) and J's products with each of `directions` (n of (D,)), (m, n), both float64."""
 
     def combine(self, weights: Tensor) -> Tensor:
         """J times weights (c, m), from the left: (c, D)."""
@@ -57,14 +57,15 @@ class Explicit:
         """G is exact for a J that is rounded."""
         return float(torch.finfo(self.J.dtype).eps ** 1.5)
 
-    def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """G and products with directions, summed in float64."""
-        G = directions.new_zeros(self.m, self.m, dtype=torch.float64)
-        along = directions.new_zeros(self.m, len(directions), dtype=torch.float64)
+        G = self.J.new_zeros(self.m, self.m, dtype=torch.float64)
+        along = self.J.new_zeros(self.m, len(directions), dtype=torch.float64)
         for low in range(0, self.J.shape[1], CHUNK):
             part = self.J[:, low : low + CHUNK].double()
             G += part @ part.T
-            along += part @ directions[:, low : low + CHUNK].double().T
+            for column, V in zip(along.unbind(dim=1), directions, strict=True):
+                column += part @ V[low : low + CHUNK].double()
         return G, along
 
     def combine(self, weights: Tensor) -> Tensor:
@@ -85,13 +86,14 @@ class Factored:
         """G is summed from products in the factors' own precision."""
         return max((float(torch.finfo(layer.like().dtype).eps) for layer in self.layers if layer.batches), default=0.0)
 
-    def products(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """G and products with directions, summed over layers in float64."""
-        both = torch.zeros(self.m, self.m + len(directions), dtype=torch.float64, device=directions.device)
-        sizes = [layer.p * layer.q for layer in self.layers]
-        for number, (layer, own) in enumerate(zip(self.layers, directions.split(sizes, dim=1), strict=True)):
+        both = torch.zeros(self.m, self.m + len(directions), dtype=torch.float64, device=self.ranks.device)
+        sizes, room = [layer.p * layer.q for layer in self.layers], Room()
+        parts = [V.split(sizes) for V in directions]
+        for number, layer in enumerate(self.layers):
             if layer.batches and number % self.ranks.world == self.ranks.rank:
-                G, along = layer.products(own)
+                G, along = layer.products([own[number].view(layer.p, layer.q) for own in parts], room)
                 both[:, : self.m] += G
                 both[:, self.m :] += along
         both = self.ranks.sum(both)
@@ -99,13 +101,13 @@ class Factored:
 
     def combine(self, weights: Tensor) -> Tensor:
         """J times weights, layer by layer."""
-        parts = []
-        for layer in self.layers:
+        sizes, room = [layer.p * layer.q for layer in self.layers], Room()
+        dtype = next((layer.like().dtype for layer in self.layers if layer.batches), weights.dtype)
+        out = torch.zeros(len(weights), sum(sizes), dtype=dtype, device=weights.device)
+        for layer, own in zip(self.layers, out.split(sizes, dim=1), strict=True):
             if layer.batches:
-                parts.append(layer.combine(weights.to(layer.like().dtype)))
-            else:
-                parts.append(torch.zeros(len(weights), layer.p * layer.q, device=weights.device))
-        return torch.cat(parts, dim=1)
+                layer.combine(weights.to(dtype), own.view(-1, layer.p, layer.q), room)
+        return out
 
 
 Losses = Callable[[Tensor], Tensor]  # row numbers (b,) -> each row's own loss (b,), by one forward

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +19,34 @@ class Scope:
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """Each block's part (D_block,) of a flat gradient (D,)."""
-        pieces = flat.split(self.sizes)
-        if len(self.blocks) == 1 and len(self.blocks[0]) == len(self.sizes):
-            return [flat]
-        return [torch.cat([pieces[i] for i in block]) for block in self.blocks]
+        ends = [0, *accumulate(self.sizes)]
+        runs = [[(ends[low], ends[high]) for low, high in _runs(block)] for block in self.blocks]
+        return [
+            flat[slice(*block[0])] if len(block) == 1 else torch.cat([flat[low:high] for low, high in block])
+            for block in runs
+        ]
 
     def replaced(self, flat: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """The flat gradient with its blocks' parts replaced."""
-        if len(self.blocks) == 1 and len(self.blocks[0]) == len(self.sizes):
-            return parts[0]
-        pieces = list(flat.split(self.sizes))
+        whole, ends = flat.clone(), [0, *accumulate(self.sizes)]
         for block, part in zip(self.blocks, parts, strict=True):
-            for i, piece in zip(block, part.split([self.sizes[i] for i in block]), strict=True):
-                pieces[i] = piece
-        return torch.cat(pieces)
+            at = 0
+            for low, high in _runs(block):
+                size = ends[high] - ends[low]
+                whole[ends[low] : ends[high]] = part[at : at + size]
+                at += size
+        return whole
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Where numbers that follow each other begin and end (one past the last)."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number:
+            runs[-1] = runs[-1][0], number + 1
+        else:
+            runs.append((number, number + 1))
+    return runs
 
 
 def scope_of(
