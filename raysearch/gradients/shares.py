@@ -19,7 +19,7 @@ from itertools import accumulate, combinations_with_replacement
 import torch
 from torch import Tensor
 
-from raysearch.gradients.factors import Convolved, Factor, Outer, Picked, Rows
+from raysearch.gradients.factors import Convolved, Factor, Outer, Picked, Room, Rows
 
 AT_ONCE = 1 << 21  # numbers of tasks' gradients that are written down at a time
 LINES = 32  # lines that are written down at a time, at the least: thinner products are slow
@@ -41,6 +41,7 @@ class Asked:
     weights: Tensor  # (c, n)
     norms: bool
     gramian: bool  # all pairs
+    room: Room  # where tasks' gradients are written down
 
 
 def add_share(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, along: Tensor, G: Tensor) -> None:
@@ -60,7 +61,7 @@ def add_share(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, 
 def _by_lines(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, along: Tensor, G: Tensor) -> None:
     if all(isinstance(use.factor, Picked) for use in uses):
         out.zero_()  # most lines are picked by none
-    for lines, g in _written(uses, out, len(along)):
+    for lines, g in _written(uses, out, len(along), asked.room):
         flat = g.flatten(1)
         for total, line in zip(out, asked.weights, strict=True):  # cheaper than the product of a few lines
             took = line.nonzero()[:, 0].tolist()
@@ -74,29 +75,27 @@ def _by_lines(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, 
             G.diagonal().add_(torch.linalg.vector_norm(flat, dim=1).double().square())
 
 
-def _written(uses: Sequence[Use], like: Tensor, n: int) -> Iterator[tuple[Tensor | slice, Tensor]]:
-    """Some lines of a parameter and each task's gradient in them, (n, lines, q)."""
+def _written(uses: Sequence[Use], like: Tensor, n: int, room: Room) -> Iterator[tuple[Tensor | slice, Tensor]]:
+    """Some lines of a parameter and each task's gradient in them, (n, lines, q), gone when the next ones come."""
     _, p, q = like.shape
     if all(isinstance(use.factor, Rows) for use in uses):
-        yield slice(0, p), _added(uses, slice(0, p), q, n, like)
+        yield slice(0, p), _added(uses, slice(0, p), room.of((n, p, q), like))
         return
     step = max(LINES, AT_ONCE // max(1, n * q))
     picked = [use.factor.ids.flatten() for use in uses if isinstance(use.factor, Picked)]
     if len(picked) == len(uses):
         for some in torch.cat(picked).unique().split(step):
-            yield some, _added(uses, some, q, n, like)
+            yield some, _added(uses, some, room.of((n, len(some), q), like))
     else:
         for low in range(0, p, step):
             some = slice(low, min(low + step, p))
-            yield some, _added(uses, some, q, n, like)
+            yield some, _added(uses, some, room.of((n, some.stop - low, q), like))
 
 
-def _added(uses: Sequence[Use], lines: Tensor | slice, q: int, n: int, like: Tensor) -> Tensor:
-    """All uses' gradients in some lines, (n, lines, q)."""
-    height = lines.stop - lines.start if isinstance(lines, slice) else len(lines)
-    g = like.new_empty(n, height, q)
+def _added(uses: Sequence[Use], lines: Tensor | slice, g: Tensor) -> Tensor:
+    """All uses' gradients in some lines, written to g (n, lines, q)."""
     first = uses[0]
-    fills = isinstance(first.factor, Outer) and [task for task, _ in first.rows] == list(range(n))
+    fills = isinstance(first.factor, Outer) and [task for task, _ in first.rows] == list(range(len(g)))
     if not fills:
         g.zero_()
     for use in uses:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from raysearch.gradients.capture import NO_TASK, Capture, Found
+from raysearch.gradients.factors import Room
 from raysearch.gradients.shares import Asked, Use, add_share
 
 
@@ -124,7 +125,7 @@ class _Sums:
         weights, v, norms, gramian = asked
         self.shapes, self.n, self.here = shapes, len(tasks), here
         self.lines = torch.tensor([tasks.index(task) for task in here], dtype=torch.long)
-        self.asked = Asked(weights[:, self.lines], norms, gramian)
+        self.asked = Asked(weights[:, self.lines], norms, gramian, Room())
         sizes = [shape.numel() for shape in shapes]
         self.sums = like.new_empty(len(weights), sum(sizes))
         self.outs = self.sums.split(sizes, dim=1)
