@@ -191,15 +191,15 @@ class Update:
         self._taken = (step, self._whole(groups)) if self.weighting.looks_after else None
         heads = self.ranks.sum(heads)
         if conflict:
-            body = self._settled(step, gradients, look.gramian, generator)
-            assign(torch.cat([body, self._scaled(step, heads)]), self.parameters)
+            assign(self._settled(step, gradients, look.gramian, generator), self.body)
+            assign(self._scaled(step, heads), self.heads)
         elif self.surgery is not None:
             both = torch.cat([g_e, heads * self.of_end_task])
             aux = torch.cat([g_aux, self._weighed(step, heads * ~self.of_end_task)])
             self._cut(step, both, aux, generator)
         else:
-            body = (step.factors.end_task * g_e).add_(g_aux, alpha=step.factors.aux)
-            assign(torch.cat([body, self._scaled(step, heads)]), self.parameters)
+            assign(g_e.mul_(step.factors.end_task).add_(g_aux, alpha=step.factors.aux), self.body)
+            assign(self._scaled(step, heads), self.heads)
         return step.losses(said)
 
     # ---- learning ----
