@@ -14,7 +14,7 @@ images; m end-task and m auxiliary examples):
     plain gradient   one forward and one backward of the m examples, as training takes them: less than any Gramian
 
 Times are medians of interleaved rounds; memory is the peak of one step above what was held before it; operations are
-what torch counts in matrix products, convolutions and attention: what a time would be if nothing else took any.
+what torch counts in matrix products, convolutions (groups not considered) and attention.
 """
 
 import argparse
