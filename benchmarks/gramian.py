@@ -11,7 +11,7 @@ images; m end-task and m auxiliary examples):
     vector products  the authors' way: k backwards, each after its own forward of the m examples, then Gram-Schmidt
     autogram         TorchJD's Gramian of the m examples, no more
     ours alone       raysearch's Gramian of the m examples, no more
-    plain gradient   one forward and one backward of the m examples, as training takes them: less than any Gramian
+    plain gradient   one forward and one backward of the m examples, as training takes them
 
 Times are medians of interleaved rounds; memory is the peak of one step above what was held before it; operations are
 what torch counts in matrix products, convolutions (groups not considered) and attention.
