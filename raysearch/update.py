@@ -258,7 +258,7 @@ class Update:
             own = self._gradient(losses, factor)
             gradient = own if gradient is None else gradient.add_(own)
             add_losses(said, losses)
-        return said, self._gradient({}, factor) if gradient is None else gradient
+        return said, self._gradient({}, factor) if gradient is None else gradient  # zeros where a rank has no rows
 
     def _gradient(self, losses: dict[int, Tensor], factor: Callable[[int], float]) -> Tensor:
         """The gradient of the losses' sum by `factor`, in body and heads."""

@@ -87,13 +87,13 @@ class Rows:
         """How many there are of what came in; m, or a multiple of it."""
         return len(self.g)
 
-    def dense(self, lines: slice) -> Tensor:
+    def dense(self, lines: Tensor | slice) -> Tensor:
         """Some lines of every gradient, (m, n, q)."""
         return self.g[:, lines]
 
     def write(self, g: Tensor, lines: Tensor | slice, *, anew: bool) -> None:
         """Add some lines of every gradient to g (m, n, q), or put them over what is there."""
-        _put(self.g[:, lines], g, anew=anew)
+        _put(self.dense(lines), g, anew=anew)
 
     def add_to(self, total: Tensor, weights: Tensor) -> None:
         """Add to total (p, q): sum_i weights_i gradient_i."""
@@ -224,7 +224,7 @@ class Layer:
             for some in torch.cat(picked).unique().split(step):
                 yield some, self._written(room.of((m, len(some), self.q), self.like()), some)
             return
-        (alone,) = uses if len(uses) == 1 else (None,)
+        alone = uses[0] if len(uses) == 1 else None
         for low in range(0, self.p, step):
             lines = slice(low, min(low + step, self.p))
             if isinstance(alone, Rows | Convolved):

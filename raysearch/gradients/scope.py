@@ -19,34 +19,29 @@ class Scope:
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """Each block's part (D_block,) of a flat gradient (D,)."""
-        ends = [0, *accumulate(self.sizes)]
-        runs = [[(ends[low], ends[high]) for low, high in _runs(block)] for block in self.blocks]
-        return [
-            flat[slice(*block[0])] if len(block) == 1 else torch.cat([flat[low:high] for low, high in block])
-            for block in runs
-        ]
+        parts = [[flat[low:high] for low, high in spans] for spans in self._spans()]
+        return [own[0] if len(own) == 1 else torch.cat(own) for own in parts]
 
     def replaced(self, flat: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """The flat gradient with its blocks' parts replaced."""
-        whole, ends = flat.clone(), [0, *accumulate(self.sizes)]
-        for block, part in zip(self.blocks, parts, strict=True):
-            at = 0
-            for low, high in _runs(block):
-                size = ends[high] - ends[low]
-                whole[ends[low] : ends[high]] = part[at : at + size]
-                at += size
+        whole = flat.clone()
+        for spans, part in zip(self._spans(), parts, strict=True):
+            for (low, high), own in zip(spans, part.split([high - low for low, high in spans]), strict=True):
+                whole[low:high] = own
         return whole
 
-
-def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Where numbers that follow each other begin and end (one past the last)."""
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number:
-            runs[-1] = runs[-1][0], number + 1
-        else:
-            runs.append((number, number + 1))
-    return runs
+    def _spans(self) -> list[list[tuple[int, int]]]:
+        """Where each block's parameters lie in a flat gradient, neighbours together."""
+        ends = [0, *accumulate(self.sizes)]
+        found: list[list[tuple[int, int]]] = []
+        for block in self.blocks:
+            spans: list[tuple[int, int]] = []
+            for number in block:
+                follows = spans and spans[-1][1] == ends[number]
+                low = spans.pop()[0] if follows else ends[number]
+                spans.append((low, ends[number + 1]))
+            found.append(spans)
+        return found
 
 
 def scope_of(
