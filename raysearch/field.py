@@ -1,4 +1,4 @@
-"""Settings of the field's weightings and surgeries (docs/methods.md), as those of `settings`."""
+"""Settings of the field's weightings and surgeries (docs/guide/methods.md), as those of `settings`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Profiles: what a paper's text says and what its authors' code does, as two bundles of settings for each method.
 
 Only settings in which the two differ are here, or in which one of them differs from the default; both have every other
-setting at its default. A setting that a search gives itself wins. docs/profiles.md says more, and what is left out.
+setting at its default. A setting that a search gives itself wins. docs/guide/profiles.md says more, and what is left
+out.
 
 AANG         Dery et al. 2023, https://arxiv.org/abs/2205.14082
 META-TARTAN  Dery et al. 2022, https://arxiv.org/abs/2109.07437

@@ -15,7 +15,7 @@ from raysearch.space import STAGES, Space, load_space
 from raysearch.spec import Search
 from raysearch.training import train
 
-PAGE = (Path(__file__).parent.parent / "docs" / "primitives.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "guide" / "spaces.md").read_text()
 GOOD = """\
 def swap(tokens, selected, vocabulary, generator):
     return tokens
@@ -27,7 +27,7 @@ PRIMITIVES = {"transform": {"swap": swap}}
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The space of docs/primitives.md, its file beside it."""
+    """The space of docs/guide/spaces.md, its file beside it."""
     blocks = dict(re.findall(r"^```(yaml|python)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
     (tmp_path / "my_primitives.py").write_text(blocks["python"])
     (tmp_path / "my_space.yaml").write_text(blocks["yaml"])

@@ -155,7 +155,7 @@ def test_the_changelog_begins_with_this_version_and_names_every_paper() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_has_a_row_in_the_docs_with_its_paper_and_settings_that_it_has(name: str) -> None:
-    method, lines = METHODS[name], (ROOT / "docs/methods.md").read_text().splitlines()
+    method, lines = METHODS[name], (ROOT / "docs/guide/methods.md").read_text().splitlines()
     (row,) = [line for line in lines if line.startswith(f"| `{name}` |")]
     cells = [cell.strip() for cell in row.strip("|").split(" | ")]
     assert "raysearch's own" in row or method.paper == "baseline" or method.paper.rpartition(" ")[2] in row

@@ -11,7 +11,7 @@ kind says which branches there are, mixes their deltas, and moves the tasks' wei
 `rounds` trains the branches and knows deltas; here are numbers alone, one for each branch.
 
 alphaVIL   Kourdis, Gordon-Hall & Gorinski 2024, https://arxiv.org/abs/2405.07769; which parts of this are known to be
-           the paper's, and which are ours, stands in docs/alphavil.md
+           the paper's, and which are ours, stands in docs/guide/branches.md
 DIW        a re-interpretation of what alphaVIL compares itself with under this name, after the discriminative
            importance weights of Sivasankaran, Vincent & Illina (ICASSP 2017)
 ForkMerge  Jiang et al. (NeurIPS 2023), Algorithms 1 to 3, https://arxiv.org/abs/2301.12618
