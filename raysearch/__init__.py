@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raysearch.errors import RunError, SpecError
     from raysearch.image_export import load_image_model
-    from raysearch.plan import Objective, TrialPlan
+    from raysearch.objective import Objective
+    from raysearch.plan import TrialPlan
     from raysearch.run import Run, open_run
     from raysearch.search import launch
     from raysearch.space import Space, load_space
     from raysearch.spec import Search, load_search
 
 _HOME = {
-    "Objective": "plan",
+    "Objective": "objective",
     "Run": "run",
     "RunError": "errors",
     "Search": "spec",

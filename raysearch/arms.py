@@ -16,7 +16,7 @@ from raysearch.declared import Dimension, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT, in_own_type
 from raysearch.methods import FAMILIES, METHODS
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.profiles import Profile, bundle
 from raysearch.settings import MetaBatch, MetaGradient, Training, Value
 from raysearch.space import Space

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.primitives.output import Targets
 from raysearch.tasks import Split
 

@@ -11,7 +11,7 @@ from raysearch.errors import SpecError, did_you_mean
 from raysearch.knobs import DEFAULTS, SETTINGS
 from raysearch.literature import literature_name
 from raysearch.methods import METHODS
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.planning import outline
 from raysearch.profiles import BUNDLES, PROFILES
 from raysearch.settings import Training

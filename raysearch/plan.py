@@ -13,24 +13,10 @@ from typing import Any, TypeVar
 
 from raysearch.errors import RunError
 from raysearch.methods import METHODS
+from raysearch.objective import Objective
 from raysearch.settings import Settings, Training, Value
 
 S = TypeVar("S", bound=Settings)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """One auxiliary objective: a primitive from each stage (AANG, section 3)."""
-
-    data: str
-    transform: str
-    representation: str
-    output: str
-
-    @property
-    def name(self) -> str:
-        """The four primitives joined by '/', data first."""
-        return "/".join((self.data, self.transform, self.representation, self.output))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from typing import Literal
 
 from raysearch import catalog, reading
 from raysearch.errors import did_you_mean
+from raysearch.objective import Objective
 from raysearch.own import Own, read_own
-from raysearch.plan import Objective
 from raysearch.reading import Node
 
 STAGES: dict[str, dict[str, str]] = {

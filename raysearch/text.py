@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from raysearch.batches import Group, Open, labels_of
+from raysearch.objective import Objective
 from raysearch.own import Functions
-from raysearch.plan import Objective
 from raysearch.primitives.data import data_of
 from raysearch.primitives.output import Targets
 from raysearch.primitives.representation import REPRESENTATIONS

@@ -5,7 +5,7 @@ from torch import Generator
 
 from raysearch.batches import Shuffled
 from raysearch.methods.dev_head import fit, parts, some_of
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.primitives.transform import Vocabulary
 from raysearch.settings import DevHead
 from raysearch.tasks import TextSplit

@@ -13,7 +13,7 @@ from raysearch.field import Gates as Settings
 from raysearch.methods.dev_head import left_out_errors
 from raysearch.methods.gates import Gates
 from raysearch.methods.static import Scores, Seen
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 
 OBJECTIVES = tuple(
     Objective(data=f"extra_{i}", transform="none", representation="full", output="extra_label") for i in range(4)

@@ -11,7 +11,7 @@ from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.heads import DenoiseHead, LowRank
 from raysearch.model import TextNetwork
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.ranks import Ranks
 from raysearch.training import Trial, train
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from raysearch.image_model import Decoder, ImageNetwork, SmallCNN, WideResNet, parted
-from raysearch.plan import Objective, TrialPlan
+from raysearch.objective import Objective
+from raysearch.plan import TrialPlan
 from raysearch.space import IMAGE_STAGES
 
 RESNET = {"model_type": "resnet", "layer_type": "basic", "depths": [1, 1], "hidden_sizes": [8, 16], "embedding_size": 8}

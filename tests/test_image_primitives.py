@@ -7,7 +7,7 @@ from torch import Generator, nn
 from raysearch.image import ImageBatches
 from raysearch.image_data import ImageSplit
 from raysearch.metrics import score
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.primitives.image import (
     HIDDEN,
     IMAGE_DATA,

@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from raysearch.batches import Group
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.primitives.data import DATA
 from raysearch.primitives.output import OUTPUTS, Targets
 from raysearch.primitives.representation import KEEP, REPRESENTATIONS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raysearch import catalog
 from raysearch.errors import SpecError
 from raysearch.literature import NAMED, literature_name
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.reading import Node, plain
 from raysearch.space import KINDS, NEEDS, STAGES, Space, load_space
 

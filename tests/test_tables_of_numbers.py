@@ -21,7 +21,8 @@ from raysearch.batches import stream
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
 from raysearch.metrics import score
-from raysearch.plan import Objective, TrialPlan
+from raysearch.objective import Objective
+from raysearch.plan import TrialPlan
 from raysearch.primitives.output import Targets, above_mean, example_losses, restore
 from raysearch.primitives.table import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
 from raysearch.report import write_html

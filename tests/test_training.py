@@ -12,7 +12,7 @@ from tiny import LEARNING, OBJECTIVES, OFFICIAL, quickly, tiny_data, tiny_plan
 from raysearch.checkpoint import TrialFolder
 from raysearch.methods import named
 from raysearch.methods.schedules import Phase
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.ranks import Ranks
 from raysearch.space import load_space
 from raysearch.tables import EVALUATIONS

@@ -11,7 +11,7 @@ from raysearch.methods import METHODS, named
 from raysearch.methods.draws import draw
 from raysearch.methods.meta import STAGES, Aang, MetaTartan
 from raysearch.methods.static import Asks, Scores, Searched, Seen, Static
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.settings import Aang as AangSettings
 from raysearch.settings import MetaTartan as MetaTartanSettings
 from raysearch.settings import Static as StaticSettings

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.methods import METHODS
-from raysearch.plan import Objective, TrialPlan
+from raysearch.objective import Objective
+from raysearch.plan import TrialPlan
 from raysearch.settings import Training
 from raysearch.spec import TaskSpec
 from raysearch.tasks import prepare

@@ -29,7 +29,7 @@ from torch import Tensor
 from raysearch import settings as s
 from raysearch.methods.mixing import black_box, descent, greedy, line, newton
 from raysearch.methods.static import Coefficients, Name, Weighting
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 from raysearch.steps import END_TASK
 
 

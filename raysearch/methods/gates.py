@@ -22,7 +22,7 @@ from torch import Tensor
 
 from raysearch import field as f
 from raysearch.methods.static import Asks, Coefficients, Seen, Weighting
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 
 
 class Gates(Weighting):

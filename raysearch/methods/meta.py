@@ -30,7 +30,7 @@ from torch import Tensor
 from raysearch import settings as s
 from raysearch.methods import hierarchy
 from raysearch.methods.static import Asks, Coefficients, Name, Scores, Seen, Weighting
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 
 STAGES = ("data", "transform", "representation", "output")
 Logits = Mapping[str, Tensor]

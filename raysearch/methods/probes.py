@@ -23,7 +23,7 @@ from torch import Tensor
 
 from raysearch import field as f
 from raysearch.methods.branches import Branch, Branching, Dev
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 
 
 class Probes(Branching):

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch import settings as s
-from raysearch.plan import Objective
+from raysearch.objective import Objective
 
 
 @dataclass(frozen=True)
