@@ -6,7 +6,6 @@ then the sums of one rank alone.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -20,16 +19,6 @@ from raysearch.primitives.output import Targets
 from raysearch.tasks import Split
 
 Open = Callable[[str], Split]
-
-
-def number_of(seed: int, name: str, at: int) -> int:
-    """A 63-bit number for place `at` of a named stream: what is random at a step depends on nothing before it."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{at}".encode()).digest()[:8]) >> 1
-
-
-def stream(seed: int, name: str, at: int) -> Generator:
-    """A CPU generator for place `at` of a named stream."""
-    return Generator().manual_seed(number_of(seed, name, at))
 
 
 @dataclass(frozen=True)
@@ -72,29 +61,6 @@ class Batches(Protocol):
 
     def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
         """The inputs of all groups, one after another, for one forward."""
-
-
-class Shuffled:
-    """An endless stream of row numbers, every row once in each round; any place in it can be found without state."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed = size, seed
-        self._round = -1
-        self._order = torch.empty(0, dtype=torch.long)
-
-    def rows(self, start: int, count: int) -> Tensor:
-        """The `count` row numbers from place `start` on, (count,)."""
-        drawn: list[Tensor] = []
-        while count > 0:
-            number, at = divmod(start, self.size)
-            if number != self._round:
-                self._round = number
-                self._order = torch.randperm(self.size, generator=stream(self.seed, "order", number))
-            part = self._order[at : at + count]
-            drawn.append(part)
-            start += len(part)
-            count -= len(part)
-        return torch.cat(drawn)
 
 
 def labels_of(split: Split, rows: Tensor) -> Tensor:

@@ -15,13 +15,14 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from raysearch.batches import Batches, stream
+from raysearch.batches import Batches
 from raysearch.gradients.plain import flat_gradient
 from raysearch.methods.dev_head import dev_loss, left_out_errors, parts, some_of
 from raysearch.model import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.ranks import Ranks
+from raysearch.rng import stream
 from raysearch.tasks import Splits
 
 

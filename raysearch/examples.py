@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch import settings as s
-from raysearch.batches import Batches, Shuffled, number_of
+from raysearch.batches import Batches
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.forms import BatchNorm
 from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit, factored
@@ -22,6 +22,7 @@ from raysearch.model import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.ranks import Ranks
+from raysearch.rng import Shuffled, number_of
 from raysearch.tasks import Split
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from raysearch.gradients.along import check_along, difference, jvp
 from raysearch.gradients.tasks import Look
-from raysearch.methods.static import Asks, Scores
+from raysearch.methods.base import END_TASK, Asks, Scores
 from raysearch.ranks import Ranks
-from raysearch.steps import END_TASK, Grouped, Step
+from raysearch.steps import Grouped, Step
 
 if TYPE_CHECKING:
     from raysearch.update import Update

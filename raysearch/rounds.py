@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from raysearch.batches import number_of, stream
 from raysearch.gradients.plain import flat_gradient
+from raysearch.methods.base import END_TASK
 from raysearch.methods.branches import Branch, Branching, coefficients_of
 from raysearch.methods.dev_head import some_of
 from raysearch.methods.schedules import Phase
@@ -27,8 +27,9 @@ from raysearch.model import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.ranks import Ranks
+from raysearch.rng import number_of, stream
 from raysearch.settings import Branches
-from raysearch.steps import END_TASK, Losses, Step
+from raysearch.steps import Losses, Step
 from raysearch.update import Update
 
 ROWS = 64  # of meta-dev, a forward

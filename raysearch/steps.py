@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from raysearch.batches import Group
+from raysearch.methods.base import END_TASK, Coefficients
 from raysearch.methods.schedules import Phase
-from raysearch.methods.static import Coefficients
 
-END_TASK = -1  # beside the objectives' numbers
 SHARED = -3  # of a head's parameter: several objectives'
 Grouped = list[tuple[int, Group]]  # tasks and their rows
 

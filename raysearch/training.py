@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raysearch import checkpoint
-from raysearch.batches import Batches, Open, number_of
+from raysearch.batches import Batches, Open
 from raysearch.checkpoint import TrialFolder
 from raysearch.image import ImageBatches
 from raysearch.image_model import ImageNetwork
@@ -32,6 +32,7 @@ from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
 from raysearch.ranks import Ranks
+from raysearch.rng import number_of
 from raysearch.rounds import Rounds
 from raysearch.steps import Losses
 from raysearch.table import TableBatches

@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from raysearch.batches import Batches, Group, Shuffled, number_of, stream
+from raysearch.batches import Batches, Group
 from raysearch.dev_gradients import DevGradients
 from raysearch.examples import Examples
 from raysearch.gradients.capture import Capture
@@ -28,14 +28,15 @@ from raysearch.gradients.tasks import Ahead, Plain, Segmented, TaskGradients, ch
 from raysearch.looks import again, checked, from_forwards, kept_by, seen
 from raysearch.methods import METHODS
 from raysearch.methods.attittud import Attittud
+from raysearch.methods.base import END_TASK, Asks, Scores, Seen, Weighting
 from raysearch.methods.draws import draw, nothing
 from raysearch.methods.schedules import Phase
-from raysearch.methods.static import Asks, Scores, Seen, Weighting
 from raysearch.model import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses, outputs_of
 from raysearch.ranks import Ranks
-from raysearch.steps import END_TASK, SHARED, Grouped, Losses, Step, add_losses, dealt, rows_of, within
+from raysearch.rng import Shuffled, number_of, stream
+from raysearch.steps import SHARED, Grouped, Losses, Step, add_losses, dealt, rows_of, within
 from raysearch.tasks import Splits
 
 FORWARDS = ("jvp", "difference")  # engines that take no task's gradient

@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import Generator
 
-from raysearch.batches import Shuffled
 from raysearch.methods.dev_head import fit, parts, some_of
 from raysearch.objective import Objective
 from raysearch.primitives.transform import Vocabulary
+from raysearch.rng import Shuffled
 from raysearch.settings import DevHead
 from raysearch.tasks import TextSplit
 from raysearch.text import TextBatches, padded

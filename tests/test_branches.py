@@ -4,8 +4,8 @@ from tiny import OBJECTIVES
 from torch import Tensor
 
 from raysearch import settings as s
+from raysearch.methods.base import END_TASK
 from raysearch.methods.branches import DIW, AlphaVIL, Branching, ForkMerge, coefficients_of
-from raysearch.steps import END_TASK
 
 TWO = OBJECTIVES[:2]
 HELPS, HARMS = TWO[0].name, TWO[1].name

@@ -10,7 +10,7 @@ from torchjd import scalarization
 
 from raysearch.methods import METHODS
 from raysearch.methods.alignment import AuxiNash, bargain, hypergradient
-from raysearch.methods.static import Asks, Scores, Seen, Weighting
+from raysearch.methods.base import Asks, Scores, Seen, Weighting
 from raysearch.objective import Objective
 
 OBJECTIVES = tuple(

@@ -10,9 +10,9 @@ from sklearn.linear_model import Ridge
 from tiny import tiny_data, tiny_plan
 
 from raysearch.field import Gates as Settings
+from raysearch.methods.base import Scores, Seen
 from raysearch.methods.dev_head import left_out_errors
 from raysearch.methods.gates import Gates
-from raysearch.methods.static import Scores, Seen
 from raysearch.objective import Objective
 
 OBJECTIVES = tuple(

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Imports point one way: a module imports from its own line or from one above it.
 LAYERS = """
-words         objective errors versions settings field profiles tables methods
+words         rng objective errors versions settings field profiles tables methods
 declarations  catalog reading own plan space literature knobs task_parts image_specs table_specs text_specs paper_tasks
 searches      declared kinds arms pretrained machine refusals spec
 data          rows docstrings vocabulary tagged prepared planted

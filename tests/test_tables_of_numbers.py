@@ -17,7 +17,6 @@ from tiny import tiny_plan
 
 import raysearch
 from raysearch import planted
-from raysearch.batches import stream
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
 from raysearch.metrics import score
@@ -26,6 +25,7 @@ from raysearch.plan import TrialPlan
 from raysearch.primitives.output import Targets, above_mean, example_losses, restore
 from raysearch.primitives.table import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
 from raysearch.report import write_html
+from raysearch.rng import stream
 from raysearch.space import load_space
 from raysearch.spec import Search
 from raysearch.table_rows import read_table

@@ -8,9 +8,10 @@ import torch
 
 from raysearch import checkpoint
 from raysearch.methods import METHODS, named
+from raysearch.methods.base import Asks, Scores, Seen
 from raysearch.methods.draws import draw
 from raysearch.methods.meta import STAGES, Aang, MetaTartan
-from raysearch.methods.static import Asks, Scores, Searched, Seen, Static
+from raysearch.methods.static import Searched, Static
 from raysearch.objective import Objective
 from raysearch.settings import Aang as AangSettings
 from raysearch.settings import MetaTartan as MetaTartanSettings

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raysearch import field as f
 from raysearch.methods.balancing import Balanced
-from raysearch.methods.static import Asks, Coefficients, Seen, Weighting, coefficients_of
+from raysearch.methods.base import Asks, Coefficients, Seen, Weighting, coefficients_of
 from raysearch.objective import Objective
 
 MOMENTUM = 0.9  # of AuxiNash's preferences, as in the authors' code

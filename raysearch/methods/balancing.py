@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch import field as f
-from raysearch.methods.static import Asks, Coefficients, Seen, Weighting, coefficients_of
+from raysearch.methods.base import Asks, Coefficients, Seen, Weighting, coefficients_of
 from raysearch.objective import Objective
 
 TINY = 1e-8  # FAMO's, under logarithms

@@ -27,10 +27,9 @@ import torch
 from torch import Tensor
 
 from raysearch import settings as s
+from raysearch.methods.base import END_TASK, Coefficients, Name, Weighting
 from raysearch.methods.mixing import black_box, descent, greedy, line, newton
-from raysearch.methods.static import Coefficients, Name, Weighting
 from raysearch.objective import Objective
-from raysearch.steps import END_TASK
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
-from raysearch.methods.static import Coefficients, Weighting
+from raysearch.methods.base import Coefficients, Weighting
 from raysearch.settings import Training
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from raysearch import field as f
-from raysearch.methods.static import Asks, Coefficients, Seen, Weighting
+from raysearch.methods.base import Asks, Coefficients, Seen, Weighting
 from raysearch.objective import Objective
 
 

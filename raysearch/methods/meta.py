@@ -29,7 +29,7 @@ from torch import Tensor
 
 from raysearch import settings as s
 from raysearch.methods import hierarchy
-from raysearch.methods.static import Asks, Coefficients, Name, Scores, Seen, Weighting
+from raysearch.methods.base import Asks, Coefficients, Name, Scores, Seen, Weighting
 from raysearch.objective import Objective
 
 STAGES = ("data", "transform", "representation", "output")
