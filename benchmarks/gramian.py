@@ -41,9 +41,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from raysearch.checkpoint import TrialFolder
 from raysearch.gradients.jacobian import factored
 from raysearch.gradients.plain import flat_gradient
+from raysearch.opening import prepare
 from raysearch.ranks import Ranks
 from raysearch.spec import Search
-from raysearch.tasks import prepare
 from raysearch.training import Trial
 
 ROUNDS, LENGTH, VOCABULARY = 5, 64, 4096

@@ -37,10 +37,10 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.gradients.along import difference, jvp
 from raysearch.gradients.plain import assign, flat_gradient
 from raysearch.heads import LabelHead
+from raysearch.opening import prepare
 from raysearch.primitives.output import example_losses
 from raysearch.ranks import Ranks
 from raysearch.spec import Search
-from raysearch.tasks import prepare
 from raysearch.training import Trial
 
 LENGTH = 64

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from raysearch.arms import uses
+from raysearch.opening import prepare
 from raysearch.paired import bootstrap_interval
 from raysearch.plan import TrialPlan
 from raysearch.spec import Search
-from raysearch.tasks import prepare
 from raysearch.training import train
 
 MODEL = {"mlp": [32, 8], "activation": "tanh"}

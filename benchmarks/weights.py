@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from raysearch.checkpoint import TrialFolder
+from raysearch.opening import prepare
 from raysearch.ranks import Ranks
 from raysearch.spec import Search
 from raysearch.tables import WEIGHTS
-from raysearch.tasks import prepare
 from raysearch.training import Trial
 from raysearch.trajectory import Trajectory
 

@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.objective import Objective
+from raysearch.prepared import Split
 from raysearch.primitives.output import Targets
-from raysearch.tasks import Split
 
 Open = Callable[[str], Split]
 

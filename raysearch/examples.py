@@ -18,12 +18,12 @@ from raysearch.gradients.capture import Capture
 from raysearch.gradients.forms import BatchNorm
 from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit, factored
 from raysearch.gradients.scope import Scope
-from raysearch.model import Network
+from raysearch.network import Network
 from raysearch.plan import TrialPlan
+from raysearch.prepared import Split
 from raysearch.primitives.output import example_losses
 from raysearch.ranks import Ranks
 from raysearch.rng import Shuffled, number_of
-from raysearch.tasks import Split
 
 
 class Examples:

@@ -33,13 +33,13 @@ from raysearch.image_export import logits_of, save_image_model
 from raysearch.image_model import ImageNetwork
 from raysearch.metrics import score
 from raysearch.model import TextNetwork
+from raysearch.opening import open_split
 from raysearch.plan import TrialPlan
-from raysearch.prepared import about_of
+from raysearch.prepared import Split, about_of, load_prepared
 from raysearch.primitives.output import example_losses
 from raysearch.retraining import Verification, compare, sha256_of, train_again
 from raysearch.run import Run
 from raysearch.spec import Search
-from raysearch.tasks import Split, load_prepared, open_split
 from raysearch.text import padded
 from raysearch.training import EVALUATION_BATCH, build, set_parameters, vocabulary_of
 

@@ -21,12 +21,12 @@ from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.errors import RunError
 from raysearch.ledger import Ledger
+from raysearch.opening import Splits, open_split
 from raysearch.plan import TrialPlan
-from raysearch.prepared import about_of
+from raysearch.prepared import about_of, load_prepared
 from raysearch.ranks import Ranks
 from raysearch.retraining import Retrained, sha256_of, train_again
 from raysearch.run import Run
-from raysearch.tasks import Splits, load_prepared, open_split
 from raysearch.training import batches_of, build, evaluate, set_parameters
 
 OPENED = "opened_test"

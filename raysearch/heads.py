@@ -116,3 +116,16 @@ class LabelHead(nn.Module):
         """Logits of the hidden states at position 0."""
         logits: Tensor = self.layers(first)
         return logits
+
+
+class PooledHead(nn.Module):
+    """A classifier that reads hidden states (b, 1, F): logits (b, C)."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.linear(hidden[:, 0])
+        return logits

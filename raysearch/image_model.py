@@ -21,8 +21,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from raysearch.heads import LabelHead
-from raysearch.model import Network, set_dropout
+from raysearch.heads import LabelHead, PooledHead
+from raysearch.huggingface import set_dropout
+from raysearch.network import Network
 from raysearch.plan import TrialPlan
 
 GROUP = 8  # channels that a group norm puts into one group, at most
@@ -106,19 +107,6 @@ class WideResNet(nn.Module):
         """Features (b, 64 x widen)."""
         features: Tensor = F.relu(self.norm(self.blocks(self.stem(pixels)))).mean(dim=(2, 3))
         return features
-
-
-class PooledHead(nn.Module):
-    """A classifier that reads hidden states (b, 1, F): logits (b, C)."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.linear = linear
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits."""
-        logits: Tensor = self.linear(hidden[:, 0])
-        return logits
 
 
 class Decoder(nn.Module):

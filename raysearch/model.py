@@ -20,65 +20,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from raysearch.heads import DenoiseHead, Given, HuggingFaceHead, LabelHead
+from raysearch.huggingface import set_dropout
+from raysearch.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.pretrained import pretrained_source
 from raysearch.primitives.output import HEADS
 
-_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
-_HEAD_DROPOUTS = ("classifier_dropout", "seq_classif_dropout", "cls_dropout", "pooler_dropout")
 NOISE = 1.0  # standard deviation of noisy embeddings, in standard deviations of the embedding table
 MASK_STYLES = ("additive", "boolean")  # (B, 1, S, S) of 0 and -3e38, or (B, S, S) of true and false
-
-
-class Network(nn.Module):
-    """A body, the end task's head, and a head for each objective: what training needs of them, whatever the kind."""
-
-    body: nn.Module
-    end_task: nn.Module  # hidden states to logits
-    heads: nn.ModuleList
-
-    @property
-    def width(self) -> int:
-        """H, the size of a hidden state."""
-        raise NotImplementedError
-
-    def hidden(self, *inputs: Any, **more: Any) -> Tensor:
-        """The body's hidden states (B, S, H) for a batch's inputs."""
-        raise NotImplementedError
-
-    @property
-    def couples_rows(self) -> bool:
-        """Does the body mix the rows of a batch while it trains, as BatchNorm does?"""
-        return any(isinstance(module, _BatchNorm) for module in self.body.modules())
-
-    def statistics(self) -> list[Tensor]:
-        """What the body's BatchNorm layers have kept of the rows that they have seen."""
-        return [kept for module in self.body.modules() if isinstance(module, _BatchNorm) for kept in module.buffers()]
-
-    def recompute(self) -> None:
-        """Checkpoint the body's layers: their activations are computed again on the way back.
-
-        Raises ValueError for a body that has no such way.
-        """
-        for module in self.body.modules():
-            if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
-                module.activation_checkpointing_enable({"use_reentrant": False})
-                return
-        raise ValueError(f"recompute: {type(self.body).__name__} cannot checkpoint its layers; leave it out")
-
-    def body_parameters(self) -> list[nn.Parameter]:
-        """theta, in a fixed order."""
-        return [parameter for parameter in self.body.parameters() if parameter.requires_grad]
-
-    def head_parameters(self) -> list[nn.Parameter]:
-        """phi: what is not theta, in a fixed order."""
-        body = {id(parameter) for parameter in self.body.parameters()}
-        return [p for p in self.parameters() if id(p) not in body and p.requires_grad]
 
 
 class TextNetwork(Network):
@@ -244,13 +197,3 @@ def _hugging_face(
         source if not Path(source).exists() else str(Path(source)), config=config, dtype=torch.float32
     )
     return loaded
-
-
-def set_dropout(config: Any, dropout: float) -> None:
-    """Set every dropout that a Hugging Face config has; heads' only where they have one of their own."""
-    for name in _DROPOUTS:
-        if hasattr(config, name):
-            setattr(config, name, dropout)
-    for name in _HEAD_DROPOUTS:
-        if getattr(config, name, None) is not None:
-            setattr(config, name, dropout)

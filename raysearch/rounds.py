@@ -23,7 +23,7 @@ from raysearch.methods.base import END_TASK
 from raysearch.methods.branches import Branch, Branching, coefficients_of
 from raysearch.methods.dev_head import some_of
 from raysearch.methods.schedules import Phase
-from raysearch.model import Network
+from raysearch.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.ranks import Ranks

@@ -26,7 +26,9 @@ from raysearch.declared import Executor
 from raysearch.errors import RunError
 from raysearch.ledger import Ledger
 from raysearch.machine import check_packages
+from raysearch.opening import prepare
 from raysearch.own import functions_of
+from raysearch.prepared import Prepared
 from raysearch.progress import Progress
 from raysearch.ranks import Ranks
 from raysearch.reading import Node
@@ -37,7 +39,6 @@ from raysearch.serving import TRAIN, load, name_of, renew, run_plan
 from raysearch.spec import Search, load_search
 from raysearch.study import Study
 from raysearch.tables import Report
-from raysearch.tasks import Prepared, prepare
 
 if TYPE_CHECKING:  # a search in this process needs no Ray
     from raysearch.fleet import Cluster, Fleet

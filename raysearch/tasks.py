@@ -1,14 +1,9 @@
-"""Text tasks: from a user's rows to the splits that every trial reads; and the way in for every kind of task.
-
-The driver prepares a task once a run; workers map the result into memory. Splits are separate objects: see
-`prepared`. Images are prepared by `image_data`, tables by `table_data`.
-"""
+"""Text tasks: from a user's rows to the splits that every trial reads."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +15,11 @@ from numpy.typing import NDArray
 
 from raysearch import docstrings
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.image_data import opened_images, prepare_images
 from raysearch.prepared import (
     FRACTIONS,
     SPLITS,
     UNLABELLED,
     Prepared,
-    Split,
     deal,
     find,
     in_order,
@@ -37,16 +30,12 @@ from raysearch.prepared import (
     written,
 )
 from raysearch.rows import Rows, read_hub, read_rows
-from raysearch.table_data import opened_table, prepare_table
 from raysearch.tagged import Tagged, encode_tags, read_tagged
 
 if TYPE_CHECKING:
-    from raysearch.image_specs import ImageTask
-    from raysearch.table_specs import TableTask
     from raysearch.text_specs import TaskSpec
     from raysearch.vocabulary import Vocabulary
 
-__all__ = ["SPLITS", "Prepared", "Split", "TextSplit", "deal", "load_prepared", "open_split", "prepare"]
 
 EMBEDDED = {"docstrings": docstrings.load_rows}
 DATA_VERSION = "1"
@@ -74,20 +63,8 @@ class TextSplit:
         return self.tokens[self.offsets[i] : self.offsets[i + 1]]
 
 
-def prepare(
-    task: TaskSpec | ImageTask | TableTask, model: Mapping[str, Any], folder: Path, data_root: Path | None = None
-) -> Prepared:
-    """The splits of `task` in `folder`, as `model` reads them; what is there is kept if its sources are the same.
-
-    Files are looked for under `data_root` (None: what RAYSEARCH_DATA names), then beside the declaration.
-    Raises SpecError for data that cannot be used, and for a folder that was prepared from other sources.
-    """
-    if data_root is None and os.environ.get("RAYSEARCH_DATA"):
-        data_root = Path(os.environ["RAYSEARCH_DATA"])
-    if task.kind == "image":
-        return prepare_images(task, model, folder, data_root)
-    if task.kind == "table":
-        return prepare_table(task, folder, data_root)
+def prepare_text(task: TaskSpec, model: Mapping[str, Any], folder: Path, data_root: Path | None) -> Prepared:
+    """The splits of a text task in `folder`, as `opening.prepare` says."""
     paths = {part: _find(task, part, data_root) for part in ("train", "dev", "test", "domain")}
     for part in ("out_of_domain", "neural_lm"):
         if getattr(task, part) is not None:
@@ -103,40 +80,12 @@ def prepare(
     return written(folder, lambda draft: _write(draft, task, model, splits, labels, source))
 
 
-def open_split(folder: Path | str, name: str) -> Split:
-    """One split of prepared data, mapped into memory. "test" is for export alone.
-
-    Raises SpecError when the split is not there.
-    """
-    path = Path(folder) / f"{name}.arrow"
-    if not path.exists():
-        known = [split for split in SPLITS if (Path(folder) / f"{split}.arrow").exists()]
-        raise SpecError(f"no split {name!r}{did_you_mean(name, known)}", file=str(folder))
-    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    if "pixels" in batch.schema.names:
-        return opened_images(batch)
-    if "features" in batch.schema.names:
-        return opened_table(batch)
+def opened_text(batch: pa.RecordBatch) -> TextSplit:
+    """A split of text, of its columns."""
     lists = batch.column("tokens")
     labels = batch.column("label").to_numpy() if "label" in batch.schema.names else None
     tags = batch.column("tags").values.to_numpy() if "tags" in batch.schema.names else None
     return TextSplit(lists.offsets.to_numpy().astype(np.int64), lists.values.to_numpy(), labels, tags)
-
-
-class Splits:
-    """The splits that a trial may read, each mapped once; test is not among them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._open: dict[str, Split] = {}
-
-    def __call__(self, name: str) -> Split:
-        """One split by name."""
-        if name == "test":
-            raise ValueError("a trial may not open the test split")
-        if name not in self._open:
-            self._open[name] = open_split(self.folder, name)
-        return self._open[name]
 
 
 # ---- reading ----

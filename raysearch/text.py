@@ -20,13 +20,14 @@ from torch import Generator, Tensor
 from raysearch.batches import Group, Open, labels_of
 from raysearch.objective import Objective
 from raysearch.own import Functions
+from raysearch.prepared import Split
 from raysearch.primitives.data import data_of
 from raysearch.primitives.output import Targets
 from raysearch.primitives.representation import REPRESENTATIONS
 from raysearch.primitives.statistics import token_statistics
 from raysearch.primitives.transform import TRANSFORMS, View, Vocabulary, select, viewed
 from raysearch.tagged import NO_TAG
-from raysearch.tasks import Split, TextSplit
+from raysearch.tasks import TextSplit
 
 
 def padded(split: Split, rows: Sequence[int], vocabulary: Vocabulary, longest: int) -> Tensor:

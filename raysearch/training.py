@@ -26,9 +26,12 @@ from raysearch.methods import METHODS
 from raysearch.methods.branches import Branching
 from raysearch.methods.schedules import Phase
 from raysearch.metrics import score
-from raysearch.model import Network, TextNetwork
+from raysearch.model import TextNetwork
+from raysearch.network import Network
+from raysearch.opening import Splits
 from raysearch.own import functions_of
 from raysearch.plan import TrialPlan
+from raysearch.prepared import Split
 from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
 from raysearch.ranks import Ranks
@@ -38,7 +41,6 @@ from raysearch.steps import Losses
 from raysearch.table import TableBatches
 from raysearch.table_model import TableNetwork
 from raysearch.tables import Report
-from raysearch.tasks import Split, Splits
 from raysearch.text import TextBatches
 from raysearch.trajectory import Trajectory
 from raysearch.update import Update

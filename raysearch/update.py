@@ -31,13 +31,13 @@ from raysearch.methods.attittud import Attittud
 from raysearch.methods.base import END_TASK, Asks, Scores, Seen, Weighting
 from raysearch.methods.draws import draw, nothing
 from raysearch.methods.schedules import Phase
-from raysearch.model import Network
+from raysearch.network import Network
+from raysearch.opening import Splits
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses, outputs_of
 from raysearch.ranks import Ranks
 from raysearch.rng import Shuffled, number_of, stream
 from raysearch.steps import SHARED, Grouped, Losses, Step, add_losses, dealt, rows_of, within
-from raysearch.tasks import Splits
 
 FORWARDS = ("jvp", "difference")  # engines that take no task's gradient
 

@@ -12,10 +12,10 @@ from raysearch import checkpoint
 from raysearch.errors import RunError
 from raysearch.export import export
 from raysearch.final import OPENED, final
+from raysearch.opening import open_split
 from raysearch.plan import TrialPlan
 from raysearch.run import Run
 from raysearch.spec import Search, load_search
-from raysearch.tasks import open_split
 from raysearch.training import train
 
 

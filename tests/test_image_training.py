@@ -17,13 +17,13 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
 from raysearch.image_specs import ImageTask
+from raysearch.opening import open_split, prepare
 from raysearch.plan import TrialPlan
 from raysearch.ranks import Ranks
 from raysearch.run import Run
 from raysearch.space import load_space
 from raysearch.spec import Search
 from raysearch.tables import Report
-from raysearch.tasks import open_split, prepare
 from raysearch.training import Trial, build, train
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -15,9 +15,9 @@ from raysearch.image_data import ImageSplit
 from raysearch.image_dealing import digits
 from raysearch.image_rows import decoded, fitted
 from raysearch.image_specs import ImageTask
+from raysearch.opening import open_split, prepare
 from raysearch.prepared import Prepared, about_of
 from raysearch.reading import Node
-from raysearch.tasks import open_split, prepare
 from raysearch.text_specs import TaskSpec
 
 CNN = {"image": "small_cnn", "widths": [4], "norm": "group"}

@@ -25,8 +25,8 @@ import typer
 
 import raysearch
 from raysearch import Search, checkpoint, cli, load_search, tables
+from raysearch.opening import prepare
 from raysearch.planning import first_plans
-from raysearch.tasks import prepare
 from raysearch.training import train
 
 HERE = Path(__file__).parent

@@ -27,8 +27,9 @@ words         rng objective errors versions settings field profiles tables metho
 declarations  catalog reading own plan space literature knobs task_parts image_specs table_specs text_specs paper_tasks
 searches      declared kinds arms pretrained machine refusals spec
 data          rows docstrings vocabulary tagged prepared planted
-tasks         image_rows image_dealing image_data table_rows table_data tasks
-batches       ranks metrics heads model image_model primitives primitives.* batches text image table table_model
+tasks         image_rows image_dealing image_data table_rows table_data tasks opening
+batches       ranks metrics heads network huggingface model image_model primitives primitives.*
+builders      batches text image table table_model
 steps         gradients gradients.* methods.* steps looks examples dev_gradients update
 training      rounds checkpoint trajectory training
 record        segments ledger run paired pictures sweep_pictures weight_pictures markup comparisons page report

@@ -11,10 +11,10 @@ from tiny import LEARNING, OFFICIAL, quickly, tiny_data, tiny_plan
 
 from raysearch.checkpoint import TrialFolder
 from raysearch.image_specs import ImageTask
+from raysearch.opening import prepare
 from raysearch.plan import TrialPlan
 from raysearch.ranks import Ranks
 from raysearch.space import load_space
-from raysearch.tasks import prepare
 from raysearch.training import Trial, evaluate, set_parameters
 
 pytestmark = pytest.mark.slow

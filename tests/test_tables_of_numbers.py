@@ -21,6 +21,7 @@ from raysearch.errors import RunError, SpecError
 from raysearch.export import export
 from raysearch.metrics import score
 from raysearch.objective import Objective
+from raysearch.opening import open_split, prepare
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import Targets, above_mean, example_losses, restore
 from raysearch.primitives.table import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
@@ -30,7 +31,6 @@ from raysearch.space import load_space
 from raysearch.spec import Search
 from raysearch.table_rows import read_table
 from raysearch.table_specs import Planted, TableTask
-from raysearch.tasks import open_split, prepare
 from raysearch.training import train
 
 MODEL = {"mlp": [8, 4], "activation": "tanh"}

@@ -14,8 +14,10 @@ from transformers import AutoTokenizer
 
 from raysearch import pretrained
 from raysearch.errors import SpecError
+from raysearch.opening import open_split, prepare
+from raysearch.prepared import Prepared, deal, load_prepared
 from raysearch.rows import read_hub, read_rows
-from raysearch.tasks import Prepared, TextSplit, deal, load_prepared, open_split, prepare
+from raysearch.tasks import TextSplit
 from raysearch.text_specs import MODELS, ExtraTask, TaskSpec
 from raysearch.vocabulary import train_word_pieces
 

@@ -13,10 +13,10 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.methods import named
 from raysearch.methods.schedules import Phase
 from raysearch.objective import Objective
+from raysearch.opening import Splits
 from raysearch.ranks import Ranks
 from raysearch.space import load_space
 from raysearch.tables import EVALUATIONS
-from raysearch.tasks import Splits
 from raysearch.text_specs import ExtraTask
 from raysearch.training import Trial, rate_factor, train
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from raysearch.methods import METHODS
 from raysearch.objective import Objective
+from raysearch.opening import prepare
 from raysearch.plan import TrialPlan
 from raysearch.settings import Training
 from raysearch.spec import TaskSpec
-from raysearch.tasks import prepare
 
 MODEL = {
     "config": {
