@@ -14,9 +14,9 @@ from raysearch.methods import METHODS
 from raysearch.objective import Objective
 from raysearch.planning import outline
 from raysearch.profiles import BUNDLES, PROFILES
-from raysearch.settings import Training
 from raysearch.space import KINDS, load_space
 from raysearch.spec import load_search
+from raysearch.training_settings import Training
 
 Row = dict[str, Any]
 

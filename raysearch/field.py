@@ -1,71 +1,10 @@
-"""Settings of the field's weightings and surgeries (docs/guide/methods.md), as those of `settings`."""
+"""Settings of the surgeries."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raysearch.settings import Balance, Branches, MetaBatch, Sampling, Settings, Similarity, Static, knob
-
-
-@dataclass(frozen=True, kw_only=True)
-class Uncertainty(Sampling):
-    """Uncertainty weighting: a log-variance for each task."""
-
-    lr_uncertainty: float = knob(0.02, "rate of the log-variances (SGD)", low=0, high=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DWA(Settings):
-    """Dynamic weight average: how fast losses fall."""
-
-    dwa_window: int = knob(20, "steps whose mean loss stands for the paper's epoch", low=1, unit="step")
-    dwa_temperature: float = knob(2.0, "temperature of the softmax over the ratios of losses", low=0, open_low=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradNorm(Settings):
-    """GradNorm: norms of gradients in proportion to training rates."""
-
-    gradnorm_alpha: float = knob(1.5, "how much slower tasks are favoured; 0 makes norms alike", low=0)
-    lr_gradnorm: float = knob(0.025, "rate of the weights, which sum to the number of tasks (SGD)", low=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FAMO(Settings):
-    """FAMO: all losses' logarithms fall alike."""
-
-    lr_famo: float = knob(0.025, "rate of the task logits (Adam)", low=0)
-    famo_decay: float = knob(1e-3, "weight decay of the task logits (the paper's gamma; its code has 1e-5)", low=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RLW(Sampling):
-    """Random loss weighting."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OlAux(Balance, Similarity):
-    """OL-AUX: weights moved by the agreement of training gradients."""
-
-    ol_aux_steps: int = knob(5, "steps whose similarities move the weights (the paper's N)", low=1, unit="step")
-    lr_ol_aux: float = knob(0.1, "rate of the weights, which begin at 1 (the paper's beta)", low=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DGA(Balance, MetaBatch, Similarity):
-    """DGA: exponentiated gradient on the agreement with the dev gradient through the end task's own head."""
-
-    lr_dga: float = knob(0.5, "step of the exponentiated gradient (the paper's eta)", low=0)
-    dga_ema: float = knob(0.1, "share of the new weights in their moving average; 1 is none (DoGE)", low=0, high=1)
-    dga_every: int = knob(5, "steps between looks at the dev gradient", low=1, unit="step")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuxiNash(MetaBatch):
-    """AuxiNash: a bargain under learned preferences."""
-
-    lr_preference: float = knob(5e-3, "rate of the preferences (SGD with momentum)", low=0)
-    preference_every: int = knob(25, "steps between moves of the preferences", low=1, unit="step")
+from raysearch.fields import Settings, knob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,28 +76,32 @@ class PCD(Conflict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut(MetaBatch):
-    """Labelled rows of meta-dev and train, each scored by the least-squares head that the others give."""
+class Attittud(Settings):
+    """ATTITTUD: the auxiliary gradient split along the end task's leading directions."""
 
-    gate_train_rows: int = knob(32, "training examples beside those of meta-dev, left out in turn too", low=0)
-    gate_ridge: float = knob(0.1, "ridge of the dev head, in mean squares of its inputs", low=0, open_low=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gates(Static, LeftOut, Similarity):
-    """Gates, raysearch's own: every objective by itself, on evidence from labelled rows that are left out in turn."""
-
-    lr_gates: float = knob(4.0, "rate of the evidence", low=0)
-    gate_margin: float = knob(8e-3, "similarity that leaves a gate where it is; less closes it")
-    gate_start: float = knob(-1.4, "evidence at first; a gate is its sigmoid")
-    gate_limit: float = knob(6.0, "largest evidence for or against an objective", low=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probes(Branches, Balance, LeftOut):
-    """Probes, raysearch's own: a short training on each objective alone says whether it takes part."""
-
-    probe_rate: float = knob(1.0, "factor of the learning rates while it probes", low=0, open_low=True)
-    probe_margin: float = knob(
-        1.0, "standard errors of gain on left-out rows that shut an objective out; one more, and it takes part in full"
+    eta_perp: float = knob(1.0, "factor of the part outside the end task's subspace")
+    eta_pos: float = knob(1.0, "factor of the part that agrees with the end task")
+    eta_neg: float = knob(-1.0, "factor of the part that opposes the end task")
+    k: int = knob(5, "rank of the end task's subspace, at most m", low=1)
+    m: int = knob(32, "end-task examples whose gradients span the subspace", low=1, unit="example")
+    basis_every: int = knob(1, "steps that a basis is kept (the paper's n)", low=1, unit="step")
+    basis: str = knob(
+        "exact",
+        "what spans the subspace: exact (SVD), randomized_svd (the paper), range_finder (its code), random, "
+        "unit_average (the end task's own gradient: PCGrad's), canonical (every parameter a direction)",
+        choices=("exact", "randomized_svd", "range_finder", "random", "unit_average", "canonical"),
+    )
+    oversample: int = knob(5, "directions sketched beyond k by randomized_svd", low=0)
+    power_iterations: int = knob(1, "multiplications by J^T J before the sketch of randomized_svd", low=0)
+    basis_rows: str = knob("fresh", "spanned by fresh examples (code) or the step's", choices=("fresh", "same"))
+    scope: str = knob(
+        "body",
+        "parameters that are cut: the shared body, its last layers, each layer by itself, or heads too (vision code)",
+        choices=("body", "last", "per_layer", "all"),
+    )
+    last_layers: int = knob(2, "layers of scope 'last'", low=1)
+    batch_norm: str = knob(
+        "frozen",
+        "a body with BatchNorm has no per-example gradients: take its statistics as constants, or rows as coupled",
+        choices=("frozen", "coupled"),
     )

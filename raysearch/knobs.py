@@ -10,10 +10,11 @@ from dataclasses import Field, fields
 from typing import Any, cast
 
 from raysearch.errors import did_you_mean
+from raysearch.fields import Settings, Value, check_value
 from raysearch.methods import FAMILIES, METHODS, Family, named
 from raysearch.reading import Node
-from raysearch.settings import Settings, Training, Value, check_value
 from raysearch.space import KINDS
+from raysearch.training_settings import Training
 
 INCLUDE = "include."  # include.<stage>.<primitive>: is that primitive of the space in?
 WEIGHT = "weight."  # weight.<stage>.<primitive>, weight.<objective>: factors of an objective's static weight

@@ -22,7 +22,7 @@ import yaml
 
 from raysearch.catalog import shown
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.settings import check_value
+from raysearch.fields import check_value
 
 T = TypeVar("T")
 Keys = tuple[str | int, ...]

@@ -1,105 +1,10 @@
-"""Every setting of a trial: its meaning, unit, range and default, declared once.
-
-Those of the field's methods are in `field`. A setting's name is unique over all classes of both, so that a search
-names it without saying whose it is; a test holds us to that. Names are the papers'; defaults are for a small encoder on
-a small machine.
-"""
+"""Settings of the weightings. A setting's name is unique over all groups, so that a search need not say whose it is."""
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
-from raysearch.errors import did_you_mean
-
-Value = bool | int | float | str
-
-
-def knob(
-    default: Value,
-    meaning: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    open_low: bool = False,
-    unit: str = "",
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A dataclass field of one setting; its range is [low, high], or (low, high] when `open_low`."""
-    about = {"meaning": meaning, "low": low, "high": high, "open_low": open_low, "unit": unit, "choices": choices}
-    return field(default=default, metadata=about)
-
-
-def check_value(setting: Field[Any], value: object) -> None:
-    """Raise ValueError, with the remedy, unless `value` may be given to `setting`."""
-    about, kind = setting.metadata, type(setting.default)
-    name = setting.name
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    if isinstance(value, str) and about["choices"] and value not in about["choices"]:
-        raise ValueError(f"{name}: unknown choice {value!r}{did_you_mean(value, about['choices'])}")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        low, high = about["low"], about["high"]
-        below = low is not None and (value <= low if about["open_low"] else value < low)
-        if value != value or below or (high is not None and value > high):
-            left = "(-inf" if low is None else f"{'(' if about['open_low'] else '['}{low:g}"
-            right = "inf)" if high is None else f"{high:g}]"
-            raise ValueError(f"{name} must be in {left}, {right}, got {value!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Base of all groups of settings: values are checked against their declared ranges."""
-
-    def __post_init__(self) -> None:
-        for setting in fields(self):
-            check_value(setting, getattr(self, setting.name))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training(Settings):
-    """What every trial has, whatever its method."""
-
-    steps: int = knob(200, "optimizer steps of the main phase", low=1, unit="step")
-    batch_size: int = knob(32, "end-task examples a step, over all ranks", low=1, unit="example")
-    aux_batch_size: int = knob(32, "auxiliary examples a step, shared by its objectives", low=1, unit="example")
-    lr: float = knob(5e-4, "peak learning rate of the body", low=0, open_low=True)
-    head_lr: float = knob(1e-3, "peak learning rate of the heads", low=0, open_low=True)
-    weight_decay: float = knob(0.01, "AdamW decay of the body (none on biases and norms)", low=0)
-    head_weight_decay: float = knob(0.1, "AdamW decay of the heads (AANG's code)", low=0)
-    warmup: float = knob(0.06, "share of the steps with a rising learning rate; it falls linearly after", low=0, high=1)
-    clip: float = knob(1.0, "largest norm of the combined gradient; 0 never clips", low=0)
-    dropout: float = knob(0.1, "dropout of body and heads", low=0, high=0.9)
-    max_length: int = knob(64, "tokens kept of a text, special ones included", low=4, unit="token")
-    select_probability: float = knob(0.15, "chance that a transform selects a token", low=0, high=1, open_low=True)
-    eval_every: int = knob(20, "steps between evaluations on select-dev", low=1, unit="step")
-    patience: int = knob(0, "evaluations without a new best before a phase ends; 0 never", low=0, unit="evaluation")
-    checkpoint_every: int = knob(0, "steps between checkpoints; 0 at every evaluation", low=0, unit="step")
-    micro_batches: int = knob(1, "parts that a step's rows go through the encoder in, one after another", low=1)
-    recompute: bool = knob(False, "keep no activations of the encoder's layers, compute them again on the way back")
-    engine: str = knob(
-        "auto",
-        "single gradients from layers' products, or by a backward each (the reference, and auto where a body mixes "
-        "rows); or their products with the dev gradient alone, by jvp (exact) or finite difference",
-        choices=("auto", "products", "jvp", "difference", "backward"),
-    )
-    precision: str = knob("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
-    weights_every: int = knob(1, "fewest steps between two entries of the weights table", low=1, unit="step")
-    lm_head: str = knob(
-        "tied",
-        "decoder of a head over the vocabulary: tied to the embeddings; shared, one tied head for each output; "
-        "low_rank, tied plus a correction of rank lm_rank; untied, a copy (the papers)",
-        choices=("tied", "shared", "low_rank", "untied"),
-    )
-    lm_rank: int = knob(8, "rank of the correction of lm_head 'low_rank'", low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoSettings(Settings):
-    """A method without settings of its own."""
+from raysearch.fields import Settings, knob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,61 +120,6 @@ class Aang(Static, MetaGradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attittud(Settings):
-    """ATTITTUD: the auxiliary gradient split along the end task's leading directions."""
-
-    eta_perp: float = knob(1.0, "factor of the part outside the end task's subspace")
-    eta_pos: float = knob(1.0, "factor of the part that agrees with the end task")
-    eta_neg: float = knob(-1.0, "factor of the part that opposes the end task")
-    k: int = knob(5, "rank of the end task's subspace, at most m", low=1)
-    m: int = knob(32, "end-task examples whose gradients span the subspace", low=1, unit="example")
-    basis_every: int = knob(1, "steps that a basis is kept (the paper's n)", low=1, unit="step")
-    basis: str = knob(
-        "exact",
-        "what spans the subspace: exact (SVD), randomized_svd (the paper), range_finder (its code), random, "
-        "unit_average (the end task's own gradient: PCGrad's), canonical (every parameter a direction)",
-        choices=("exact", "randomized_svd", "range_finder", "random", "unit_average", "canonical"),
-    )
-    oversample: int = knob(5, "directions sketched beyond k by randomized_svd", low=0)
-    power_iterations: int = knob(1, "multiplications by J^T J before the sketch of randomized_svd", low=0)
-    basis_rows: str = knob("fresh", "spanned by fresh examples (code) or the step's", choices=("fresh", "same"))
-    scope: str = knob(
-        "body",
-        "parameters that are cut: the shared body, its last layers, each layer by itself, or heads too (vision code)",
-        choices=("body", "last", "per_layer", "all"),
-    )
-    last_layers: int = knob(2, "layers of scope 'last'", low=1)
-    batch_norm: str = knob(
-        "frozen",
-        "a body with BatchNorm has no per-example gradients: take its statistics as constants, or rows as coupled",
-        choices=("frozen", "coupled"),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FineTune(Settings):
-    """A last phase on the end task alone."""
-
-    finetune_steps: int = knob(50, "steps on the end task alone", low=1, unit="step")
-    finetune_lr: float = knob(1e-4, "constant rate of body and head in that phase", low=0, open_low=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retrain(Settings):
-    """A second run from the first parameters, with the weights that the first one learned."""
-
-    retrain_steps: int = knob(200, "steps of the second run, at the rates of the first", low=1, unit="step")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretrain(Settings):
-    """A first phase on the auxiliary objectives alone."""
-
-    pretrain_steps: int = knob(100, "steps on the auxiliary objectives alone", low=1, unit="step")
-    pretrain_lr: float = knob(5e-4, "peak learning rate of the body in that phase", low=0, open_low=True)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Branches(Settings):
     """Branches that train by themselves from common parameters, and are mixed: a round."""
 
@@ -334,3 +184,92 @@ class ForkMerge(Branches):
     merge_points: int = knob(5, "parts that the grid of a coefficient has (the paper's 0, 0.2, ..., 1)", low=1)
     prune_after: int = knob(0, "merges after which branches without a part are dropped; 0 never", low=0)
     keep_branches: int = knob(0, "most branches kept then beside the end task's; 0 all that have a part", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty(Sampling):
+    """Uncertainty weighting: a log-variance for each task."""
+
+    lr_uncertainty: float = knob(0.02, "rate of the log-variances (SGD)", low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DWA(Settings):
+    """Dynamic weight average: how fast losses fall."""
+
+    dwa_window: int = knob(20, "steps whose mean loss stands for the paper's epoch", low=1, unit="step")
+    dwa_temperature: float = knob(2.0, "temperature of the softmax over the ratios of losses", low=0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradNorm(Settings):
+    """GradNorm: norms of gradients in proportion to training rates."""
+
+    gradnorm_alpha: float = knob(1.5, "how much slower tasks are favoured; 0 makes norms alike", low=0)
+    lr_gradnorm: float = knob(0.025, "rate of the weights, which sum to the number of tasks (SGD)", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FAMO(Settings):
+    """FAMO: all losses' logarithms fall alike."""
+
+    lr_famo: float = knob(0.025, "rate of the task logits (Adam)", low=0)
+    famo_decay: float = knob(1e-3, "weight decay of the task logits (the paper's gamma; its code has 1e-5)", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLW(Sampling):
+    """Random loss weighting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OlAux(Balance, Similarity):
+    """OL-AUX: weights moved by the agreement of training gradients."""
+
+    ol_aux_steps: int = knob(5, "steps whose similarities move the weights (the paper's N)", low=1, unit="step")
+    lr_ol_aux: float = knob(0.1, "rate of the weights, which begin at 1 (the paper's beta)", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGA(Balance, MetaBatch, Similarity):
+    """DGA: exponentiated gradient on the agreement with the dev gradient through the end task's own head."""
+
+    lr_dga: float = knob(0.5, "step of the exponentiated gradient (the paper's eta)", low=0)
+    dga_ema: float = knob(0.1, "share of the new weights in their moving average; 1 is none (DoGE)", low=0, high=1)
+    dga_every: int = knob(5, "steps between looks at the dev gradient", low=1, unit="step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxiNash(MetaBatch):
+    """AuxiNash: a bargain under learned preferences."""
+
+    lr_preference: float = knob(5e-3, "rate of the preferences (SGD with momentum)", low=0)
+    preference_every: int = knob(25, "steps between moves of the preferences", low=1, unit="step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut(MetaBatch):
+    """Labelled rows of meta-dev and train, each scored by the least-squares head that the others give."""
+
+    gate_train_rows: int = knob(32, "training examples beside those of meta-dev, left out in turn too", low=0)
+    gate_ridge: float = knob(0.1, "ridge of the dev head, in mean squares of its inputs", low=0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates(Static, LeftOut, Similarity):
+    """Gates, raysearch's own: every objective by itself, on evidence from labelled rows that are left out in turn."""
+
+    lr_gates: float = knob(4.0, "rate of the evidence", low=0)
+    gate_margin: float = knob(8e-3, "similarity that leaves a gate where it is; less closes it")
+    gate_start: float = knob(-1.4, "evidence at first; a gate is its sigmoid")
+    gate_limit: float = knob(6.0, "largest evidence for or against an objective", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probes(Branches, Balance, LeftOut):
+    """Probes, raysearch's own: a short training on each objective alone says whether it takes part."""
+
+    probe_rate: float = knob(1.0, "factor of the learning rates while it probes", low=0, open_low=True)
+    probe_margin: float = knob(
+        1.0, "standard errors of gain on left-out rows that shut an objective out; one more, and it takes part in full"
+    )

@@ -30,6 +30,7 @@ from raysearch.declared import (
     Scheduler,
 )
 from raysearch.errors import SpecError
+from raysearch.fields import Value
 from raysearch.image_specs import ImageModel, ImageTask
 from raysearch.knobs import INCLUDE, WEIGHT, fixed_settings
 from raysearch.machine import check_machine, check_packages
@@ -38,7 +39,6 @@ from raysearch.plan import TrialPlan
 from raysearch.profiles import Profile
 from raysearch.reading import HIDDEN, Node, plain
 from raysearch.refusals import check_consistency
-from raysearch.settings import Value
 from raysearch.space import Space, load_space
 from raysearch.table_specs import TableModel, TableTask
 from raysearch.text_specs import MODELS, TASKS, ModelSpec, TaskSpec

@@ -11,11 +11,11 @@ from tiny import OBJECTIVES, tiny_data, tiny_plan
 from torch import Tensor
 
 from raysearch.checkpoint import TrialFolder
-from raysearch.field import Probes as Settings
 from raysearch.methods.probes import Probes
 from raysearch.plan import TrialPlan
 from raysearch.ranks import Ranks
 from raysearch.rounds import Rounds
+from raysearch.settings import Probes as Settings
 from raysearch.training import Trial, parameters_of, train
 
 THREE = OBJECTIVES[:3]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from raysearch import cli, field, settings
+from raysearch import cli, field, schedule_settings, settings, training_settings
 from raysearch.docstrings import LIBRARIES
 from raysearch.methods import METHODS
 
@@ -23,7 +23,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Imports point one way: a module imports from its own line or from one above it.
 LAYERS = """
-words         rng objective errors versions settings field profiles tables methods
+settings      errors fields settings field training_settings schedule_settings
+words         rng objective versions profiles tables methods
 declarations  catalog reading own plan space literature knobs task_parts image_specs table_specs text_specs paper_tasks
 searches      declared kinds arms pretrained machine refusals spec
 data          rows docstrings vocabulary tagged prepared planted
@@ -132,7 +133,12 @@ def test_a_module_has_at_most_400_lines(module: str) -> None:
 
 
 def test_a_setting_name_means_one_thing() -> None:
-    groups = {kind for module in (settings, field) for kind in vars(module).values() if isinstance(kind, type)}
+    groups = {
+        kind
+        for module in (settings, field, schedule_settings, training_settings)
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+    }
     declared = [name for kind in groups for name in vars(kind).get("__annotations__", ())]
     assert len(declared) > 30
     assert sorted(declared) == sorted(set(declared))

@@ -17,11 +17,11 @@ from raysearch import catalog, machine
 from raysearch.arms import Arm
 from raysearch.declared import Dimension, Paper
 from raysearch.errors import RunError, SpecError
+from raysearch.fields import Value
 from raysearch.knobs import DEFAULTS
 from raysearch.methods import named
 from raysearch.plan import TrialPlan
 from raysearch.sessions import agree
-from raysearch.settings import Value
 from raysearch.spec import Search, load_search
 
 GOOD = """\

@@ -16,8 +16,8 @@ from raysearch.objective import Objective
 from raysearch.settings import Aang as AangSettings
 from raysearch.settings import MetaTartan as MetaTartanSettings
 from raysearch.settings import Static as StaticSettings
-from raysearch.settings import Training
 from raysearch.space import load_space
+from raysearch.training_settings import Training
 
 
 def objective(transform: str = "bert", representation: str = "bidirectional") -> Objective:

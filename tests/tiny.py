@@ -8,8 +8,8 @@ from raysearch.methods import METHODS
 from raysearch.objective import Objective
 from raysearch.opening import prepare
 from raysearch.plan import TrialPlan
-from raysearch.settings import Training
 from raysearch.spec import TaskSpec
+from raysearch.training_settings import Training
 
 MODEL = {
     "config": {

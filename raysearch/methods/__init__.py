@@ -11,7 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from raysearch import field as f
+from raysearch import schedule_settings as c
 from raysearch import settings as s
+from raysearch.fields import NoSettings, Settings
 
 Family = Literal["weighting", "surgery", "schedule"]
 FAMILIES: tuple[Family, ...] = ("weighting", "surgery", "schedule")
@@ -23,7 +25,7 @@ class Method:
 
     family: Family
     target: str  # module:attribute under raysearch.methods
-    settings: type[s.Settings]
+    settings: type[Settings]
     meaning: str
     paper: str
     needs: tuple[str, ...] = ()  # packages of the extra raysearch[torchjd]
@@ -86,7 +88,7 @@ OWN = "raysearch's own"
 
 METHODS: dict[str, Method] = {
     "end_task_only": Method(
-        "weighting", "static:EndTaskOnly", s.NoSettings, "the end task alone: plain fine-tuning", "baseline"
+        "weighting", "static:EndTaskOnly", NoSettings, "the end task alone: plain fine-tuning", "baseline"
     ),
     "static": Method(
         "weighting", "static:Static", s.Static, "equal weights, fixed lambda_e: multitask learning", _AANG
@@ -104,7 +106,7 @@ METHODS: dict[str, Method] = {
     "gates": Method(
         "weighting",
         "gates:Gates",
-        f.Gates,
+        s.Gates,
         "each objective by itself, on evidence from left-out labelled rows",
         OWN,
         looks=True,
@@ -112,7 +114,7 @@ METHODS: dict[str, Method] = {
     "probes": Method(
         "weighting",
         "probes:Probes",
-        f.Probes,
+        s.Probes,
         "those whose own short training helps left-out labelled rows",
         OWN,
         rounds=True,
@@ -142,30 +144,30 @@ METHODS: dict[str, Method] = {
         rounds=True,
     ),
     "uncertainty": Method(
-        "weighting", "balancing:Uncertainty", f.Uncertainty, "each loss over its learned variance", _UW, balances=True
+        "weighting", "balancing:Uncertainty", s.Uncertainty, "each loss over its learned variance", _UW, balances=True
     ),
     "dwa": Method(
-        "weighting", "balancing:DWA", f.DWA, "more for tasks whose loss falls more slowly", _DWA, balances=True
+        "weighting", "balancing:DWA", s.DWA, "more for tasks whose loss falls more slowly", _DWA, balances=True
     ),
     "gradnorm": Method(
         "weighting",
         "balancing:GradNorm",
-        f.GradNorm,
+        s.GradNorm,
         "gradient norms by training rates",
         _GRADNORM,
         balances=True,
         looks=True,
     ),
     "famo": Method(
-        "weighting", "balancing:FAMO", f.FAMO, "the logarithms of all losses fall alike", _FAMO, balances=True
+        "weighting", "balancing:FAMO", s.FAMO, "the logarithms of all losses fall alike", _FAMO, balances=True
     ),
     "rlw": Method(
-        "weighting", "balancing:RLW", f.RLW, "a softmax of Gaussians, anew at each step", _RLW, balances=True
+        "weighting", "balancing:RLW", s.RLW, "a softmax of Gaussians, anew at each step", _RLW, balances=True
     ),
     "ol_aux": Method(
         "weighting",
         "alignment:OlAux",
-        f.OlAux,
+        s.OlAux,
         "more for gradients that agree with the end task's",
         _OL_AUX,
         balances=True,
@@ -174,7 +176,7 @@ METHODS: dict[str, Method] = {
     "dga": Method(
         "weighting",
         "alignment:DGA",
-        f.DGA,
+        s.DGA,
         "more for gradients that agree with meta-dev's",
         _DGA,
         balances=True,
@@ -183,15 +185,15 @@ METHODS: dict[str, Method] = {
     "auxinash": Method(
         "weighting",
         "alignment:AuxiNash",
-        f.AuxiNash,
+        s.AuxiNash,
         "a bargain under preferences learned on meta-dev",
         _AUXINASH,
         balances=True,
         looks=True,
     ),
-    "none": Method("surgery", "attittud:keep", s.NoSettings, "the auxiliary gradient as it is", "baseline"),
+    "none": Method("surgery", "attittud:keep", NoSettings, "the auxiliary gradient as it is", "baseline"),
     "attittud": Method(
-        "surgery", "attittud:Attittud", s.Attittud, "re-weigh the gradient's parts by their effect", _ATTITTUD
+        "surgery", "attittud:Attittud", f.Attittud, "re-weigh the gradient's parts by their effect", _ATTITTUD
     ),
     "gcs": Method("surgery", "conflict:GCS", f.GCS, "an auxiliary as far as it agrees with the end task", _GCS),
     "pcgrad": Method(
@@ -235,15 +237,15 @@ METHODS: dict[str, Method] = {
     "pcd": Method(
         "surgery", "aggregators:PCD", f.PCD, "the end task first, a share of progress for each", _PCD, memory=True
     ),
-    "joint": Method("schedule", "schedules:joint", s.NoSettings, "end task and auxiliaries together", "baseline"),
+    "joint": Method("schedule", "schedules:joint", NoSettings, "end task and auxiliaries together", "baseline"),
     "joint_then_finetune": Method(
-        "schedule", "schedules:joint_then_finetune", s.FineTune, "together, then the end task alone", _AANG
+        "schedule", "schedules:joint_then_finetune", c.FineTune, "together, then the end task alone", _AANG
     ),
     "joint_then_retrain": Method(
-        "schedule", "schedules:joint_then_retrain", s.Retrain, "together, then anew with the weights learned", _AANG
+        "schedule", "schedules:joint_then_retrain", c.Retrain, "together, then anew with the weights learned", _AANG
     ),
     "pretrain_then_finetune": Method(
-        "schedule", "schedules:pretrain_then_finetune", s.Pretrain, "auxiliaries first, then the end task alone", _DAPT
+        "schedule", "schedules:pretrain_then_finetune", c.Pretrain, "auxiliaries first, then the end task alone", _DAPT
     ),
 }
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch import field as f
+from raysearch import settings as s
 from raysearch.methods.balancing import Balanced
 from raysearch.methods.base import Asks, Coefficients, Seen, Weighting, coefficients_of
 from raysearch.objective import Objective
@@ -31,9 +31,9 @@ class OlAux(Weighting):
     Weights begin as `static` has them, u_k = 1, and stay >= 0 (ours). Similarities are cosines, or products as printed.
     """
 
-    settings: f.OlAux
+    settings: s.OlAux
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.OlAux) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.OlAux) -> None:
         super().__init__(objectives, settings)
         self.u = torch.ones(len(objectives), dtype=torch.float64)
         self.gained = torch.zeros_like(self.u)
@@ -74,9 +74,9 @@ class DGA(Weighting):
     update is that of DoGE with the end task as its target.
     """
 
-    settings: f.DGA
+    settings: s.DGA
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.DGA) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.DGA) -> None:
         super().__init__(objectives, settings)
         self.log_alpha = torch.zeros(len(objectives), dtype=torch.float64)
         self.average = torch.softmax(self.log_alpha, dim=0)
@@ -117,10 +117,10 @@ class AuxiNash(Balanced):
     v enter as a unit vector, the hypergradient is clipped to norm 1, and p is brought back to the simplex.
     """
 
-    settings: f.AuxiNash
+    settings: s.AuxiNash
     settles = True
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.AuxiNash) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.AuxiNash) -> None:
         super().__init__(objectives, settings)
         self.p = torch.full((self.tasks,), 1 / self.tasks, dtype=torch.float64)
         self.momentum = torch.zeros_like(self.p)

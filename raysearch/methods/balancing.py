@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from raysearch import field as f
+from raysearch import settings as s
 from raysearch.methods.base import Asks, Coefficients, Seen, Weighting, coefficients_of
 from raysearch.objective import Objective
 
@@ -57,9 +57,9 @@ class Uncertainty(Balanced):
     has exp(-s_k) L_k + s_k / 2 for cross-entropy: half of this, with s_k less log 2.)
     """
 
-    settings: f.Uncertainty
+    settings: s.Uncertainty
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.Uncertainty) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.Uncertainty) -> None:
         super().__init__(objectives, settings)
         self.log_variances = torch.zeros(self.tasks, dtype=torch.float64)
 
@@ -88,9 +88,9 @@ class DWA(Balanced):
     The paper's windows are epochs; here so many steps that learned. Until two are over, weights are equal.
     """
 
-    settings: f.DWA
+    settings: s.DWA
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.DWA) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.DWA) -> None:
         super().__init__(objectives, settings)
         self.total = torch.zeros(self.tasks, dtype=torch.float64)  # of the losses in the window so far
         self.steps = 0  # in the window so far
@@ -128,9 +128,9 @@ class GradNorm(Balanced):
     loss. g_k is the gradient of the whole body (the paper's, of the last shared layer).
     """
 
-    settings: f.GradNorm
+    settings: s.GradNorm
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.GradNorm) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.GradNorm) -> None:
         super().__init__(objectives, settings)
         self.w = torch.ones(self.tasks, dtype=torch.float64)
         self.first: Tensor | None = None  # L_k(0)
@@ -174,11 +174,11 @@ class FAMO(Balanced):
     the gradient of sum_k z_k (log L_k(before) - log L_k(after)), with weight decay (Algorithm 2).
     """
 
-    settings: f.FAMO
+    settings: s.FAMO
     settles = True
     looks_after = True
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.FAMO) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.FAMO) -> None:
         super().__init__(objectives, settings)
         self.xi = torch.zeros(self.tasks, dtype=torch.float64)
         self.before = torch.ones(self.tasks, dtype=torch.float64)  # losses, of the last step
@@ -218,9 +218,9 @@ class FAMO(Balanced):
 class RLW(Balanced):
     """Random loss weighting: a softmax of Gaussians, drawn anew at each step."""
 
-    settings: f.RLW
+    settings: s.RLW
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.RLW) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.RLW) -> None:
         super().__init__(objectives, settings)
         self.drawn = torch.zeros(self.tasks, dtype=torch.float64)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Generator
 
 from raysearch.methods.base import Coefficients, Weighting
-from raysearch.settings import Training
+from raysearch.training_settings import Training
 
 
 @dataclass(frozen=True)

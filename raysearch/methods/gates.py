@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch import field as f
+from raysearch import settings as s
 from raysearch.methods.base import Asks, Coefficients, Seen, Weighting
 from raysearch.objective import Objective
 
@@ -28,9 +28,9 @@ from raysearch.objective import Objective
 class Gates(Weighting):
     """A gate for each objective; a closed one still has a row in the steps that sample it."""
 
-    settings: f.Gates
+    settings: s.Gates
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.Gates) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.Gates) -> None:
         super().__init__(objectives, settings)
         self.evidence = torch.full((len(objectives),), settings.gate_start, dtype=torch.float64)
 

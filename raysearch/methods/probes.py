@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch import field as f
+from raysearch import settings as s
 from raysearch.methods.branches import Branch, Branching, Dev
 from raysearch.objective import Objective
 
@@ -29,10 +29,10 @@ from raysearch.objective import Objective
 class Probes(Branching):
     """One round that looks; then weights that stay."""
 
-    settings: f.Probes
+    settings: s.Probes
     told = "gain"
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: f.Probes) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.Probes) -> None:
         super().__init__(objectives, settings)
         self.looked = False
         self._share(torch.ones(len(objectives), dtype=torch.float64))

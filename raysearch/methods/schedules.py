@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raysearch import settings as s
+from raysearch import schedule_settings as c
+from raysearch.fields import NoSettings
+from raysearch.training_settings import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,30 +29,30 @@ class Phase:
     anew: bool = False  # begin with the parameters that the trial began with
 
 
-def joint(training: s.Training, settings: s.NoSettings) -> tuple[Phase, ...]:
+def joint(training: Training, settings: NoSettings) -> tuple[Phase, ...]:
     """End task and auxiliaries together."""
     del settings
     return (Phase(name="joint", steps=training.steps, lr=training.lr, head_lr=training.head_lr),)
 
 
-def joint_then_finetune(training: s.Training, settings: s.FineTune) -> tuple[Phase, ...]:
+def joint_then_finetune(training: Training, settings: c.FineTune) -> tuple[Phase, ...]:
     """Together; then the end task alone, from the best state so far, at a small constant rate."""
     rate: dict[str, Any] = {"lr": settings.finetune_lr, "head_lr": settings.finetune_lr}
     last = Phase(name="finetune", steps=settings.finetune_steps, **rate, auxiliary=False, constant=True, from_best=True)
-    return (*joint(training, s.NoSettings()), last)
+    return (*joint(training, NoSettings()), last)
 
 
-def joint_then_retrain(training: s.Training, settings: s.Retrain) -> tuple[Phase, ...]:
+def joint_then_retrain(training: Training, settings: c.Retrain) -> tuple[Phase, ...]:
     """Together; then again from the first parameters, with the weights as they were learned (AANG's `-do-retrain`).
 
     One trial, and not two of which the second names the first: its plan tells all that it does, it is stopped, resumed
     and compared like any other, and each configuration of a search begins again from its own weights.
     """
-    (first,) = joint(training, s.NoSettings())
+    (first,) = joint(training, NoSettings())
     return (first, replace(first, name="retrain", steps=settings.retrain_steps, anew=True))
 
 
-def pretrain_then_finetune(training: s.Training, settings: s.Pretrain) -> tuple[Phase, ...]:
+def pretrain_then_finetune(training: Training, settings: c.Pretrain) -> tuple[Phase, ...]:
     """The auxiliaries alone; then the end task alone (TAPT, DAPT, vanilla pre-training)."""
     first = Phase(
         name="pretrain",
