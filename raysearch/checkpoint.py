@@ -26,7 +26,7 @@ from torch import Tensor
 
 from raysearch.errors import RunError
 from raysearch.tables import Report
-from raysearch.versions import version_of
+from raysearch.version import version_of
 
 # Of state.safetensors: another number when a trial, a weighting or a surgery keeps other things; the first had none.
 FORMAT = 2

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from raysearch.errors import did_you_mean
-from raysearch.fields import Settings, Value, knob
 from raysearch.knobs import DEFAULTS, WEIGHT, as_drawn, check_method, check_name, fixed_settings, setting_value
 from raysearch.methods import FAMILIES
 from raysearch.profiles import Profile
-from raysearch.reading import Node, said
+from raysearch.schema.fields import Settings, Value, knob
+from raysearch.schema.yaml_source import Node, said
 
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
 Executor = Literal["fleet", "train_run", "in_process"]

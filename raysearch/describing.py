@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raysearch import catalog, reading
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.knobs import DEFAULTS, SETTINGS
 from raysearch.literature import literature_name
@@ -14,6 +13,7 @@ from raysearch.methods import METHODS
 from raysearch.objective import Objective
 from raysearch.planning import outline
 from raysearch.profiles import BUNDLES, PROFILES
+from raysearch.schema import catalog, yaml_source
 from raysearch.space import KINDS, load_space
 from raysearch.spec import load_search
 from raysearch.training_settings import Training
@@ -44,7 +44,7 @@ def described(thing: str) -> list[Row]:
     file = Path(thing)
     kind, name = (str(file.parent), file.stem) if str(file.parent) in ("spaces", "trials", "analysis") else ("", thing)
     found = []
-    if file.suffix == ".yaml" and file.is_file() and "stages" in reading.load(file)[0]:
+    if file.suffix == ".yaml" and file.is_file() and "stages" in yaml_source.load(file)[0]:
         return [_space(thing)]
     if name in catalog.names("spaces") and kind in ("", "spaces"):
         found.append(_space(name))

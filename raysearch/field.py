@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raysearch.fields import Settings, knob
+from raysearch.schema.fields import Settings, knob
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from raysearch.image_specs import IMAGE_MODELS, ImageModel
 from raysearch.knobs import DEFAULTS
-from raysearch.reading import Keys, Node
+from raysearch.schema.yaml_source import Keys, Node
 from raysearch.table_specs import TABLE_MODELS, TableModel, TableTask
 from raysearch.text_specs import MODELS
 

@@ -10,9 +10,9 @@ from dataclasses import Field, fields
 from typing import Any, cast
 
 from raysearch.errors import did_you_mean
-from raysearch.fields import Settings, Value, check_value
 from raysearch.methods import FAMILIES, METHODS, Family, named
-from raysearch.reading import Node
+from raysearch.schema.fields import Settings, Value, check_value
+from raysearch.schema.yaml_source import Node
 from raysearch.space import KINDS
 from raysearch.training_settings import Training
 

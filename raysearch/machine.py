@@ -17,7 +17,7 @@ from raysearch.kinds import check_timm
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.own import check_unchanged
 from raysearch.pretrained import PACKAGES
-from raysearch.reading import Keys, Node
+from raysearch.schema.yaml_source import Keys, Node
 
 if TYPE_CHECKING:
     from raysearch.spec import Search

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from raysearch.errors import RunError
-from raysearch.fields import Settings, Value
 from raysearch.methods import METHODS
 from raysearch.objective import Objective
+from raysearch.schema.fields import Settings, Value
 from raysearch.training_settings import Training
 
 S = TypeVar("S", bound=Settings)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from raysearch.fields import Value
+from raysearch.schema.fields import Value
 
 Profile = Literal["paper", "official"]
 PROFILES: tuple[Profile, ...] = ("paper", "official")

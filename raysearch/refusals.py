@@ -29,7 +29,7 @@ from raysearch.kinds import check_kinds
 from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.profiles import BUNDLES, bundle
-from raysearch.reading import Keys, Node, said
+from raysearch.schema.yaml_source import Keys, Node, said
 from raysearch.space import KINDS
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysearch import catalog, paired
+from raysearch import paired
 from raysearch.errors import RunError, SpecError
 from raysearch.run import best_of
+from raysearch.schema import catalog
 
 if TYPE_CHECKING:
     from raysearch.run import Run

@@ -31,10 +31,10 @@ from raysearch.own import functions_of
 from raysearch.prepared import Prepared
 from raysearch.progress import Progress
 from raysearch.ranks import Ranks
-from raysearch.reading import Node
 from raysearch.recording import Recorder
 from raysearch.refusals import check_consistency
 from raysearch.run import Run, open_run
+from raysearch.schema.yaml_source import Node
 from raysearch.serving import TRAIN, load, name_of, renew, run_plan
 from raysearch.spec import Search, load_search
 from raysearch.study import Study

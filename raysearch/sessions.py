@@ -26,7 +26,7 @@ from raysearch.plan import TrialPlan
 from raysearch.prepared import Prepared
 from raysearch.run import asked_plans, open_run
 from raysearch.spec import Search
-from raysearch.versions import version_of
+from raysearch.version import version_of
 
 OPEN = re.compile(r"executor|keep|resources\.groups")  # how it runs: may change from session to session
 EXTENDS = re.compile(r"budget\.\w+|seeds|confirm(\.seeds)?|baselines\.\w+\.trials|resources\.(cpus|gpus)")

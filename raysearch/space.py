@@ -15,11 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from raysearch import catalog, reading
 from raysearch.errors import did_you_mean
 from raysearch.objective import Objective
 from raysearch.own import Own, read_own
-from raysearch.reading import Node
+from raysearch.schema import catalog, yaml_source
+from raysearch.schema.yaml_source import Node
 
 STAGES: dict[str, dict[str, str]] = {
     "data": {
@@ -176,9 +176,9 @@ class Space:
         """What `read` reads."""
         source = {"source": self.source} if self.source else {}
         source |= {"kind": self.kind} if self.kind != "text" else {}
-        source |= {"primitives": reading.plain(self.own)} if self.own else {}
-        rules = {"exclude": reading.plain(self.exclude)} if self.exclude else {}
-        return {**source, "stages": reading.plain(self.stages), **rules, "objectives": len(self.objectives)}
+        source |= {"primitives": yaml_source.plain(self.own)} if self.own else {}
+        rules = {"exclude": yaml_source.plain(self.exclude)} if self.exclude else {}
+        return {**source, "stages": yaml_source.plain(self.stages), **rules, "objectives": len(self.objectives)}
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
@@ -240,7 +240,7 @@ class Space:
 def load_space(name_or_path: str | Path) -> Space:
     """A space of the catalog by name, or a user's own by path; SpecError says file, line and remedy."""
     file = catalog.path("spaces", name_or_path)
-    node, _ = reading.load(file)
+    node, _ = yaml_source.load(file)
     return replace(Space.read(node, file.parent), name=file.stem)
 
 

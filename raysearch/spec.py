@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raysearch import catalog, reading
 from raysearch.arms import PLAINEST, Arm, in_order, uses
 from raysearch.declared import (
     Baseline,
@@ -30,15 +29,16 @@ from raysearch.declared import (
     Scheduler,
 )
 from raysearch.errors import SpecError
-from raysearch.fields import Value
 from raysearch.image_specs import ImageModel, ImageTask
 from raysearch.knobs import INCLUDE, WEIGHT, fixed_settings
 from raysearch.machine import check_machine, check_packages
 from raysearch.methods import FAMILIES
 from raysearch.plan import TrialPlan
 from raysearch.profiles import Profile
-from raysearch.reading import HIDDEN, Node, plain
 from raysearch.refusals import check_consistency
+from raysearch.schema import catalog, yaml_source
+from raysearch.schema.fields import Value
+from raysearch.schema.yaml_source import HIDDEN, Node, plain
 from raysearch.space import Space, load_space
 from raysearch.table_specs import TableModel, TableTask
 from raysearch.text_specs import MODELS, TASKS, ModelSpec, TaskSpec
@@ -261,9 +261,9 @@ def load_search(name_or_path: str | Path, overrides: Mapping[str, str] | None = 
     SpecError, one line, for whatever cannot work; with `local`, also for what this machine does not have.
     """
     file = catalog.path("trials", name_or_path)
-    node, text = reading.load(file)
+    node, text = yaml_source.load(file)
     overrides = overrides or {}
-    node = reading.override(node, overrides)
+    node = yaml_source.override(node, overrides)
     node.value.setdefault("name", file.stem)
     task = node.value.get("task")
     if isinstance(task, dict) and not file.is_relative_to(catalog.root() / "trials"):

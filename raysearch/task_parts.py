@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from raysearch.reading import Node
+from raysearch.schema.yaml_source import Node
 from raysearch.space import EXTRA
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from raysearch.errors import did_you_mean
-from raysearch.fields import knob
 from raysearch.image_specs import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
 from raysearch.paper_tasks import PAPER_TASKS
-from raysearch.reading import Node, plain
+from raysearch.schema.fields import knob
+from raysearch.schema.yaml_source import Node, plain
 from raysearch.table_specs import TABLE_MODELS, TABLE_TASKS, TableModel, TableTask
 from raysearch.task_parts import check_extra, check_split
 

@@ -10,7 +10,7 @@ from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.errors import RunError
 from raysearch.tables import Report
-from raysearch.versions import version_of
+from raysearch.version import version_of
 
 
 def test_a_tree_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from raysearch import catalog, cli, planning, showing
+from raysearch import cli, planning, showing
 from raysearch.errors import RunError, SpecError
 from raysearch.ledger import Ledger
 from raysearch.plan import TrialPlan
 from raysearch.run import open_run
+from raysearch.schema import catalog
 from raysearch.spec import load_search
 
 

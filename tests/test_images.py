@@ -17,7 +17,7 @@ from raysearch.image_rows import decoded, fitted
 from raysearch.image_specs import ImageTask
 from raysearch.opening import open_split, prepare
 from raysearch.prepared import Prepared, about_of
-from raysearch.reading import Node
+from raysearch.schema.yaml_source import Node
 from raysearch.text_specs import TaskSpec
 
 CNN = {"image": "small_cnn", "widths": [4], "norm": "group"}

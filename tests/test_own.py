@@ -9,7 +9,7 @@ from raysearch.errors import SpecError
 from raysearch.machine import check_packages
 from raysearch.own import check_unchanged, functions_of, read_own
 from raysearch.plan import TrialPlan
-from raysearch.reading import Node, plain
+from raysearch.schema.yaml_source import Node, plain
 from raysearch.sessions import stored
 from raysearch.space import STAGES, Space, load_space
 from raysearch.spec import Search

@@ -7,10 +7,10 @@ from tiny import tiny_data, tiny_plan
 
 from raysearch.describing import listing
 from raysearch.errors import SpecError
-from raysearch.fields import check_value
 from raysearch.knobs import SETTINGS
 from raysearch.methods import METHODS
 from raysearch.profiles import BUNDLES, PROFILES, Profile, bundle
+from raysearch.schema.fields import check_value
 from raysearch.spec import Search, load_search
 from raysearch.training import train
 from raysearch.training_settings import Training

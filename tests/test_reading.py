@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysearch.errors import SpecError
-from raysearch.fields import knob
-from raysearch.reading import Node, load, override, plain, spelled
+from raysearch.schema.fields import knob
+from raysearch.schema.yaml_source import Node, load, override, plain, spelled
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,11 @@ import pytest
 from scipy import stats
 from synthetic import SEARCH, write_run
 
-from raysearch import catalog, pictures, report
+from raysearch import pictures, report
 from raysearch.errors import RunError, SpecError
 from raysearch.ledger import Ledger
 from raysearch.run import Run, open_run
+from raysearch.schema import catalog
 from raysearch.tables import TABLES, TRIALS
 from raysearch.weight_pictures import trajectories
 

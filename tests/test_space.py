@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysearch import catalog
 from raysearch.errors import SpecError
 from raysearch.literature import NAMED, literature_name
 from raysearch.objective import Objective
-from raysearch.reading import Node, plain
+from raysearch.schema import catalog
+from raysearch.schema.yaml_source import Node, plain
 from raysearch.space import KINDS, NEEDS, STAGES, Space, load_space
 
 COUNTS = {

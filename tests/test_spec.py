@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysearch import catalog, machine
+from raysearch import machine
 from raysearch.arms import Arm
 from raysearch.declared import Dimension, Paper
 from raysearch.errors import RunError, SpecError
-from raysearch.fields import Value
 from raysearch.knobs import DEFAULTS
 from raysearch.methods import named
 from raysearch.plan import TrialPlan
+from raysearch.schema import catalog
+from raysearch.schema.fields import Value
 from raysearch.sessions import agree
 from raysearch.spec import Search, load_search
 
@@ -46,7 +47,7 @@ DRAW: dict[str, Any] = {"eta_perp": 0.5, "k": 3, "lr": 1e-3, "objectives_per_ste
 def declared(text: str = GOOD, **overrides: str) -> Search:
     import yaml
 
-    from raysearch.reading import Node, override
+    from raysearch.schema.yaml_source import Node, override
 
     tree = {"name": "test", **yaml.safe_load(text.replace("1e-4", "0.0001").replace("2e-3", "0.002"))}
     return Search.read(override(Node(tree), {key.replace("__", "."): value for key, value in overrides.items()}))

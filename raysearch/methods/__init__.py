@@ -13,7 +13,7 @@ from typing import Any, Literal
 from raysearch import field as f
 from raysearch import schedule_settings as c
 from raysearch import settings as s
-from raysearch.fields import NoSettings, Settings
+from raysearch.schema.fields import NoSettings, Settings
 
 Family = Literal["weighting", "surgery", "schedule"]
 FAMILIES: tuple[Family, ...] = ("weighting", "surgery", "schedule")

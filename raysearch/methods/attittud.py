@@ -24,9 +24,9 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch import field as f
-from raysearch.fields import NoSettings
 from raysearch.gradients import subspace
 from raysearch.gradients.jacobian import Jacobian
+from raysearch.schema.fields import NoSettings
 
 Jacobians = Callable[[], list[Jacobian]]  # J of fresh examples, one for each block of parameters
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raysearch import schedule_settings as c
-from raysearch.fields import NoSettings
+from raysearch.schema.fields import NoSettings
 from raysearch.training_settings import Training
 
 

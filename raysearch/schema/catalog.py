@@ -16,7 +16,7 @@ _ONE = {"spaces": "objective space", "trials": "search", "reports": "report"}
 
 def root() -> Path:
     """The folder that holds `spaces`, `trials` and `analysis`."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     inside = here / "catalogs"
     return inside if inside.is_dir() else here.parent
 

@@ -20,9 +20,9 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 
-from raysearch.catalog import shown
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.fields import check_value
+from raysearch.schema.catalog import shown
+from raysearch.schema.fields import check_value
 
 T = TypeVar("T")
 Keys = tuple[str | int, ...]
