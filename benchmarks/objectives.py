@@ -34,12 +34,12 @@ from gramian import peak, wait
 from torch import Tensor
 
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.gradients.along import difference, jvp
 from raysearch.gradients.plain import assign, flat_gradient
 from raysearch.heads import LabelHead
 from raysearch.opening import prepare
 from raysearch.primitives.output import example_losses
-from raysearch.ranks import Ranks
 from raysearch.spec import Search
 from raysearch.training import Trial
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import optuna
 import torch
 
+from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.run import Run
 from raysearch.search import launch
 from raysearch.spec import Search

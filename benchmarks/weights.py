@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.opening import prepare
-from raysearch.ranks import Ranks
 from raysearch.spec import Search
 from raysearch.tables import WEIGHTS
 from raysearch.training import Trial

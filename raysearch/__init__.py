@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raysearch.errors import RunError, SpecError
     from raysearch.image_export import load_image_model
-    from raysearch.objective import Objective
+    from raysearch.objectives.objective import Objective
+    from raysearch.objectives.space import Space, load_space
     from raysearch.plan import TrialPlan
     from raysearch.run import Run, open_run
     from raysearch.search import launch
-    from raysearch.space import Space, load_space
     from raysearch.spec import Search, load_search
 
 _HOME = {
-    "Objective": "objective",
+    "Objective": "objectives.objective",
     "Run": "run",
     "RunError": "errors",
     "Search": "spec",
-    "Space": "space",
+    "Space": "objectives.space",
     "SpecError": "errors",
     "TrialPlan": "plan",
     "launch": "search",
     "load_image_model": "image_export",
     "load_search": "spec",
-    "load_space": "space",
+    "load_space": "objectives.space",
     "open_run": "run",
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 from raysearch.prepared import Split
 from raysearch.primitives.output import Targets
 

@@ -58,8 +58,8 @@ def check(file: File, overrides: Set = None, address: Address = None, json: Json
 
     With an address, what this machine lacks is not held against it.
     """
+    from raysearch.objectives.space import load_space
     from raysearch.planning import outline
-    from raysearch.space import load_space
 
     if Path(file).parent.name == "spaces":
         space = load_space(file)

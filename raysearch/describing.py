@@ -8,13 +8,13 @@ from typing import Any
 
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.knobs import DEFAULTS, SETTINGS
-from raysearch.literature import literature_name
 from raysearch.methods import METHODS
-from raysearch.objective import Objective
+from raysearch.objectives.literature import literature_name
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.space import KINDS, load_space
 from raysearch.planning import outline
 from raysearch.profiles import BUNDLES, PROFILES
 from raysearch.schema import catalog, yaml_source
-from raysearch.space import KINDS, load_space
 from raysearch.spec import load_search
 from raysearch.training_settings import Training
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from raysearch.batches import Batches
+from raysearch.distributed import Ranks
 from raysearch.gradients.plain import flat_gradient
 from raysearch.methods.dev_head import dev_loss, left_out_errors, parts, some_of
 from raysearch.network import Network
 from raysearch.opening import Splits
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
-from raysearch.ranks import Ranks
 from raysearch.rng import stream
 
 

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from raysearch import field as f
 from raysearch.batches import Batches
+from raysearch.distributed import Ranks
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.forms import BatchNorm
 from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit, factored
@@ -22,7 +23,6 @@ from raysearch.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.prepared import Split
 from raysearch.primitives.output import example_losses
-from raysearch.ranks import Ranks
 from raysearch.rng import Shuffled, number_of
 
 

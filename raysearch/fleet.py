@@ -31,9 +31,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysearch.broker import NAMESPACE, Broker, Member
 from raysearch.declared import Resources
+from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.serving import TRAIN, load, name_of, renew, run_plan
 from raysearch.spec import Search
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS, Family, named
+from raysearch.objectives.space import KINDS
 from raysearch.schema.fields import Settings, Value, check_value
 from raysearch.schema.yaml_source import Node
-from raysearch.space import KINDS
 from raysearch.training_settings import Training
 
 INCLUDE = "include."  # include.<stage>.<primitive>: is that primitive of the space in?

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from raysearch.distributed import Ranks
 from raysearch.gradients.along import check_along, difference, jvp
 from raysearch.gradients.tasks import Look
 from raysearch.methods.base import END_TASK, Asks, Scores
-from raysearch.ranks import Ranks
 from raysearch.steps import Grouped, Step
 
 if TYPE_CHECKING:

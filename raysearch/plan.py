@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from raysearch.errors import RunError
 from raysearch.methods import METHODS
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 from raysearch.schema.fields import Settings, Value
 from raysearch.training_settings import Training
 

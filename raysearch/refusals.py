@@ -28,9 +28,9 @@ from raysearch.errors import did_you_mean
 from raysearch.kinds import check_kinds
 from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT
 from raysearch.methods import FAMILIES, METHODS
+from raysearch.objectives.space import KINDS
 from raysearch.profiles import BUNDLES, bundle
 from raysearch.schema.yaml_source import Keys, Node, said
-from raysearch.space import KINDS
 
 if TYPE_CHECKING:
     from raysearch.spec import Search

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.run import Run
 from raysearch.serving import renew
 from raysearch.training import train

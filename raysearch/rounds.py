@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from raysearch.distributed import Ranks
 from raysearch.gradients.plain import flat_gradient
 from raysearch.methods.base import END_TASK
 from raysearch.methods.branches import Branch, Branching, coefficients_of
@@ -26,7 +27,6 @@ from raysearch.methods.schedules import Phase
 from raysearch.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
-from raysearch.ranks import Ranks
 from raysearch.rng import number_of, stream
 from raysearch.settings import Branches
 from raysearch.steps import Losses, Step

@@ -23,14 +23,14 @@ import torch
 from raysearch import sessions
 from raysearch.broker import Kind, Said
 from raysearch.declared import Executor
+from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.ledger import Ledger
 from raysearch.machine import check_packages
+from raysearch.objectives.user_primitives import functions_of
 from raysearch.opening import prepare
-from raysearch.own import functions_of
 from raysearch.prepared import Prepared
 from raysearch.progress import Progress
-from raysearch.ranks import Ranks
 from raysearch.recording import Recorder
 from raysearch.refusals import check_consistency
 from raysearch.run import Run, open_run

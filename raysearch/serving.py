@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from raysearch.broker import Ending
+from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.tables import Report
 
 TRAIN = "raysearch.training:train"

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.batches import Group, Open, labels_of
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 from raysearch.prepared import Split
 from raysearch.primitives.output import Targets
 from raysearch.primitives.table import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from raysearch.objectives.space import EXTRA
 from raysearch.schema.yaml_source import Node
-from raysearch.space import EXTRA
 
 
 def check_split(split: Mapping[str, float] | None, node: Node) -> None:

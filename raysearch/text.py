@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from raysearch.batches import Group, Open, labels_of
-from raysearch.objective import Objective
-from raysearch.own import Functions
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.user_primitives import Functions
 from raysearch.prepared import Split
 from raysearch.primitives.data import data_of
 from raysearch.primitives.output import Targets

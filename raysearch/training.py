@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from raysearch import checkpoint
 from raysearch.batches import Batches, Open
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.image import ImageBatches
 from raysearch.image_model import ImageNetwork
 from raysearch.methods import METHODS
@@ -28,13 +29,12 @@ from raysearch.methods.schedules import Phase
 from raysearch.metrics import score
 from raysearch.model import TextNetwork
 from raysearch.network import Network
+from raysearch.objectives.user_primitives import functions_of
 from raysearch.opening import Splits
-from raysearch.own import functions_of
 from raysearch.plan import TrialPlan
 from raysearch.prepared import Split
 from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
-from raysearch.ranks import Ranks
 from raysearch.rng import number_of
 from raysearch.rounds import Rounds
 from raysearch.steps import Losses

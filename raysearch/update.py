@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 
 from raysearch.batches import Batches, Group
 from raysearch.dev_gradients import DevGradients
+from raysearch.distributed import Ranks
 from raysearch.examples import Examples
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.plain import assign, flat_gradient
@@ -35,7 +36,6 @@ from raysearch.network import Network
 from raysearch.opening import Splits
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses, outputs_of
-from raysearch.ranks import Ranks
 from raysearch.rng import Shuffled, number_of, stream
 from raysearch.steps import SHARED, Grouped, Losses, Step, add_losses, dealt, rows_of, within
 

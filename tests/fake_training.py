@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.tables import Report
 
 CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raises", 0.85: "arithmetic"}

@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from raysearch import checkpoint
+from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.tables import Report
 from raysearch.training import train
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.ledger import Ledger
+from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
-from raysearch.space import load_space
 
 STEPS, EVERY, WEIGHED = 120, 20, 3  # steps, between evaluations, between meta-gradients
 SEARCH = {

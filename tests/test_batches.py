@@ -4,7 +4,7 @@ import torch
 from torch import Generator
 
 from raysearch.methods.dev_head import fit, parts, some_of
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 from raysearch.primitives.transform import Vocabulary
 from raysearch.rng import Shuffled
 from raysearch.settings import DevHead

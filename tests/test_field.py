@@ -11,7 +11,7 @@ from torchjd import scalarization
 from raysearch.methods import METHODS
 from raysearch.methods.alignment import AuxiNash, bargain, hypergradient
 from raysearch.methods.base import Asks, Scores, Seen, Weighting
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 OBJECTIVES = tuple(
     Objective(data="end_task", transform=t, representation="bidirectional", output="denoise")

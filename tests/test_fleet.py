@@ -13,9 +13,9 @@ from tiny import tiny_plan
 from raysearch import fleet
 from raysearch.broker import Ending
 from raysearch.declared import Resources
+from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.serving import load, renew, run_plan
 from raysearch.tables import Report
 from raysearch.training import train as real

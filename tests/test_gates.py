@@ -12,7 +12,7 @@ from tiny import tiny_data, tiny_plan
 from raysearch.methods.base import Scores, Seen
 from raysearch.methods.dev_head import left_out_errors
 from raysearch.methods.gates import Gates
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 from raysearch.settings import Gates as Settings
 
 OBJECTIVES = tuple(

@@ -3,10 +3,10 @@ import torch
 from torch import Tensor, nn
 from zoo import ROWS, ZOO, Animal, classified, images
 
+from raysearch.distributed import Ranks
 from raysearch.gradients import factors
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.jacobian import Explicit, Factored, explicit, factored
-from raysearch.ranks import Ranks
 
 
 @pytest.fixture(params=ZOO)

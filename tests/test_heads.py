@@ -9,10 +9,10 @@ from tiny import MODEL, tiny_data, tiny_plan
 
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.heads import DenoiseHead, LowRank
 from raysearch.model import TextNetwork
-from raysearch.objective import Objective
-from raysearch.ranks import Ranks
+from raysearch.objectives.objective import Objective
 from raysearch.training import Trial, train
 
 KINDS = ("tied", "shared", "low_rank", "untied")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from raysearch.image_model import Decoder, ImageNetwork, SmallCNN, WideResNet, parted
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.space import IMAGE_STAGES
 from raysearch.plan import TrialPlan
-from raysearch.space import IMAGE_STAGES
 
 RESNET = {"model_type": "resnet", "layer_type": "basic", "depths": [1, 1], "hidden_sizes": [8, 16], "embedding_size": 8}
 VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 4}

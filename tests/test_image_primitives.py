@@ -7,7 +7,8 @@ from torch import Generator, nn
 from raysearch.image import ImageBatches
 from raysearch.image_data import ImageSplit
 from raysearch.metrics import score
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.space import IMAGE_STAGES, load_space
 from raysearch.primitives.image import (
     HIDDEN,
     IMAGE_DATA,
@@ -17,7 +18,6 @@ from raysearch.primitives.image import (
     patches,
 )
 from raysearch.primitives.output import OUTPUTS, Targets
-from raysearch.space import IMAGE_STAGES, load_space
 
 SPLIT = ImageSplit(
     pixels=torch.randint(0, 256, (20, 3, 16, 16), generator=Generator().manual_seed(0), dtype=torch.uint8).numpy(),

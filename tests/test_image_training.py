@@ -14,14 +14,14 @@ from transformers import AutoModelForImageClassification, pipeline
 import raysearch
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
 from raysearch.image_specs import ImageTask
+from raysearch.objectives.space import load_space
 from raysearch.opening import open_split, prepare
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.run import Run
-from raysearch.space import load_space
 from raysearch.spec import Search
 from raysearch.tables import Report
 from raysearch.training import Trial, build, train

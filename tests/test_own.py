@@ -7,11 +7,11 @@ from tiny import tiny_data, tiny_plan
 
 from raysearch.errors import SpecError
 from raysearch.machine import check_packages
-from raysearch.own import check_unchanged, functions_of, read_own
+from raysearch.objectives.space import STAGES, Space, load_space
+from raysearch.objectives.user_primitives import check_unchanged, functions_of, read_own
 from raysearch.plan import TrialPlan
 from raysearch.schema.yaml_source import Node, plain
 from raysearch.sessions import stored
-from raysearch.space import STAGES, Space, load_space
 from raysearch.spec import Search
 from raysearch.training import train
 

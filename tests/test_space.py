@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysearch.errors import SpecError
-from raysearch.literature import NAMED, literature_name
-from raysearch.objective import Objective
+from raysearch.objectives.literature import NAMED, literature_name
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.space import KINDS, NEEDS, STAGES, Space, load_space
 from raysearch.schema import catalog
 from raysearch.schema.yaml_source import Node, plain
-from raysearch.space import KINDS, NEEDS, STAGES, Space, load_space
 
 COUNTS = {
     "aang_td": 24,

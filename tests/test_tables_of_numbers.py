@@ -20,14 +20,14 @@ from raysearch import planted
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
 from raysearch.metrics import score
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.space import load_space
 from raysearch.opening import open_split, prepare
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import Targets, above_mean, example_losses, restore
 from raysearch.primitives.table import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
 from raysearch.report import write_html
 from raysearch.rng import stream
-from raysearch.space import load_space
 from raysearch.spec import Search
 from raysearch.table_rows import read_table
 from raysearch.table_specs import Planted, TableTask

@@ -10,12 +10,12 @@ from several import parameters, said
 from tiny import LEARNING, OBJECTIVES, OFFICIAL, quickly, tiny_data, tiny_plan
 
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.methods import named
 from raysearch.methods.schedules import Phase
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.space import load_space
 from raysearch.opening import Splits
-from raysearch.ranks import Ranks
-from raysearch.space import load_space
 from raysearch.tables import EVALUATIONS
 from raysearch.text_specs import ExtraTask
 from raysearch.training import Trial, rate_factor, train

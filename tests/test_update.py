@@ -7,9 +7,9 @@ from tiny import tiny_data, tiny_plan
 
 from raysearch import checkpoint, update
 from raysearch.checkpoint import TrialFolder
+from raysearch.distributed import Ranks
 from raysearch.gradients.tasks import Plain
 from raysearch.methods.balancing import FAMO
-from raysearch.ranks import Ranks
 from raysearch.training import Trial, train
 
 

@@ -12,11 +12,11 @@ from raysearch.methods.base import Asks, Scores, Seen
 from raysearch.methods.draws import draw
 from raysearch.methods.meta import STAGES, Aang, MetaTartan
 from raysearch.methods.static import Searched, Static
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.space import load_space
 from raysearch.settings import Aang as AangSettings
 from raysearch.settings import MetaTartan as MetaTartanSettings
 from raysearch.settings import Static as StaticSettings
-from raysearch.space import load_space
 from raysearch.training_settings import Training
 
 

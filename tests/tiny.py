@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.methods import METHODS
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 from raysearch.opening import prepare
 from raysearch.plan import TrialPlan
 from raysearch.spec import TaskSpec

@@ -15,10 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from raysearch.distributed import Ranks
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.factors import Factor, Layer, Room, Rows
 from raysearch.gradients.plain import flat_gradient
-from raysearch.ranks import Ranks
 
 CHUNK = 1 << 18  # columns of an explicit J that are multiplied at a time
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from raysearch import settings as s
 from raysearch.methods.balancing import Balanced
 from raysearch.methods.base import Asks, Coefficients, Seen, Weighting, coefficients_of
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 MOMENTUM = 0.9  # of AuxiNash's preferences, as in the authors' code
 LEAST = 1e-3  # of AuxiNash's preferences: a task of none would take no part in the bargain

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 from raysearch import settings as s
 from raysearch.methods.base import Asks, Coefficients, Seen, Weighting, coefficients_of
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 TINY = 1e-8  # FAMO's, under logarithms
 LEAST = 1e-3  # of GradNorm's weights, which sum to K: its steps may lead below zero

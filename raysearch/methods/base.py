@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 END_TASK = -1  # beside the objectives' numbers
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from raysearch import settings as s
 from raysearch.methods.base import END_TASK, Coefficients, Name, Weighting
 from raysearch.methods.mixing import black_box, descent, greedy, line, newton
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 
 @dataclass(frozen=True)

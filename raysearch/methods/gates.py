@@ -22,7 +22,7 @@ from torch import Tensor
 
 from raysearch import settings as s
 from raysearch.methods.base import Asks, Coefficients, Seen, Weighting
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 
 class Gates(Weighting):

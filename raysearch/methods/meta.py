@@ -30,7 +30,7 @@ from torch import Tensor
 from raysearch import settings as s
 from raysearch.methods import hierarchy
 from raysearch.methods.base import Asks, Coefficients, Name, Scores, Seen, Weighting
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 STAGES = ("data", "transform", "representation", "output")
 Logits = Mapping[str, Tensor]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from raysearch import settings as s
 from raysearch.methods.branches import Branch, Branching, Dev
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 
 class Probes(Branching):

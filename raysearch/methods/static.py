@@ -7,7 +7,7 @@ from torch import Generator
 
 from raysearch import settings as s
 from raysearch.methods.base import Coefficients, Weighting, coefficients_of, equal
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 
 class EndTaskOnly(Weighting):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812, torch's own habit
 from torch import Tensor, nn
 
-from raysearch.own import functions_of
+from raysearch.objectives.user_primitives import functions_of
 from raysearch.plan import TrialPlan
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from raysearch.errors import did_you_mean
-from raysearch.objective import Objective
-from raysearch.own import Own, read_own
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.user_primitives import Own, read_own
 from raysearch.schema import catalog, yaml_source
 from raysearch.schema.yaml_source import Node
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from raysearch.objective import Objective
+from raysearch.objectives.objective import Objective
 
 NAMED = (  # data/transform/representation/output, * for any, and the name; the first that fits
     ("end_task/bert/bidirectional/denoise", "TAPT's masked LM (Gururangan et al. 2020)"),
