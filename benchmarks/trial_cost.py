@@ -23,10 +23,10 @@ import torch
 
 from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.run import Run
 from raysearch.search import launch
 from raysearch.spec import Search
-from raysearch.tables import Report
+from raysearch.storage.run import Run
+from raysearch.storage.schemas import Report
 
 DIMENSIONS = ("lr", "head_lr", "weight_decay", "head_weight_decay", "warmup", "dropout", "clip", "batch_size")
 TARGET = 150.0  # ms

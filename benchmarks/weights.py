@@ -24,7 +24,7 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.opening import prepare
 from raysearch.spec import Search
-from raysearch.tables import WEIGHTS
+from raysearch.storage.schemas import WEIGHTS
 from raysearch.training import Trial
 from raysearch.trajectory import Trajectory
 

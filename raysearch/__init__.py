@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from raysearch.objectives.objective import Objective
     from raysearch.objectives.space import Space, load_space
     from raysearch.plan import TrialPlan
-    from raysearch.run import Run, open_run
     from raysearch.search import launch
     from raysearch.spec import Search, load_search
+    from raysearch.storage.run import Run, open_run
 
 _HOME = {
     "Objective": "objectives.objective",
-    "Run": "run",
+    "Run": "storage.run",
     "RunError": "errors",
     "Search": "spec",
     "Space": "objectives.space",
@@ -35,7 +35,7 @@ _HOME = {
     "load_image_model": "image_export",
     "load_search": "spec",
     "load_space": "objectives.space",
-    "open_run": "run",
+    "open_run": "storage.run",
 }
 
 __all__ = [

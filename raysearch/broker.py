@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from raysearch.tables import Report
+from raysearch.storage.schemas import Report
 
 NAMESPACE = "raysearch"  # of the actor
 DEATHS = 2  # groups that a trial may bring down; then it has failed

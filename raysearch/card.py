@@ -12,7 +12,7 @@ import yaml
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.plan import TrialPlan
 from raysearch.prepared import Prepared, about_of
-from raysearch.run import Run
+from raysearch.storage.run import Run
 
 
 def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: Prepared, result: Mapping[str, Any]) -> str:

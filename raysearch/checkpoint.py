@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raysearch.errors import RunError
-from raysearch.tables import Report
+from raysearch.storage.schemas import Report
 from raysearch.version import version_of
 
 # Of state.safetensors: another number when a trial, a weighting or a surgery keeps other things; the first had none.

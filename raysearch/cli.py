@@ -136,8 +136,8 @@ def launch(
 @app.command()
 def resume(name: Name, address: Address = None, data: Data = None, runs: Runs = None, json: Json = False) -> None:
     """Go on with a run that was interrupted, as it was declared."""
-    from raysearch.run import open_run
     from raysearch.sessions import stored
+    from raysearch.storage.run import open_run
 
     folder = open_run(name, _runs(runs)).path.resolve()
     search = stored(folder)
@@ -158,7 +158,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Show how far runs are; reads tables only."""
-    from raysearch.run import open_run
+    from raysearch.storage.run import open_run
 
     if name is None:
         _every_run(_runs(runs), json)
@@ -184,7 +184,7 @@ def analyze(
 ) -> None:
     """Print a run's reports and write report.html beside its tables."""
     from raysearch import report
-    from raysearch.run import open_run
+    from raysearch.storage.run import open_run
 
     run = open_run(name, _runs(runs))
     if final:
@@ -219,7 +219,7 @@ def export(
 ) -> None:
     """Write a trial as a Hugging Face model, with its configuration and a card."""
     from raysearch.export import export as write
-    from raysearch.run import open_run
+    from raysearch.storage.run import open_run
 
     found = asdict(write(open_run(name, _runs(runs)), folder, trial=trial, verify=verify, test=test))
     verified = found.pop("verified")
@@ -331,7 +331,7 @@ def _runs(given: Path | None) -> Path:
 
 
 def _every_run(folder: Path, json: bool) -> None:
-    from raysearch.run import open_run, run_names
+    from raysearch.storage.run import open_run, run_names
 
     found = [open_run(name, folder).status() for name in run_names(folder)]
     if json:

@@ -38,8 +38,8 @@ from raysearch.plan import TrialPlan
 from raysearch.prepared import Split, about_of, load_prepared
 from raysearch.primitives.output import example_losses
 from raysearch.retraining import Verification, compare, sha256_of, train_again
-from raysearch.run import Run
 from raysearch.spec import Search
+from raysearch.storage.run import Run
 from raysearch.text import padded
 from raysearch.training import EVALUATION_BATCH, build, set_parameters, vocabulary_of
 

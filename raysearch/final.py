@@ -21,12 +21,12 @@ from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
-from raysearch.ledger import Ledger
 from raysearch.opening import Splits, open_split
 from raysearch.plan import TrialPlan
 from raysearch.prepared import about_of, load_prepared
 from raysearch.retraining import Retrained, sha256_of, train_again
-from raysearch.run import Run
+from raysearch.storage.ledger import Ledger
+from raysearch.storage.run import Run
 from raysearch.training import batches_of, build, evaluate, set_parameters
 
 OPENED = "opened_test"

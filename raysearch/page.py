@@ -23,7 +23,7 @@ from raysearch.pictures import STATES, VARIABLES, Rows, column
 
 if TYPE_CHECKING:
     from raysearch.report import Report
-    from raysearch.run import Run
+    from raysearch.storage.run import Run
 
 _LEADERS = 50  # rows of the leaderboard that are shown
 _NOTHING = {

@@ -108,7 +108,7 @@ def estimate(search: Search, runs: Path) -> dict[str, Any]:
 
 def _paces(search: Search, runs: Path) -> Iterator[tuple[float, dict[str, str], str]]:
     """Seconds a step, methods and run of every complete trial of the same task and model."""
-    from raysearch.run import open_run, run_names
+    from raysearch.storage.run import open_run, run_names
 
     for name in run_names(runs):
         try:

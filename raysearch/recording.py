@@ -19,9 +19,9 @@ from typing import Any
 
 from raysearch.broker import Said
 from raysearch.checkpoint import TrialFolder
-from raysearch.ledger import Ledger
 from raysearch.plan import TrialPlan
 from raysearch.progress import Line, Standing
+from raysearch.storage.ledger import Ledger
 from raysearch.study import Proposal, Study
 
 

@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 
 from raysearch import paired
 from raysearch.errors import RunError, SpecError
-from raysearch.run import best_of
 from raysearch.schema import catalog
+from raysearch.storage.run import best_of
 
 if TYPE_CHECKING:
-    from raysearch.run import Run
+    from raysearch.storage.run import Run
 
 
 @dataclass(frozen=True)

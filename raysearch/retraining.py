@@ -20,8 +20,8 @@ from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.run import Run
 from raysearch.serving import renew
+from raysearch.storage.run import Run
 from raysearch.training import train
 
 

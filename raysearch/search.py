@@ -25,7 +25,6 @@ from raysearch.broker import Kind, Said
 from raysearch.declared import Executor
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
-from raysearch.ledger import Ledger
 from raysearch.machine import check_packages
 from raysearch.objectives.user_primitives import functions_of
 from raysearch.opening import prepare
@@ -33,12 +32,13 @@ from raysearch.prepared import Prepared
 from raysearch.progress import Progress
 from raysearch.recording import Recorder
 from raysearch.refusals import check_consistency
-from raysearch.run import Run, open_run
 from raysearch.schema.yaml_source import Node
 from raysearch.serving import TRAIN, load, name_of, renew, run_plan
 from raysearch.spec import Search, load_search
+from raysearch.storage.ledger import Ledger
+from raysearch.storage.run import Run, open_run
+from raysearch.storage.schemas import Report
 from raysearch.study import Study
-from raysearch.tables import Report
 
 if TYPE_CHECKING:  # a search in this process needs no Ray
     from raysearch.fleet import Cluster, Fleet

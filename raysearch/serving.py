@@ -21,7 +21,7 @@ import torch
 from raysearch.broker import Ending
 from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.tables import Report
+from raysearch.storage.schemas import Report
 
 TRAIN = "raysearch.training:train"
 

@@ -24,8 +24,8 @@ from raysearch.errors import RunError
 from raysearch.machine import here
 from raysearch.plan import TrialPlan
 from raysearch.prepared import Prepared
-from raysearch.run import asked_plans, open_run
 from raysearch.spec import Search
+from raysearch.storage.run import asked_plans, open_run
 from raysearch.version import version_of
 
 OPEN = re.compile(r"executor|keep|resources\.groups")  # how it runs: may change from session to session

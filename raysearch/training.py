@@ -38,9 +38,9 @@ from raysearch.primitives.transform import Vocabulary
 from raysearch.rng import number_of
 from raysearch.rounds import Rounds
 from raysearch.steps import Losses
+from raysearch.storage.schemas import Report
 from raysearch.table import TableBatches
 from raysearch.table_model import TableNetwork
-from raysearch.tables import Report
 from raysearch.text import TextBatches
 from raysearch.trajectory import Trajectory
 from raysearch.update import Update

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from raysearch.methods.base import Scores, Weighting
-from raysearch.tables import WEIGHTS
+from raysearch.storage.schemas import WEIGHTS
 
 _COLUMNS = pa.schema([f for f in WEIGHTS if f.name not in ("trial_id", "attempt")])
 

@@ -16,7 +16,7 @@ import torch
 
 from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.tables import Report
+from raysearch.storage.schemas import Report
 
 CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raises", 0.85: "arithmetic"}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from raysearch import checkpoint
 from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.tables import Report
+from raysearch.storage.schemas import Report
 from raysearch.training import train
 
 

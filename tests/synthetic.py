@@ -11,9 +11,9 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from raysearch.ledger import Ledger
 from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
+from raysearch.storage.ledger import Ledger
 
 STEPS, EVERY, WEIGHED = 120, 20, 3  # steps, between evaluations, between meta-gradients
 SEARCH = {

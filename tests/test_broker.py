@@ -9,7 +9,7 @@ import pytest
 
 from raysearch import broker as module
 from raysearch.broker import Broker, Ending, Mark, Member, Said
-from raysearch.tables import Report
+from raysearch.storage.schemas import Report
 
 COMPLETE = Ending("complete", "")
 

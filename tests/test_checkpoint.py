@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.errors import RunError
-from raysearch.tables import Report
+from raysearch.storage.schemas import Report
 from raysearch.version import version_of
 
 

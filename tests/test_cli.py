@@ -14,11 +14,11 @@ import pytest
 
 from raysearch import cli, planning, showing
 from raysearch.errors import RunError, SpecError
-from raysearch.ledger import Ledger
 from raysearch.plan import TrialPlan
-from raysearch.run import open_run
 from raysearch.schema import catalog
 from raysearch.spec import load_search
+from raysearch.storage.ledger import Ledger
+from raysearch.storage.run import open_run
 
 
 @dataclass

@@ -9,7 +9,7 @@ from test_report import Page
 
 from raysearch import report, sweep_pictures
 from raysearch.comparisons import arms
-from raysearch.run import open_run
+from raysearch.storage.run import open_run
 
 PAPER = {
     "source": "Dery, Dauphin & Grangier 2021, Table 2, https://arxiv.org/abs/2108.11346",

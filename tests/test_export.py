@@ -14,8 +14,8 @@ from raysearch.export import export
 from raysearch.final import OPENED, final
 from raysearch.opening import open_split
 from raysearch.plan import TrialPlan
-from raysearch.run import Run
 from raysearch.spec import Search, load_search
+from raysearch.storage.run import Run
 from raysearch.training import train
 
 

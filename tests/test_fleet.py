@@ -17,7 +17,7 @@ from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.serving import load, renew, run_plan
-from raysearch.tables import Report
+from raysearch.storage.schemas import Report
 from raysearch.training import train as real
 
 

@@ -21,9 +21,9 @@ from raysearch.image_specs import ImageTask
 from raysearch.objectives.space import load_space
 from raysearch.opening import open_split, prepare
 from raysearch.plan import TrialPlan
-from raysearch.run import Run
 from raysearch.spec import Search
-from raysearch.tables import Report
+from raysearch.storage.run import Run
+from raysearch.storage.schemas import Report
 from raysearch.training import Trial, build, train
 
 MODELS: dict[str, dict[str, Any]] = {

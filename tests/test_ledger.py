@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysearch import ledger as ledger_module
-from raysearch import segments
 from raysearch.errors import RunError
-from raysearch.ledger import KEYS, Ledger, holder
-from raysearch.segments import list_parts, list_segments, read_table
-from raysearch.tables import EVALUATIONS, TABLES, WEIGHTS
+from raysearch.storage import journal
+from raysearch.storage import ledger as ledger_module
+from raysearch.storage.journal import list_parts, list_segments, read_table
+from raysearch.storage.ledger import KEYS, Ledger, holder
+from raysearch.storage.schemas import EVALUATIONS, TABLES, WEIGHTS
 
 
 def trial(number: int, **changed: object) -> dict[str, object]:
@@ -136,9 +136,9 @@ def test_a_commit_brings_the_rows_said_before_and_its_events(ledger):
 
 def test_the_rows_of_a_trial_are_on_disk_before_its_commit(ledger, monkeypatch):
     order = []
-    write = segments.write_segment
+    write = journal.write_segment
     monkeypatch.setattr(
-        segments,
+        journal,
         "write_segment",
         lambda folder, seq, table, rows: (order.append(table), write(folder, seq, table, rows)),
     )
@@ -176,7 +176,7 @@ def test_a_trial_that_is_not_a_result_is_refused_and_may_be_committed_rightly(le
 
 
 def test_a_second_writer_is_told_who_writes(ledger):
-    code = f"from raysearch.ledger import Ledger; Ledger.open({str(ledger.folder)!r})"
+    code = f"from raysearch.storage.ledger import Ledger; Ledger.open({str(ledger.folder)!r})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert other.returncode == 1
     pid = holder(ledger.folder)
@@ -215,7 +215,7 @@ def test_compaction_empties_the_journal_and_keeps_every_row_once(ledger):
 def test_a_part_only_grows_so_that_its_old_footer_stays_valid(ledger):
     """What a reader knows of a file that it opens by name a second time must still be so (Polars does)."""
     rng = random.Random(0)
-    path = segments.part_path(ledger.folder, "evaluations", 0)
+    path = journal.part_path(ledger.folder, "evaluations", 0)
     old, count = path.read_bytes(), 0
     for number in range(6):
         rows = [{"step": step, "split": "select_dev", "score": rng.random()} for step in range(rng.randrange(1, 300))]
@@ -275,18 +275,18 @@ def test_a_compaction_is_put_off_until_it_is_due(ledger, monkeypatch):
 
 def test_a_segment_compacted_under_a_readers_hands_makes_it_begin_again(ledger, monkeypatch):
     ledger.append("evaluations", evaluations(3), fill=of(0), durable=True)
-    read = segments.read_segment
+    read = journal.read_segment
     calls = []
 
     def vanishing(segment):
         calls.append(segment)
-        monkeypatch.setattr(segments, "read_segment", read)
+        monkeypatch.setattr(journal, "read_segment", read)
         if len(calls) == 1:
             ledger.compact()
             raise FileNotFoundError(segment.path)
         return read(segment)
 
-    monkeypatch.setattr(segments, "read_segment", vanishing)
+    monkeypatch.setattr(journal, "read_segment", vanishing)
     assert len(read_table(ledger.folder, "evaluations")) == 3
 
 
@@ -305,7 +305,7 @@ def test_a_damaged_segment_is_one_line_that_names_it(ledger):
 def test_a_damaged_part_is_one_line_that_names_it(ledger):
     ledger.append("evaluations", evaluations(300), fill=of(0))
     ledger.compact()
-    path = segments.part_path(ledger.folder, "evaluations", 0)
+    path = journal.part_path(ledger.folder, "evaluations", 0)
     whole = path.read_bytes()
     middle = pq.read_metadata(path).row_group(0).column(3).data_page_offset + 30
     for damaged in (whole[:-7], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
@@ -338,17 +338,17 @@ def test_tables_of_another_version_are_refused_by_name(ledger, monkeypatch):
     ledger.append("evaluations", evaluations(1), fill=of(0), durable=True)
     old = EVALUATIONS.with_metadata({"table": "evaluations", "version": "0"})
     with monkeypatch.context() as patch:
-        patch.setitem(segments.TABLES, "evaluations", old)
-        segments.write_segment(ledger.folder, 50, "evaluations", old.empty_table())
+        patch.setitem(journal.TABLES, "evaluations", old)
+        journal.write_segment(ledger.folder, 50, "evaluations", old.empty_table())
     with pytest.raises(RunError, match=r"arrow: tables of version 0; this raysearch reads version 1; read it with"):
         read_table(ledger.folder, "evaluations")
     list_segments(ledger.folder, "evaluations")[-1].path.unlink()
     with monkeypatch.context() as patch:
-        patch.setitem(segments.TABLES, "events", TABLES["events"].with_metadata({"version": "0"}))
-        segments.grow_part(ledger.folder, "events", 1, 60, TABLES["events"].empty_table())
+        patch.setitem(journal.TABLES, "events", TABLES["events"].with_metadata({"version": "0"}))
+        journal.grow_part(ledger.folder, "events", 1, 60, TABLES["events"].empty_table())
     with pytest.raises(RunError, match=r"part-00001\.parquet: tables of version 0"):
         read_table(ledger.folder, "events")
-    segments.part_path(ledger.folder, "events", 1).unlink()
+    journal.part_path(ledger.folder, "events", 1).unlink()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -24,9 +24,10 @@ import torch
 import typer
 
 import raysearch
-from raysearch import Search, checkpoint, cli, load_search, tables
+from raysearch import Search, checkpoint, cli, load_search
 from raysearch.opening import prepare
 from raysearch.planning import first_plans
+from raysearch.storage import schemas
 from raysearch.training import train
 
 HERE = Path(__file__).parent
@@ -167,8 +168,8 @@ def search_of(name: str) -> dict[str, Any]:
 
 def tables_of() -> dict[str, Any]:
     """Names and types of the columns that a run stores."""
-    columns = {name: {field.name: str(field.type) for field in schema} for name, schema in tables.TABLES.items()}
-    return {"version": tables.VERSION, "columns": columns}
+    columns = {name: {field.name: str(field.type) for field in schema} for name, schema in schemas.TABLES.items()}
+    return {"version": schemas.VERSION, "columns": columns}
 
 
 def commands() -> dict[str, Any]:

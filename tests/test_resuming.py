@@ -14,9 +14,9 @@ from tiny import OBJECTIVES, tiny_data, tiny_plan
 from raysearch import checkpoint
 from raysearch import search as module
 from raysearch.methods import METHODS
-from raysearch.run import open_run
 from raysearch.search import launch
 from raysearch.spec import Search
+from raysearch.storage.run import open_run
 from raysearch.training import train
 
 # What a checkpoint holds. Where a name of these changes, checkpoint.FORMAT has to change, and the number here.

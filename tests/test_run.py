@@ -11,9 +11,9 @@ import pytest
 from synthetic import SEARCH, plan_of, write_run
 
 from raysearch.errors import RunError
-from raysearch.ledger import Ledger
-from raysearch.run import Run, best_of, open_run, run_names
-from raysearch.tables import TABLES
+from raysearch.storage.ledger import Ledger
+from raysearch.storage.run import Run, best_of, open_run, run_names
+from raysearch.storage.schemas import TABLES
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from tiny import MODEL
 
 from raysearch import search as module
 from raysearch.errors import RunError, SpecError
-from raysearch.run import Run, open_run
 from raysearch.search import launch
 from raysearch.spec import Search
-from raysearch.tables import Report
+from raysearch.storage.run import Run, open_run
+from raysearch.storage.schemas import Report
 
 FAKE = "fake_training:train"
 TESTS = Path(__file__).parent

@@ -16,7 +16,7 @@ from raysearch.methods.schedules import Phase
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
 from raysearch.opening import Splits
-from raysearch.tables import EVALUATIONS
+from raysearch.storage.schemas import EVALUATIONS
 from raysearch.text_specs import ExtraTask
 from raysearch.training import Trial, rate_factor, train
 

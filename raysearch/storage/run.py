@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysearch.errors import RunError, did_you_mean
-from raysearch.ledger import KEYS, STATES, holder
-from raysearch.segments import read_table
+from raysearch.storage.journal import read_table
+from raysearch.storage.ledger import KEYS, STATES, holder
 
 
 def open_run(name_or_path: str | Path, runs: str | Path = "runs") -> Run:

@@ -22,9 +22,9 @@ from typing import IO, Any, Self, TypeAlias
 
 import pyarrow as pa
 
-from raysearch import segments
 from raysearch.errors import RunError, did_you_mean
-from raysearch.tables import TABLES
+from raysearch.storage import journal
+from raysearch.storage.schemas import TABLES
 
 Rows: TypeAlias = list[dict[str, Any]] | pa.RecordBatch | pa.Table
 
@@ -82,14 +82,14 @@ class Ledger:
         for unfinished in (self.folder / "log").glob("*.tmp"):
             unfinished.unlink()
         for table in TABLES:
-            parts = segments.list_parts(self.folder, table)
+            parts = journal.list_parts(self.folder, table)
             if not parts:  # so that a glob over the parts always finds a file
-                segments.grow_part(self.folder, table, 0, 0, TABLES[table].empty_table())
+                journal.grow_part(self.folder, table, 0, 0, TABLES[table].empty_table())
             else:
-                with segments.open_part(parts[-1], table) as part:
-                    self._seq = max(self._seq, segments.through(part))
-        self._seq = max([self._seq, *(segment.seq for segment in segments.list_segments(self.folder))])
-        self._committed = set(segments.read_table(self.folder, "trials")["trial_id"].to_pylist())
+                with journal.open_part(parts[-1], table) as part:
+                    self._seq = max(self._seq, journal.through(part))
+        self._seq = max([self._seq, *(segment.seq for segment in journal.list_segments(self.folder))])
+        self._committed = set(journal.read_table(self.folder, "trials")["trial_id"].to_pylist())
 
     @property
     def committed(self) -> set[str]:
@@ -154,14 +154,14 @@ class Ledger:
                     pending.clear()
             for table in TABLES:
                 if time.monotonic() >= self._next_compaction[table]:
-                    self._compact(table, segments.list_segments(self.folder, table))
+                    self._compact(table, journal.list_segments(self.folder, table))
 
     def compact(self) -> None:
         """Write what is buffered, and move the whole journal into the Parquet parts."""
         with self._mutex:
             self.flush()
             for table in TABLES:
-                self._compact(table, segments.list_segments(self.folder, table))
+                self._compact(table, journal.list_segments(self.folder, table))
 
     def close(self) -> None:
         """Compact, and let another process write; closing again does nothing."""
@@ -189,22 +189,22 @@ class Ledger:
     def _write(self, table: str, rows: pa.Table) -> None:
         if self._lock.closed:
             raise RunError(f"{self.folder}: the ledger is closed")
-        segments.write_segment(self.folder, self._seq + 1, table, rows)
+        journal.write_segment(self.folder, self._seq + 1, table, rows)
         self._seq += 1
 
-    def _compact(self, table: str, found: list[segments.Segment]) -> None:
+    def _compact(self, table: str, found: list[journal.Segment]) -> None:
         """Take a table's segments into its newest part: first the part grows, then they are removed."""
         if not found:
             return
         began = time.monotonic()
-        newest = segments.list_parts(self.folder, table)[-1]
-        with segments.open_part(newest, table) as part:
-            through, rows, groups = segments.through(part), part.metadata.num_rows, part.metadata.num_row_groups
-        fresh = [segments.read_segment(segment) for segment in found if segment.seq > through]
+        newest = journal.list_parts(self.folder, table)[-1]
+        with journal.open_part(newest, table) as part:
+            through, rows, groups = journal.through(part), part.metadata.num_rows, part.metadata.num_row_groups
+        fresh = [journal.read_segment(segment) for segment in found if segment.seq > through]
         if fresh:
             full = groups >= PART_GROUPS or rows >= PART_ROWS or newest.stat().st_size >= PART_BYTES
             number = int(newest.stem.removeprefix("part-")) + full
-            segments.grow_part(self.folder, table, number, found[-1].seq, pa.concat_tables(fresh))
+            journal.grow_part(self.folder, table, number, found[-1].seq, pa.concat_tables(fresh))
         for segment in found:
             segment.path.unlink()
         now = time.monotonic()

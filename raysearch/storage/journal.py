@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysearch.errors import RunError
-from raysearch.tables import TABLES, VERSION
+from raysearch.storage.schemas import TABLES, VERSION
 
 _SEGMENT = re.compile(r"(\d{10})-([a-z]+)-([0-9a-f]{8})\.arrow")
 _MAGIC, _FOOTER_END = b"PAR1", 8  # Parquet: a file opens with the first, and ends with a length and the magic

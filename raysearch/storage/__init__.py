@@ -1,0 +1,1 @@
+"""A run on disk: Arrow tables, their journal, and the only writer."""
