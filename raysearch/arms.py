@@ -16,11 +16,11 @@ from raysearch.declared import Dimension, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT, in_own_type
 from raysearch.methods import FAMILIES, METHODS
+from raysearch.methods.profiles import Profile, bundle
+from raysearch.methods.weighting.settings import MetaBatch, MetaGradient
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import Space
-from raysearch.profiles import Profile, bundle
 from raysearch.schema.fields import Value
-from raysearch.settings import MetaBatch, MetaGradient
 from raysearch.training_settings import Training
 
 PLAINEST = MethodSpec()

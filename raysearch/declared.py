@@ -13,7 +13,7 @@ from typing import Any, Literal
 from raysearch.errors import did_you_mean
 from raysearch.knobs import DEFAULTS, WEIGHT, as_drawn, check_method, check_name, fixed_settings, setting_value
 from raysearch.methods import FAMILIES
-from raysearch.profiles import Profile
+from raysearch.methods.profiles import Profile
 from raysearch.schema.fields import Settings, Value, knob
 from raysearch.schema.yaml_source import Node, said
 

@@ -9,11 +9,11 @@ from typing import Any
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.knobs import DEFAULTS, SETTINGS
 from raysearch.methods import METHODS
+from raysearch.methods.profiles import BUNDLES, PROFILES
 from raysearch.objectives.literature import literature_name
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import KINDS, load_space
 from raysearch.planning import outline
-from raysearch.profiles import BUNDLES, PROFILES
 from raysearch.schema import catalog, yaml_source
 from raysearch.spec import load_search
 from raysearch.training_settings import Training

@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Generator, Tensor
 
-from raysearch import field as f
 from raysearch.batches import Batches
 from raysearch.distributed import Ranks
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.forms import BatchNorm
 from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit, factored
 from raysearch.gradients.scope import Scope
+from raysearch.methods.surgery import settings as f
 from raysearch.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.prepared import Split

@@ -11,7 +11,7 @@ from torch import Tensor
 from raysearch.distributed import Ranks
 from raysearch.gradients.along import check_along, difference, jvp
 from raysearch.gradients.tasks import Look
-from raysearch.methods.base import END_TASK, Asks, Scores
+from raysearch.methods.weighting.base import END_TASK, Asks, Scores
 from raysearch.steps import Grouped, Step
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from raysearch.errors import did_you_mean
 from raysearch.kinds import check_kinds
 from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT
 from raysearch.methods import FAMILIES, METHODS
+from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.objectives.space import KINDS
-from raysearch.profiles import BUNDLES, bundle
 from raysearch.schema.yaml_source import Keys, Node, said
 
 if TYPE_CHECKING:

@@ -20,15 +20,15 @@ from torch import Tensor
 
 from raysearch.distributed import Ranks
 from raysearch.gradients.plain import flat_gradient
-from raysearch.methods.base import END_TASK
-from raysearch.methods.branches import Branch, Branching, coefficients_of
 from raysearch.methods.dev_head import some_of
-from raysearch.methods.schedules import Phase
+from raysearch.methods.schedule.phases import Phase
+from raysearch.methods.weighting.base import END_TASK
+from raysearch.methods.weighting.branch_merging import Branch, Branching, coefficients_of
+from raysearch.methods.weighting.settings import Branches
 from raysearch.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.rng import number_of, stream
-from raysearch.settings import Branches
 from raysearch.steps import Losses, Step
 from raysearch.update import Update
 

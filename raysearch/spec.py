@@ -33,9 +33,9 @@ from raysearch.image_specs import ImageModel, ImageTask
 from raysearch.knobs import INCLUDE, WEIGHT, fixed_settings
 from raysearch.machine import check_machine, check_packages
 from raysearch.methods import FAMILIES
+from raysearch.methods.profiles import Profile
 from raysearch.objectives.space import Space, load_space
 from raysearch.plan import TrialPlan
-from raysearch.profiles import Profile
 from raysearch.refusals import check_consistency
 from raysearch.schema import catalog, yaml_source
 from raysearch.schema.fields import Value

@@ -24,8 +24,8 @@ from raysearch.distributed import Ranks
 from raysearch.image import ImageBatches
 from raysearch.image_model import ImageNetwork
 from raysearch.methods import METHODS
-from raysearch.methods.branches import Branching
-from raysearch.methods.schedules import Phase
+from raysearch.methods.schedule.phases import Phase
+from raysearch.methods.weighting.branch_merging import Branching
 from raysearch.metrics import score
 from raysearch.model import TextNetwork
 from raysearch.network import Network

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from raysearch.methods.base import Scores, Weighting
+from raysearch.methods.weighting.base import Scores, Weighting
 from raysearch.storage.schemas import WEIGHTS
 
 _COLUMNS = pa.schema([f for f in WEIGHTS if f.name not in ("trial_id", "attempt")])

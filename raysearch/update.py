@@ -28,10 +28,10 @@ from raysearch.gradients.scope import Scope, scope_of
 from raysearch.gradients.tasks import Ahead, Plain, Segmented, TaskGradients, check_sum, pieces_of
 from raysearch.looks import again, checked, from_forwards, kept_by, seen
 from raysearch.methods import METHODS
-from raysearch.methods.attittud import Attittud
-from raysearch.methods.base import END_TASK, Asks, Scores, Seen, Weighting
-from raysearch.methods.draws import draw, nothing
-from raysearch.methods.schedules import Phase
+from raysearch.methods.schedule.phases import Phase
+from raysearch.methods.surgery.attittud import Attittud
+from raysearch.methods.weighting.base import END_TASK, Asks, Scores, Seen, Weighting
+from raysearch.methods.weighting.task_sampling import draw, nothing
 from raysearch.network import Network
 from raysearch.opening import Splits
 from raysearch.plan import TrialPlan

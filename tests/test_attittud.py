@@ -7,11 +7,11 @@ from torch import Tensor
 from zoo import ROWS, ZOO
 
 from raysearch.distributed import Ranks
-from raysearch.field import Attittud as Eta
 from raysearch.gradients import subspace
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.jacobian import Explicit, Jacobian, explicit, factored
-from raysearch.methods.attittud import Attittud, check_rank, surrogate_gradient
+from raysearch.methods.surgery.attittud import Attittud, check_rank, surrogate_gradient
+from raysearch.methods.surgery.settings import Attittud as Eta
 
 M, D = 6, 40
 

@@ -4,10 +4,10 @@ import torch
 from torch import Generator
 
 from raysearch.methods.dev_head import fit, parts, some_of
+from raysearch.methods.weighting.settings import DevHead
 from raysearch.objectives.objective import Objective
 from raysearch.primitives.transform import Vocabulary
 from raysearch.rng import Shuffled
-from raysearch.settings import DevHead
 from raysearch.tasks import TextSplit
 from raysearch.text import TextBatches, padded
 

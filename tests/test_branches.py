@@ -3,9 +3,9 @@ import torch
 from tiny import OBJECTIVES
 from torch import Tensor
 
-from raysearch import settings as s
-from raysearch.methods.base import END_TASK
-from raysearch.methods.branches import DIW, AlphaVIL, Branching, ForkMerge, coefficients_of
+from raysearch.methods.weighting import settings as s
+from raysearch.methods.weighting.base import END_TASK
+from raysearch.methods.weighting.branch_merging import DIW, AlphaVIL, Branching, ForkMerge, coefficients_of
 
 TWO = OBJECTIVES[:2]
 HELPS, HARMS = TWO[0].name, TWO[1].name

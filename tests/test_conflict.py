@@ -12,9 +12,9 @@ from torchjd import aggregation as jd
 
 from raysearch import checkpoint
 from raysearch.errors import SpecError
-from raysearch.field import GCS
 from raysearch.methods import METHODS, named
-from raysearch.methods.conflict import Conflict
+from raysearch.methods.surgery.base import Conflict
+from raysearch.methods.surgery.settings import GCS
 from raysearch.spec import load_search
 
 SURGERIES = [name for name in named("surgery") if name not in ("none", "attittud")]

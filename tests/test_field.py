@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 from torchjd import scalarization
 
 from raysearch.methods import METHODS
-from raysearch.methods.alignment import AuxiNash, bargain, hypergradient
-from raysearch.methods.base import Asks, Scores, Seen, Weighting
+from raysearch.methods.weighting.base import Asks, Scores, Seen, Weighting
+from raysearch.methods.weighting.gradient_alignment import AuxiNash, bargain, hypergradient
 from raysearch.objectives.objective import Objective
 
 OBJECTIVES = tuple(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raysearch.methods.mixing import black_box, descent, greedy, line, newton
+from raysearch.methods.weighting.merge_search import black_box, descent, greedy, line, newton
 
 Quadratic = tuple[Tensor, Tensor, Tensor]  # D (N, B), H (N, N), g (N,): L(alpha) = g.x + x.H x / 2 at x = D alpha
 

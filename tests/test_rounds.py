@@ -9,10 +9,10 @@ from several import parameters, train_on
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 from torch import Tensor, nn
 
-from raysearch import settings as s
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
-from raysearch.methods.branches import Branch
+from raysearch.methods.weighting import settings as s
+from raysearch.methods.weighting.branch_merging import Branch
 from raysearch.plan import TrialPlan
 from raysearch.rounds import Changes, MetaDev, Snapshot
 from raysearch.training import Trial, parameters_of, set_parameters, train

@@ -12,7 +12,7 @@ from tiny import LEARNING, OBJECTIVES, OFFICIAL, quickly, tiny_data, tiny_plan
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.methods import named
-from raysearch.methods.schedules import Phase
+from raysearch.methods.schedule.phases import Phase
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
 from raysearch.opening import Splits

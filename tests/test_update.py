@@ -9,7 +9,7 @@ from raysearch import checkpoint, update
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.gradients.tasks import Plain
-from raysearch.methods.balancing import FAMO
+from raysearch.methods.weighting.loss_balancing import FAMO
 from raysearch.training import Trial, train
 
 

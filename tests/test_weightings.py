@@ -8,15 +8,15 @@ import torch
 
 from raysearch import checkpoint
 from raysearch.methods import METHODS, named
-from raysearch.methods.base import Asks, Scores, Seen
-from raysearch.methods.draws import draw
-from raysearch.methods.meta import STAGES, Aang, MetaTartan
-from raysearch.methods.static import Searched, Static
+from raysearch.methods.weighting.base import Asks, Scores, Seen
+from raysearch.methods.weighting.meta_gradient import STAGES, Aang, MetaTartan
+from raysearch.methods.weighting.settings import Aang as AangSettings
+from raysearch.methods.weighting.settings import MetaTartan as MetaTartanSettings
+from raysearch.methods.weighting.settings import Static as StaticSettings
+from raysearch.methods.weighting.static import Searched, Static
+from raysearch.methods.weighting.task_sampling import draw
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
-from raysearch.settings import Aang as AangSettings
-from raysearch.settings import MetaTartan as MetaTartanSettings
-from raysearch.settings import Static as StaticSettings
 from raysearch.training_settings import Training
 
 

@@ -10,9 +10,9 @@ import importlib.util
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from raysearch import field as f
-from raysearch import schedule_settings as c
-from raysearch import settings as s
+from raysearch.methods.schedule import settings as c
+from raysearch.methods.surgery import settings as f
+from raysearch.methods.weighting import settings as s
 from raysearch.schema.fields import NoSettings, Settings
 
 Family = Literal["weighting", "surgery", "schedule"]
@@ -88,24 +88,38 @@ OWN = "raysearch's own"
 
 METHODS: dict[str, Method] = {
     "end_task_only": Method(
-        "weighting", "static:EndTaskOnly", NoSettings, "the end task alone: plain fine-tuning", "baseline"
+        "weighting", "weighting.static:EndTaskOnly", NoSettings, "the end task alone: plain fine-tuning", "baseline"
     ),
     "static": Method(
-        "weighting", "static:Static", s.Static, "equal weights, fixed lambda_e: multitask learning", _AANG
+        "weighting", "weighting.static:Static", s.Static, "equal weights, fixed lambda_e: multitask learning", _AANG
     ),
     "static_searched": Method(
-        "weighting", "static:Searched", s.Static, "fixed weights, searched as dimensions `weight.`", "baseline"
+        "weighting",
+        "weighting.static:Searched",
+        s.Static,
+        "fixed weights, searched as dimensions `weight.`",
+        "baseline",
     ),
     "eta_prim": Method(
-        "weighting", "static:EtaPrimSum", s.EtaPrim, "equal weights, update g~_aux + eta_prim g_prim", _ATTITTUD
+        "weighting",
+        "weighting.static:EtaPrimSum",
+        s.EtaPrim,
+        "equal weights, update g~_aux + eta_prim g_prim",
+        _ATTITTUD,
     ),
     "meta_tartan": Method(
-        "weighting", "meta:MetaTartan", s.MetaTartan, "a softmax over all tasks, learned from meta-gradients", _TARTAN
+        "weighting",
+        "weighting.meta_gradient:MetaTartan",
+        s.MetaTartan,
+        "a softmax over all tasks, learned from meta-gradients",
+        _TARTAN,
     ),
-    "aang": Method("weighting", "meta:Aang", s.Aang, "factored weights and lambda_e from meta-gradients", _AANG),
+    "aang": Method(
+        "weighting", "weighting.meta_gradient:Aang", s.Aang, "factored weights and lambda_e from meta-gradients", _AANG
+    ),
     "gates": Method(
         "weighting",
-        "gates:Gates",
+        "weighting.gates:Gates",
         s.Gates,
         "each objective by itself, on evidence from left-out labelled rows",
         OWN,
@@ -113,7 +127,7 @@ METHODS: dict[str, Method] = {
     ),
     "probes": Method(
         "weighting",
-        "probes:Probes",
+        "weighting.probes:Probes",
         s.Probes,
         "those whose own short training helps left-out labelled rows",
         OWN,
@@ -121,7 +135,7 @@ METHODS: dict[str, Method] = {
     ),
     "alphavil": Method(
         "weighting",
-        "branches:AlphaVIL",
+        "weighting.branch_merging:AlphaVIL",
         s.AlphaVIL,
         "from how much of each task's own training helps the end task",
         _ALPHAVIL,
@@ -129,7 +143,7 @@ METHODS: dict[str, Method] = {
     ),
     "diw": Method(
         "weighting",
-        "branches:DIW",
+        "weighting.branch_merging:DIW",
         s.DIW,
         "from what a pass on a task alone brings the end task (re-interpretation)",
         _ALPHAVIL,
@@ -137,21 +151,31 @@ METHODS: dict[str, Method] = {
     ),
     "forkmerge": Method(
         "weighting",
-        "branches:ForkMerge",
+        "weighting.branch_merging:ForkMerge",
         s.ForkMerge,
         "branches with an objective each, merged as scores best on meta-dev",
         _FORKMERGE,
         rounds=True,
     ),
     "uncertainty": Method(
-        "weighting", "balancing:Uncertainty", s.Uncertainty, "each loss over its learned variance", _UW, balances=True
+        "weighting",
+        "weighting.loss_balancing:Uncertainty",
+        s.Uncertainty,
+        "each loss over its learned variance",
+        _UW,
+        balances=True,
     ),
     "dwa": Method(
-        "weighting", "balancing:DWA", s.DWA, "more for tasks whose loss falls more slowly", _DWA, balances=True
+        "weighting",
+        "weighting.loss_balancing:DWA",
+        s.DWA,
+        "more for tasks whose loss falls more slowly",
+        _DWA,
+        balances=True,
     ),
     "gradnorm": Method(
         "weighting",
-        "balancing:GradNorm",
+        "weighting.loss_balancing:GradNorm",
         s.GradNorm,
         "gradient norms by training rates",
         _GRADNORM,
@@ -159,14 +183,24 @@ METHODS: dict[str, Method] = {
         looks=True,
     ),
     "famo": Method(
-        "weighting", "balancing:FAMO", s.FAMO, "the logarithms of all losses fall alike", _FAMO, balances=True
+        "weighting",
+        "weighting.loss_balancing:FAMO",
+        s.FAMO,
+        "the logarithms of all losses fall alike",
+        _FAMO,
+        balances=True,
     ),
     "rlw": Method(
-        "weighting", "balancing:RLW", s.RLW, "a softmax of Gaussians, anew at each step", _RLW, balances=True
+        "weighting",
+        "weighting.loss_balancing:RLW",
+        s.RLW,
+        "a softmax of Gaussians, anew at each step",
+        _RLW,
+        balances=True,
     ),
     "ol_aux": Method(
         "weighting",
-        "alignment:OlAux",
+        "weighting.gradient_alignment:OlAux",
         s.OlAux,
         "more for gradients that agree with the end task's",
         _OL_AUX,
@@ -175,7 +209,7 @@ METHODS: dict[str, Method] = {
     ),
     "dga": Method(
         "weighting",
-        "alignment:DGA",
+        "weighting.gradient_alignment:DGA",
         s.DGA,
         "more for gradients that agree with meta-dev's",
         _DGA,
@@ -184,47 +218,71 @@ METHODS: dict[str, Method] = {
     ),
     "auxinash": Method(
         "weighting",
-        "alignment:AuxiNash",
+        "weighting.gradient_alignment:AuxiNash",
         s.AuxiNash,
         "a bargain under preferences learned on meta-dev",
         _AUXINASH,
         balances=True,
         looks=True,
     ),
-    "none": Method("surgery", "attittud:keep", NoSettings, "the auxiliary gradient as it is", "baseline"),
+    "none": Method("surgery", "surgery.attittud:keep", NoSettings, "the auxiliary gradient as it is", "baseline"),
     "attittud": Method(
-        "surgery", "attittud:Attittud", f.Attittud, "re-weigh the gradient's parts by their effect", _ATTITTUD
+        "surgery", "surgery.attittud:Attittud", f.Attittud, "re-weigh the gradient's parts by their effect", _ATTITTUD
     ),
-    "gcs": Method("surgery", "conflict:GCS", f.GCS, "an auxiliary as far as it agrees with the end task", _GCS),
+    "gcs": Method("surgery", "surgery.base:GCS", f.GCS, "an auxiliary as far as it agrees with the end task", _GCS),
     "pcgrad": Method(
-        "surgery", "aggregators:PCGRAD", f.Conflict, "off each gradient, the part that opposes another", _PCGRAD
+        "surgery",
+        "surgery.torchjd_adapter:PCGRAD",
+        f.Conflict,
+        "off each gradient, the part that opposes another",
+        _PCGRAD,
     ),
     "mgda": Method(
-        "surgery", "aggregators:MGDA", f.Conflict, "the shortest convex combination of the gradients", _MGDA
+        "surgery", "surgery.torchjd_adapter:MGDA", f.Conflict, "the shortest convex combination of the gradients", _MGDA
     ),
     "cagrad": Method(
         "surgery",
-        "aggregators:CAGRAD",
+        "surgery.torchjd_adapter:CAGRAD",
         f.CAGrad,
         "near the mean gradient, the direction whose least gain is largest",
         _CAGRAD,
         needs=("cvxpy", "clarabel"),
     ),
     "aligned_mtl": Method(
-        "surgery", "aggregators:ALIGNED_MTL", f.AlignedMTL, "principal components of one length", _ALIGNED_MTL
+        "surgery",
+        "surgery.torchjd_adapter:ALIGNED_MTL",
+        f.AlignedMTL,
+        "principal components of one length",
+        _ALIGNED_MTL,
     ),
-    "imtl_g": Method("surgery", "aggregators:IMTL_G", f.Conflict, "equal projections on every gradient", _IMTL_G),
+    "imtl_g": Method(
+        "surgery", "surgery.torchjd_adapter:IMTL_G", f.Conflict, "equal projections on every gradient", _IMTL_G
+    ),
     "upgrad": Method(
-        "surgery", "aggregators:UPGRAD", f.Conflict, "each gradient moved until it opposes none", _UPGRAD, needs=_QP
+        "surgery",
+        "surgery.torchjd_adapter:UPGRAD",
+        f.Conflict,
+        "each gradient moved until it opposes none",
+        _UPGRAD,
+        needs=_QP,
     ),
     "dualproj": Method(
-        "surgery", "aggregators:DUALPROJ", f.Conflict, "their mean, moved until it opposes none", _DUALPROJ, needs=_QP
+        "surgery",
+        "surgery.torchjd_adapter:DUALPROJ",
+        f.Conflict,
+        "their mean, moved until it opposes none",
+        _DUALPROJ,
+        needs=_QP,
     ),
-    "config": Method("surgery", "aggregators:CONFIG", f.Conflict, "equal cosines with every gradient", _CONFIG),
-    "fairgrad": Method("surgery", "aggregators:FAIRGRAD", f.FairGrad, "alpha-fair gains", _FAIRGRAD, needs=("scipy",)),
+    "config": Method(
+        "surgery", "surgery.torchjd_adapter:CONFIG", f.Conflict, "equal cosines with every gradient", _CONFIG
+    ),
+    "fairgrad": Method(
+        "surgery", "surgery.torchjd_adapter:FAIRGRAD", f.FairGrad, "alpha-fair gains", _FAIRGRAD, needs=("scipy",)
+    ),
     "nash_mtl": Method(
         "surgery",
-        "aggregators:NashMTL",
+        "surgery.torchjd_adapter:NashMTL",
         f.NashMTL,
         "the bargain in which relative gains balance",
         _NASH_MTL,
@@ -232,20 +290,38 @@ METHODS: dict[str, Method] = {
         memory=True,
     ),
     "gradvac": Method(
-        "surgery", "aggregators:GRADVAC", f.GradVac, "gradients kept at their usual cosine", _GRADVAC, memory=True
+        "surgery",
+        "surgery.torchjd_adapter:GRADVAC",
+        f.GradVac,
+        "gradients kept at their usual cosine",
+        _GRADVAC,
+        memory=True,
     ),
     "pcd": Method(
-        "surgery", "aggregators:PCD", f.PCD, "the end task first, a share of progress for each", _PCD, memory=True
+        "surgery",
+        "surgery.torchjd_adapter:PCD",
+        f.PCD,
+        "the end task first, a share of progress for each",
+        _PCD,
+        memory=True,
     ),
-    "joint": Method("schedule", "schedules:joint", NoSettings, "end task and auxiliaries together", "baseline"),
+    "joint": Method("schedule", "schedule.phases:joint", NoSettings, "end task and auxiliaries together", "baseline"),
     "joint_then_finetune": Method(
-        "schedule", "schedules:joint_then_finetune", c.FineTune, "together, then the end task alone", _AANG
+        "schedule", "schedule.phases:joint_then_finetune", c.FineTune, "together, then the end task alone", _AANG
     ),
     "joint_then_retrain": Method(
-        "schedule", "schedules:joint_then_retrain", c.Retrain, "together, then anew with the weights learned", _AANG
+        "schedule",
+        "schedule.phases:joint_then_retrain",
+        c.Retrain,
+        "together, then anew with the weights learned",
+        _AANG,
     ),
     "pretrain_then_finetune": Method(
-        "schedule", "schedules:pretrain_then_finetune", c.Pretrain, "auxiliaries first, then the end task alone", _DAPT
+        "schedule",
+        "schedule.phases:pretrain_then_finetune",
+        c.Pretrain,
+        "auxiliaries first, then the end task alone",
+        _DAPT,
     ),
 }
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch import settings as s
-from raysearch.methods.base import Asks, Coefficients, Seen, Weighting
+from raysearch.methods.weighting import settings as s
+from raysearch.methods.weighting.base import Asks, Coefficients, Seen, Weighting
 from raysearch.objectives.objective import Objective
 
 

@@ -26,9 +26,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from raysearch import settings as s
-from raysearch.methods.base import END_TASK, Coefficients, Name, Weighting
-from raysearch.methods.mixing import black_box, descent, greedy, line, newton
+from raysearch.methods.weighting import settings as s
+from raysearch.methods.weighting.base import END_TASK, Coefficients, Name, Weighting
+from raysearch.methods.weighting.merge_search import black_box, descent, greedy, line, newton
 from raysearch.objectives.objective import Objective
 
 

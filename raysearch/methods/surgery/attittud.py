@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from raysearch import field as f
 from raysearch.gradients import subspace
 from raysearch.gradients.jacobian import Jacobian
+from raysearch.methods.surgery import settings as f
 from raysearch.schema.fields import NoSettings
 
 Jacobians = Callable[[], list[Jacobian]]  # J of fresh examples, one for each block of parameters

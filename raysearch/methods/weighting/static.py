@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Generator
 
-from raysearch import settings as s
-from raysearch.methods.base import Coefficients, Weighting, coefficients_of, equal
+from raysearch.methods.weighting import settings as s
+from raysearch.methods.weighting.base import Coefficients, Weighting, coefficients_of, equal
 from raysearch.objectives.objective import Objective
 
 

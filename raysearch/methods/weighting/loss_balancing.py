@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from raysearch import settings as s
-from raysearch.methods.base import Asks, Coefficients, Seen, Weighting, coefficients_of
+from raysearch.methods.weighting import settings as s
+from raysearch.methods.weighting.base import Asks, Coefficients, Seen, Weighting, coefficients_of
 from raysearch.objectives.objective import Objective
 
 TINY = 1e-8  # FAMO's, under logarithms

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch import settings as s
-from raysearch.methods.branches import Branch, Branching, Dev
+from raysearch.methods.weighting import settings as s
+from raysearch.methods.weighting.branch_merging import Branch, Branching, Dev
 from raysearch.objectives.objective import Objective
 
 

@@ -28,8 +28,8 @@ import torch
 from torch import Generator, Tensor
 from torchjd import aggregation as jd
 
-from raysearch import field as f
-from raysearch.methods.conflict import Conflict
+from raysearch.methods.surgery import settings as f
+from raysearch.methods.surgery.base import Conflict
 
 Weigh = Callable[[Tensor], Tensor]  # G (m, m) to weights (m,)
 Scale = Callable[[Any, int], float]  # settings and m to what the weights are multiplied by

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from raysearch import field as f
+from raysearch.methods.surgery import settings as f
 
 
 class Conflict(ABC):

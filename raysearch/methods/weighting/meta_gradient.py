@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch import settings as s
-from raysearch.methods import hierarchy
-from raysearch.methods.base import Asks, Coefficients, Name, Scores, Seen, Weighting
+from raysearch.methods.weighting import aang_hierarchy
+from raysearch.methods.weighting import settings as s
+from raysearch.methods.weighting.base import Asks, Coefficients, Name, Scores, Seen, Weighting
 from raysearch.objectives.objective import Objective
 
 STAGES = ("data", "transform", "representation", "output")
@@ -199,7 +199,7 @@ class Aang(MetaGradient):
     def rows(self, sampled: list[int], total: float) -> list[int]:
         """By weight, equally many, or by the shares of an objective's primitives."""
         if self.settings.batch_split == "hierarchical":
-            return hierarchy.rows(self._shares(sampled, self.logits), total)
+            return aang_hierarchy.rows(self._shares(sampled, self.logits), total)
         return super().rows(sampled, total)
 
     def names(self) -> list[Name]:
@@ -221,4 +221,4 @@ class Aang(MetaGradient):
         return shares[0] * shares[1] * shares[2] * torch.softmax(own[sampled], dim=0)
 
     def _shares(self, sampled: list[int], logits: Logits) -> list[Tensor]:
-        return hierarchy.conditional_shares({st: self.index[st][sampled] for st in hierarchy.ORDER}, logits)
+        return aang_hierarchy.conditional_shares({st: self.index[st][sampled] for st in aang_hierarchy.ORDER}, logits)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raysearch import schedule_settings as c
+from raysearch.methods.schedule import settings as c
 from raysearch.schema.fields import NoSettings
 from raysearch.training_settings import Training
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
-from raysearch.methods.base import Coefficients, Weighting
+from raysearch.methods.weighting.base import Coefficients, Weighting
 from raysearch.training_settings import Training
 
 

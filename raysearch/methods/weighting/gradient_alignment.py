@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch import settings as s
-from raysearch.methods.balancing import Balanced
-from raysearch.methods.base import Asks, Coefficients, Seen, Weighting, coefficients_of
+from raysearch.methods.weighting import settings as s
+from raysearch.methods.weighting.base import Asks, Coefficients, Seen, Weighting, coefficients_of
+from raysearch.methods.weighting.loss_balancing import Balanced
 from raysearch.objectives.objective import Objective
 
 MOMENTUM = 0.9  # of AuxiNash's preferences, as in the authors' code

@@ -1,0 +1,1 @@
+"""Schedules: which tasks train when."""

@@ -1,0 +1,1 @@
+"""Surgeries: how gradients are changed before they are added."""

@@ -1,0 +1,1 @@
+"""Weightings: how much each task counts in a step."""
