@@ -40,8 +40,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
+from raysearch.gradients.flat import flat_gradient
 from raysearch.gradients.jacobian import factored
-from raysearch.gradients.plain import flat_gradient
 from raysearch.opening import prepare
 from raysearch.spec import Search
 from raysearch.training import Trial

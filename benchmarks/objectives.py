@@ -35,8 +35,8 @@ from torch import Tensor
 
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
-from raysearch.gradients.along import difference, jvp
-from raysearch.gradients.plain import assign, flat_gradient
+from raysearch.gradients.directional import difference, jvp
+from raysearch.gradients.flat import assign, flat_gradient
 from raysearch.heads import LabelHead
 from raysearch.opening import prepare
 from raysearch.primitives.output import example_losses

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raysearch.batches import Batches
 from raysearch.distributed import Ranks
-from raysearch.gradients.plain import flat_gradient
+from raysearch.gradients.flat import flat_gradient
 from raysearch.methods.dev_head import dev_loss, left_out_errors, parts, some_of
 from raysearch.network import Network
 from raysearch.opening import Splits

@@ -15,9 +15,9 @@ from torch import Generator, Tensor
 from raysearch.batches import Batches
 from raysearch.distributed import Ranks
 from raysearch.gradients.capture import Capture
-from raysearch.gradients.forms import BatchNorm
 from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit, factored
-from raysearch.gradients.scope import Scope
+from raysearch.gradients.layer_rules import BatchNorm
+from raysearch.gradients.parameter_blocks import Scope
 from raysearch.methods.surgery import settings as f
 from raysearch.network import Network
 from raysearch.plan import TrialPlan

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from raysearch.distributed import Ranks
-from raysearch.gradients.along import check_along, difference, jvp
-from raysearch.gradients.tasks import Look
+from raysearch.gradients.directional import check_along, difference, jvp
+from raysearch.gradients.task_gradients import Look
 from raysearch.methods.weighting.base import END_TASK, Asks, Scores
 from raysearch.steps import Grouped, Step
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from raysearch.distributed import Ranks
-from raysearch.gradients.plain import flat_gradient
+from raysearch.gradients.flat import flat_gradient
 from raysearch.methods.dev_head import some_of
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK

@@ -23,9 +23,9 @@ from raysearch.dev_gradients import DevGradients
 from raysearch.distributed import Ranks
 from raysearch.examples import Examples
 from raysearch.gradients.capture import Capture
-from raysearch.gradients.plain import assign, flat_gradient
-from raysearch.gradients.scope import Scope, scope_of
-from raysearch.gradients.tasks import Ahead, Plain, Segmented, TaskGradients, check_sum, pieces_of
+from raysearch.gradients.flat import assign, flat_gradient
+from raysearch.gradients.parameter_blocks import Scope, scope_of
+from raysearch.gradients.task_gradients import Ahead, Plain, Segmented, TaskGradients, check_sum, pieces_of
 from raysearch.looks import again, checked, from_forwards, kept_by, seen
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase

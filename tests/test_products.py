@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from zoo import ROWS, ZOO, Animal
 
-from raysearch.gradients import shares
-from raysearch.gradients.along import check_along, difference, jvp
+from raysearch.gradients import parameter_products
 from raysearch.gradients.capture import Capture, Found
-from raysearch.gradients.plain import flat_gradient
-from raysearch.gradients.tasks import Ahead, Look, Plain, Segmented, pieces_of
+from raysearch.gradients.directional import check_along, difference, jvp
+from raysearch.gradients.flat import flat_gradient
+from raysearch.gradients.task_gradients import Ahead, Look, Plain, Segmented, pieces_of
 
 TASKS = {7: slice(0, 2), 3: slice(2, 4), 5: slice(4, 5), 1: slice(5, ROWS)}
 LINES = (1, 3, 5, 7)  # in another order than their rows
@@ -66,7 +66,7 @@ def agree(found: Look, expected: Look) -> None:
 def test_products_norms_and_sums_are_those_of_a_backward_for_each_task(
     animal: Animal, price: float, micro_batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shares, "PASS", price)
+    monkeypatch.setattr(parameter_products, "PASS", price)
     weights = torch.tensor([[0.5, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-1.0, 3.0, 0.25, 1.0]], dtype=torch.float64)
     v, expected = direction(animal), plain(animal)
     found = segmented(animal, micro_batches)

@@ -8,7 +8,7 @@ from tiny import tiny_data, tiny_plan
 from raysearch import checkpoint, update
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
-from raysearch.gradients.tasks import Plain
+from raysearch.gradients.task_gradients import Plain
 from raysearch.methods.weighting.loss_balancing import FAMO
 from raysearch.training import Trial, train
 
@@ -115,9 +115,9 @@ def test_recomputed_activations_train_as_kept_ones_do(data: Path, tmp_path: Path
 def test_modules_without_a_product_form_are_said_once(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raysearch.gradients import forms
+    from raysearch.gradients import layer_rules
 
-    monkeypatch.delitem(forms.FORMS, torch.nn.LayerNorm)
+    monkeypatch.delitem(layer_rules.FORMS, torch.nn.LayerNorm)
     slow, _ = trained(tmp_path / "slow", data, "static", "attittud")
     (said,) = [record.getMessage() for record in caplog.records if "no product form" in record.getMessage()]
     assert "(LayerNorm)" in said

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from raysearch.gradients.factors import Factor, Rows
-from raysearch.gradients.forms import KINDS, NORMS, by_row, form_of
+from raysearch.gradients.layer_rules import KINDS, NORMS, by_row, form_of
 
 NO_TASK = -2
 logger = logging.getLogger(__name__)

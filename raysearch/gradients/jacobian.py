@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from raysearch.distributed import Ranks
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.factors import Factor, Layer, Room, Rows
-from raysearch.gradients.plain import flat_gradient
+from raysearch.gradients.flat import flat_gradient
 
 CHUNK = 1 << 18  # columns of an explicit J that are multiplied at a time
 

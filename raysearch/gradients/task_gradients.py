@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raysearch.gradients.capture import NO_TASK, Capture, Found
 from raysearch.gradients.factors import Room
-from raysearch.gradients.shares import Asked, Use, add_share
+from raysearch.gradients.parameter_products import Asked, Use, add_share
 
 
 @dataclass(frozen=True)
