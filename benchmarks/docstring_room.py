@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from raysearch import docstrings
-from raysearch.rows import Rows
+from raysearch.data.row_readers import Rows
 
 SIZES = (80, 160, 400, 800, 1600)
 DRAWS = 5

@@ -37,7 +37,7 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.gradients.directional import difference, jvp
 from raysearch.gradients.flat import assign, flat_gradient
-from raysearch.heads import LabelHead
+from raysearch.models.heads import LabelHead
 from raysearch.opening import prepare
 from raysearch.primitives.output import example_losses
 from raysearch.spec import Search

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from raysearch.data.prepared import Split
 from raysearch.objectives.objective import Objective
-from raysearch.prepared import Split
 from raysearch.primitives.output import Targets
 
 Open = Callable[[str], Split]

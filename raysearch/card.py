@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from raysearch.data.prepared import Prepared, about_of
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.plan import TrialPlan
-from raysearch.prepared import Prepared, about_of
 from raysearch.storage.run import Run
 
 

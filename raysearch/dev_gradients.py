@@ -19,7 +19,7 @@ from raysearch.batches import Batches
 from raysearch.distributed import Ranks
 from raysearch.gradients.flat import flat_gradient
 from raysearch.methods.dev_head import dev_loss, left_out_errors, parts, some_of
-from raysearch.network import Network
+from raysearch.models.network import Network
 from raysearch.opening import Splits
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses

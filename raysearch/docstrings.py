@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raysearch.rows import Rows
+    from raysearch.data.row_readers import Rows
 
 RECIPE = "1"  # goes up when the same libraries would give other rows
 LIBRARIES = {  # label, which is also the package that is imported: the distribution it comes from
@@ -68,8 +68,8 @@ def load_rows() -> dict[str, Rows]:
 
     Raises SpecError when a library is missing or gives too few texts.
     """
+    from raysearch.data.row_readers import Rows
     from raysearch.errors import SpecError
-    from raysearch.rows import Rows
 
     texts = texts_by_label()
     parts: dict[str, list[tuple[str, str]]] = {part: [] for part in (*PER_LABEL, "domain")}

@@ -13,15 +13,15 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.batches import Batches
+from raysearch.data.prepared import Split
 from raysearch.distributed import Ranks
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit, factored
 from raysearch.gradients.layer_rules import BatchNorm
 from raysearch.gradients.parameter_blocks import Scope
 from raysearch.methods.surgery import settings as f
-from raysearch.network import Network
+from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
-from raysearch.prepared import Split
 from raysearch.primitives.output import example_losses
 from raysearch.rng import Shuffled, number_of
 

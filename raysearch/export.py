@@ -28,6 +28,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from raysearch import final
 from raysearch.batches import labels_of
 from raysearch.card import card
+from raysearch.data.prepared import Split, about_of, load_prepared
 from raysearch.errors import RunError, did_you_mean
 from raysearch.image_export import logits_of, save_image_model
 from raysearch.image_model import ImageNetwork
@@ -35,7 +36,6 @@ from raysearch.metrics import score
 from raysearch.model import TextNetwork
 from raysearch.opening import open_split
 from raysearch.plan import TrialPlan
-from raysearch.prepared import Split, about_of, load_prepared
 from raysearch.primitives.output import example_losses
 from raysearch.retraining import Verification, compare, sha256_of, train_again
 from raysearch.spec import Search

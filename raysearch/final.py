@@ -19,11 +19,11 @@ from torch import Tensor
 
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
+from raysearch.data.prepared import about_of, load_prepared
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.opening import Splits, open_split
 from raysearch.plan import TrialPlan
-from raysearch.prepared import about_of, load_prepared
 from raysearch.retraining import Retrained, sha256_of, train_again
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run

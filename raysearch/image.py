@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.batches import Group, Open, labels_of
+from raysearch.data.prepared import Split
 from raysearch.objectives.objective import Objective
-from raysearch.prepared import Split
 from raysearch.primitives.image import IMAGE_DATA, IMAGE_REPRESENTATIONS, IMAGE_TRANSFORMS
 from raysearch.primitives.output import Targets
 

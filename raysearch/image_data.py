@@ -19,9 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysearch import image_dealing
+from raysearch.data.prepared import Prepared, Split, find, in_order, is_there, leak_notes, leaks, load_prepared, written
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.image_rows import SUFFIXES, Images, Label, decoded, fitted, read_images
-from raysearch.prepared import Prepared, Split, find, in_order, is_there, leak_notes, leaks, load_prepared, written
 
 if TYPE_CHECKING:
     from raysearch.image_specs import ImageTask, Source

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from raysearch.data.prepared import FRACTIONS, SPLITS, ranked
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.image_rows import Images, Label, decoded, fitted, key_of
-from raysearch.prepared import FRACTIONS, SPLITS, ranked
 
 if TYPE_CHECKING:
     from raysearch.image_specs import ImageTask, Source

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from raysearch.data.prepared import Split
 from raysearch.errors import RunError
 from raysearch.image_model import ImageNetwork, joined, parted
 from raysearch.image_rows import Picture, decoded, fitted
 from raysearch.plan import TrialPlan
-from raysearch.prepared import Split
 
 FORMAT = 1  # of config.json
 BATCH = 64

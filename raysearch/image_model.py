@@ -21,9 +21,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from raysearch.heads import LabelHead, PooledHead
-from raysearch.huggingface import set_dropout
-from raysearch.network import Network
+from raysearch.models.heads import LabelHead, PooledHead
+from raysearch.models.huggingface import set_dropout
+from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 
 GROUP = 8  # channels that a group norm puts into one group, at most

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raysearch.data.row_readers import READERS
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.rows import READERS
 
 if TYPE_CHECKING:
     from raysearch.image_specs import Source

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from raysearch.heads import DenoiseHead, Given, HuggingFaceHead, LabelHead
-from raysearch.huggingface import set_dropout
-from raysearch.network import Network
+from raysearch.models.heads import DenoiseHead, Given, HuggingFaceHead, LabelHead
+from raysearch.models.huggingface import set_dropout
+from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.pretrained import pretrained_source
 from raysearch.primitives.output import HEADS

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from raysearch.data.prepared import SPLITS, Prepared, Split
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.image_data import opened_images, prepare_images
-from raysearch.prepared import SPLITS, Prepared, Split
 from raysearch.table_data import opened_table, prepare_table
 from raysearch.tasks import opened_text, prepare_text
 

@@ -25,7 +25,7 @@ from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK
 from raysearch.methods.weighting.branch_merging import Branch, Branching, coefficients_of
 from raysearch.methods.weighting.settings import Branches
-from raysearch.network import Network
+from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses
 from raysearch.rng import number_of, stream

@@ -22,13 +22,13 @@ import torch
 
 from raysearch import sessions
 from raysearch.broker import Kind, Said
+from raysearch.data.prepared import Prepared
 from raysearch.declared import Executor
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.machine import check_packages
 from raysearch.objectives.user_primitives import functions_of
 from raysearch.opening import prepare
-from raysearch.prepared import Prepared
 from raysearch.progress import Progress
 from raysearch.recording import Recorder
 from raysearch.refusals import check_consistency

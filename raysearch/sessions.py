@@ -20,10 +20,10 @@ from typing import Any
 
 import yaml
 
+from raysearch.data.prepared import Prepared
 from raysearch.errors import RunError
 from raysearch.machine import here
 from raysearch.plan import TrialPlan
-from raysearch.prepared import Prepared
 from raysearch.spec import Search
 from raysearch.storage.run import asked_plans, open_run
 from raysearch.version import version_of

@@ -19,8 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysearch import planted
-from raysearch.errors import SpecError, did_you_mean
-from raysearch.prepared import (
+from raysearch.data.prepared import (
     FRACTIONS,
     SPLITS,
     Prepared,
@@ -34,6 +33,7 @@ from raysearch.prepared import (
     load_prepared,
     written,
 )
+from raysearch.errors import SpecError, did_you_mean
 from raysearch.table_rows import Rows, read_table
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raysearch.heads import LabelHead, PooledHead
-from raysearch.network import Network
+from raysearch.models.heads import LabelHead, PooledHead
+from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raysearch.data.row_readers import READERS
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.rows import READERS
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npz")
 

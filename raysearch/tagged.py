@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from raysearch.data.row_readers import READERS, Rows
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.rows import READERS, Rows
 
 if TYPE_CHECKING:
     from raysearch.vocabulary import Vocabulary

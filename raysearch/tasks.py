@@ -14,8 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysearch import docstrings
-from raysearch.errors import SpecError, did_you_mean
-from raysearch.prepared import (
+from raysearch.data.prepared import (
     FRACTIONS,
     SPLITS,
     UNLABELLED,
@@ -29,7 +28,8 @@ from raysearch.prepared import (
     load_prepared,
     written,
 )
-from raysearch.rows import Rows, read_hub, read_rows
+from raysearch.data.row_readers import Rows, read_hub, read_rows
+from raysearch.errors import SpecError, did_you_mean
 from raysearch.tagged import Tagged, encode_tags, read_tagged
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from raysearch.batches import Group, Open, labels_of
+from raysearch.data.prepared import Split
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.user_primitives import Functions
-from raysearch.prepared import Split
 from raysearch.primitives.data import data_of
 from raysearch.primitives.output import Targets
 from raysearch.primitives.representation import REPRESENTATIONS

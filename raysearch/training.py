@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from raysearch import checkpoint
 from raysearch.batches import Batches, Open
 from raysearch.checkpoint import TrialFolder
+from raysearch.data.prepared import Split
 from raysearch.distributed import Ranks
 from raysearch.image import ImageBatches
 from raysearch.image_model import ImageNetwork
@@ -28,11 +29,10 @@ from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.branch_merging import Branching
 from raysearch.metrics import score
 from raysearch.model import TextNetwork
-from raysearch.network import Network
+from raysearch.models.network import Network
 from raysearch.objectives.user_primitives import functions_of
 from raysearch.opening import Splits
 from raysearch.plan import TrialPlan
-from raysearch.prepared import Split
 from raysearch.primitives.output import example_losses
 from raysearch.primitives.transform import Vocabulary
 from raysearch.rng import number_of

@@ -32,7 +32,7 @@ from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.surgery.attittud import Attittud
 from raysearch.methods.weighting.base import END_TASK, Asks, Scores, Seen, Weighting
 from raysearch.methods.weighting.task_sampling import draw, nothing
-from raysearch.network import Network
+from raysearch.models.network import Network
 from raysearch.opening import Splits
 from raysearch.plan import TrialPlan
 from raysearch.primitives.output import example_losses, outputs_of

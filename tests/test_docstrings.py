@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from raysearch import docstrings
+from raysearch.data.row_readers import Rows
 from raysearch.docstrings import LIBRARIES, PER_LABEL, distinct, first_paragraphs, masked
-from raysearch.rows import Rows
 
 
 @pytest.fixture(scope="module")

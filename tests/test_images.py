@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from pictures_of import class_folders, encoded, picture
 
+from raysearch.data.prepared import Prepared, about_of
 from raysearch.errors import SpecError
 from raysearch.image_data import ImageSplit
 from raysearch.image_dealing import digits
 from raysearch.image_rows import decoded, fitted
 from raysearch.image_specs import ImageTask
 from raysearch.opening import open_split, prepare
-from raysearch.prepared import Prepared, about_of
 from raysearch.schema.yaml_source import Node
 from raysearch.text_specs import TaskSpec
 

@@ -31,9 +31,9 @@ settings      errors schema.fields methods.weighting.settings methods.surgery.se
 words         rng objectives.objective version methods.profiles storage.schemas methods
 declarations  schema.catalog schema.yaml_source objectives.user_primitives plan objectives.space objectives.literature knobs task_parts image_specs table_specs text_specs paper_tasks
 searches      declared kinds arms pretrained machine refusals spec
-data          rows docstrings vocabulary tagged prepared planted
+data          data.row_readers docstrings vocabulary tagged data.prepared planted
 tasks         image_rows image_dealing image_data table_rows table_data tasks opening
-batches       distributed metrics heads network huggingface model image_model primitives primitives.*
+batches       distributed metrics models.heads models.network models.huggingface model image_model primitives primitives.*
 builders      batches text image table table_model
 steps         gradients gradients.* methods.* steps looks examples dev_gradients update
 training      rounds checkpoint trajectory training

@@ -13,10 +13,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from raysearch import pretrained
+from raysearch.data.prepared import Prepared, deal, load_prepared
+from raysearch.data.row_readers import read_hub, read_rows
 from raysearch.errors import SpecError
 from raysearch.opening import open_split, prepare
-from raysearch.prepared import Prepared, deal, load_prepared
-from raysearch.rows import read_hub, read_rows
 from raysearch.tasks import TextSplit
 from raysearch.text_specs import MODELS, ExtraTask, TaskSpec
 from raysearch.vocabulary import train_word_pieces

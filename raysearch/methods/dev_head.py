@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from raysearch.heads import LabelHead
 from raysearch.methods.weighting import settings as s
+from raysearch.models.heads import LabelHead
 from raysearch.primitives.output import example_losses
 
 

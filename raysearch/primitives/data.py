@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from raysearch.prepared import Split
+from raysearch.data.prepared import Split
 
 Open = Callable[[str], Split]
 

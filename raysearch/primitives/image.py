@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 
-from raysearch.prepared import Split
+from raysearch.data.prepared import Split
 
 Open = Callable[[str], Split]
 NOISE = 0.5  # standard deviation of the noise, in standard deviations of a channel

@@ -1,0 +1,1 @@
+"""Prepared splits and row readers, independent of the modality."""
