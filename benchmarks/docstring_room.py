@@ -21,8 +21,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from raysearch import docstrings
 from raysearch.data.row_readers import Rows
+from raysearch.modalities.text import docstrings
 
 SIZES = (80, 160, 400, 800, 1600)
 DRAWS = 5
@@ -77,7 +77,7 @@ def fine_tune() -> None:
     """The end task alone, from random weights; test is scored here for the documentation, never in a search."""
     from raysearch import checkpoint
     from raysearch.checkpoint import TrialFolder
-    from raysearch.opening import open_split, prepare
+    from raysearch.modalities.opening import open_split, prepare
     from raysearch.spec import Search
     from raysearch.training import batches_of, build, evaluate, set_parameters, train
 

@@ -42,7 +42,7 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.gradients.flat import flat_gradient
 from raysearch.gradients.jacobian import factored
-from raysearch.opening import prepare
+from raysearch.modalities.opening import prepare
 from raysearch.spec import Search
 from raysearch.training import Trial
 

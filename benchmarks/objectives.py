@@ -37,9 +37,9 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.gradients.directional import difference, jvp
 from raysearch.gradients.flat import assign, flat_gradient
+from raysearch.modalities.opening import prepare
+from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.heads import LabelHead
-from raysearch.opening import prepare
-from raysearch.primitives.output import example_losses
 from raysearch.spec import Search
 from raysearch.training import Trial
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from raysearch.arms import uses
-from raysearch.opening import prepare
+from raysearch.modalities.opening import prepare
 from raysearch.paired import bootstrap_interval
 from raysearch.plan import TrialPlan
 from raysearch.spec import Search

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
-from raysearch.opening import prepare
+from raysearch.modalities.opening import prepare
 from raysearch.spec import Search
 from raysearch.storage.schemas import WEIGHTS
 from raysearch.training import Trial

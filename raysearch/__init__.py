@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raysearch.errors import RunError, SpecError
-    from raysearch.image_export import load_image_model
+    from raysearch.modalities.image.export import load_image_model
     from raysearch.objectives.objective import Objective
     from raysearch.objectives.space import Space, load_space
     from raysearch.plan import TrialPlan
@@ -32,7 +32,7 @@ _HOME = {
     "SpecError": "errors",
     "TrialPlan": "plan",
     "launch": "search",
-    "load_image_model": "image_export",
+    "load_image_model": "modalities.image.export",
     "load_search": "spec",
     "load_space": "objectives.space",
     "open_run": "storage.run",

@@ -15,14 +15,14 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from raysearch.batches import Batches
 from raysearch.distributed import Ranks
 from raysearch.gradients.flat import flat_gradient
 from raysearch.methods.dev_head import dev_loss, left_out_errors, parts, some_of
+from raysearch.modalities.batch import Batches
+from raysearch.modalities.opening import Splits
+from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
-from raysearch.opening import Splits
 from raysearch.plan import TrialPlan
-from raysearch.primitives.output import example_losses
 from raysearch.rng import stream
 
 

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Generator, Tensor
 
-from raysearch.batches import Batches
 from raysearch.data.prepared import Split
 from raysearch.distributed import Ranks
 from raysearch.gradients.capture import Capture
@@ -20,9 +19,10 @@ from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit,
 from raysearch.gradients.layer_rules import BatchNorm
 from raysearch.gradients.parameter_blocks import Scope
 from raysearch.methods.surgery import settings as f
+from raysearch.modalities.batch import Batches
+from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
-from raysearch.primitives.output import example_losses
 from raysearch.rng import Shuffled, number_of
 
 

@@ -26,21 +26,21 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raysearch import final
-from raysearch.batches import labels_of
 from raysearch.card import card
 from raysearch.data.prepared import Split, about_of, load_prepared
 from raysearch.errors import RunError, did_you_mean
-from raysearch.image_export import logits_of, save_image_model
-from raysearch.image_model import ImageNetwork
 from raysearch.metrics import score
-from raysearch.model import TextNetwork
-from raysearch.opening import open_split
+from raysearch.modalities.batch import labels_of
+from raysearch.modalities.image.export import logits_of, save_image_model
+from raysearch.modalities.image.network import ImageNetwork
+from raysearch.modalities.opening import open_split
+from raysearch.modalities.text.batches import padded
+from raysearch.modalities.text.network import TextNetwork
+from raysearch.modalities.text.outputs import example_losses
 from raysearch.plan import TrialPlan
-from raysearch.primitives.output import example_losses
 from raysearch.retraining import Verification, compare, sha256_of, train_again
 from raysearch.spec import Search
 from raysearch.storage.run import Run
-from raysearch.text import padded
 from raysearch.training import EVALUATION_BATCH, build, set_parameters, vocabulary_of
 
 TOLERANCE = 0.005  # points of score between the trained and the exported model: other masks, other rounding

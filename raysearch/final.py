@@ -22,7 +22,7 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.data.prepared import about_of, load_prepared
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
-from raysearch.opening import Splits, open_split
+from raysearch.modalities.opening import Splits, open_split
 from raysearch.plan import TrialPlan
 from raysearch.retraining import Retrained, sha256_of, train_again
 from raysearch.storage.ledger import Ledger

@@ -9,11 +9,11 @@ import importlib.util
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from raysearch.image_specs import IMAGE_MODELS, ImageModel
 from raysearch.knobs import DEFAULTS
+from raysearch.modalities.image.config import IMAGE_MODELS, ImageModel
+from raysearch.modalities.table.config import TABLE_MODELS, TableModel, TableTask
+from raysearch.modalities.text.config import MODELS
 from raysearch.schema.yaml_source import Keys, Node
-from raysearch.table_specs import TABLE_MODELS, TableModel, TableTask
-from raysearch.text_specs import MODELS
 
 if TYPE_CHECKING:
     from raysearch.spec import Search

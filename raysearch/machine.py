@@ -15,8 +15,8 @@ from raysearch.declared import MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.kinds import check_timm
 from raysearch.methods import FAMILIES, METHODS
+from raysearch.modalities.text.pretrained import PACKAGES
 from raysearch.objectives.user_primitives import check_unchanged
-from raysearch.pretrained import PACKAGES
 from raysearch.schema.yaml_source import Keys, Node
 
 if TYPE_CHECKING:

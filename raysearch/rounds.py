@@ -25,9 +25,9 @@ from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK
 from raysearch.methods.weighting.branch_merging import Branch, Branching, coefficients_of
 from raysearch.methods.weighting.settings import Branches
+from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
-from raysearch.primitives.output import example_losses
 from raysearch.rng import number_of, stream
 from raysearch.steps import Losses, Step
 from raysearch.update import Update

@@ -27,8 +27,8 @@ from raysearch.declared import Executor
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.machine import check_packages
+from raysearch.modalities.opening import prepare
 from raysearch.objectives.user_primitives import functions_of
-from raysearch.opening import prepare
 from raysearch.progress import Progress
 from raysearch.recording import Recorder
 from raysearch.refusals import check_consistency

@@ -29,19 +29,19 @@ from raysearch.declared import (
     Scheduler,
 )
 from raysearch.errors import SpecError
-from raysearch.image_specs import ImageModel, ImageTask
 from raysearch.knobs import INCLUDE, WEIGHT, fixed_settings
 from raysearch.machine import check_machine, check_packages
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
+from raysearch.modalities.image.config import ImageModel, ImageTask
+from raysearch.modalities.table.config import TableModel, TableTask
+from raysearch.modalities.text.config import MODELS, TASKS, ModelSpec, TaskSpec
 from raysearch.objectives.space import Space, load_space
 from raysearch.plan import TrialPlan
 from raysearch.refusals import check_consistency
 from raysearch.schema import catalog, yaml_source
 from raysearch.schema.fields import Value
 from raysearch.schema.yaml_source import HIDDEN, Node, plain
-from raysearch.table_specs import TableModel, TableTask
-from raysearch.text_specs import MODELS, TASKS, ModelSpec, TaskSpec
 
 __all__ = [
     "MODELS",

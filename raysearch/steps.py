@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raysearch.batches import Group
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK, Coefficients
+from raysearch.modalities.batch import Group
 
 SHARED = -3  # of a head's parameter: several objectives'
 Grouped = list[tuple[int, Group]]  # tasks and their rows

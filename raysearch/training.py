@@ -18,30 +18,30 @@ import torch
 from torch import Tensor, nn
 
 from raysearch import checkpoint
-from raysearch.batches import Batches, Open
 from raysearch.checkpoint import TrialFolder
 from raysearch.data.prepared import Split
 from raysearch.distributed import Ranks
-from raysearch.image import ImageBatches
-from raysearch.image_model import ImageNetwork
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.branch_merging import Branching
 from raysearch.metrics import score
-from raysearch.model import TextNetwork
+from raysearch.modalities.batch import Batches, Open
+from raysearch.modalities.image.batches import ImageBatches
+from raysearch.modalities.image.network import ImageNetwork
+from raysearch.modalities.opening import Splits
+from raysearch.modalities.table.batches import TableBatches
+from raysearch.modalities.table.network import TableNetwork
+from raysearch.modalities.text.batches import TextBatches
+from raysearch.modalities.text.network import TextNetwork
+from raysearch.modalities.text.outputs import example_losses
+from raysearch.modalities.text.transforms import Vocabulary
 from raysearch.models.network import Network
 from raysearch.objectives.user_primitives import functions_of
-from raysearch.opening import Splits
 from raysearch.plan import TrialPlan
-from raysearch.primitives.output import example_losses
-from raysearch.primitives.transform import Vocabulary
 from raysearch.rng import number_of
 from raysearch.rounds import Rounds
 from raysearch.steps import Losses
 from raysearch.storage.schemas import Report
-from raysearch.table import TableBatches
-from raysearch.table_model import TableNetwork
-from raysearch.text import TextBatches
 from raysearch.trajectory import Trajectory
 from raysearch.update import Update
 

@@ -18,7 +18,6 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from raysearch.batches import Batches, Group
 from raysearch.dev_gradients import DevGradients
 from raysearch.distributed import Ranks
 from raysearch.examples import Examples
@@ -32,10 +31,11 @@ from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.surgery.attittud import Attittud
 from raysearch.methods.weighting.base import END_TASK, Asks, Scores, Seen, Weighting
 from raysearch.methods.weighting.task_sampling import draw, nothing
+from raysearch.modalities.batch import Batches, Group
+from raysearch.modalities.opening import Splits
+from raysearch.modalities.text.outputs import example_losses, outputs_of
 from raysearch.models.network import Network
-from raysearch.opening import Splits
 from raysearch.plan import TrialPlan
-from raysearch.primitives.output import example_losses, outputs_of
 from raysearch.rng import Shuffled, number_of, stream
 from raysearch.steps import SHARED, Grouped, Losses, Step, add_losses, dealt, rows_of, within
 

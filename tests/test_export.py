@@ -12,7 +12,7 @@ from raysearch import checkpoint
 from raysearch.errors import RunError
 from raysearch.export import export
 from raysearch.final import OPENED, final
-from raysearch.opening import open_split
+from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
 from raysearch.spec import Search, load_search
 from raysearch.storage.run import Run

@@ -10,7 +10,7 @@ from tiny import MODEL, tiny_data, tiny_plan
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
-from raysearch.model import TextNetwork
+from raysearch.modalities.text.network import TextNetwork
 from raysearch.models.heads import DenoiseHead, LowRank
 from raysearch.objectives.objective import Objective
 from raysearch.training import Trial, train

@@ -8,7 +8,7 @@ from tiny import tiny_plan
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from raysearch.image_model import Decoder, ImageNetwork, SmallCNN, WideResNet, parted
+from raysearch.modalities.image.network import Decoder, ImageNetwork, SmallCNN, WideResNet, parted
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import IMAGE_STAGES
 from raysearch.plan import TrialPlan

@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from raysearch.image import ImageBatches
-from raysearch.image_data import ImageSplit
 from raysearch.metrics import score
-from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import IMAGE_STAGES, load_space
-from raysearch.primitives.image import (
+from raysearch.modalities.image.batches import ImageBatches
+from raysearch.modalities.image.dataset import ImageSplit
+from raysearch.modalities.image.primitives import (
     HIDDEN,
     IMAGE_DATA,
     IMAGE_REPRESENTATIONS,
@@ -17,7 +15,9 @@ from raysearch.primitives.image import (
     NOISE,
     patches,
 )
-from raysearch.primitives.output import OUTPUTS, Targets
+from raysearch.modalities.text.outputs import OUTPUTS, Targets
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.space import IMAGE_STAGES, load_space
 
 SPLIT = ImageSplit(
     pixels=torch.randint(0, 256, (20, 3, 16, 16), generator=Generator().manual_seed(0), dtype=torch.uint8).numpy(),

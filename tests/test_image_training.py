@@ -17,9 +17,9 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
-from raysearch.image_specs import ImageTask
+from raysearch.modalities.image.config import ImageTask
+from raysearch.modalities.opening import open_split, prepare
 from raysearch.objectives.space import load_space
-from raysearch.opening import open_split, prepare
 from raysearch.plan import TrialPlan
 from raysearch.spec import Search
 from raysearch.storage.run import Run

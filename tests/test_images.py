@@ -12,13 +12,13 @@ from pictures_of import class_folders, encoded, picture
 
 from raysearch.data.prepared import Prepared, about_of
 from raysearch.errors import SpecError
-from raysearch.image_data import ImageSplit
-from raysearch.image_dealing import digits
-from raysearch.image_rows import decoded, fitted
-from raysearch.image_specs import ImageTask
-from raysearch.opening import open_split, prepare
+from raysearch.modalities.image.config import ImageTask
+from raysearch.modalities.image.dataset import ImageSplit
+from raysearch.modalities.image.readers import decoded, fitted
+from raysearch.modalities.image.splits import digits
+from raysearch.modalities.opening import open_split, prepare
+from raysearch.modalities.text.config import TaskSpec
 from raysearch.schema.yaml_source import Node
-from raysearch.text_specs import TaskSpec
 
 CNN = {"image": "small_cnn", "widths": [4], "norm": "group"}
 DATA = Path(os.environ.get("RAYSEARCH_DATA", "."))

@@ -7,9 +7,9 @@ from tiny import OBJECTIVES, tiny_plan
 from torch import Generator
 from transformers import AutoModelForSequenceClassification
 
-from raysearch.model import TextNetwork
+from raysearch.modalities.text.attention_masks import REPRESENTATIONS
+from raysearch.modalities.text.network import TextNetwork
 from raysearch.plan import TrialPlan
-from raysearch.primitives.representation import REPRESENTATIONS
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 ROBERTA = SIZES | {"max_position_embeddings": 66, "pad_token_id": 0}

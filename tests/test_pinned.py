@@ -25,7 +25,7 @@ import typer
 
 import raysearch
 from raysearch import Search, checkpoint, cli, load_search
-from raysearch.opening import prepare
+from raysearch.modalities.opening import prepare
 from raysearch.planning import first_plans
 from raysearch.storage import schemas
 from raysearch.training import train

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Generator
 
-from raysearch.batches import Group
+from raysearch.modalities.batch import Group
+from raysearch.modalities.text.attention_masks import KEEP, REPRESENTATIONS
+from raysearch.modalities.text.batches import TextBatches, following
+from raysearch.modalities.text.data_sources import DATA
+from raysearch.modalities.text.dataset import TextSplit
+from raysearch.modalities.text.outputs import OUTPUTS, Targets
+from raysearch.modalities.text.token_statistics import token_statistics
+from raysearch.modalities.text.transforms import GONE, TRANSFORMS, Vocabulary, select, viewed
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import KINDS, STAGES
-from raysearch.primitives.data import DATA
-from raysearch.primitives.output import OUTPUTS, Targets
-from raysearch.primitives.representation import KEEP, REPRESENTATIONS
-from raysearch.primitives.statistics import token_statistics
-from raysearch.primitives.transform import GONE, TRANSFORMS, Vocabulary, select, viewed
-from raysearch.tasks import TextSplit
-from raysearch.text import TextBatches, following
 
 VOCABULARY = Vocabulary(size=1000, pad=0, cls=1, sep=2, mask=3)
 MASK_TABLES = {  # three tokens and a pad; rows are queries

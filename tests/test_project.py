@@ -15,11 +15,11 @@ import pytest
 import typer
 
 from raysearch import cli, training_settings
-from raysearch.docstrings import LIBRARIES
 from raysearch.methods import METHODS
 from raysearch.methods.schedule import settings as c
 from raysearch.methods.surgery import settings as s
 from raysearch.methods.weighting import settings as w
+from raysearch.modalities.text.docstrings import LIBRARIES
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "raysearch"
@@ -29,17 +29,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LAYERS = """
 settings      errors schema.fields methods.weighting.settings methods.surgery.settings training_settings methods.schedule.settings
 words         rng objectives.objective version methods.profiles storage.schemas methods
-declarations  schema.catalog schema.yaml_source objectives.user_primitives plan objectives.space objectives.literature knobs task_parts image_specs table_specs text_specs paper_tasks
-searches      declared kinds arms pretrained machine refusals spec
-data          data.row_readers docstrings vocabulary tagged data.prepared planted
-tasks         image_rows image_dealing image_data table_rows table_data tasks opening
-batches       distributed metrics models.heads models.network models.huggingface model image_model primitives primitives.*
-builders      batches text image table table_model
+declarations  schema.catalog schema.yaml_source objectives.user_primitives plan objectives.space objectives.literature knobs modalities.base modalities.image.config modalities.table.config modalities.text.config modalities.text.paper_tasks
+searches      declared kinds arms modalities.text.pretrained machine refusals spec
+data          data.row_readers modalities.text.docstrings modalities.text.tokenizer modalities.text.token_labels data.prepared modalities.table.planted
+tasks         modalities.image.readers modalities.image.splits modalities.image.dataset modalities.table.readers modalities.table.dataset modalities.text.dataset modalities.opening
+batches       distributed metrics models.heads models.network models.huggingface modalities.text.network modalities.image.network primitives primitives.*
+builders      modalities.batch modalities.text.batches modalities.image.batches modalities.table.batches modalities.table.network
 steps         gradients gradients.* methods.* steps looks examples dev_gradients update
 training      rounds checkpoint trajectory training
 record        storage.journal storage.ledger storage.run paired pictures sweep_pictures weight_pictures markup comparisons page report
 search        samplers arm_study study planning progress sessions broker serving recording fleet tuning search
-front         retraining final image_export card export showing describing __init__ cli
+front         retraining final modalities.image.export card export showing describing __init__ cli
 """
 RAY = {"fleet", "tuning"}  # the only modules that import ray
 FRONT = """

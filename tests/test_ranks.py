@@ -11,9 +11,9 @@ from tiny import LEARNING, OFFICIAL, quickly, tiny_data, tiny_plan
 
 from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
-from raysearch.image_specs import ImageTask
+from raysearch.modalities.image.config import ImageTask
+from raysearch.modalities.opening import prepare
 from raysearch.objectives.space import load_space
-from raysearch.opening import prepare
 from raysearch.plan import TrialPlan
 from raysearch.training import Trial, evaluate, set_parameters
 

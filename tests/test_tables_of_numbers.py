@@ -16,21 +16,21 @@ from sklearn.metrics import r2_score
 from tiny import tiny_plan
 
 import raysearch
-from raysearch import planted
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
 from raysearch.metrics import score
+from raysearch.modalities.opening import open_split, prepare
+from raysearch.modalities.table import planted
+from raysearch.modalities.table.config import Planted, TableTask
+from raysearch.modalities.table.primitives import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
+from raysearch.modalities.table.readers import read_table
+from raysearch.modalities.text.outputs import Targets, above_mean, example_losses, restore
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
-from raysearch.opening import open_split, prepare
 from raysearch.plan import TrialPlan
-from raysearch.primitives.output import Targets, above_mean, example_losses, restore
-from raysearch.primitives.table import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
 from raysearch.report import write_html
 from raysearch.rng import stream
 from raysearch.spec import Search
-from raysearch.table_rows import read_table
-from raysearch.table_specs import Planted, TableTask
 from raysearch.training import train
 
 MODEL = {"mlp": [8, 4], "activation": "tanh"}

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from raysearch import pretrained
 from raysearch.data.prepared import Prepared, deal, load_prepared
 from raysearch.data.row_readers import read_hub, read_rows
 from raysearch.errors import SpecError
-from raysearch.opening import open_split, prepare
-from raysearch.tasks import TextSplit
-from raysearch.text_specs import MODELS, ExtraTask, TaskSpec
-from raysearch.vocabulary import train_word_pieces
+from raysearch.modalities.opening import open_split, prepare
+from raysearch.modalities.text import pretrained
+from raysearch.modalities.text.config import MODELS, ExtraTask, TaskSpec
+from raysearch.modalities.text.dataset import TextSplit
+from raysearch.modalities.text.tokenizer import train_word_pieces
 
 SMALL = {"config": {"model_type": "bert", "hidden_size": 16, "vocab_size": 200}}
 DATA = Path(os.environ.get("RAYSEARCH_DATA", "."))
@@ -91,7 +91,7 @@ def test_the_saved_tokenizer_is_one_that_transformers_loads_and_gives_the_stored
 
 def test_two_trainings_in_two_processes_give_the_same_word_pieces() -> None:
     program = (
-        "from raysearch.vocabulary import train_word_pieces as t\n"
+        "from raysearch.modalities.text.tokenizer import train_word_pieces as t\n"
         "texts = [f'{a}{b} {b}{c}! caf\\u00e9' for a in 'abcdef' for b in 'ghijkl' for c in 'mnop']\n"
         "print(t(texts, 120).to_str() == t(reversed(texts), 120).to_str(), t(texts, 120).to_str())"
     )

@@ -13,11 +13,11 @@ from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.methods import named
 from raysearch.methods.schedule.phases import Phase
+from raysearch.modalities.opening import Splits
+from raysearch.modalities.text.config import ExtraTask
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
-from raysearch.opening import Splits
 from raysearch.storage.schemas import EVALUATIONS
-from raysearch.text_specs import ExtraTask
 from raysearch.training import Trial, rate_factor, train
 
 METHODS_TO_RUN = [

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.methods import METHODS
+from raysearch.modalities.opening import prepare
 from raysearch.objectives.objective import Objective
-from raysearch.opening import prepare
 from raysearch.plan import TrialPlan
 from raysearch.spec import TaskSpec
 from raysearch.training_settings import Training

@@ -14,8 +14,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from raysearch.methods.weighting import settings as s
+from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.heads import LabelHead
-from raysearch.primitives.output import example_losses
 
 
 def parts(size: int, training: int, settings: s.DevHead) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from raysearch.data.prepared import FRACTIONS, SPLITS, ranked
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.image_rows import Images, Label, decoded, fitted, key_of
+from raysearch.modalities.image.readers import Images, Label, decoded, fitted, key_of
 
 if TYPE_CHECKING:
-    from raysearch.image_specs import ImageTask, Source
+    from raysearch.modalities.image.config import ImageTask, Source
 
 DIGITS = ("1", "8", "9")  # of the ten, those that a linear model tells apart worst when it has few images of each
 DIGITS_EACH = {"test": 60, "dev": 80, "train": 5}  # images of each

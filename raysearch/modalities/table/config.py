@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from raysearch.errors import did_you_mean
+from raysearch.modalities.base import check_extra, check_split
 from raysearch.schema.fields import Settings, knob
 from raysearch.schema.yaml_source import Node, plain
-from raysearch.task_parts import check_extra, check_split
 
 TableMetric = Literal["r2", "accuracy", "macro_f1", "micro_f1", "mean_auc"]
 EXTRA = "extra_"

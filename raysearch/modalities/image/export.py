@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from raysearch.data.prepared import Split
 from raysearch.errors import RunError
-from raysearch.image_model import ImageNetwork, joined, parted
-from raysearch.image_rows import Picture, decoded, fitted
+from raysearch.modalities.image.network import ImageNetwork, joined, parted
+from raysearch.modalities.image.readers import Picture, decoded, fitted
 from raysearch.plan import TrialPlan
 
 FORMAT = 1  # of config.json

@@ -14,14 +14,14 @@ import pyarrow as pa
 
 from raysearch.data.prepared import SPLITS, Prepared, Split
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.image_data import opened_images, prepare_images
-from raysearch.table_data import opened_table, prepare_table
-from raysearch.tasks import opened_text, prepare_text
+from raysearch.modalities.image.dataset import opened_images, prepare_images
+from raysearch.modalities.table.dataset import opened_table, prepare_table
+from raysearch.modalities.text.dataset import opened_text, prepare_text
 
 if TYPE_CHECKING:
-    from raysearch.image_specs import ImageTask
-    from raysearch.table_specs import TableTask
-    from raysearch.text_specs import TaskSpec
+    from raysearch.modalities.image.config import ImageTask
+    from raysearch.modalities.table.config import TableTask
+    from raysearch.modalities.text.config import TaskSpec
 
 
 def prepare(

@@ -27,7 +27,7 @@ from raysearch.data.row_readers import READERS
 from raysearch.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
-    from raysearch.image_specs import Source
+    from raysearch.modalities.image.config import Source
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 Picture = bytes | Path | NDArray[np.uint8]  # encoded, in a file, or pixels (H, W) or (H, W, C)

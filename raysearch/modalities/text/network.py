@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from raysearch.modalities.text.outputs import HEADS
+from raysearch.modalities.text.pretrained import pretrained_source
 from raysearch.models.heads import DenoiseHead, Given, HuggingFaceHead, LabelHead
 from raysearch.models.huggingface import set_dropout
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
-from raysearch.pretrained import pretrained_source
-from raysearch.primitives.output import HEADS
 
 NOISE = 1.0  # standard deviation of noisy embeddings, in standard deviations of the embedding table
 MASK_STYLES = ("additive", "boolean")  # (B, 1, S, S) of 0 and -3e38, or (B, S, S) of true and false

@@ -18,7 +18,7 @@ from raysearch.data.row_readers import READERS, Rows
 from raysearch.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
-    from raysearch.vocabulary import Vocabulary
+    from raysearch.modalities.text.tokenizer import Vocabulary
 
 NO_TAG = -1  # of a token that is asked for nothing
 KINDS = (".jsonl", ".ndjson", ".parquet")

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from raysearch.errors import did_you_mean
-from raysearch.image_specs import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
-from raysearch.paper_tasks import PAPER_TASKS
+from raysearch.modalities.base import check_extra, check_split
+from raysearch.modalities.image.config import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
+from raysearch.modalities.table.config import TABLE_MODELS, TABLE_TASKS, TableModel, TableTask
+from raysearch.modalities.text.paper_tasks import PAPER_TASKS
 from raysearch.schema.fields import knob
 from raysearch.schema.yaml_source import Node, plain
-from raysearch.table_specs import TABLE_MODELS, TABLE_TASKS, TableModel, TableTask
-from raysearch.task_parts import check_extra, check_split
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
 

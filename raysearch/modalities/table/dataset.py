@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysearch import planted
 from raysearch.data.prepared import (
     FRACTIONS,
     SPLITS,
@@ -34,10 +33,11 @@ from raysearch.data.prepared import (
     written,
 )
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.table_rows import Rows, read_table
+from raysearch.modalities.table import planted
+from raysearch.modalities.table.readers import Rows, read_table
 
 if TYPE_CHECKING:
-    from raysearch.table_specs import TableTask
+    from raysearch.modalities.table.config import TableTask
 
 DATA_VERSION = "1"
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raysearch.primitives.transform import Vocabulary
-from raysearch.tasks import TextSplit
+from raysearch.modalities.text.dataset import TextSplit
+from raysearch.modalities.text.transforms import Vocabulary
 
 
 def token_statistics(split: TextSplit, vocabulary: Vocabulary) -> dict[str, NDArray[np.float32]]:

@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysearch import image_dealing
 from raysearch.data.prepared import Prepared, Split, find, in_order, is_there, leak_notes, leaks, load_prepared, written
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.image_rows import SUFFIXES, Images, Label, decoded, fitted, read_images
+from raysearch.modalities.image import splits
+from raysearch.modalities.image.readers import SUFFIXES, Images, Label, decoded, fitted, read_images
 
 if TYPE_CHECKING:
-    from raysearch.image_specs import ImageTask, Source
+    from raysearch.modalities.image.config import ImageTask, Source
 
 DATA_VERSION = "1"
 LOOKED_AT = 64  # images of each split that say whether there is colour
@@ -119,11 +119,11 @@ def _digest(path: Path) -> str:
 
 def _splits(task: ImageTask, paths: Mapping[str, Path | None]) -> dict[str, Images]:
     if task.embedded:
-        return image_dealing.digits(task)
+        return splits.digits(task)
     sources: dict[str, Source] = dict.fromkeys(("train", "dev", "test"), task.end_task())
     if task.auxiliary is not None:
         sources["auxiliary"] = task.auxiliary
-    return image_dealing.dealt(task, {p: read_images(path, sources[p]) for p, path in paths.items() if path})
+    return splits.dealt(task, {p: read_images(path, sources[p]) for p, path in paths.items() if path})
 
 
 # ---- labels ----

@@ -12,12 +12,12 @@ from typing import cast
 import torch
 from torch import Generator, Tensor
 
-from raysearch.batches import Group, Open, labels_of
 from raysearch.data.prepared import Split
+from raysearch.modalities.batch import Group, Open, labels_of
+from raysearch.modalities.table.dataset import TableSplit
+from raysearch.modalities.table.primitives import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
+from raysearch.modalities.text.outputs import Targets
 from raysearch.objectives.objective import Objective
-from raysearch.primitives.output import Targets
-from raysearch.primitives.table import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
-from raysearch.table_data import TableSplit
 
 
 @dataclass(frozen=True)

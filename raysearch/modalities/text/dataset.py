@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysearch import docstrings
 from raysearch.data.prepared import (
     FRACTIONS,
     SPLITS,
@@ -30,11 +29,12 @@ from raysearch.data.prepared import (
 )
 from raysearch.data.row_readers import Rows, read_hub, read_rows
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.tagged import Tagged, encode_tags, read_tagged
+from raysearch.modalities.text import docstrings
+from raysearch.modalities.text.token_labels import Tagged, encode_tags, read_tagged
 
 if TYPE_CHECKING:
-    from raysearch.text_specs import TaskSpec
-    from raysearch.vocabulary import Vocabulary
+    from raysearch.modalities.text.config import TaskSpec
+    from raysearch.modalities.text.tokenizer import Vocabulary
 
 
 EMBEDDED = {"docstrings": docstrings.load_rows}
@@ -193,7 +193,7 @@ def _write(
     labels: list[str],
     source: Mapping[str, Any],
 ) -> None:
-    from raysearch.vocabulary import make_vocabulary
+    from raysearch.modalities.text.tokenizer import make_vocabulary
 
     texts = [text for name in ("train", "domain") if name in splits for text in splits[name].texts]
     vocabulary = make_vocabulary(model, texts, folder / "tokenizer")

@@ -17,17 +17,17 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from raysearch.batches import Group, Open, labels_of
 from raysearch.data.prepared import Split
+from raysearch.modalities.batch import Group, Open, labels_of
+from raysearch.modalities.text.attention_masks import REPRESENTATIONS
+from raysearch.modalities.text.data_sources import data_of
+from raysearch.modalities.text.dataset import TextSplit
+from raysearch.modalities.text.outputs import Targets
+from raysearch.modalities.text.token_labels import NO_TAG
+from raysearch.modalities.text.token_statistics import token_statistics
+from raysearch.modalities.text.transforms import TRANSFORMS, View, Vocabulary, select, viewed
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.user_primitives import Functions
-from raysearch.primitives.data import data_of
-from raysearch.primitives.output import Targets
-from raysearch.primitives.representation import REPRESENTATIONS
-from raysearch.primitives.statistics import token_statistics
-from raysearch.primitives.transform import TRANSFORMS, View, Vocabulary, select, viewed
-from raysearch.tagged import NO_TAG
-from raysearch.tasks import TextSplit
 
 
 def padded(split: Split, rows: Sequence[int], vocabulary: Vocabulary, longest: int) -> Tensor:

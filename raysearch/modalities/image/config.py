@@ -12,9 +12,9 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from raysearch.errors import did_you_mean
+from raysearch.modalities.base import check_split
 from raysearch.schema.fields import knob
 from raysearch.schema.yaml_source import Node, plain
-from raysearch.task_parts import check_split
 
 ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
 REST = "rest"  # `auxiliary: rest`: what the end task leaves of its own source

@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
+from raysearch.modalities.text.outputs import Targets
 from raysearch.objectives.objective import Objective
-from raysearch.primitives.output import Targets
 
 Open = Callable[[str], Split]
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from raysearch.table_specs import Planted
+    from raysearch.modalities.table.config import Planted
 
 Array = NDArray[np.float64]
 

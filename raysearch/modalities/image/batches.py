@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from raysearch.batches import Group, Open, labels_of
 from raysearch.data.prepared import Split
+from raysearch.modalities.batch import Group, Open, labels_of
+from raysearch.modalities.image.primitives import IMAGE_DATA, IMAGE_REPRESENTATIONS, IMAGE_TRANSFORMS
+from raysearch.modalities.text.outputs import Targets
 from raysearch.objectives.objective import Objective
-from raysearch.primitives.image import IMAGE_DATA, IMAGE_REPRESENTATIONS, IMAGE_TRANSFORMS
-from raysearch.primitives.output import Targets
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from raysearch.errors import SpecError
-from raysearch.pretrained import pretrained_source
+from raysearch.modalities.text.pretrained import pretrained_source
 
 MAX_TOKENS = 512  # of a stored text, special ones included
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}

@@ -1,0 +1,1 @@
+"""What is known about each kind of data: text, images and tables."""
