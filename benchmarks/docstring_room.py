@@ -77,8 +77,8 @@ def fine_tune() -> None:
     """The end task alone, from random weights; test is scored here for the documentation, never in a search."""
     from raysearch import checkpoint
     from raysearch.checkpoint import TrialFolder
+    from raysearch.config.search_config import Search
     from raysearch.modalities.opening import open_split, prepare
-    from raysearch.spec import Search
     from raysearch.training import batches_of, build, evaluate, set_parameters, train
 
     declared = {"name": "room", "task": "docstrings", "model": "tiny", "method": {"weighting": "end_task_only"}}

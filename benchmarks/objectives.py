@@ -34,13 +34,13 @@ from gramian import peak, wait
 from torch import Tensor
 
 from raysearch.checkpoint import TrialFolder
+from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.gradients.directional import difference, jvp
 from raysearch.gradients.flat import assign, flat_gradient
 from raysearch.modalities.opening import prepare
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.heads import LabelHead
-from raysearch.spec import Search
 from raysearch.training import Trial
 
 LENGTH = 64

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from raysearch.arms import uses
+from raysearch.config.arm import uses
+from raysearch.config.search_config import Search
 from raysearch.modalities.opening import prepare
 from raysearch.paired import bootstrap_interval
 from raysearch.plan import TrialPlan
-from raysearch.spec import Search
 from raysearch.training import train
 
 MODEL = {"mlp": [32, 8], "activation": "tanh"}

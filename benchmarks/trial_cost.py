@@ -21,10 +21,10 @@ from pathlib import Path
 import optuna
 import torch
 
+from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
 from raysearch.search import launch
-from raysearch.spec import Search
 from raysearch.storage.run import Run
 from raysearch.storage.schemas import Report
 

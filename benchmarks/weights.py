@@ -21,9 +21,9 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from raysearch.checkpoint import TrialFolder
+from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.modalities.opening import prepare
-from raysearch.spec import Search
 from raysearch.storage.schemas import WEIGHTS
 from raysearch.training import Trial
 from raysearch.trajectory import Trajectory

@@ -14,26 +14,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raysearch.config.search_config import Search, load_search
     from raysearch.errors import RunError, SpecError
     from raysearch.modalities.image.export import load_image_model
     from raysearch.objectives.objective import Objective
     from raysearch.objectives.space import Space, load_space
     from raysearch.plan import TrialPlan
     from raysearch.search import launch
-    from raysearch.spec import Search, load_search
     from raysearch.storage.run import Run, open_run
 
 _HOME = {
     "Objective": "objectives.objective",
     "Run": "storage.run",
     "RunError": "errors",
-    "Search": "spec",
+    "Search": "config.search_config",
     "Space": "objectives.space",
     "SpecError": "errors",
     "TrialPlan": "plan",
     "launch": "search",
     "load_image_model": "modalities.image.export",
-    "load_search": "spec",
+    "load_search": "config.search_config",
     "load_space": "objectives.space",
     "open_run": "storage.run",
 }

@@ -315,7 +315,7 @@ def _failed(problem: str, code: int) -> int:
 
 
 def _load(file: str, given: list[str] | None, *, local: bool = True) -> Any:
-    from raysearch.spec import load_search
+    from raysearch.config.search_config import load_search
 
     overrides = {}
     for text in given or []:

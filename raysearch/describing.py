@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raysearch.config.parameters import DEFAULTS, SETTINGS
+from raysearch.config.search_config import load_search
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.knobs import DEFAULTS, SETTINGS
 from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES
 from raysearch.objectives.literature import literature_name
@@ -15,7 +16,6 @@ from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import KINDS, load_space
 from raysearch.planning import outline
 from raysearch.schema import catalog, yaml_source
-from raysearch.spec import load_search
 from raysearch.training_settings import Training
 
 Row = dict[str, Any]

@@ -27,6 +27,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raysearch import final
 from raysearch.card import card
+from raysearch.config.search_config import Search
 from raysearch.data.prepared import Split, about_of, load_prepared
 from raysearch.errors import RunError, did_you_mean
 from raysearch.metrics import score
@@ -39,7 +40,6 @@ from raysearch.modalities.text.network import TextNetwork
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.plan import TrialPlan
 from raysearch.retraining import Verification, compare, sha256_of, train_again
-from raysearch.spec import Search
 from raysearch.storage.run import Run
 from raysearch.training import EVALUATION_BATCH, build, set_parameters, vocabulary_of
 

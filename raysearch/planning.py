@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raysearch.arms import Arm
+from raysearch.config.arm import Arm
+from raysearch.config.environment import here
+from raysearch.config.search_config import Search
 from raysearch.errors import RunError
-from raysearch.machine import here
 from raysearch.plan import TrialPlan
-from raysearch.spec import Search
 
 
 def outline(search: Search) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial
 
-from raysearch.arms import Arm
-from raysearch.declared import Dimension
-from raysearch.knobs import INCLUDE, WEIGHT
+from raysearch.config.arm import Arm
+from raysearch.config.parameters import INCLUDE, WEIGHT
+from raysearch.config.sections import Dimension
 from raysearch.methods import FAMILIES
 
 WARM_TRIALS = 10  # warm-starting CMA-ES looks at the best tenth

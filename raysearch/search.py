@@ -22,19 +22,19 @@ import torch
 
 from raysearch import sessions
 from raysearch.broker import Kind, Said
+from raysearch.config.environment import check_packages
+from raysearch.config.search_config import Search, load_search
+from raysearch.config.sections import Executor
+from raysearch.config.validation import check_consistency
 from raysearch.data.prepared import Prepared
-from raysearch.declared import Executor
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
-from raysearch.machine import check_packages
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.user_primitives import functions_of
 from raysearch.progress import Progress
 from raysearch.recording import Recorder
-from raysearch.refusals import check_consistency
 from raysearch.schema.yaml_source import Node
 from raysearch.serving import TRAIN, load, name_of, renew, run_plan
-from raysearch.spec import Search, load_search
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import Report

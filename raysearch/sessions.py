@@ -20,11 +20,11 @@ from typing import Any
 
 import yaml
 
+from raysearch.config.environment import here
+from raysearch.config.search_config import Search
 from raysearch.data.prepared import Prepared
 from raysearch.errors import RunError
-from raysearch.machine import here
 from raysearch.plan import TrialPlan
-from raysearch.spec import Search
 from raysearch.storage.run import asked_plans, open_run
 from raysearch.version import version_of
 

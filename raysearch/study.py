@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raysearch.arm_study import ArmStudy, Result
+from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
-from raysearch.spec import Search
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from raysearch.broker import NAMESPACE, Mark
 from raysearch.errors import RunError
 
 if TYPE_CHECKING:  # Tune's trials import this module, and have no use for torch
+    from raysearch.config.search_config import Scheduler, Search
     from raysearch.fleet import Cluster, Fleet
     from raysearch.plan import TrialPlan
     from raysearch.recording import Recorder
-    from raysearch.spec import Scheduler, Search
 
 SCORE, STEP, REPLAYED, EXEMPT, STATE = "rs_score", "rs_step", "rs_replayed", "rs_exempt", "rs_state"  # Tune has its own
 TRIAL, BROKER = "rs_trial", "rs_broker"

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from raysearch import cli, planning, showing
+from raysearch.config.search_config import load_search
 from raysearch.errors import RunError, SpecError
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog
-from raysearch.spec import load_search
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import open_run
 

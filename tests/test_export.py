@@ -9,12 +9,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import raysearch
 from raysearch import checkpoint
+from raysearch.config.search_config import Search, load_search
 from raysearch.errors import RunError
 from raysearch.export import export
 from raysearch.final import OPENED, final
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
-from raysearch.spec import Search, load_search
 from raysearch.storage.run import Run
 from raysearch.training import train
 

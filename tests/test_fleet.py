@@ -12,7 +12,7 @@ from tiny import tiny_plan
 
 from raysearch import fleet
 from raysearch.broker import Ending
-from raysearch.declared import Resources
+from raysearch.config.sections import Resources
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan

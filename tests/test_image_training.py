@@ -14,6 +14,7 @@ from transformers import AutoModelForImageClassification, pipeline
 import raysearch
 from raysearch import checkpoint
 from raysearch.checkpoint import TrialFolder
+from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
@@ -21,7 +22,6 @@ from raysearch.modalities.image.config import ImageTask
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
-from raysearch.spec import Search
 from raysearch.storage.run import Run
 from raysearch.storage.schemas import Report
 from raysearch.training import Trial, build, train

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from tiny import tiny_data, tiny_plan
 
+from raysearch.config.environment import check_packages
+from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
-from raysearch.machine import check_packages
 from raysearch.objectives.space import STAGES, Space, load_space
 from raysearch.objectives.user_primitives import check_unchanged, functions_of, read_own
 from raysearch.plan import TrialPlan
 from raysearch.schema.yaml_source import Node, plain
 from raysearch.sessions import stored
-from raysearch.spec import Search
 from raysearch.training import train
 
 PAGE = (Path(__file__).parent.parent / "docs" / "guide" / "spaces.md").read_text()

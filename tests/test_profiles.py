@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from tiny import tiny_data, tiny_plan
 
+from raysearch.config.parameters import SETTINGS
+from raysearch.config.search_config import Search, load_search
 from raysearch.describing import listing
 from raysearch.errors import SpecError
-from raysearch.knobs import SETTINGS
 from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES, Profile, bundle
 from raysearch.schema.fields import check_value
-from raysearch.spec import Search, load_search
 from raysearch.training import train
 from raysearch.training_settings import Training
 

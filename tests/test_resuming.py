@@ -13,9 +13,9 @@ from tiny import OBJECTIVES, tiny_data, tiny_plan
 
 from raysearch import checkpoint
 from raysearch import search as module
+from raysearch.config.search_config import Search
 from raysearch.methods import METHODS
 from raysearch.search import launch
-from raysearch.spec import Search
 from raysearch.storage.run import open_run
 from raysearch.training import train
 

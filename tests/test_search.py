@@ -17,9 +17,9 @@ import pytest
 from tiny import MODEL
 
 from raysearch import search as module
+from raysearch.config.search_config import Search
 from raysearch.errors import RunError, SpecError
 from raysearch.search import launch
-from raysearch.spec import Search
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import Report
 

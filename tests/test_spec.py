@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysearch import machine
-from raysearch.arms import Arm
-from raysearch.declared import Dimension, Paper
+from raysearch.config import environment
+from raysearch.config.arm import Arm
+from raysearch.config.parameters import DEFAULTS
+from raysearch.config.search_config import Search, load_search
+from raysearch.config.sections import Dimension, Paper
 from raysearch.errors import RunError, SpecError
-from raysearch.knobs import DEFAULTS
 from raysearch.methods import named
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog
 from raysearch.schema.fields import Value
 from raysearch.sessions import agree
-from raysearch.spec import Search, load_search
 
 GOOD = """\
 task: docstrings
@@ -186,7 +186,7 @@ REFUSED = [
 def test_what_cannot_work_is_refused_in_one_line_at_its_place(
     old: str, new: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "here", lambda: (2, 0))
+    monkeypatch.setattr(environment, "here", lambda: (2, 0))
     monkeypatch.chdir(tmp_path)
     assert GOOD.count(old) == 1
     Path("a.yaml").write_text(GOOD.replace(old, new))
@@ -222,7 +222,7 @@ def test_domain_text_and_packages_are_asked_for(tmp_path: Path, monkeypatch: pyt
         SpecError, match=r"a.yaml:3: space: has objectives on in_domain text, and the task has no `domain:`"
     ):
         load_search(tmp_path / "a.yaml")
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SpecError, match=r"task.hub: needs the package datasets; pip install 'raysearch\[datasets\]'"):
         load_search(tmp_path / "a.yaml", {"task": "{name: a, hub: imdb, domain: d.txt}"})
     with pytest.raises(SpecError, match="sampler: 'cmaes' needs the package cmaes"):

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
-from raysearch.spec import Search
 from raysearch.study import Proposal, Study
 
 LR = {"lr": {"float": [0.001, 0.5]}}

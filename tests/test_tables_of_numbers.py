@@ -16,6 +16,7 @@ from sklearn.metrics import r2_score
 from tiny import tiny_plan
 
 import raysearch
+from raysearch.config.search_config import Search
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
 from raysearch.metrics import score
@@ -30,7 +31,6 @@ from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
 from raysearch.report import write_html
 from raysearch.rng import stream
-from raysearch.spec import Search
 from raysearch.training import train
 
 MODEL = {"mlp": [8, 4], "activation": "tanh"}

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from raysearch.config.search_config import TaskSpec
 from raysearch.methods import METHODS
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.objective import Objective
 from raysearch.plan import TrialPlan
-from raysearch.spec import TaskSpec
 from raysearch.training_settings import Training
 
 MODEL = {

@@ -15,8 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raysearch.arms import PLAINEST, Arm, in_order, uses
-from raysearch.declared import (
+from raysearch.config.arm import PLAINEST, Arm, in_order, uses
+from raysearch.config.environment import check_machine, check_packages
+from raysearch.config.parameters import INCLUDE, WEIGHT, fixed_settings
+from raysearch.config.sections import (
     Baseline,
     Budget,
     Confirm,
@@ -28,9 +30,8 @@ from raysearch.declared import (
     Sampler,
     Scheduler,
 )
+from raysearch.config.validation import check_consistency
 from raysearch.errors import SpecError
-from raysearch.knobs import INCLUDE, WEIGHT, fixed_settings
-from raysearch.machine import check_machine, check_packages
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.modalities.image.config import ImageModel, ImageTask
@@ -38,7 +39,6 @@ from raysearch.modalities.table.config import TableModel, TableTask
 from raysearch.modalities.text.config import MODELS, TASKS, ModelSpec, TaskSpec
 from raysearch.objectives.space import Space, load_space
 from raysearch.plan import TrialPlan
-from raysearch.refusals import check_consistency
 from raysearch.schema import catalog, yaml_source
 from raysearch.schema.fields import Value
 from raysearch.schema.yaml_source import HIDDEN, Node, plain

@@ -9,14 +9,14 @@ import importlib.util
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from raysearch.knobs import DEFAULTS
+from raysearch.config.parameters import DEFAULTS
 from raysearch.modalities.image.config import IMAGE_MODELS, ImageModel
 from raysearch.modalities.table.config import TABLE_MODELS, TableModel, TableTask
 from raysearch.modalities.text.config import MODELS
 from raysearch.schema.yaml_source import Keys, Node
 
 if TYPE_CHECKING:
-    from raysearch.spec import Search
+    from raysearch.config.search_config import Search
 
 # Model types that are known to be of one kind; another is asked when it is built.
 TEXT_TYPES = {"bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "albert", "deberta-v2", "camembert"}

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raysearch.declared import MethodSpec
+from raysearch.config.modality_checks import check_timm
+from raysearch.config.sections import MethodSpec
 from raysearch.errors import did_you_mean
-from raysearch.kinds import check_timm
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.modalities.text.pretrained import PACKAGES
 from raysearch.objectives.user_primitives import check_unchanged
 from raysearch.schema.yaml_source import Keys, Node
 
 if TYPE_CHECKING:
-    from raysearch.spec import Search
+    from raysearch.config.search_config import Search
 
 _SAMPLER_PACKAGES = {"cmaes": ("cmaes",)}
 

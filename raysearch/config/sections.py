@@ -10,8 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from raysearch.config.parameters import (
+    DEFAULTS,
+    WEIGHT,
+    as_drawn,
+    check_method,
+    check_name,
+    fixed_settings,
+    setting_value,
+)
 from raysearch.errors import did_you_mean
-from raysearch.knobs import DEFAULTS, WEIGHT, as_drawn, check_method, check_name, fixed_settings, setting_value
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.schema.fields import Settings, Value, knob

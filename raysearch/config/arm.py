@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysearch.declared import Dimension, MethodSpec
+from raysearch.config.parameters import DEFAULTS, INCLUDE, WEIGHT, in_own_type
+from raysearch.config.sections import Dimension, MethodSpec
 from raysearch.errors import did_you_mean
-from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT, in_own_type
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import Profile, bundle
 from raysearch.methods.weighting.settings import MetaBatch, MetaGradient

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from raysearch.arms import (
+from raysearch.config.arm import (
     BALANCE,
     PLAINEST,
     SEARCHED,
@@ -23,17 +23,17 @@ from raysearch.arms import (
     why_impossible,
     why_unborne,
 )
-from raysearch.declared import Dimension
+from raysearch.config.modality_checks import check_kinds
+from raysearch.config.parameters import DEFAULTS, INCLUDE, WEIGHT
+from raysearch.config.sections import Dimension
 from raysearch.errors import did_you_mean
-from raysearch.kinds import check_kinds
-from raysearch.knobs import DEFAULTS, INCLUDE, WEIGHT
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.objectives.space import KINDS
 from raysearch.schema.yaml_source import Keys, Node, said
 
 if TYPE_CHECKING:
-    from raysearch.spec import Search
+    from raysearch.config.search_config import Search
 
 MATCHED = ("engine", "task_clip", "batch_split", "similarity", "precision")  # settings that go by the methods
 _ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")

@@ -1,0 +1,1 @@
+"""A declared search: read, checked, and resolved into trial plans."""
