@@ -75,11 +75,11 @@ def tf_idf(rows: dict[str, Rows]) -> None:
 
 def fine_tune() -> None:
     """The end task alone, from random weights; test is scored here for the documentation, never in a search."""
-    from raysearch import checkpoint
-    from raysearch.checkpoint import TrialFolder
     from raysearch.config.search_config import Search
     from raysearch.modalities.opening import open_split, prepare
-    from raysearch.training import batches_of, build, evaluate, set_parameters, train
+    from raysearch.training import checkpoint
+    from raysearch.training.checkpoint import TrialFolder
+    from raysearch.training.trainer import batches_of, build, evaluate, set_parameters, train
 
     declared = {"name": "room", "task": "docstrings", "model": "tiny", "method": {"weighting": "end_task_only"}}
     search = Search.from_dict(declared | {"settings": FINE_TUNE})

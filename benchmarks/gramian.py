@@ -38,13 +38,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from raysearch.checkpoint import TrialFolder
 from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.gradients.flat import flat_gradient
 from raysearch.gradients.jacobian import factored
 from raysearch.modalities.opening import prepare
-from raysearch.training import Trial
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial
 
 ROUNDS, LENGTH, VOCABULARY = 5, 64, 4096
 UNITS = {"time": "ms", "memory": "MiB", "operations": "GF"}

@@ -33,7 +33,6 @@ import torch
 from gramian import peak, wait
 from torch import Tensor
 
-from raysearch.checkpoint import TrialFolder
 from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.gradients.directional import difference, jvp
@@ -41,7 +40,8 @@ from raysearch.gradients.flat import assign, flat_gradient
 from raysearch.modalities.opening import prepare
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.heads import LabelHead
-from raysearch.training import Trial
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial
 
 LENGTH = 64
 Work = Callable[[], object]

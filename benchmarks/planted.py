@@ -27,7 +27,7 @@ from raysearch.config.search_config import Search
 from raysearch.modalities.opening import prepare
 from raysearch.paired import bootstrap_interval
 from raysearch.plan import TrialPlan
-from raysearch.training import train
+from raysearch.training.trainer import train
 
 MODEL = {"mlp": [32, 8], "activation": "tanh"}
 SETTINGS: dict[str, Any] = {

@@ -20,13 +20,13 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from raysearch.checkpoint import TrialFolder
 from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.modalities.opening import prepare
 from raysearch.storage.schemas import WEIGHTS
-from raysearch.training import Trial
-from raysearch.trajectory import Trajectory
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial
+from raysearch.training.weight_log import Trajectory
 
 LENGTH = 64
 COLUMNS = pa.schema([f for f in WEIGHTS if f.name not in ("trial_id", "attempt")])

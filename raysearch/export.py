@@ -30,7 +30,6 @@ from raysearch.card import card
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import Split, about_of, load_prepared
 from raysearch.errors import RunError, did_you_mean
-from raysearch.metrics import score
 from raysearch.modalities.batch import labels_of
 from raysearch.modalities.image.export import logits_of, save_image_model
 from raysearch.modalities.image.network import ImageNetwork
@@ -41,7 +40,8 @@ from raysearch.modalities.text.outputs import example_losses
 from raysearch.plan import TrialPlan
 from raysearch.retraining import Verification, compare, sha256_of, train_again
 from raysearch.storage.run import Run
-from raysearch.training import EVALUATION_BATCH, build, set_parameters, vocabulary_of
+from raysearch.training.metrics import score
+from raysearch.training.trainer import EVALUATION_BATCH, build, set_parameters, vocabulary_of
 
 TOLERANCE = 0.005  # points of score between the trained and the exported model: other masks, other rounding
 

@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch import checkpoint
-from raysearch.checkpoint import TrialFolder
 from raysearch.data.prepared import about_of, load_prepared
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
@@ -27,7 +25,9 @@ from raysearch.plan import TrialPlan
 from raysearch.retraining import Retrained, sha256_of, train_again
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run
-from raysearch.training import batches_of, build, evaluate, set_parameters
+from raysearch.training import checkpoint
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import batches_of, build, evaluate, set_parameters
 
 OPENED = "opened_test"
 Scored = tuple[float, float]  # metric, mean loss (nat)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.broker import Said
-from raysearch.checkpoint import TrialFolder
 from raysearch.plan import TrialPlan
 from raysearch.progress import Line, Standing
 from raysearch.storage.ledger import Ledger
 from raysearch.study import Proposal, Study
+from raysearch.training.checkpoint import TrialFolder
 
 
 @dataclass

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch import checkpoint
-from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
 from raysearch.serving import renew
 from raysearch.storage.run import Run
-from raysearch.training import train
+from raysearch.training import checkpoint
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import train
 
 
 @dataclass(frozen=True)

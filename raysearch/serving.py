@@ -23,7 +23,7 @@ from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 
-TRAIN = "raysearch.training:train"
+TRAIN = "raysearch.training.trainer:train"
 
 
 class Train(Protocol):

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from raysearch import checkpoint
 from raysearch.plan import TrialPlan
-from raysearch.training import train
+from raysearch.training import checkpoint
+from raysearch.training.trainer import train
 
 
 def resumed_bit_equal(plan: TrialPlan, folder: Path, *, after: int = 1) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from raysearch import checkpoint
 from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
-from raysearch.training import train
+from raysearch.training import checkpoint
+from raysearch.training.trainer import train
 
 
 def said(report: Report) -> dict[str, Any]:

@@ -3,13 +3,13 @@ import pytest
 import torch
 from torch import Generator
 
-from raysearch.methods.dev_head import fit, parts, some_of
 from raysearch.methods.weighting.settings import DevHead
 from raysearch.modalities.text.batches import TextBatches, padded
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.transforms import Vocabulary
 from raysearch.objectives.objective import Objective
 from raysearch.rng import Shuffled
+from raysearch.training.dev_head import fit, parts, some_of
 
 VOCABULARY = Vocabulary(size=100, pad=0, cls=1, sep=2, mask=3)
 TEXTS = [[1, 10, 11, 12, 13, 2], [1, 20, 2], [1, 30, 31, 2], [1, 40, 41, 42, 2]]

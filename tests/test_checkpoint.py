@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from raysearch import checkpoint
-from raysearch.checkpoint import TrialFolder
 from raysearch.errors import RunError
 from raysearch.storage.schemas import Report
+from raysearch.training import checkpoint
+from raysearch.training.checkpoint import TrialFolder
 from raysearch.version import version_of
 
 

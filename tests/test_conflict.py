@@ -10,12 +10,12 @@ from torch import Generator, Tensor
 from torch.nn.functional import softplus
 from torchjd import aggregation as jd
 
-from raysearch import checkpoint
 from raysearch.config.search_config import load_search
 from raysearch.errors import SpecError
 from raysearch.methods import METHODS, named
 from raysearch.methods.surgery.base import Conflict
 from raysearch.methods.surgery.settings import GCS
+from raysearch.training import checkpoint
 
 SURGERIES = [name for name in named("surgery") if name not in ("none", "attittud")]
 REMEMBERING = [name for name in SURGERIES if METHODS[name].memory]

@@ -8,7 +8,6 @@ from tiny import MODEL, QUICK
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import raysearch
-from raysearch import checkpoint
 from raysearch.config.search_config import Search, load_search
 from raysearch.errors import RunError
 from raysearch.export import export
@@ -16,7 +15,8 @@ from raysearch.final import OPENED, final
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
-from raysearch.training import train
+from raysearch.training import checkpoint
+from raysearch.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_transformers_loads_what_was_exported_with_its_labels(exported: Path) ->
 
 
 def test_the_exported_model_gives_the_logits_of_the_trained_network(run: Run, exported: Path) -> None:
-    from raysearch.training import build
+    from raysearch.training.trainer import build
 
     best = run.best()
     plan = TrialPlan.from_json(json.dumps(best["plan"]))

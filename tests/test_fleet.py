@@ -18,7 +18,7 @@ from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.serving import load, renew, run_plan
 from raysearch.storage.schemas import Report
-from raysearch.training import train as real
+from raysearch.training.trainer import train as real
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_a_user_presses_is_not_taken_for_a_failure(tmp_path: Path) -> None:
 
 
 def test_the_function_that_trains_is_named_by_module_and_name() -> None:
-    assert load("raysearch.training:train") is real
+    assert load("raysearch.training.trainer:train") is real
 
 
 def test_a_process_is_put_back_to_where_a_fresh_one_begins() -> None:

@@ -9,11 +9,11 @@ from resuming import resumed_bit_equal
 from sklearn.linear_model import Ridge
 from tiny import tiny_data, tiny_plan
 
-from raysearch.methods.dev_head import left_out_errors
 from raysearch.methods.weighting.base import Scores, Seen
 from raysearch.methods.weighting.gates import Gates
 from raysearch.methods.weighting.settings import Gates as Settings
 from raysearch.objectives.objective import Objective
+from raysearch.training.dev_head import left_out_errors
 
 OBJECTIVES = tuple(
     Objective(data=f"extra_{i}", transform="none", representation="full", output="extra_label") for i in range(4)

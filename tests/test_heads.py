@@ -7,13 +7,13 @@ import torch
 from resuming import resumed_bit_equal
 from tiny import MODEL, tiny_data, tiny_plan
 
-from raysearch import checkpoint
-from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.modalities.text.network import TextNetwork
 from raysearch.models.heads import DenoiseHead, LowRank
 from raysearch.objectives.objective import Objective
-from raysearch.training import Trial, train
+from raysearch.training import checkpoint
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial, train
 
 KINDS = ("tied", "shared", "low_rank", "untied")
 H, V, R = 32, 120, 4

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from raysearch.metrics import score
 from raysearch.modalities.image.batches import ImageBatches
 from raysearch.modalities.image.dataset import ImageSplit
 from raysearch.modalities.image.primitives import (
@@ -18,6 +17,7 @@ from raysearch.modalities.image.primitives import (
 from raysearch.modalities.text.outputs import OUTPUTS, Targets
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import IMAGE_STAGES, load_space
+from raysearch.training.metrics import score
 
 SPLIT = ImageSplit(
     pixels=torch.randint(0, 256, (20, 3, 16, 16), generator=Generator().manual_seed(0), dtype=torch.uint8).numpy(),

@@ -12,8 +12,6 @@ from tiny import tiny_plan
 from transformers import AutoModelForImageClassification, pipeline
 
 import raysearch
-from raysearch import checkpoint
-from raysearch.checkpoint import TrialFolder
 from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError, SpecError
@@ -24,7 +22,9 @@ from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
 from raysearch.storage.schemas import Report
-from raysearch.training import Trial, build, train
+from raysearch.training import checkpoint
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial, build, train
 
 MODELS: dict[str, dict[str, Any]] = {
     "own": {"image": "small_cnn", "widths": [4, 8], "norm": "batch"},

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from test_pinned import EVENTS, PINNED, machine
 
-from raysearch import Run, checkpoint, cli, load_search, open_run
+from raysearch import Run, cli, load_search, open_run
+from raysearch.training import checkpoint
 
 DATA = Path(__file__).parent / "data"
 NAME = "run_0_2_0"

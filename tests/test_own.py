@@ -13,7 +13,7 @@ from raysearch.objectives.user_primitives import check_unchanged, functions_of, 
 from raysearch.plan import TrialPlan
 from raysearch.schema.yaml_source import Node, plain
 from raysearch.sessions import stored
-from raysearch.training import train
+from raysearch.training.trainer import train
 
 PAGE = (Path(__file__).parent.parent / "docs" / "guide" / "spaces.md").read_text()
 GOOD = """\

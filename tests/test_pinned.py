@@ -24,11 +24,12 @@ import torch
 import typer
 
 import raysearch
-from raysearch import Search, checkpoint, cli, load_search
+from raysearch import Search, cli, load_search
 from raysearch.modalities.opening import prepare
 from raysearch.planning import first_plans
 from raysearch.storage import schemas
-from raysearch.training import train
+from raysearch.training import checkpoint
+from raysearch.training.trainer import train
 
 HERE = Path(__file__).parent
 FILE = HERE / "pinned.json"

@@ -10,13 +10,13 @@ from resuming import resumed_bit_equal
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 from torch import Tensor
 
-from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.methods.weighting.probes import Probes
 from raysearch.methods.weighting.settings import Probes as Settings
 from raysearch.plan import TrialPlan
-from raysearch.rounds import Rounds
-from raysearch.training import Trial, parameters_of, train
+from raysearch.training.branch_trainer import Rounds
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial, parameters_of, train
 
 THREE = OBJECTIVES[:3]
 BEFORE = torch.tensor([1.0, 2.0, 3.0, 2.0], dtype=torch.float64)

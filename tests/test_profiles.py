@@ -12,7 +12,7 @@ from raysearch.errors import SpecError
 from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES, Profile, bundle
 from raysearch.schema.fields import check_value
-from raysearch.training import train
+from raysearch.training.trainer import train
 from raysearch.training_settings import Training
 
 

@@ -33,10 +33,10 @@ declarations  schema.catalog schema.yaml_source objectives.user_primitives plan 
 searches      config.sections config.modality_checks config.arm modalities.text.pretrained config.environment config.validation config.search_config
 data          data.row_readers modalities.text.docstrings modalities.text.tokenizer modalities.text.token_labels data.prepared modalities.table.planted
 tasks         modalities.image.readers modalities.image.splits modalities.image.dataset modalities.table.readers modalities.table.dataset modalities.text.dataset modalities.opening
-batches       distributed metrics models.heads models.network models.huggingface modalities.text.network modalities.image.network primitives primitives.*
+batches       distributed training.metrics models.heads models.network models.huggingface modalities.text.network modalities.image.network primitives primitives.*
 builders      modalities.batch modalities.text.batches modalities.image.batches modalities.table.batches modalities.table.network
-steps         gradients gradients.* methods.* steps looks examples dev_gradients update
-training      rounds checkpoint trajectory training
+steps         gradients gradients.* methods.* training.step training.observations training.basis_jacobian training.dev_gradients training.update
+training      training.branch_trainer training.checkpoint training.weight_log training.trainer
 record        storage.journal storage.ledger storage.run paired pictures sweep_pictures weight_pictures markup comparisons page report
 search        samplers arm_study study planning progress sessions broker serving recording fleet tuning search
 front         retraining final modalities.image.export card export showing describing __init__ cli

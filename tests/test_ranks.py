@@ -9,13 +9,13 @@ import pytest
 from several import Trained, train_on
 from tiny import LEARNING, OFFICIAL, quickly, tiny_data, tiny_plan
 
-from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.modalities.image.config import ImageTask
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
-from raysearch.training import Trial, evaluate, set_parameters
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial, evaluate, set_parameters
 
 pytestmark = pytest.mark.slow
 Ways = tuple[str, str, str, dict[str, Any]]

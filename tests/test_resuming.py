@@ -11,13 +11,13 @@ import torch
 from several import parameters, said
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 
-from raysearch import checkpoint
 from raysearch import search as module
 from raysearch.config.search_config import Search
 from raysearch.methods import METHODS
 from raysearch.search import launch
 from raysearch.storage.run import open_run
-from raysearch.training import train
+from raysearch.training import checkpoint
+from raysearch.training.trainer import train
 
 # What a checkpoint holds. Where a name of these changes, checkpoint.FORMAT has to change, and the number here.
 FORMAT = 2

@@ -9,13 +9,13 @@ from several import parameters, train_on
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 from torch import Tensor, nn
 
-from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.methods.weighting import settings as s
 from raysearch.methods.weighting.branch_merging import Branch
 from raysearch.plan import TrialPlan
-from raysearch.rounds import Changes, MetaDev, Snapshot
-from raysearch.training import Trial, parameters_of, set_parameters, train
+from raysearch.training.branch_trainer import Changes, MetaDev, Snapshot
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial, parameters_of, set_parameters, train
 
 TWO = OBJECTIVES[:2]
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {

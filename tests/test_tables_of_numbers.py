@@ -19,7 +19,6 @@ import raysearch
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError, SpecError
 from raysearch.export import export
-from raysearch.metrics import score
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.modalities.table import planted
 from raysearch.modalities.table.config import Planted, TableTask
@@ -31,7 +30,8 @@ from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
 from raysearch.report import write_html
 from raysearch.rng import stream
-from raysearch.training import train
+from raysearch.training.metrics import score
+from raysearch.training.trainer import train
 
 MODEL = {"mlp": [8, 4], "activation": "tanh"}
 SMALL = Planted(dim=12, rank=2, helpful=4, harmful=6, rows=60, train=20, meta_dev=20, select_dev=40, test=30)

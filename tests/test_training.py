@@ -9,7 +9,6 @@ from resuming import resumed_bit_equal
 from several import parameters, said
 from tiny import LEARNING, OBJECTIVES, OFFICIAL, quickly, tiny_data, tiny_plan
 
-from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.methods import named
 from raysearch.methods.schedule.phases import Phase
@@ -18,7 +17,8 @@ from raysearch.modalities.text.config import ExtraTask
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
 from raysearch.storage.schemas import EVALUATIONS
-from raysearch.training import Trial, rate_factor, train
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial, rate_factor, train
 
 METHODS_TO_RUN = [
     *(

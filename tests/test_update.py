@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny import tiny_data, tiny_plan
 
-from raysearch import checkpoint, update
-from raysearch.checkpoint import TrialFolder
 from raysearch.distributed import Ranks
 from raysearch.gradients.task_gradients import Plain
 from raysearch.methods.weighting.loss_balancing import FAMO
-from raysearch.training import Trial, train
+from raysearch.training import checkpoint, update
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.trainer import Trial, train
 
 
 @pytest.fixture(scope="module")

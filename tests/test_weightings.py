@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from raysearch import checkpoint
 from raysearch.methods import METHODS, named
 from raysearch.methods.weighting.base import Asks, Scores, Seen
 from raysearch.methods.weighting.meta_gradient import STAGES, Aang, MetaTartan
@@ -17,6 +16,7 @@ from raysearch.methods.weighting.static import Searched, Static
 from raysearch.methods.weighting.task_sampling import draw
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
+from raysearch.training import checkpoint
 from raysearch.training_settings import Training
 
 

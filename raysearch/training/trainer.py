@@ -17,14 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raysearch import checkpoint
-from raysearch.checkpoint import TrialFolder
 from raysearch.data.prepared import Split
 from raysearch.distributed import Ranks
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.branch_merging import Branching
-from raysearch.metrics import score
 from raysearch.modalities.batch import Batches, Open
 from raysearch.modalities.image.batches import ImageBatches
 from raysearch.modalities.image.network import ImageNetwork
@@ -39,11 +36,14 @@ from raysearch.models.network import Network
 from raysearch.objectives.user_primitives import functions_of
 from raysearch.plan import TrialPlan
 from raysearch.rng import number_of
-from raysearch.rounds import Rounds
-from raysearch.steps import Losses
 from raysearch.storage.schemas import Report
-from raysearch.trajectory import Trajectory
-from raysearch.update import Update
+from raysearch.training import checkpoint
+from raysearch.training.branch_trainer import Rounds
+from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.metrics import score
+from raysearch.training.step import Losses
+from raysearch.training.update import Update
+from raysearch.training.weight_log import Trajectory
 
 BETAS = (0.9, 0.98)  # the authors' of all three papers' text models
 EVALUATION_BATCH = 64

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from raysearch.distributed import Ranks
 from raysearch.gradients.flat import flat_gradient
-from raysearch.methods.dev_head import some_of
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK
 from raysearch.methods.weighting.branch_merging import Branch, Branching, coefficients_of
@@ -29,8 +28,9 @@ from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.rng import number_of, stream
-from raysearch.steps import Losses, Step
-from raysearch.update import Update
+from raysearch.training.dev_head import some_of
+from raysearch.training.step import Losses, Step
+from raysearch.training.update import Update
 
 ROWS = 64  # of meta-dev, a forward
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from raysearch.distributed import Ranks
 from raysearch.gradients.flat import flat_gradient
-from raysearch.methods.dev_head import dev_loss, left_out_errors, parts, some_of
 from raysearch.modalities.batch import Batches
 from raysearch.modalities.opening import Splits
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.rng import stream
+from raysearch.training.dev_head import dev_loss, left_out_errors, parts, some_of
 
 
 class DevGradients:

@@ -12,10 +12,10 @@ from raysearch.distributed import Ranks
 from raysearch.gradients.directional import check_along, difference, jvp
 from raysearch.gradients.task_gradients import Look
 from raysearch.methods.weighting.base import END_TASK, Asks, Scores
-from raysearch.steps import Grouped, Step
+from raysearch.training.step import Grouped, Step
 
 if TYPE_CHECKING:
-    from raysearch.update import Update
+    from raysearch.training.update import Update
 
 
 def checked(ranks: Ranks, step: Step, said: dict[int, Tensor]) -> Tensor:

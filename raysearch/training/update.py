@@ -18,14 +18,11 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from raysearch.dev_gradients import DevGradients
 from raysearch.distributed import Ranks
-from raysearch.examples import Examples
 from raysearch.gradients.capture import Capture
 from raysearch.gradients.flat import assign, flat_gradient
 from raysearch.gradients.parameter_blocks import Scope, scope_of
 from raysearch.gradients.task_gradients import Ahead, Plain, Segmented, TaskGradients, check_sum, pieces_of
-from raysearch.looks import again, checked, from_forwards, kept_by, seen
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.surgery.attittud import Attittud
@@ -37,7 +34,10 @@ from raysearch.modalities.text.outputs import example_losses, outputs_of
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.rng import Shuffled, number_of, stream
-from raysearch.steps import SHARED, Grouped, Losses, Step, add_losses, dealt, rows_of, within
+from raysearch.training.basis_jacobian import Examples
+from raysearch.training.dev_gradients import DevGradients
+from raysearch.training.observations import again, checked, from_forwards, kept_by, seen
+from raysearch.training.step import SHARED, Grouped, Losses, Step, add_losses, dealt, rows_of, within
 
 FORWARDS = ("jvp", "difference")  # engines that take no task's gradient
 
