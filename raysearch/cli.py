@@ -296,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         code = _failed(f"{type(error).__name__}: {error} (RAYSEARCH_DEBUG=1 shows where)", 1)
     code = code if isinstance(code, int) else 0
-    fleet = sys.modules.get("raysearch.fleet")
+    fleet = sys.modules.get("raysearch.executors.worker_groups")
     if fleet is not None and fleet.at_work():  # a trial could not be left in time: do not wait for it, nor let Ray
         sys.stdout.flush()
         os._exit(code)

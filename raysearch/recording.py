@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raysearch.broker import Said
+from raysearch.executors.broker import Said
 from raysearch.plan import TrialPlan
 from raysearch.progress import Line, Standing
 from raysearch.storage.ledger import Ledger

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from raysearch.distributed import Ranks
+from raysearch.executors.trial_runner import renew
 from raysearch.plan import TrialPlan
-from raysearch.serving import renew
 from raysearch.storage.run import Run
 from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raysearch import sessions
-from raysearch.broker import Kind, Said
 from raysearch.config.environment import check_packages
 from raysearch.config.search_config import Search, load_search
 from raysearch.config.sections import Executor
@@ -29,19 +28,20 @@ from raysearch.config.validation import check_consistency
 from raysearch.data.prepared import Prepared
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
+from raysearch.executors.broker import Kind, Said
+from raysearch.executors.trial_runner import TRAIN, load, name_of, renew, run_plan
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.user_primitives import functions_of
 from raysearch.progress import Progress
 from raysearch.recording import Recorder
 from raysearch.schema.yaml_source import Node
-from raysearch.serving import TRAIN, load, name_of, renew, run_plan
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import Report
 from raysearch.study import Study
 
 if TYPE_CHECKING:  # a search in this process needs no Ray
-    from raysearch.fleet import Cluster, Fleet
+    from raysearch.executors.worker_groups import Cluster, Fleet
 
 END_SECONDS, ABORT_SECONDS = 60.0, 10.0  # how long worker groups have to end by themselves
 
@@ -151,13 +151,13 @@ def _workers(
             else:
                 for variable, value in ENVIRONMENT.items():
                     os.environ.setdefault(variable, value)
-                from raysearch import fleet
+                from raysearch.executors import worker_groups
 
                 own_runs = search.executor == "train_run"
-                with fleet.cluster(address, search.resources, dashboard=own_runs) as cluster:
+                with worker_groups.cluster(address, search.resources, dashboard=own_runs) as cluster:
                     for note in cluster.notes:
                         shown.say(note)
-                    kind = fleet.TrainRuns if own_runs else fleet.Fleet
+                    kind = worker_groups.TrainRuns if own_runs else worker_groups.Fleet
                     yield lambda: _run_on_ray(recorder, cluster, kind, train, interrupted)
         except Interrupted:
             shown.say(f"interrupted; {_unfinished(recorder)}raysearch resume {name} goes on")

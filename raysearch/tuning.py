@@ -21,12 +21,12 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raysearch.broker import NAMESPACE, Mark
 from raysearch.errors import RunError
+from raysearch.executors.broker import NAMESPACE, Mark
 
 if TYPE_CHECKING:  # Tune's trials import this module, and have no use for torch
     from raysearch.config.search_config import Scheduler, Search
-    from raysearch.fleet import Cluster, Fleet
+    from raysearch.executors.worker_groups import Cluster, Fleet
     from raysearch.plan import TrialPlan
     from raysearch.recording import Recorder
 

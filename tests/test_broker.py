@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from raysearch import broker as module
-from raysearch.broker import Broker, Ending, Mark, Member, Said
+from raysearch.executors import broker as module
+from raysearch.executors.broker import Broker, Ending, Mark, Member, Said
 from raysearch.storage.schemas import Report
 
 COMPLETE = Ending("complete", "")

@@ -10,13 +10,13 @@ import torch
 from fake_training import train as fake
 from tiny import tiny_plan
 
-from raysearch import fleet
-from raysearch.broker import Ending
 from raysearch.config.sections import Resources
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
+from raysearch.executors import worker_groups
+from raysearch.executors.broker import Ending
+from raysearch.executors.trial_runner import load, renew, run_plan
 from raysearch.plan import TrialPlan
-from raysearch.serving import load, renew, run_plan
 from raysearch.storage.schemas import Report
 from raysearch.training.trainer import train as real
 
@@ -37,13 +37,13 @@ from raysearch.training.trainer import train as real
     ],
 )
 def test_as_many_groups_as_fit(resources: Resources, cpus: float, gpus: float, groups: int) -> None:
-    assert fleet._fitting(resources, cpus, gpus) == groups
+    assert worker_groups._fitting(resources, cpus, gpus) == groups
 
 
 def test_ray_client_is_refused_with_a_way_that_works() -> None:
     with (
         pytest.raises(RunError, match=r"ray://host:10001: Ray Client is not supported.*ray job submit"),
-        fleet.cluster("ray://host:10001", Resources(), dashboard=False),
+        worker_groups.cluster("ray://host:10001", Resources(), dashboard=False),
     ):
         pass
 
@@ -51,7 +51,7 @@ def test_ray_client_is_refused_with_a_way_that_works() -> None:
 def test_what_this_machine_cannot_give_is_refused_before_ray_is_started() -> None:
     with (
         pytest.raises(RunError, match=r"a trial takes 5000 workers x 1 CPUs; this machine has \d+ CPUs"),
-        fleet.cluster(None, Resources(workers=5000), dashboard=False),
+        worker_groups.cluster(None, Resources(workers=5000), dashboard=False),
     ):
         pass
 

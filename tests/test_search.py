@@ -210,7 +210,7 @@ def on_ray() -> Iterator[None]:
             patch.setenv(name, value)
         import ray
 
-        from raysearch.fleet import NAMESPACE, SLOT
+        from raysearch.executors.worker_groups import NAMESPACE, SLOT
 
         ray.init(
             address="local",

@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from raysearch.broker import Ending
 from raysearch.distributed import Ranks
+from raysearch.executors.broker import Ending
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 

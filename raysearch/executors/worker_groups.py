@@ -29,13 +29,13 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raysearch.broker import NAMESPACE, Broker, Member
 from raysearch.config.search_config import Search
 from raysearch.config.sections import Resources
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
+from raysearch.executors.broker import NAMESPACE, Broker, Member
+from raysearch.executors.trial_runner import TRAIN, load, name_of, renew, run_plan
 from raysearch.plan import TrialPlan
-from raysearch.serving import TRAIN, load, name_of, renew, run_plan
 
 SLOT = "trial_slot"  # what a Tune trial takes: it computes nothing
 SLIVER = 0.001  # of a CPU, where a cluster has no such slots

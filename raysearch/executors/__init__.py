@@ -1,0 +1,1 @@
+"""Where trials run: long-lived Ray Train worker groups, or this process."""
