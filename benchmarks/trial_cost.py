@@ -24,7 +24,7 @@ import torch
 from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
-from raysearch.search import launch
+from raysearch.search.launch import launch
 from raysearch.storage.run import Run
 from raysearch.storage.schemas import Report
 

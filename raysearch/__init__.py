@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from raysearch.objectives.objective import Objective
     from raysearch.objectives.space import Space, load_space
     from raysearch.plan import TrialPlan
-    from raysearch.search import launch
+    from raysearch.search.launch import launch
     from raysearch.storage.run import Run, open_run
 
 _HOME = {
@@ -31,7 +31,7 @@ _HOME = {
     "Space": "objectives.space",
     "SpecError": "errors",
     "TrialPlan": "plan",
-    "launch": "search",
+    "launch": "search.launch",
     "load_image_model": "modalities.image.export",
     "load_search": "config.search_config",
     "load_space": "objectives.space",

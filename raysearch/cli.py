@@ -59,7 +59,7 @@ def check(file: File, overrides: Set = None, address: Address = None, json: Json
     With an address, what this machine lacks is not held against it.
     """
     from raysearch.objectives.space import load_space
-    from raysearch.planning import outline
+    from raysearch.search.dry_run import outline
 
     if Path(file).parent.name == "spaces":
         space = load_space(file)
@@ -84,13 +84,13 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show what a search would do: arms, counts, first trials, resources, time. Starts nothing."""
-    from raysearch import planning
+    from raysearch.search import dry_run
 
     search = _load(file, overrides)
-    found = planning.outline(search)
-    plans = planning.first_plans(search, first)
+    found = dry_run.outline(search)
+    plans = dry_run.first_plans(search, first)
     found["first"] = [{"trial": plan.trial_id, **plan.params} for plan in plans]
-    found["estimate"] = planning.estimate(search, runs or Path(search.runs))
+    found["estimate"] = dry_run.estimate(search, runs or Path(search.runs))
     if json:
         showing.as_json(found)
         return
@@ -124,7 +124,7 @@ def launch(
     given = [*(overrides or []), *([f"executor={executor}"] if executor else [])]
     search = _load(file, given, local=address is None)
     search = replace(search, runs=str(runs)) if runs else search
-    from raysearch.search import launch as start
+    from raysearch.search.launch import launch as start
 
     try:
         run = start(search, name=name, address=address, data_root=data, fork=fork, extend=extend, progress=not json)
@@ -136,14 +136,14 @@ def launch(
 @app.command()
 def resume(name: Name, address: Address = None, data: Data = None, runs: Runs = None, json: Json = False) -> None:
     """Go on with a run that was interrupted, as it was declared."""
-    from raysearch.sessions import stored
+    from raysearch.search.resume import stored
     from raysearch.storage.run import open_run
 
     folder = open_run(name, _runs(runs)).path.resolve()
     search = stored(folder)
     if search is None:
         raise RunError(f"{folder} was never begun (it has no search.json); launch its search again")
-    from raysearch.search import launch as start
+    from raysearch.search.launch import launch as start
 
     search = replace(search, runs=str(folder.parent))
     run = start(search, name=folder.name, address=address, data_root=data, progress=not json)

@@ -14,8 +14,8 @@ from raysearch.methods.profiles import BUNDLES, PROFILES
 from raysearch.objectives.literature import literature_name
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import KINDS, load_space
-from raysearch.planning import outline
 from raysearch.schema import catalog, yaml_source
+from raysearch.search.dry_run import outline
 from raysearch.training_settings import Training
 
 Row = dict[str, Any]

@@ -80,7 +80,7 @@ def _report(plan: TrialPlan, step: int, score: float, best: float, *, replayed: 
 def main(search: str) -> None:
     """A driver of its own: launch the search of a JSON file, with this training."""
     from raysearch.config.search_config import Search
-    from raysearch.search import launch
+    from raysearch.search.launch import launch
 
     launch(Search.from_dict(json.loads(Path(search).read_text())), train="fake_training:train")
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from raysearch import cli, planning, showing
+from raysearch import cli, showing
 from raysearch.config.search_config import load_search
 from raysearch.errors import RunError, SpecError
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog
+from raysearch.search import dry_run
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import open_run
 
@@ -163,7 +164,7 @@ def test_plan_counts_and_shows_the_first_trials(say: Any) -> None:
 
 
 def test_plan_estimates_the_time_from_earlier_runs(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "here", lambda: (2, 0))
+    monkeypatch.setattr(dry_run, "here", lambda: (2, 0))
     begin_run("first", seconds=6.0)
     found = say("plan", "smoke", "--json").json["estimate"]
     assert found == {"seconds": 6.0 * 4 / 2, "from": ["first"]}  # four trials alike, two at a time
@@ -223,7 +224,7 @@ class Calls(list[dict[str, Any]]):
 def launched(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """`search.launch`, which needs ray, replaced."""
     calls = Calls(lambda: open_run("first"))
-    monkeypatch.setitem(sys.modules, "raysearch.search", types.SimpleNamespace(launch=calls))
+    monkeypatch.setitem(sys.modules, "raysearch.search.launch", types.SimpleNamespace(launch=calls))
     return calls
 
 

@@ -12,7 +12,7 @@ from raysearch.objectives.space import STAGES, Space, load_space
 from raysearch.objectives.user_primitives import check_unchanged, functions_of, read_own
 from raysearch.plan import TrialPlan
 from raysearch.schema.yaml_source import Node, plain
-from raysearch.sessions import stored
+from raysearch.search.resume import stored
 from raysearch.training.trainer import train
 
 PAGE = (Path(__file__).parent.parent / "docs" / "guide" / "spaces.md").read_text()

@@ -26,7 +26,7 @@ import typer
 import raysearch
 from raysearch import Search, cli, load_search
 from raysearch.modalities.opening import prepare
-from raysearch.planning import first_plans
+from raysearch.search.dry_run import first_plans
 from raysearch.storage import schemas
 from raysearch.training import checkpoint
 from raysearch.training.trainer import train

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raysearch.progress import ROWS, Line, Progress, Standing, clock
+from raysearch.search.progress import ROWS, Line, Progress, Standing, clock
 
 
 def standing(**more: Any) -> Standing:

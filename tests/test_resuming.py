@@ -11,10 +11,10 @@ import torch
 from several import parameters, said
 from tiny import OBJECTIVES, tiny_data, tiny_plan
 
-from raysearch import search as module
 from raysearch.config.search_config import Search
 from raysearch.methods import METHODS
-from raysearch.search import launch
+from raysearch.search import launch as module
+from raysearch.search.launch import launch
 from raysearch.storage.run import open_run
 from raysearch.training import checkpoint
 from raysearch.training.trainer import train

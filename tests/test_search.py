@@ -16,10 +16,10 @@ from unittest.mock import Mock
 import pytest
 from tiny import MODEL
 
-from raysearch import search as module
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError, SpecError
-from raysearch.search import launch
+from raysearch.search import launch as module
+from raysearch.search.launch import launch
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import Report
 

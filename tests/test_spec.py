@@ -23,7 +23,7 @@ from raysearch.methods import named
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog
 from raysearch.schema.fields import Value
-from raysearch.sessions import agree
+from raysearch.search.resume import agree
 
 GOOD = """\
 task: docstrings

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
-from raysearch.study import Proposal, Study
+from raysearch.search.study import Proposal, Study
 
 LR = {"lr": {"float": [0.001, 0.5]}}
 

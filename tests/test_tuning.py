@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raysearch.config.sections import Scheduler
-from raysearch.tuning import EXEMPT, REPLAYED, SCORE, STEP, Rungs
+from raysearch.search.tune_adapter import EXEMPT, REPLAYED, SCORE, STEP, Rungs
 
 ASHA = Scheduler(name="asha", grace=20, reduction=3)
 

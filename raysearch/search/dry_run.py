@@ -76,7 +76,7 @@ def at_once(search: Search) -> int:
 
 def first_plans(search: Search, count: int) -> list[TrialPlan]:
     """The first trials that the search asks for, as its sampler draws them before any result; fewer if it waits."""
-    from raysearch.study import Study
+    from raysearch.search.study import Study
 
     study = Study(search, data="", labels=0)
     proposals = (study.ask() for _ in range(count))

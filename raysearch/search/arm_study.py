@@ -19,7 +19,7 @@ from raysearch.config.arm import Arm
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
-from raysearch.samplers import distribution, draw, draw_again, is_conditional, make_sampler, seed_of
+from raysearch.search.samplers import distribution, draw, draw_again, is_conditional, make_sampler, seed_of
 
 POSSIBLE_DRAWS = 100  # a draw that no plan can be made of is drawn again, so many times
 FRESH_DRAWS = 10  # and one that was tried before, so many times

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raysearch.arm_study import ArmStudy, Result
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
+from raysearch.search.arm_study import ArmStudy, Result
 
 
 @dataclass(frozen=True)

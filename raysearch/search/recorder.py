@@ -19,9 +19,9 @@ from typing import Any
 
 from raysearch.executors.broker import Said
 from raysearch.plan import TrialPlan
-from raysearch.progress import Line, Standing
+from raysearch.search.progress import Line, Standing
+from raysearch.search.study import Proposal, Study
 from raysearch.storage.ledger import Ledger
-from raysearch.study import Proposal, Study
 from raysearch.training.checkpoint import TrialFolder
 
 

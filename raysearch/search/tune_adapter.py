@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # Tune's trials import this module, and have no use for torch
     from raysearch.config.search_config import Scheduler, Search
     from raysearch.executors.worker_groups import Cluster, Fleet
     from raysearch.plan import TrialPlan
-    from raysearch.recording import Recorder
+    from raysearch.search.recorder import Recorder
 
 SCORE, STEP, REPLAYED, EXEMPT, STATE = "rs_score", "rs_step", "rs_replayed", "rs_exempt", "rs_state"  # Tune has its own
 TRIAL, BROKER = "rs_trial", "rs_broker"

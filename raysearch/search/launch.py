@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raysearch import sessions
 from raysearch.config.environment import check_packages
 from raysearch.config.search_config import Search, load_search
 from raysearch.config.sections import Executor
@@ -32,13 +31,14 @@ from raysearch.executors.broker import Kind, Said
 from raysearch.executors.trial_runner import TRAIN, load, name_of, renew, run_plan
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.user_primitives import functions_of
-from raysearch.progress import Progress
-from raysearch.recording import Recorder
 from raysearch.schema.yaml_source import Node
+from raysearch.search import resume
+from raysearch.search.progress import Progress
+from raysearch.search.recorder import Recorder
+from raysearch.search.study import Study
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import Report
-from raysearch.study import Study
 
 if TYPE_CHECKING:  # a search in this process needs no Ray
     from raysearch.executors.worker_groups import Cluster, Fleet
@@ -89,11 +89,11 @@ def launch(
     for space in search.spaces.values():
         functions_of(space.own.plan() if space.own else {})  # refuses here what would fail in every worker
     folder = Path(search.runs).absolute() / (fork or name or search.name)
-    before = sessions.stored(folder)
+    before = resume.stored(folder)
     if before is not None and fork:
         raise RunError(f"run {fork} exists already; --fork takes the name of a new run")
     if before is not None:
-        search = sessions.agree(before, search, folder.name, extend=extend)
+        search = resume.agree(before, search, folder.name, extend=extend)
     fresh = not folder.exists()
     try:
         with Ledger.open(folder) as ledger:
@@ -103,12 +103,12 @@ def launch(
             recorder = _taken_up(search, ledger, folder, prepared)
             with _workers(recorder, address, train, prepared.notes, quiet=not progress) as work:
                 if before is None or before.differences(search) or before.paper != search.paper:
-                    ledger.append("searches", [sessions.describe(search, folder.name, prepared)], durable=True)
-                    sessions.store(search, folder)
+                    ledger.append("searches", [resume.describe(search, folder.name, prepared)], durable=True)
+                    resume.store(search, folder)
                 work()
             ledger.event("finished")
     finally:
-        if fresh and sessions.stored(folder) is None:
+        if fresh and resume.stored(folder) is None:
             shutil.rmtree(folder)  # refused before it had begun
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     return open_run(folder)
@@ -116,7 +116,7 @@ def launch(
 
 def _taken_up(search: Search, ledger: Ledger, folder: Path, prepared: Prepared) -> Recorder:
     """The recorder of a run that begins, or goes on from where its tables say."""
-    past = sessions.past(folder)
+    past = resume.past(folder)
     study = Study(
         search,
         data=str(folder / "data"),
@@ -224,7 +224,7 @@ def _run_on_ray(
     recorder: Recorder, cluster: Cluster, kind: type[Fleet], train: str, interrupted: threading.Event
 ) -> None:
     """Tune asks, Train trains."""
-    from raysearch import tuning
+    from raysearch.search import tune_adapter
 
     search, folder = recorder.study.search, recorder.folder
     workers = kind(search, cluster, folder, train)
@@ -235,7 +235,9 @@ def _run_on_ray(
 
     patience = ABORT_SECONDS
     try:
-        tuning.Driver(search, recorder, workers, cluster, beat).run(folder / "scratch" / "tune", _scheduled(recorder))
+        tune_adapter.Driver(search, recorder, workers, cluster, beat).run(
+            folder / "scratch" / "tune", _scheduled(recorder)
+        )
         patience = END_SECONDS
     finally:
         recorder.close()

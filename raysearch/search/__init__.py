@@ -1,0 +1,1 @@
+"""A search from launch to its end: studies, resuming, recording."""
