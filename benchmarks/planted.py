@@ -25,8 +25,8 @@ import numpy as np
 from raysearch.config.arm import uses
 from raysearch.config.search_config import Search
 from raysearch.modalities.opening import prepare
-from raysearch.paired import bootstrap_interval
 from raysearch.plan import TrialPlan
+from raysearch.reports.statistics import bootstrap_interval
 from raysearch.training.trainer import train
 
 MODEL = {"mlp": [32, 8], "activation": "tanh"}

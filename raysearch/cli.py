@@ -182,8 +182,8 @@ def analyze(
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Print a run's reports and write report.html beside its tables."""
-    from raysearch import report
+    """Print a run's reports and write query.html beside its tables."""
+    from raysearch.reports import query
     from raysearch.storage.run import open_run
 
     run = open_run(name, _runs(runs))
@@ -193,8 +193,8 @@ def analyze(
         for trial_id, score, again in scored(run):
             if not json:
                 showing.line(f"test {score:.4f}  {trial_id}{'  (trained again)' if again else ''}")
-    tables = report.analyze(run, reports or None)
-    page = report.write_html(run)
+    tables = query.analyze(run, reports or None)
+    page = query.write_html(run)
     if json:
         showing.as_json({"report": str(page), "tables": {key: rows.to_pylist() for key, rows in tables.items()}})
         return

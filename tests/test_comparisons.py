@@ -7,8 +7,8 @@ import pytest
 from synthetic import write_study
 from test_report import Page
 
-from raysearch import report, sweep_pictures
-from raysearch.comparisons import arms
+from raysearch.reports import plots_sweep, query
+from raysearch.reports.verdicts import arms
 from raysearch.storage.run import open_run
 
 PAPER = {
@@ -23,7 +23,7 @@ FRESH = (101, 102, 103, 104, 105)
 def study(folder: Path, choices: dict[str, list[object]], score, **more) -> Page:
     """The page of a grid over these values, where `score` gives the mean."""
     dimensions = {name: {"choice": values} for name, values in choices.items()}
-    return Page(report.write_html(open_run(write_study(folder / "study", dimensions, score, **more))))
+    return Page(query.write_html(open_run(write_study(folder / "study", dimensions, score, **more))))
 
 
 def titles(page: Page, section: str) -> list[str]:
@@ -95,11 +95,11 @@ def points(**values: list[float]) -> list[dict[str, object]]:
 def test_a_mean_and_its_standard_error_done_by_hand():
     rows = points(k=[1, 1, 5, 5, 9])
     by_hand = [(1, 0.05, 0.05), (5, 0.25, 0.05), (9, 0.4, 0.0)]
-    assert sweep_pictures._means(rows) == [pytest.approx(row) for row in by_hand]
+    assert plots_sweep._means(rows) == [pytest.approx(row) for row in by_hand]
 
 
 def test_a_third_dimension_or_one_not_drawn_for_all_leaves_one_line():
-    by = sweep_pictures._by_the_other
+    by = plots_sweep._by_the_other
     two = {"k": points(k=[1, 1, 2]), "m": points(m=[4, 8, 8])}
     assert {label: len(rows) for label, rows in by(two["k"], two, "k").items()} == {"m 4": 1, "m 8": 2}
     assert list(by(two["k"], {**two, "n": points(n=[1, 2, 3])}, "k")) == [""]
@@ -108,16 +108,12 @@ def test_a_third_dimension_or_one_not_drawn_for_all_leaves_one_line():
 
 
 def test_drawn_points_without_a_partner_have_no_picture():
-    assert sweep_pictures.eta_pairs(points(eta_pos=[0.1, 0.2], k=[1, 2]), {}, "f1") == []
+    assert plots_sweep.eta_pairs(points(eta_pos=[0.1, 0.2], k=[1, 2]), {}, "f1") == []
     assert (
-        len(
-            sweep_pictures.eta_pairs(
-                points(eta_pos=[0.1, 0.2], eta_prim=[0.01, 0.5]), {"eta_prim": {"log": True}}, "f1"
-            )
-        )
+        len(plots_sweep.eta_pairs(points(eta_pos=[0.1, 0.2], eta_prim=[0.01, 0.5]), {"eta_prim": {"log": True}}, "f1"))
         == 1
     )
-    assert sweep_pictures.eta_pairs(points(eta_pos=[1], eta_neg=[0]), {}, "f1") == []
+    assert plots_sweep.eta_pairs(points(eta_pos=[1], eta_neg=[0]), {}, "f1") == []
 
 
 def test_one_arm_alone_is_no_comparison():

@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from raysearch.paired import better, bootstrap_interval, holm, rests_on, sign_flip_p, t_interval
+from raysearch.reports.statistics import better, bootstrap_interval, holm, rests_on, sign_flip_p, t_interval
 
 
 def test_the_interval_of_three_differences_done_by_hand():

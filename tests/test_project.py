@@ -37,7 +37,7 @@ batches       distributed training.metrics models.heads models.network models.hu
 builders      modalities.batch modalities.text.batches modalities.image.batches modalities.table.batches modalities.table.network
 steps         gradients gradients.* methods.* training.step training.observations training.basis_jacobian training.dev_gradients training.update
 training      training.branch_trainer training.checkpoint training.weight_log training.trainer
-record        storage.journal storage.ledger storage.run paired pictures sweep_pictures weight_pictures markup comparisons page report
+record        storage.journal storage.ledger storage.run reports.statistics reports.plots reports.plots_sweep reports.plots_weights reports.markup reports.verdicts reports.page reports.query
 search        search.samplers search.arm_study search.study search.dry_run search.progress search.resume executors.broker executors.trial_runner search.recorder executors.worker_groups search.tune_adapter search.launch
 front         retraining final modalities.image.export card export showing describing __init__ cli
 """

@@ -14,13 +14,13 @@ import pytest
 from scipy import stats
 from synthetic import SEARCH, write_run
 
-from raysearch import pictures, report
 from raysearch.errors import RunError, SpecError
+from raysearch.reports import plots, query
+from raysearch.reports.plots_weights import trajectories
 from raysearch.schema import catalog
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import TABLES, TRIALS
-from raysearch.weight_pictures import trajectories
 
 REPORTS = catalog.names("reports")
 EMPTY = {name: schema.empty_table() for name, schema in TABLES.items()} | {"best": TRIALS.empty_table()}
@@ -33,13 +33,13 @@ def run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def found(run) -> dict[str, pa.Table]:
-    return report.analyze(run)
+    return query.analyze(run)
 
 
 def answer(name: str, **tables: list[dict[str, object]]) -> list[dict[str, object]]:
     """What a report says of these rows; columns left out are null."""
     given = {table: pa.Table.from_pylist(rows, schema=EMPTY[table].schema) for table, rows in tables.items()}
-    return report.answers({**EMPTY, **given}, [report.read_report(name)])[name].to_pylist()
+    return query.answers({**EMPTY, **given}, [query.read_report(name)])[name].to_pylist()
 
 
 def trial(arm, number, score, *, seed=0, role="search", state="complete", **more):
@@ -69,7 +69,7 @@ def arms(search: list[float], baseline: list[float]) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_report_begins_with_its_question(name):
-    read = report.read_report(name)
+    read = query.read_report(name)
     assert read.title
     assert read.question.endswith("?")
     assert read.sql.startswith(("SELECT", "WITH"))
@@ -89,20 +89,20 @@ def test_a_report_says_something_of_a_run_in_values_that_json_knows(found, name)
 def test_a_report_of_ones_own_is_asked_by_its_path(run, tmp_path):
     own = tmp_path / "seeds.sql"
     own.write_text("-- Seeds: how many seeds?\nSELECT count(DISTINCT seed) AS seeds FROM trials")
-    assert report.analyze(run, [own])["seeds"].to_pylist() == [{"seeds": 4}]
+    assert query.analyze(run, [own])["seeds"].to_pylist() == [{"seeds": 4}]
 
 
 def test_sql_that_does_not_fit_is_one_line_that_names_the_file(run, tmp_path):
     own = tmp_path / "bad.sql"
     own.write_text("-- Bad: what?\nSELECT scores FROM trials;\n")
     with pytest.raises(SpecError, match=r"bad\.sql: .*scores.*not found") as error:
-        report.analyze(run, [own])
+        query.analyze(run, [own])
     assert "\n" not in str(error.value)
     own.write_text("SELECT 1")
     with pytest.raises(SpecError, match=r"bad\.sql:1: a report begins with the comment `-- Title: the question"):
-        report.analyze(run, [own])
+        query.analyze(run, [own])
     with pytest.raises(SpecError, match="no such report 'leaderbord'; did you mean 'leaderboard'"):
-        report.analyze(run, ["leaderbord"])
+        query.analyze(run, ["leaderbord"])
 
 
 # ---- what they say ----
@@ -214,7 +214,7 @@ def test_a_report_of_ones_own_may_call_the_statistics(run, tmp_path):
     own.write_text(
         "-- Own: what?\nSELECT sign_flip_p([1.0, 2.0, 3.0]) AS p, t_interval([1.0], 1) AS i, holm(NULL) AS h"
     )
-    assert report.analyze(run, [own])["own"].to_pylist() == [{"p": 0.25, "i": None, "h": None}]
+    assert query.analyze(run, [own])["own"].to_pylist() == [{"p": 0.25, "i": None, "h": None}]
 
 
 def test_a_configuration_is_ranked_by_its_mean_over_seeds_and_stopped_ones_come_after():
@@ -416,7 +416,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(run) -> Page:
-    return Page(report.write_html(run))
+    return Page(query.write_html(run))
 
 
 def test_the_page_is_whole_and_loads_nothing(page):
@@ -450,7 +450,7 @@ def test_colours_of_pictures_follow_the_page(page):
 
 def test_the_same_answers_give_the_same_picture(found):
     rows = found["best_so_far"].to_pylist()
-    assert pictures.best_so_far(rows, "nth", "macro_f1") == pictures.best_so_far(rows, "nth", "macro_f1")
+    assert plots.best_so_far(rows, "nth", "macro_f1") == plots.best_so_far(rows, "nth", "macro_f1")
 
 
 @pytest.mark.slow
@@ -467,19 +467,19 @@ def test_the_same_answers_give_the_same_picture(found):
     ],
 )
 def test_a_run_with_parts_missing_has_a_page(tmp_path, parts, words):
-    page = Page(report.write_html(open_run(write_run(tmp_path / "part", **parts))))
+    page = Page(query.write_html(open_run(write_run(tmp_path / "part", **parts))))
     assert words in page.words
 
 
 def test_a_run_that_has_not_begun_is_refused(tmp_path):
     with Ledger.open(tmp_path / "early"), pytest.raises(RunError, match="the search has not begun"):
-        report.write_html(open_run(tmp_path / "early"))
+        query.write_html(open_run(tmp_path / "early"))
 
 
 def test_rank_correlation_is_spearmans():
     rng = np.random.default_rng(1)
     values, scores = rng.integers(0, 5, 20).astype(float), rng.normal(size=20)
     rows = [{"state": "complete", "number": v, "score": s} for v, s in zip(values, scores, strict=True)]
-    said = pictures.rank_correlation(rows).replace("\N{MINUS SIGN}", "-")
+    said = plots.rank_correlation(rows).replace("\N{MINUS SIGN}", "-")
     assert said == f"rank correlation {stats.spearmanr(values, scores).statistic:+.2f}"
-    assert pictures.rank_correlation(rows[:7]) == ""
+    assert plots.rank_correlation(rows[:7]) == ""

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from raysearch import markup as m
-from raysearch import pictures, sweep_pictures, weight_pictures
-from raysearch.comparisons import arms, as_declared, finals, values
 from raysearch.methods import FAMILIES
-from raysearch.pictures import STATES, VARIABLES, Rows, column
+from raysearch.reports import markup as m
+from raysearch.reports import plots, plots_sweep, plots_weights
+from raysearch.reports.plots import STATES, VARIABLES, Rows, column
+from raysearch.reports.verdicts import arms, as_declared, finals, values
 
 if TYPE_CHECKING:
-    from raysearch.report import Report
+    from raysearch.reports.query import Report
     from raysearch.storage.run import Run
 
 _LEADERS = 50  # rows of the leaderboard that are shown
@@ -128,25 +128,25 @@ def _tiles(status: dict[str, Any], said: Mapping[str, Rows], metric: str) -> str
 def _best_so_far(found: Rows, metric: str) -> str:
     if not found:
         return ""
-    drawn = [pictures.best_so_far(found, over, metric) for over in ("nth", "seconds") if any(column(found, over))]
+    drawn = [plots.best_so_far(found, over, metric) for over in ("nth", "seconds") if any(column(found, over))]
     return m.grid(drawn, "400px") + m.legend(column(found, "state"))
 
 
 def _curves(found: Rows, metric: str) -> str:
     if not found:
         return ""
-    return m.grid(pictures.curves(found, metric), "400px") + m.legend(column(found, "state"), edge=False)
+    return m.grid(plots.curves(found, metric), "400px") + m.legend(column(found, "state"), edge=False)
 
 
 def _dimensions(found: Rows, search: Mapping[str, Any], metric: str) -> str:
     if not found:
         return ""
     found = as_declared(found, search["dimensions"])
-    pairs = m.grid(sweep_pictures.eta_pairs(found, search["dimensions"], metric), "250px")
+    pairs = m.grid(plots_sweep.eta_pairs(found, search["dimensions"], metric), "250px")
     if search.get("sampler") == "grid":  # whose values are drawn by comparisons.values
         return pairs
     ring = '<span><i style="color:var(--ink)">◯</i>best trial</span>'
-    drawn = m.grid(pictures.dimensions(found, search["dimensions"], metric), "250px")
+    drawn = m.grid(plots.dimensions(found, search["dimensions"], metric), "250px")
     return drawn + m.legend(column(found, "state"), ring) + pairs
 
 
@@ -171,7 +171,7 @@ def _stages(found: Rows) -> str:
 
 
 def _trajectories(found: Rows) -> str:
-    drawn = weight_pictures.trajectories(found)
+    drawn = plots_weights.trajectories(found)
     if not drawn:
         return ""
     mark = f"<span><i>┆</i>best evaluation, step {found[0]['best_step']}</span>"
@@ -183,10 +183,10 @@ def _ranking(found: Rows) -> str:
         return ""
     keys = [
         f'<span><i style="color:var(--{VARIABLES[colour]})">●</i>output {escape(output.replace("_", " "))}</span>'
-        for output, colour in weight_pictures.output_colours(column(found, "name")).items()
+        for output, colour in plots_weights.output_colours(column(found, "name")).items()
     ]
     over = f"<span>means over {m.count(max(column(found, 'trials')), 'trial')}</span>"
-    return m.legend((), *keys, over) + f'<div class="wide">{weight_pictures.ranking(found)}</div>'
+    return m.legend((), *keys, over) + f'<div class="wide">{plots_weights.ranking(found)}</div>'
 
 
 def _leaderboard(found: Rows, declared: Mapping[str, Any], metric: str) -> str:

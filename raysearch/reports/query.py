@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysearch import paired
 from raysearch.errors import RunError, SpecError
+from raysearch.reports import statistics
 from raysearch.schema import catalog
 from raysearch.storage.run import best_of
 
@@ -78,9 +78,9 @@ def answers(tables: dict[str, pa.Table], reports: Sequence[Report]) -> dict[str,
     with duckdb.connect() as connection:
         for name, table in tables.items():
             connection.register(name, table)
-        for name, (function, takes, gives) in paired.FUNCTIONS.items():
+        for name, (function, takes, gives) in statistics.FUNCTIONS.items():
             connection.create_function(name, _of_null_null(function), takes, gives, null_handling=nulls)
-        connection.execute(paired.COMPARED)
+        connection.execute(statistics.COMPARED)
         for report in reports:
             try:
                 found[report.name] = connection.sql(report.sql).to_arrow_table()
@@ -92,7 +92,7 @@ def answers(tables: dict[str, pa.Table], reports: Sequence[Report]) -> dict[str,
 
 def write_html(run: Run) -> Path:
     """Write the run's report.html, one file that needs no other, and say where it is."""
-    from raysearch.page import page
+    from raysearch.reports.page import page
 
     tables = views(run)
     if not len(tables["searches"]):

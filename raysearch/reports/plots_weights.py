@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from raysearch.pictures import DASHES, MUTED, SERIES, Rows, column, grouped, picture, whole_numbers
+from raysearch.reports.plots import DASHES, MUTED, SERIES, Rows, column, grouped, picture, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

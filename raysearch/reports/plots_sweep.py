@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raysearch.pictures import (
+from raysearch.reports.plots import (
     BLUE,
     DASHES,
     INK,

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from raysearch import markup as m
-from raysearch import pictures, sweep_pictures
-from raysearch.pictures import Rows, column
+from raysearch.reports import markup as m
+from raysearch.reports import plots, plots_sweep
+from raysearch.reports.plots import Rows, column
 
 
 def arms(found: Rows, metric: str) -> str:
@@ -44,7 +44,7 @@ def arms(found: Rows, metric: str) -> str:
     ]
     judged = [row for row in found if row["low"] is not None and not _unfair(row)]
     verdicts = "".join(_verdict(row, metric, len(judged)) for row in found if row["arm"] != "search")
-    picture = f'<div class="narrow">{pictures.differences(judged, metric)}</div>' if judged else ""
+    picture = f'<div class="narrow">{plots.differences(judged, metric)}</div>' if judged else ""
     best = next((i for i, row in enumerate(found) if row["place"] == 1), None)
     return verdicts + picture + m.table(heads, rows, best=best) + _source(found)
 
@@ -130,7 +130,7 @@ def values(found: Rows, points: Rows, search: Mapping[str, Any], metric: str) ->
     if search.get("sampler") != "grid":
         return f"<details><summary>{m.count(len(found), 'value')}</summary>{table}</details>"
     points = as_declared(points, search["dimensions"])
-    return m.grid(sweep_pictures.sweeps(points, search["dimensions"], metric), "330px") + table
+    return m.grid(plots_sweep.sweeps(points, search["dimensions"], metric), "330px") + table
 
 
 def as_declared(found: Rows, declared: Mapping[str, Any]) -> Rows:

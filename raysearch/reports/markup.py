@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from raysearch.pictures import STATES
+from raysearch.reports.plots import STATES
 
 MARKS = {"complete": "●", "stopped": "▼", "failed": "✕", "running": "○"}
 Cell = tuple[str, str]  # classes, HTML

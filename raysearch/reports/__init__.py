@@ -1,0 +1,1 @@
+"""Reports on a run: SQL, statistics, pictures and the HTML page."""
