@@ -188,7 +188,7 @@ def analyze(
 
     run = open_run(name, _runs(runs))
     if final:
-        from raysearch.final import final as scored
+        from raysearch.export.test_split import final as scored
 
         for trial_id, score, again in scored(run):
             if not json:
@@ -218,7 +218,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a trial as a Hugging Face model, with its configuration and a card."""
-    from raysearch.export import export as write
+    from raysearch.export.exporter import export as write
     from raysearch.storage.run import open_run
 
     found = asdict(write(open_run(name, _runs(runs)), folder, trial=trial, verify=verify, test=test))

@@ -302,7 +302,7 @@ def test_export_prints_scores_and_fails_when_a_second_training_differs(
 ) -> None:
     begin_run("first")
     calls = Calls(Exported("search-0", 0.25, None))
-    monkeypatch.setitem(sys.modules, "raysearch.export", types.SimpleNamespace(export=calls))
+    monkeypatch.setitem(sys.modules, "raysearch.export.exporter", types.SimpleNamespace(export=calls))
     said = say("export", "first", "out")
     assert (said.code, said.err) == (0, "")
     assert "0.25" in said.out

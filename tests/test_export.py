@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import raysearch
 from raysearch.config.search_config import Search, load_search
 from raysearch.errors import RunError
-from raysearch.export import export
-from raysearch.final import OPENED, final
+from raysearch.export.exporter import export
+from raysearch.export.test_split import OPENED, final
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
@@ -192,9 +192,9 @@ def test_a_folder_that_is_taken_and_an_unknown_trial_are_refused(run: Run, expor
 
 
 def test_export_trains_with_the_function_that_the_workers_use() -> None:
-    from raysearch import retraining
+    from raysearch.export import retrain
 
-    assert retraining.train is train
+    assert retrain.train is train
 
 
 def test_every_arm_is_scored_on_test_once_its_choosing_is_over(run: Run) -> None:

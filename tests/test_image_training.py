@@ -15,7 +15,7 @@ import raysearch
 from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError, SpecError
-from raysearch.export import export
+from raysearch.export.exporter import export
 from raysearch.modalities.image.config import ImageTask
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.objectives.space import load_space

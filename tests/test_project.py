@@ -39,7 +39,7 @@ steps         gradients gradients.* methods.* training.step training.observation
 training      training.branch_trainer training.checkpoint training.weight_log training.trainer
 record        storage.journal storage.ledger storage.run reports.statistics reports.plots reports.plots_sweep reports.plots_weights reports.markup reports.verdicts reports.page reports.query
 search        search.samplers search.arm_study search.study search.dry_run search.progress search.resume executors.broker executors.trial_runner search.recorder executors.worker_groups search.tune_adapter search.launch
-front         retraining final modalities.image.export card export showing describing __init__ cli
+front         export.retrain export.test_split modalities.image.export export.model_card export.exporter showing describing __init__ cli
 """
 RAY = {"executors.worker_groups", "search.tune_adapter"}  # the only modules that import ray
 FRONT = """

@@ -18,7 +18,7 @@ from tiny import tiny_plan
 import raysearch
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError, SpecError
-from raysearch.export import export
+from raysearch.export.exporter import export
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.modalities.table import planted
 from raysearch.modalities.table.config import Planted, TableTask

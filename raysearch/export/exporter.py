@@ -25,11 +25,12 @@ import yaml
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from raysearch import final
-from raysearch.card import card
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import Split, about_of, load_prepared
 from raysearch.errors import RunError, did_you_mean
+from raysearch.export import test_split
+from raysearch.export.model_card import card
+from raysearch.export.retrain import Verification, compare, sha256_of, train_again
 from raysearch.modalities.batch import labels_of
 from raysearch.modalities.image.export import logits_of, save_image_model
 from raysearch.modalities.image.network import ImageNetwork
@@ -38,7 +39,6 @@ from raysearch.modalities.text.batches import padded
 from raysearch.modalities.text.network import TextNetwork
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.plan import TrialPlan
-from raysearch.retraining import Verification, compare, sha256_of, train_again
 from raysearch.storage.run import Run
 from raysearch.training.metrics import score
 from raysearch.training.trainer import EVALUATION_BATCH, build, set_parameters, vocabulary_of
@@ -77,7 +77,7 @@ def export(run: Run, folder: Path | str, trial: str = "best", verify: bool = Fal
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is there already and not empty; export to another folder, or remove it")
     row = _row(run, trial)
-    plan = final.plan_of(run, row)
+    plan = test_split.plan_of(run, row)
     if "mlp" in plan.model:
         raise RunError(f"{run.path}: models of tables are not exported; the weights lie in best.safetensors of a trial")
     draft = folder.parent / f".{folder.name}.draft"
@@ -95,7 +95,7 @@ def _export(
     run: Run, row: Mapping[str, Any], plan: TrialPlan, folder: Path, draft: Path, verify: bool, test: bool
 ) -> Exported:
     """Fill `draft`; the test split comes last, when nothing else can go wrong."""
-    parameters, again = final.parameters_of_trial(run, row, plan)
+    parameters, again = test_split.parameters_of_trial(run, row, plan)
     notes = ["the run kept no weights of this trial: it was trained again for this export"] if again else []
     _save_model(plan, parameters, draft)
     data, longest = Path(plan.task["data"]), plan.training.max_length
@@ -115,7 +115,7 @@ def _export(
         confirmed=tuple(_confirmed(run, row)),
         test=tested[0] if tested else None,
         test_loss=tested[1] if tested else None,
-        openings=len(final.openings(run)),
+        openings=len(test_split.openings(run)),
         weights_sha256=digest,
         trained_again=again is not None,
         verified=verified,
@@ -238,14 +238,16 @@ def _test(
 ) -> tuple[float, float] | None:
     """Score and loss on test, from the run's record if this trial's is there; None if the task has no test split."""
     data = Path(plan.task["data"])
-    if not final.has_test(run):
+    if not test_split.has_test(run):
         notes.append("the task has no test split")
         return None
-    if (known := final.on_record(run, row, digest)) is not None:
+    if (known := test_split.on_record(run, row, digest)) is not None:
         return known
-    if before := final.openings(run):
+    if before := test_split.openings(run):
         trials = ", ".join(sorted({opening["trial_id"] for opening in before}))
         times = "once" if len(before) == 1 else f"{len(before)} times"
         notes.append(f"test was opened {times} before, for {trials}: to choose by these scores is to select on test")
     longest = plan.training.max_length
-    return final.open_test(run, row, digest, "export", lambda: _score(model, open_split(data, "test"), data, longest))
+    return test_split.open_test(
+        run, row, digest, "export", lambda: _score(model, open_split(data, "test"), data, longest)
+    )

@@ -20,9 +20,9 @@ from torch import Tensor
 from raysearch.data.prepared import about_of, load_prepared
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
+from raysearch.export.retrain import Retrained, sha256_of, train_again
 from raysearch.modalities.opening import Splits, open_split
 from raysearch.plan import TrialPlan
-from raysearch.retraining import Retrained, sha256_of, train_again
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run
 from raysearch.training import checkpoint

@@ -1,0 +1,1 @@
+"""Exporting the best trial: model, card, test score."""
