@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from raysearch import cli, showing
+from raysearch.cli import console, main
 from raysearch.config.search_config import load_search
 from raysearch.errors import RunError, SpecError
 from raysearch.plan import TrialPlan
@@ -42,7 +42,7 @@ def say(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
     def run(*arguments: str) -> Said:
         with pytest.raises(SystemExit) as end:
-            cli.main(list(arguments))
+            main.main(list(arguments))
         out, err = capsys.readouterr()
         assert isinstance(end.value.code, int)
         return Said(end.value.code, out, err)
@@ -108,7 +108,9 @@ def test_check_counts_every_space_of_the_catalog(say: Any, name: str) -> None:
 
 
 def test_check_loads_neither_torch_nor_ray_and_is_quick(tmp_path: Path) -> None:
-    code = "import sys; from raysearch import cli\ntry: cli.main(['check', 'quickstart'])\nfinally: print(*sys.modules)"
+    code = (
+        "import sys; from raysearch import cli\ntry: main.main(['check', 'quickstart'])\nfinally: print(*sys.modules)"
+    )
     began = time.perf_counter()
     said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     print(f"check took {time.perf_counter() - began:.2f} s")
@@ -394,28 +396,28 @@ def test_public_names_are_there_and_import_late() -> None:
     ],
 )
 def test_a_cell_is_short_and_legible(value: object, shown: str) -> None:
-    assert showing.cell(value) == shown
+    assert console.cell(value) == shown
 
 
 def test_json_has_no_value_that_json_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
-    showing.as_json({"a": float("nan"), "b": [float("inf")], "c": datetime(2026, 1, 2, tzinfo=UTC)})
+    console.as_json({"a": float("nan"), "b": [float("inf")], "c": datetime(2026, 1, 2, tzinfo=UTC)})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None], "c": "2026-01-02 00:00:00+00:00"}
 
 
 def test_a_table_wraps_long_text_and_keeps_every_word(capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"word{i}" for i in range(60)]
-    showing.table([{"trial": "search-0001-s0-faadd8", "why": " ".join(words), "n": 1}], title="T [bold]")
+    console.table([{"trial": "search-0001-s0-faadd8", "why": " ".join(words), "n": 1}], title="T [bold]")
     out = capsys.readouterr().out
     assert all(word in out for word in words)
     assert "search-0001-s0-faadd8" in out
     assert "T [bold]" in out
-    assert max(map(len, out.splitlines())) <= showing.WIDTH
+    assert max(map(len, out.splitlines())) <= console.WIDTH
 
 
 def test_columns_that_find_no_room_stand_below_after_the_first_one_again(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"a_long_name_{i}" for i in "abcdefghijkl"]
-    showing.table([{"arm": "search", **{name: i for i, name in enumerate(names)}}], title="T")
+    console.table([{"arm": "search", **{name: i for i, name in enumerate(names)}}], title="T")
     out = capsys.readouterr().out
     assert [out.count(name) for name in names] == [1] * 12
     assert (out.count("search"), out.count("arm"), out.count("T")) == (2, 2, 1)
-    assert max(map(len, out.splitlines())) <= showing.WIDTH
+    assert max(map(len, out.splitlines())) <= console.WIDTH

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from test_pinned import EVENTS, PINNED, machine
 
-from raysearch import Run, cli, load_search, open_run
+from raysearch import Run, load_search, open_run
+from raysearch.cli import main
 from raysearch.training import checkpoint
 
 DATA = Path(__file__).parent / "data"
@@ -27,7 +28,7 @@ def copied(folder: Path) -> Run:
 
 def run_command(*arguments: str) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(list(arguments))
+        main.main(list(arguments))
     assert end.value.code == 0
 
 

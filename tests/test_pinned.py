@@ -24,7 +24,8 @@ import torch
 import typer
 
 import raysearch
-from raysearch import Search, cli, load_search
+from raysearch import Search, load_search
+from raysearch.cli import main
 from raysearch.modalities.opening import prepare
 from raysearch.search.dry_run import first_plans
 from raysearch.storage import schemas
@@ -183,7 +184,7 @@ def commands() -> dict[str, Any]:
             return of.metavar or of.name.upper(), about | {"place": place}
         return of.opts[0], about | {"names": [*of.opts, *of.secondary_opts], "flag": of.is_flag}
 
-    app = typer.main.get_command(cli.app)
+    app = typer.main.get_command(main.app)
     found = {}
     for verb, command in {"": app, **app.commands}.items():
         arguments = [of for of in command.params if of.param_type_name == "argument"]
@@ -195,7 +196,7 @@ def commands() -> dict[str, Any]:
 def listed(kind: str, *columns: str) -> dict[str, Any]:
     """What `raysearch ls KIND` lists, some columns by the first of them."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-        cli.main(["ls", kind, "--json"])
+        main.main(["ls", kind, "--json"])
     rows = json.loads(out.getvalue())
     return {row[columns[0]]: [row[column] for column in columns[1:]] for row in rows}
 

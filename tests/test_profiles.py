@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from tiny import tiny_data, tiny_plan
 
+from raysearch.cli.describe import listing
 from raysearch.config.parameters import SETTINGS
 from raysearch.config.search_config import Search, load_search
-from raysearch.describing import listing
 from raysearch.errors import SpecError
 from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES, Profile, bundle

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raysearch import showing
+from raysearch.cli import console
 from raysearch.errors import RunError, SpecError
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        showing.line(f"raysearch {version('raysearch')}")
+        console.line(f"raysearch {version('raysearch')}")
         raise typer.Exit
 
 
@@ -64,15 +64,15 @@ def check(file: File, overrides: Set = None, address: Address = None, json: Json
     if Path(file).parent.name == "spaces":
         space = load_space(file)
         about = {"space": space.name, "objectives": len(space.objectives)}
-        showing.as_json(about) if json else showing.line(f"ok: {space.name}: {about['objectives']} objectives")
+        console.as_json(about) if json else console.line(f"ok: {space.name}: {about['objectives']} objectives")
         return
     found = outline(_load(file, overrides, local=address is None))
     if json:
-        showing.as_json(found)
+        console.as_json(found)
         return
     arms = ", ".join(f"{arm['configurations'] or 'any'} of {arm['arm']}" for arm in found["arms"])
     spaces = ", ".join(f"{name} ({count})" for name, count in found["spaces"].items()) or "no space"
-    showing.line(f"ok: {found['name']}: {arms}; {spaces}; task {found['task']}, {found['metric']}")
+    console.line(f"ok: {found['name']}: {arms}; {spaces}; task {found['task']}, {found['metric']}")
 
 
 @app.command()
@@ -92,19 +92,19 @@ def plan(
     found["first"] = [{"trial": plan.trial_id, **plan.params} for plan in plans]
     found["estimate"] = dry_run.estimate(search, runs or Path(search.runs))
     if json:
-        showing.as_json(found)
+        console.as_json(found)
         return
     spaces = ", ".join(f"{name} ({count} objectives)" for name, count in found["spaces"].items()) or "no space"
-    showing.line(f"{search.name}: task {search.task.name}, {search.task.metric}; {spaces}; sampler {search.sampler}")
-    showing.table(found["arms"])
-    showing.table(found["first"], title="first trials", columns=dict.fromkeys(key for t in found["first"] for key in t))
-    showing.line(showing.resources(found["resources"]))
+    console.line(f"{search.name}: task {search.task.name}, {search.task.metric}; {spaces}; sampler {search.sampler}")
+    console.table(found["arms"])
+    console.table(found["first"], title="first trials", columns=dict.fromkeys(key for t in found["first"] for key in t))
+    console.line(console.resources(found["resources"]))
     time_limit = (
-        f"no new configuration after {showing.duration(search.budget.seconds)}" if search.budget.seconds else ""
+        f"no new configuration after {console.duration(search.budget.seconds)}" if search.budget.seconds else ""
     )
     expected = found["estimate"]
-    known = f"about {showing.duration(expected['seconds'])}" if expected["seconds"] else f"unknown: {expected['why']}"
-    showing.line(f"trials: {found['trials'] or 'as many as the time allows'}; time: {known}; {time_limit}".rstrip("; "))
+    known = f"about {console.duration(expected['seconds'])}" if expected["seconds"] else f"unknown: {expected['why']}"
+    console.line(f"trials: {found['trials'] or 'as many as the time allows'}; time: {known}; {time_limit}".rstrip("; "))
 
 
 @app.command()
@@ -167,8 +167,8 @@ def status(
     while True:
         found = run.status()
         if watch and not json and sys.stdout.isatty():
-            showing.clear()
-        showing.as_json(found) if json else showing.standing(found)
+            console.clear()
+        console.as_json(found) if json else console.standing(found)
         if not watch or found["state"] != "running":
             return
         time.sleep(2)
@@ -192,19 +192,19 @@ def analyze(
 
         for trial_id, score, again in scored(run):
             if not json:
-                showing.line(f"test {score:.4f}  {trial_id}{'  (trained again)' if again else ''}")
+                console.line(f"test {score:.4f}  {trial_id}{'  (trained again)' if again else ''}")
     tables = query.analyze(run, reports or None)
     page = query.write_html(run)
     if json:
-        showing.as_json({"report": str(page), "tables": {key: rows.to_pylist() for key, rows in tables.items()}})
+        console.as_json({"report": str(page), "tables": {key: rows.to_pylist() for key, rows in tables.items()}})
         return
     for key, rows in tables.items():
         head = rows if reports else rows.slice(0, HEAD)
         said = [column for column in rows.column_names if rows[column].null_count < len(rows)]
-        showing.table(head.to_pylist(), title=key, columns=said)
+        console.table(head.to_pylist(), title=key, columns=said)
         if len(rows) > len(head):
-            showing.line(f"  and {len(rows) - len(head)} more rows: raysearch analyze {run.name} {key}\n")
-    showing.line(f"report   {page}")
+            console.line(f"  and {len(rows) - len(head)} more rows: raysearch analyze {run.name} {key}\n")
+    console.line(f"report   {page}")
 
 
 @app.command()
@@ -224,9 +224,9 @@ def export(
     found = asdict(write(open_run(name, _runs(runs)), folder, trial=trial, verify=verify, test=test))
     verified = found.pop("verified")
     if json:
-        showing.as_json({**found, "verified": verified})
+        console.as_json({**found, "verified": verified})
     else:
-        showing.facts(found | ({f"again: {key}": value for key, value in verified.items()} if verified else {}))
+        console.facts(found | ({f"again: {key}": value for key, value in verified.items()} if verified else {}))
     if verified and not verified["same_score"]:
         raise RunError(f"{found['trial_id']} came out otherwise when it was trained again: {verified['score']:.4f}")
 
@@ -240,13 +240,13 @@ def list_(
     json: Json = False,
 ) -> None:
     """List what there is of a kind."""
-    from raysearch import describing
+    from raysearch.cli import describe
 
     if kind == "runs":
         _every_run(_runs(runs), json)
         return
-    rows = describing.listing(kind)
-    showing.as_json(rows) if json else showing.table(rows)
+    rows = describe.listing(kind)
+    console.as_json(rows) if json else console.table(rows)
 
 
 @app.command()
@@ -259,20 +259,20 @@ def show(
     json: Json = False,
 ) -> None:
     """Say what a thing is."""
-    from raysearch import describing
+    from raysearch.cli import describe
 
-    found = describing.described(thing) if why_not is None else [describing.why_not(thing, why_not)]
+    found = describe.described(thing) if why_not is None else [describe.why_not(thing, why_not)]
     if json:
-        showing.as_json(found)
+        console.as_json(found)
         return
     for number, about in enumerate(found):
         if number:
-            showing.line("")
+            console.line("")
         if "space" in about and "objectives" in about:
             known = about["named"]
             about = about | {"objectives": "\n".join(f"{o:<50} {known.get(o, '')}" for o in about["objectives"])}
             about["named"] = f"{len(known)} of {about['count']} in the literature"
-        showing.facts(about)
+        console.facts(about)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -335,18 +335,18 @@ def _every_run(folder: Path, json: bool) -> None:
 
     found = [open_run(name, folder).status() for name in run_names(folder)]
     if json:
-        showing.as_json(found)
+        console.as_json(found)
     elif found:
-        showing.standings(found)
+        console.standings(found)
     else:
-        showing.line(f"no runs in {folder}")
+        console.line(f"no runs in {folder}")
 
 
 def _ended(run: Any, json: bool) -> None:
     """Say how a launched run stands; exit 1 when it has no trial with a score."""
     found = run.status()
-    showing.as_json(found) if json else showing.standing(found)
+    console.as_json(found) if json else console.standing(found)
     if found["best"] is None:
         raise RunError(f"{found['name']}: no trial has ended with a score; see `raysearch analyze {found['name']}`")
     if not json:
-        showing.line(f"next: raysearch analyze {found['name']}")
+        console.line(f"next: raysearch analyze {found['name']}")
