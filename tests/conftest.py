@@ -30,17 +30,17 @@ hypothesis.settings.load_profile("raysearch")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run: `gpu` without an accelerator, `data` without RAYSEARCH_DATA."""
-    lacks = {}
+    skip_reasons = {}
     if "RAYSEARCH_DATA" not in os.environ:
-        lacks["data"] = "RAYSEARCH_DATA names no folder of data sets"
+        skip_reasons["data"] = "RAYSEARCH_DATA names no folder of data sets"
     if any("gpu" in item.keywords for item in items):
         import torch
 
         if not torch.cuda.is_available():
-            lacks["gpu"] = "no accelerator"
+            skip_reasons["gpu"] = "no accelerator"
     for item in items:
-        for mark in lacks.keys() & set(item.keywords):
-            item.add_marker(pytest.mark.skip(reason=lacks[mark]))
+        for mark in skip_reasons.keys() & set(item.keywords):
+            item.add_marker(pytest.mark.skip(reason=skip_reasons[mark]))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A stand-in for `training.train`: scores without learning, and every way in which a trial can go wrong.
 
-What a trial does is told by its seed and by `dropout`, which a search may draw without anyone minding; see `CASES`.
+What a trial does depends on its seed and on `dropout`, which a search may draw freely; see `FAILURE_CASES`.
 It keeps a checkpoint like the real one: the last step, and its reports.
 """
 
@@ -18,13 +18,13 @@ from raysearch.distributed import Ranks
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 
-CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raises", 0.85: "arithmetic"}
+FAILURE_CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raises", 0.85: "arithmetic"}
 
 
 def train(plan: TrialPlan, *, folder: Path, ranks: Ranks) -> Generator[Report, bool, None]:
     """One report every `eval_every` steps; the score rises to 1 - lr as steps are taken."""
     training = plan.training
-    case = CASES.get(round(training.dropout, 2), "")
+    case = FAILURE_CASES.get(round(training.dropout, 2), "")
     state, starts = folder / "state.json", folder / "starts"
     if ranks.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,8 +37,8 @@ def train(plan: TrialPlan, *, folder: Path, ranks: Ranks) -> Generator[Report, b
     for step in range(training.eval_every, training.steps + 1, training.eval_every):
         score = float(ranks.sum(torch.tensor((1 - plan.settings["lr"]) * step / training.steps))) / ranks.world
         if step > done:
-            time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
-            _go_wrong(case, step, begun, ranks)
+            time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
+            _fail_as_planned(case, step, begun, ranks)
             score = float("nan") if case == "nan" else score
             if ranks.rank == 0:
                 state.with_suffix(".tmp").write_text(json.dumps({"step": step}))
@@ -49,7 +49,7 @@ def train(plan: TrialPlan, *, folder: Path, ranks: Ranks) -> Generator[Report, b
             return
 
 
-def _go_wrong(case: str, step: int, begun: int, ranks: Ranks) -> None:
+def _fail_as_planned(case: str, step: int, begun: int, ranks: Ranks) -> None:
     late = step >= 4
     if case == "raise" and late:
         raise OSError("the disk is full")

@@ -10,7 +10,7 @@ from raysearch.training import checkpoint
 from raysearch.training.trainer import train
 
 
-def resumed_bit_equal(plan: TrialPlan, folder: Path, *, after: int = 1) -> dict[str, Any]:
+def assert_resume_is_bit_equal(plan: TrialPlan, folder: Path, *, after: int = 1) -> dict[str, Any]:
     """Train alone, and interrupted `after` so many reports: both say and end alike. What the last checkpoint holds."""
     whole = list(train(plan, folder=folder / "whole"))
     interrupted = train(plan, folder=folder / "cut")

@@ -16,22 +16,22 @@ from raysearch.training import checkpoint
 from raysearch.training.trainer import train
 
 
-def said(report: Report) -> dict[str, Any]:
+def report_values(report: Report) -> dict[str, Any]:
     """What of a report is a function of the plan."""
     evaluation = {name: value for name, value in report.evaluation.items() if name != "seconds"}
     return evaluation | {"weights": report.weights.to_pylist() if report.weights is not None else None}
 
 
-def parameters(folder: Path) -> dict[str, Tensor]:
+def saved_parameters(folder: Path) -> dict[str, Tensor]:
     """Those of the last checkpoint."""
     values: dict[str, Tensor] = checkpoint.load(folder / "state.safetensors")["parameters"]
     return values
 
 
-Trained = tuple[list[dict[str, Any]], dict[str, Tensor]]  # what was said, and the parameters at the end
+TrainingResult = tuple[list[dict[str, Any]], dict[str, Tensor]]  # what was said, and the parameters at the end
 
 
-def train_on(world: int, plans: list[TrialPlan], folder: Path, *, resumed: bool = False) -> list[Trained]:
+def train_on_ranks(world: int, plans: list[TrialPlan], folder: Path, *, resumed: bool = False) -> list[TrainingResult]:
     """Train the plans one after another on `world` ranks; `resumed`, each goes on from its first checkpoint."""
     if world == 1:
         _train(Ranks(), plans, folder / "1", resumed=resumed)
@@ -40,7 +40,7 @@ def train_on(world: int, plans: list[TrialPlan], folder: Path, *, resumed: bool 
     found = []
     for number in range(len(plans)):
         out = folder / str(world) / str(number)
-        found.append((json.loads((out / "said.json").read_text()), parameters(out)))
+        found.append((json.loads((out / "said.json").read_text()), saved_parameters(out)))
     return found
 
 
@@ -60,6 +60,6 @@ def _train(ranks: Ranks, plans: list[TrialPlan], folder: Path, *, resumed: bool)
             next(first)
             first.close()
             ranks.barrier()
-        reports = [said(report) for report in train(plan, folder=out, ranks=ranks)]
+        reports = [report_values(report) for report in train(plan, folder=out, ranks=ranks)]
         if ranks.rank == 0:
             (out / "said.json").write_text(json.dumps(reports))

@@ -15,8 +15,8 @@ from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
 from raysearch.storage.ledger import Ledger
 
-STEPS, EVERY, WEIGHED = 120, 20, 3  # steps, between evaluations, between meta-gradients
-SEARCH = {
+STEPS, EVERY, WEIGHTS_EVERY = 120, 20, 3  # steps, between evaluations, between meta-gradients
+SYNTHETIC_SEARCH = {
     "name": "synthetic",
     "task": {"name": "docstrings", "metric": "macro_f1"},
     "model": {"config": {"model_type": "bert", "hidden_size": 128, "num_hidden_layers": 2}},
@@ -44,7 +44,7 @@ ArithmeticError: loss is nan at step 43 <lr 0.0019>
 
 
 def draw(rng: random.Random) -> dict[str, Any]:
-    """A configuration of SEARCH."""
+    """A configuration of SYNTHETIC_SEARCH."""
     surgery = rng.choice(["none", "attittud"])
     return {
         "surgery": surgery,
@@ -57,7 +57,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def plan_of(arm: str, number: int, seed: int, role: str, params: dict[str, Any]) -> TrialPlan:
+def synthetic_plan(arm: str, number: int, seed: int, role: str, params: dict[str, Any]) -> TrialPlan:
     """A plan that looks right."""
     searched = arm == "search"
     return TrialPlan(
@@ -72,16 +72,16 @@ def plan_of(arm: str, number: int, seed: int, role: str, params: dict[str, Any])
         settings={"steps": STEPS, **{name: value for name, value in params.items() if "." not in name}},
         params=params,
         task={"name": "docstrings", "data": "/nowhere", "metric": "macro_f1", "labels": 8},
-        model=SEARCH["model"],
+        model=SYNTHETIC_SEARCH["model"],
     )
 
 
-def score_of(params: dict[str, Any], rng: random.Random) -> float:
+def synthetic_score(params: dict[str, Any], rng: random.Random) -> float:
     """Higher for a learning rate near 1e-3 and a large lambda_e."""
     return 0.40 - 0.05 * abs(log(params["lr"] / 1e-3)) + 0.06 * (params.get("lambda_e", 0.9) - 0.6) + rng.gauss(0, 0.01)
 
 
-def weight_rows(plan: TrialPlan, steps: int, rng: random.Random, moving: bool) -> list[dict[str, Any]]:
+def synthetic_weights(plan: TrialPlan, steps: int, rng: random.Random, moving: bool) -> list[dict[str, Any]]:
     """Weights of every objective, primitive and task, drifting as AANG's do."""
     stages = ("data", "transform", "representation", "output")
     logits = {(s, name): 0.0 for s in stages for name in sorted({getattr(o, s) for o in plan.objectives})}
@@ -95,20 +95,20 @@ def weight_rows(plan: TrialPlan, steps: int, rng: random.Random, moving: bool) -
             row = {"step": step, "kind": kind, "stage": stage, "name": name, "weight": exp(value) / total}
             rows.append({**row, "score": rng.gauss(0, 0.1) if rng.random() < 0.3 else None})
 
-    for step in range(WEIGHED if moving else 1, (steps if moving else 1) + 1, WEIGHED):
+    for step in range(WEIGHTS_EVERY if moving else 1, (steps if moving else 1) + 1, WEIGHTS_EVERY):
         for stage in stages:
             names = [name for s, name in logits if s == stage]
             add(step, "primitive", stage, names, [logits[stage, name] for name in names])
         values = [sum(logits[s, getattr(o, s)] for s in stages) for o in plan.objectives]
         add(step, "objective", "", [o.name for o in plan.objectives], values)
         add(step, "task", "", ["end_task", "auxiliary"], [pair, 0.0])
-        pair += 0.01 * WEIGHED
+        pair += 0.01 * WEIGHTS_EVERY
         for key in logits:
-            logits[key] += WEIGHED * drift[key] * (1.5 - step / STEPS) + rng.gauss(0, 0.02)
+            logits[key] += WEIGHTS_EVERY * drift[key] * (1.5 - step / STEPS) + rng.gauss(0, 0.02)
     return rows
 
 
-class Story:
+class SyntheticWriter:
     """Tells trials to a ledger, one after another on an imagined clock."""
 
     def __init__(self, ledger: Ledger, seed: int, moving: bool) -> None:
@@ -133,7 +133,7 @@ class Story:
     def trial(self, plan: TrialPlan, state: str, steps: int = STEPS, score: float | None = None) -> None:
         """Write all that a trial leaves behind."""
         rng, began = self.rng, self.now
-        final = score_of(plan.params, rng) if score is None else score
+        final = synthetic_score(plan.params, rng) if score is None else score
         whose = {"trial_id": plan.trial_id, "attempt": 0}
         self.ledger.event("asked", plan.trial_id, detail={"plan": json.loads(plan.to_json())})
         self.ledger.event("started", plan.trial_id, detail={"device": "cpu"})
@@ -150,7 +150,7 @@ class Story:
         if plan.arm == "search" and best is not None:
             self.ended.append((best, plan.number, state))
         if plan.objectives:
-            self.ledger.append("weights", weight_rows(plan, steps, rng, self.moving), fill=whose)
+            self.ledger.append("weights", synthetic_weights(plan, steps, rng, self.moving), fill=whose)
         why = {"complete": "took all its steps", "stopped": f"stopped by the scheduler at step {steps}"}
         self.ledger.commit(
             {
@@ -193,26 +193,28 @@ def write_run(
 ) -> Path:
     """Write a run into `folder`; `gain` is what the search's winner is better by on fresh seeds."""
     with Ledger.open(folder) as ledger:
-        story = Story(ledger, seed, moving)
-        story.declare({**SEARCH, "confirm": {"seeds": list(confirm)}})
-        drawn = [draw(story.rng) for _ in range(trials)]
+        writer = SyntheticWriter(ledger, seed, moving)
+        writer.declare({**SYNTHETIC_SEARCH, "confirm": {"seeds": list(confirm)}})
+        drawn = [draw(writer.rng) for _ in range(trials)]
         for number, params in enumerate(drawn):
-            plan = plan_of("search", number, 0, "search", params)
+            plan = synthetic_plan("search", number, 0, "search", params)
             if number in failing:
-                story.trial(plan, "failed", 40)
+                writer.trial(plan, "failed", 40)
             elif number % 3 == 2:
-                story.trial(plan, "stopped", 40, 0.3)
+                writer.trial(plan, "stopped", 40, 0.3)
             else:
-                story.trial(plan, "complete")
+                writer.trial(plan, "complete")
             if number % 4 == 0 and number // 4 < baselines:
                 tuned = {"lr": params["lr"]}
-                story.trial(plan_of("fine_tune", number // 4, 0, "search", tuned), "complete")
-        ended = [(score, number) for score, number, state in story.ended if state == "complete"]
+                writer.trial(synthetic_plan("fine_tune", number // 4, 0, "search", tuned), "complete")
+        ended = [(score, number) for score, number, state in writer.ended if state == "complete"]
         for i, again in enumerate(confirm if ended else ()):
             noise, (_, winner) = 0.01 * (-1) ** i, max(ended)
-            plan = plan_of("search", winner, again, "confirm", drawn[winner])
-            story.trial(plan, "complete", score=0.38 + gain + noise)
-            story.trial(plan_of("fine_tune", 0, again, "confirm", {"lr": 1e-3}), "complete", score=0.38 + noise / 2)
+            plan = synthetic_plan("search", winner, again, "confirm", drawn[winner])
+            writer.trial(plan, "complete", score=0.38 + gain + noise)
+            writer.trial(
+                synthetic_plan("fine_tune", 0, again, "confirm", {"lr": 1e-3}), "complete", score=0.38 + noise / 2
+            )
         ledger.event("finished")
     return folder
 
@@ -232,18 +234,23 @@ def write_study(
     `score` gives the mean for values and arm. Each seed is lucky or not, by as much for all; noise comes on top.
     """
     arms = {name: {"method": {"weighting": "end_task_only"}} for name in baselines}
-    search = SEARCH | {"dimensions": dimensions, "baselines": arms, "sampler": "grid", "seeds": [0, 1, 2, 3, 4]}
+    search = SYNTHETIC_SEARCH | {
+        "dimensions": dimensions,
+        "baselines": arms,
+        "sampler": "grid",
+        "seeds": [0, 1, 2, 3, 4],
+    }
     search |= declared
     search = (
         {**search, "confirm": {"seeds": list(confirm)}} if confirm else {k: search[k] for k in search if k != "confirm"}
     )
     with Ledger.open(folder) as ledger:
-        story = Story(ledger, 0, moving=False)
-        story.declare(search)
+        writer = SyntheticWriter(ledger, 0, moving=False)
+        writer.declare(search)
 
         def run(arm: str, number: int, seed: int, role: str, params: dict[str, Any]) -> None:
-            luck = random.Random(seed).gauss(0, 0.02) + story.rng.gauss(0, noise)
-            story.trial(plan_of(arm, number, seed, role, params), "complete", score=score(params, arm) + luck)
+            luck = random.Random(seed).gauss(0, 0.02) + writer.rng.gauss(0, noise)
+            writer.trial(synthetic_plan(arm, number, seed, role, params), "complete", score=score(params, arm) + luck)
 
         choices = (about["choice"] for about in dimensions.values())
         grid = [dict(zip(dimensions, values, strict=True)) for values in itertools.product(*choices)]

@@ -21,7 +21,7 @@ SPLIT = TextSplit(
 BATCHES = TextBatches(lambda _: SPLIT, VOCABULARY, longest=8, probability=0.5)
 
 
-def test_a_shuffled_stream_has_every_row_once_a_round_and_can_be_entered_anywhere() -> None:
+def test_shuffled_rows_cover_each_epoch_once_from_any_position() -> None:
     order = Shuffled(7, seed=3)
     whole = order.rows(0, 21).tolist()
     for start in (0, 7, 14):
@@ -31,11 +31,11 @@ def test_a_shuffled_stream_has_every_row_once_a_round_and_can_be_entered_anywher
     assert Shuffled(7, seed=4).rows(0, 21).tolist() != whole
 
 
-def test_texts_are_cut_with_their_separator_kept_and_padded_alike() -> None:
+def test_padded_texts_are_truncated_before_separator() -> None:
     assert padded(SPLIT, [0, 1], VOCABULARY, 4).tolist() == [[1, 10, 11, 2], [1, 20, 2, 0]]
 
 
-def test_slices_of_all_ranks_are_the_batch() -> None:
+def test_text_batch_slices_of_all_ranks_form_the_batch() -> None:
     objective = Objective(data="end_task", transform="bert", representation="random_factorized", output="denoise")
     group = BATCHES.objective(objective, 10, Generator().manual_seed(0))
     slices = [group.slice(rank, 3) for rank in range(3)]
@@ -45,7 +45,7 @@ def test_slices_of_all_ranks_are_the_batch() -> None:
     assert torch.equal(torch.cat([part.inputs[0] for part in slices]).sort(0).values, group.inputs[0].sort(0).values)
 
 
-def test_stacked_groups_keep_their_masks_and_padding_sees_only_itself() -> None:
+def test_collate_keeps_masks_and_padding_attends_only_to_itself() -> None:
     long, short = (BATCHES.plain(SPLIT, torch.tensor(rows)) for rows in ([0], [1, 2]))
     tokens, visible = BATCHES.stack([short, long])
     assert tokens.shape == (3, 6)
@@ -54,7 +54,7 @@ def test_stacked_groups_keep_their_masks_and_padding_sees_only_itself() -> None:
     assert torch.equal(visible[0, 4:, :], torch.eye(6, dtype=torch.bool)[4:])
 
 
-def test_the_dev_heads_examples_and_the_meta_batches_do_not_meet() -> None:
+def test_dev_head_examples_are_disjoint_from_meta_batches() -> None:
     settings = DevHead(dev_head_examples=10, meta_batch_size=8)
     fitted_on, rest = parts(40, 9, settings)
     assert len(fitted_on) == 10
@@ -64,7 +64,7 @@ def test_the_dev_heads_examples_and_the_meta_batches_do_not_meet() -> None:
     assert [len(half) for half in halves] == [5, 6]
 
 
-def test_a_dev_head_fits_what_can_be_told_apart() -> None:
+def test_dev_head_fits_separable_classes_reproducibly() -> None:
     features = torch.randn(32, 16, generator=Generator().manual_seed(0))
     labels = (features[:, 0] > 0).long()
     settings = DevHead(dev_head_steps=100, dev_head_tolerance=0.0)
@@ -75,7 +75,7 @@ def test_a_dev_head_fits_what_can_be_told_apart() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 1e9])
-def test_a_dev_head_stops_when_its_loss_stands_still(tolerance: float) -> None:
+def test_dev_head_stops_when_loss_stops_improving(tolerance: float) -> None:
     features, labels = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
     before = fit(features, labels, 2, DevHead(dev_head_steps=1, dev_head_tolerance=0.0), Generator().manual_seed(1))
     settings = DevHead(dev_head_steps=50, dev_head_tolerance=tolerance)

@@ -7,19 +7,19 @@ from raysearch.methods.weighting import settings as s
 from raysearch.methods.weighting.base import END_TASK
 from raysearch.methods.weighting.branch_merging import DIW, AlphaVIL, Branching, ForkMerge, coefficients_of
 
-TWO = OBJECTIVES[:2]
-HELPS, HARMS = TWO[0].name, TWO[1].name
+TWO_OBJECTIVES = OBJECTIVES[:2]
+HELPS, HARMS = TWO_OBJECTIVES[0].name, TWO_OBJECTIVES[1].name
 
 
-class Linear:
+class LinearMetaDev:
     """Meta-dev whose loss is <slope, alpha>: what a small change of the parameters comes to."""
 
     def __init__(self, slope: list[float]) -> None:
         self.slope = torch.tensor(slope, dtype=torch.float64)
-        self.asked: list[tuple[int, int]] = []
+        self.batch_requests: list[tuple[int, int]] = []
 
     def gradient(self, alphas: Tensor, number: int, count: int) -> tuple[float, Tensor]:
-        self.asked.append((number, count))
+        self.batch_requests.append((number, count))
         return float(alphas @ self.slope), self.slope
 
     def score(self, alphas: Tensor) -> tuple[float, float]:
@@ -27,67 +27,67 @@ class Linear:
         return round(-loss), -loss
 
 
-def merged(weighting: Branching, slope: list[float]) -> tuple[Tensor, Linear]:
-    dev = Linear(slope)
+def merge_with_slope(weighting: Branching, slope: list[float]) -> tuple[Tensor, LinearMetaDev]:
+    dev = LinearMetaDev(slope)
     return weighting.merge(weighting.branches(), dev), dev
 
 
-def test_every_task_has_a_branch_of_its_own_and_begins_with_weight_one() -> None:
-    weighting = AlphaVIL(TWO, s.AlphaVIL())
+def test_alphavil_starts_one_branch_per_task_with_weight_one() -> None:
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL())
     assert [(b.name, b.factors, b.rate) for b in weighting.branches()] == [
         ("end_task", {END_TASK: 1.0}, 1.0), (HELPS, {0: 1.0}, 1.0), (HARMS, {1: 1.0}, 1.0),
     ]  # fmt: skip
     assert weighting.w.tolist() == [1, 1, 1]
 
 
-def test_a_task_that_opposes_the_dev_gradient_gets_an_alpha_below_one_and_a_falling_weight() -> None:
-    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=3, alpha_lr=0.1))
-    alphas, dev = merged(weighting, [-1.0, -0.5, 2.0])
+def test_alphavil_lowers_weight_of_task_opposing_dev_gradient() -> None:
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=3, alpha_lr=0.1))
+    alphas, dev = merge_with_slope(weighting, [-1.0, -0.5, 2.0])
     assert alphas.tolist() == pytest.approx([1.3, 1.15, 0.4])
     assert weighting.w.tolist() == pytest.approx([1.3, 1.15, 0.4])  # w += alpha - 1
-    assert dev.asked == [(0, 32), (1, 32), (2, 32)]
-    merged(weighting, [-1.0, -0.5, 0.5])
+    assert dev.batch_requests == [(0, 32), (1, 32), (2, 32)]
+    merge_with_slope(weighting, [-1.0, -0.5, 0.5])
     assert weighting.w.tolist() == pytest.approx([1.6, 1.3, 0.25])
 
 
 @pytest.mark.parametrize("optimizer", ["gd", "newton", "black_box"])
-def test_changes_that_change_nothing_leave_the_weights(optimizer: str) -> None:
-    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_optimizer=optimizer))
-    alphas, _ = merged(weighting, [0.0, 0.0, 0.0])
+def test_alphavil_zero_dev_gradient_keeps_weights(optimizer: str) -> None:
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_optimizer=optimizer))
+    alphas, _ = merge_with_slope(weighting, [0.0, 0.0, 0.0])
     assert alphas.tolist() == weighting.w.tolist() == [1, 1, 1]
 
 
-def test_weights_stop_at_their_floor_and_a_task_at_zero_rests() -> None:
-    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.1))
-    merged(weighting, [0.0, 0.0, 1.5])
+def test_alphavil_weight_floor_holds_and_zero_branch_rests() -> None:
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.1))
+    merge_with_slope(weighting, [0.0, 0.0, 1.5])
     assert weighting.w.tolist() == [1, 1, 0.1]
-    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
-    merged(weighting, [0.0, 0.0, 1.5])
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
+    merge_with_slope(weighting, [0.0, 0.0, 1.5])
     assert [branch.rests for branch in weighting.branches()] == [False, False, True]
-    alphas, _ = merged(weighting, [0.0, 0.0, 1.5])  # a slope that a branch at rest cannot have
+    alphas, _ = merge_with_slope(weighting, [0.0, 0.0, 1.5])  # a slope that a branch at rest cannot have
     assert alphas.tolist() == [1, 1, 1]
 
 
-def test_weights_that_are_all_zero_are_an_error_with_its_remedy() -> None:
-    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
-    merged(weighting, [1.0, 1.0, 1.5])
+def test_alphavil_all_zero_weights_raise_with_remedy() -> None:
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
+    merge_with_slope(weighting, [1.0, 1.0, 1.5])
     with pytest.raises(ArithmeticError, match="give a weight_floor"):
         weighting.branches()
 
 
-def test_a_weight_multiplies_the_rate_or_the_loss_in_a_mean_of_one() -> None:
+def test_alphavil_weights_scale_learning_rate_or_loss() -> None:
     for scales, renormalise in (("rate", False), ("loss", False), ("rate", True)):
         weighting = AlphaVIL(
-            TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_scales=scales, renormalise=renormalise)
+            TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_scales=scales, renormalise=renormalise)
         )
-        merged(weighting, [-1.0, -0.5, 0.5])
+        merge_with_slope(weighting, [-1.0, -0.5, 0.5])
         sizes = [branch.rate * next(iter(branch.factors.values())) for branch in weighting.branches()]
         assert sizes == pytest.approx([1.5, 1.125, 0.375])
         assert float(weighting.w.sum()) == pytest.approx(3 if renormalise else 4)
         assert [branch.rate for branch in weighting.branches()] == pytest.approx(sizes if scales == "rate" else [1] * 3)
 
 
-class Misled(Linear):
+class MisleadingMetaDev(LinearMetaDev):
     """Its batches say the opposite of the whole."""
 
     def gradient(self, alphas: Tensor, number: int, count: int) -> tuple[float, Tensor]:
@@ -95,97 +95,97 @@ class Misled(Linear):
         return -value, -slope
 
 
-def test_alphas_that_have_to_be_better_and_are_not_stay_at_one() -> None:
+def test_alpha_accept_better_rejects_alphas_that_raise_dev_loss() -> None:
     for accept, expected in (("always", [1.5, 1.0, 1.0]), ("better", [1.0, 1.0, 1.0])):
-        weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=0.5, alpha_accept=accept))
-        assert weighting.merge(weighting.branches(), Misled([1.0, 0.0, 0.0])).tolist() == expected
+        weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=0.5, alpha_accept=accept))
+        assert weighting.merge(weighting.branches(), MisleadingMetaDev([1.0, 0.0, 0.0])).tolist() == expected
 
 
-def test_diw_trains_all_together_and_looks_at_each_in_turn() -> None:
-    weighting = DIW(TWO, s.DIW(diw_rate=0.5))
+def test_diw_alternates_joint_training_and_evaluation_rounds() -> None:
+    weighting = DIW(TWO_OBJECTIVES, s.DIW(diw_rate=0.5))
     assert [(b.name, b.factors) for b in weighting.branches()] == [
         ("together", pytest.approx({-1: 1 / 3, 0: 1 / 3, 1: 1 / 3}))
     ]
-    assert merged(weighting, [0.0])[0].tolist() == [1]
+    assert merge_with_slope(weighting, [0.0])[0].tolist() == [1]
     assert [(b.name, b.factors) for b in weighting.branches()] == [(HELPS, {0: 1.0}), (HARMS, {1: 1.0})]
-    assert merged(weighting, [-1.0, 2.0])[0].tolist() == [0, 0]  # what was looked at is dropped
+    assert merge_with_slope(weighting, [-1.0, 2.0])[0].tolist() == [0, 0]  # what was looked at is dropped
     assert weighting.w.tolist() == pytest.approx([1, 1.25, 0.5])  # w + eta gain / max |gain|
     (together,) = weighting.branches()
     assert together.factors == pytest.approx({-1: 4 / 11, 0: 5 / 11, 1: 2 / 11})
     for _ in range(4):
-        merged(weighting, [0.0] if not weighting.looks else [-1.0, 2.0])
+        merge_with_slope(weighting, [0.0] if not weighting.looks else [-1.0, 2.0])
     assert weighting.w.tolist() == pytest.approx([1, 1.75, 0.0])
 
 
-def test_diw_by_the_metric_takes_gains_of_the_metric() -> None:
-    weighting = DIW(TWO, s.DIW(diw_rate=0.5, diw_gain="score"))
-    merged(weighting, [0.0])
-    merged(weighting, [-0.4, 2.0])  # the metric is whole here: nothing is gained by the first
+def test_diw_gain_score_uses_metric_gains() -> None:
+    weighting = DIW(TWO_OBJECTIVES, s.DIW(diw_rate=0.5, diw_gain="score"))
+    merge_with_slope(weighting, [0.0])
+    merge_with_slope(weighting, [-0.4, 2.0])  # the metric is whole here: nothing is gained by the first
     assert weighting.w.tolist() == pytest.approx([1, 1.0, 0.5])
 
 
-def test_forkmerge_weighs_an_objective_as_its_branch() -> None:
-    weighting = ForkMerge(TWO, s.ForkMerge())
+def test_forkmerge_objective_weight_is_its_branch_weight() -> None:
+    weighting = ForkMerge(TWO_OBJECTIVES, s.ForkMerge())
     assert [b.factors for b in weighting.branches()] == [
         {END_TASK: 1.0},
         {END_TASK: 1.0, 0: 1.0},
         {END_TASK: 1.0, 1: 1.0},
     ]
-    alphas, _ = merged(weighting, [0.0, -1.0, 1.0])
+    alphas, _ = merge_with_slope(weighting, [0.0, -1.0, 1.0])
     assert alphas.tolist() == [0.0, 1.0, 0.0]
     whole = weighting.coefficients([0, 1])
     assert (whole.end_task, whole.aux, whole.objectives.tolist()) == (0.5, 0.5, [1.0, 0.0])
 
 
-def test_forkmerge_drops_branches_without_a_part_and_all_but_the_largest() -> None:
+def test_forkmerge_prunes_zero_branches_and_keeps_the_largest() -> None:
     three = OBJECTIVES[:3]
     weighting = ForkMerge(three, s.ForkMerge(prune_after=1, keep_branches=1))
 
-    class Middle(Linear):
+    class QuadraticMetaDev(LinearMetaDev):
         def score(self, alphas: Tensor) -> tuple[float, float]:
             return 0.0, -float((alphas - self.slope).square().sum())
 
-    dev = Middle([0.1, 0.5, 0.0, 0.4])
+    dev = QuadraticMetaDev([0.1, 0.5, 0.0, 0.4])
     alphas = weighting.merge(weighting.branches(), dev)
     assert alphas[2] == 0
     assert min(alphas[1], alphas[3]) > 0
     assert [branch.name for branch in weighting.branches()] == ["end_task", three[0].name]
-    kept = ForkMerge(three, s.ForkMerge(prune_after=1))
-    kept.merge(kept.branches(), dev)
-    assert [branch.name for branch in kept.branches()] == ["end_task", three[0].name, three[2].name]
+    pruned = ForkMerge(three, s.ForkMerge(prune_after=1))
+    pruned.merge(pruned.branches(), dev)
+    assert [branch.name for branch in pruned.branches()] == ["end_task", three[0].name, three[2].name]
 
 
-def test_forkmerge_of_all_together_has_two_branches() -> None:
-    weighting = ForkMerge(TWO, s.ForkMerge(fork_branches="together"))
+def test_forkmerge_together_has_two_branches() -> None:
+    weighting = ForkMerge(TWO_OBJECTIVES, s.ForkMerge(fork_branches="together"))
     assert [b.factors for b in weighting.branches()] == [{END_TASK: 1.0}, {END_TASK: 1.0, 0: 0.5, 1: 0.5}]
-    assert merged(weighting, [-1.0, 1.0])[0].tolist() == [1.0, 0.0]
+    assert merge_with_slope(weighting, [-1.0, 1.0])[0].tolist() == [1.0, 0.0]
     assert weighting.coefficients([0, 1]).lambda_e == 1.0
 
 
 @pytest.mark.parametrize("kind", [AlphaVIL, DIW, ForkMerge])
-def test_a_weighting_goes_on_from_its_state(kind: type[Branching]) -> None:
+def test_branch_weighting_resumes_from_saved_state(kind: type[Branching]) -> None:
     settings = {AlphaVIL: s.AlphaVIL(), DIW: s.DIW(), ForkMerge: s.ForkMerge(prune_after=1)}[kind]
-    first, second = kind(TWO, settings), kind(TWO, settings)
-    merged(first, [-1.0, 0.5, 2.0][: len(first.branches())])
+    first, second = kind(TWO_OBJECTIVES, settings), kind(TWO_OBJECTIVES, settings)
+    merge_with_slope(first, [-1.0, 0.5, 2.0][: len(first.branches())])
     second.load(first.state())
     assert second.branches() == first.branches()
     assert second.weights().tolist() == first.weights().tolist()
 
 
-def test_shares_of_tasks_and_objectives_sum_to_one_and_branches_are_told_as_they_are() -> None:
-    weighting = AlphaVIL(TWO, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0))
-    merged(weighting, [-1.0, -0.5, 0.5])
+def test_alphavil_logs_normalised_shares_and_raw_branch_weights() -> None:
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0))
+    merge_with_slope(weighting, [-1.0, -0.5, 0.5])
     rows = dict(zip(weighting.names(), weighting.weights().tolist(), strict=True))
     for kind in ("task", "objective"):
         assert sum(weight for name, weight in rows.items() if name[0] == kind) == pytest.approx(1)
-    told = {name[1:]: weight for name, weight in rows.items() if name[0] == "branch"}
-    assert told == pytest.approx(
+    logged_rows = {name[1:]: weight for name, weight in rows.items() if name[0] == "branch"}
+    assert logged_rows == pytest.approx(
         {("weight", "end_task"): 2, ("weight", HELPS): 1.5, ("weight", HARMS): 0.5}
         | {("alpha", "end_task"): 2, ("alpha", HELPS): 1.5, ("alpha", HARMS): 0.5}
     )
 
 
-def test_factors_of_a_branch_are_those_of_its_gradients() -> None:
-    _, pair, _ = ForkMerge(TWO, s.ForkMerge()).branches()
+def test_branch_coefficients_equal_branch_factors() -> None:
+    _, pair, _ = ForkMerge(TWO_OBJECTIVES, s.ForkMerge()).branches()
     alone = coefficients_of(pair)
     assert (alone.end_task, alone.aux, alone.objectives.tolist()) == (1.0, 1.0, [1.0])

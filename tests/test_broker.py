@@ -29,57 +29,57 @@ def played(scene: Callable[[Broker], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(play())
 
 
-async def news(broker: Broker, seen: int = 0) -> list[tuple[str, str, int]]:
-    return [(said.kind, said.trial_id, said.attempt) for said in await broker.drain(seen, 0.01)]
+async def read_event_summaries(broker: Broker, seen: int = 0) -> list[tuple[str, str, int]]:
+    return [(event.kind, event.trial_id, event.attempt) for event in await broker.drain(seen, 0.01)]
 
 
-async def work(broker: Broker, member: Member, took: list[str]) -> None:
+async def run_worker(broker: Broker, member: Member, assigned_trials: list[str]) -> None:
     """A rank that takes trials until there are no more."""
     place = 0
-    while (handed := await broker.next(member, place, 0)) is not None:
-        trial_id, _, attempt = handed
-        took.append(trial_id)
+    while (assignment := await broker.next(member, place, 0)) is not None:
+        trial_id, _, attempt = assignment
+        assigned_trials.append(trial_id)
         if member.rank == 0:
             await broker.push(trial_id, attempt, [report(1)])
         assert await broker.leave(member, trial_id, attempt, COMPLETE)
         place += 1
 
 
-def test_all_ranks_of_a_group_take_the_same_trials_and_every_trial_is_taken_once() -> None:
+def test_all_ranks_of_a_worker_group_get_the_same_trials_once() -> None:
     async def scene(broker: Broker) -> None:
-        took: dict[tuple[str, int], list[str]] = {(g, r): [] for g in "ab" for r in range(3)}
-        ranks = [work(broker, rank(r, g, f"epoch of {g}", 3), took[g, r]) for g, r in took]
+        assigned_trials: dict[tuple[str, int], list[str]] = {(g, r): [] for g in "ab" for r in range(3)}
+        ranks = [run_worker(broker, rank(r, g, f"epoch of {g}", 3), assigned_trials[g, r]) for g, r in assigned_trials]
         working = asyncio.gather(*ranks)
         for number in range(20):
             await broker.submit(f"t{number}", "{}")
             await asyncio.sleep(0)
-        while sum(kind == "ended" for kind, *_ in await news(broker)) < 20:
+        while sum(kind == "ended" for kind, *_ in await read_event_summaries(broker)) < 20:
             await asyncio.sleep(0.01)
         await broker.close()
         await working
         for group in "ab":
-            assert took[group, 0] == took[group, 1] == took[group, 2]
-        assert sorted(took["a", 0] + took["b", 0]) == sorted(f"t{n}" for n in range(20))
+            assert assigned_trials[group, 0] == assigned_trials[group, 1] == assigned_trials[group, 2]
+        assert sorted(assigned_trials["a", 0] + assigned_trials["b", 0]) == sorted(f"t{n}" for n in range(20))
 
     played(scene)
 
 
-def test_the_driver_is_told_everything_in_order_and_again_until_it_has_taken_it() -> None:
+def test_read_events_repeats_ordered_events_until_acknowledged() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}", 3)
         assert await broker.next(rank(), 0, 0) == ("t", "{}", 3)
         await broker.push("t", 3, [report(1), report(2)])
         await broker.leave(rank(), "t", 3, COMPLETE)
         whole = [("started", "t", 3), ("reports", "t", 3), ("ended", "t", 3)]
-        assert await news(broker) == whole
-        assert await news(broker) == whole
-        assert await news(broker, 2) == whole[2:]
-        assert await news(broker, 3) == []
+        assert await read_event_summaries(broker) == whole
+        assert await read_event_summaries(broker) == whole
+        assert await read_event_summaries(broker, 2) == whole[2:]
+        assert await read_event_summaries(broker, 3) == []
 
     played(scene)
 
 
-def test_a_stop_reaches_the_trial_at_its_next_report_and_ends_it_as_stopped() -> None:
+def test_stop_takes_effect_at_the_next_report() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
         await broker.next(rank(), 0, 0)
@@ -94,7 +94,7 @@ def test_a_stop_reaches_the_trial_at_its_next_report_and_ends_it_as_stopped() ->
     played(scene)
 
 
-def test_the_scheduler_hears_best_scores_and_none_that_is_not_a_number() -> None:
+def test_scheduler_gets_only_finite_best_scores() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
         await broker.next(rank(), 0, 0)
@@ -105,7 +105,7 @@ def test_the_scheduler_hears_best_scores_and_none_that_is_not_a_number() -> None
     played(scene)
 
 
-def test_a_group_that_is_begun_again_gets_its_trial_again_and_the_old_ranks_get_nothing() -> None:
+def test_restarted_worker_group_gets_its_trial_again() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
         await broker.submit("u", "{}")
@@ -115,12 +115,12 @@ def test_a_group_that_is_begun_again_gets_its_trial_again_and_the_old_ranks_get_
         assert await broker.next(rank(epoch="e0"), 1, 0) is None
         assert await broker.push("t", 0, [report(1)]), "an attempt that is past is to leave"
         assert not await broker.leave(rank(), "t", 0, COMPLETE)
-        assert await news(broker) == [("started", "t", 0), ("lost", "t", 0), ("started", "t", 1)]
+        assert await read_event_summaries(broker) == [("started", "t", 0), ("lost", "t", 0), ("started", "t", 1)]
 
     played(scene)
 
 
-def test_a_trial_that_brings_down_two_groups_has_failed_with_what_is_known() -> None:
+def test_trial_that_crashes_two_worker_groups_fails() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
         await broker.submit("u", "{}")
@@ -128,14 +128,14 @@ def test_a_trial_that_brings_down_two_groups_has_failed_with_what_is_known() -> 
             assert await broker.next(rank(epoch=f"e{death}"), 0, 0) == ("t", "{}", death)
             await broker.note("g", f"rank 0: killed, time {death}")
         assert await broker.next(rank(epoch="e2"), 0, 0) == ("u", "{}", 0)
-        ended = [said for said in await broker.drain(0) if said.kind == "ended"]
+        ended = [event for event in await broker.drain(0) if event.kind == "ended"]
         why = "brought down its worker group 2 times; the last time: rank 0: killed, time 1"
-        assert [(said.trial_id, said.state, said.why) for said in ended] == [("t", "failed", why)]
+        assert [(event.trial_id, event.state, event.why) for event in ended] == [("t", "failed", why)]
 
     played(scene)
 
 
-def test_the_trial_of_a_group_that_stays_away_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_of_absent_worker_group_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ABSENT_SECONDS", 0.05)
 
     async def scene(broker: Broker) -> None:
@@ -151,7 +151,7 @@ def test_the_trial_of_a_group_that_stays_away_goes_to_another(monkeypatch: pytes
     played(scene)
 
 
-def test_an_error_that_all_ranks_met_fails_the_trial_and_the_group_goes_on() -> None:
+def test_error_on_all_ranks_fails_trial_and_keeps_worker_group() -> None:
     async def scene(broker: Broker) -> None:
         ranks = [rank(number, world=2) for number in range(2)]
         await broker.submit("t", "{}")
@@ -167,7 +167,7 @@ def test_an_error_that_all_ranks_met_fails_the_trial_and_the_group_goes_on() -> 
 
 
 @pytest.mark.parametrize("other", [COMPLETE, Ending("failed", "", "ValueError at there:2"), None])
-def test_ranks_that_are_not_of_one_mind_must_end(other: Ending | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disagreeing_ranks_end_the_worker_group(other: Ending | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAVE_SECONDS", 0.05)
 
     async def scene(broker: Broker) -> None:
@@ -181,13 +181,13 @@ def test_ranks_that_are_not_of_one_mind_must_end(other: Ending | None, monkeypat
             leaving.append(broker.leave(ranks[1], "t", 0, other))
         assert not any(await asyncio.gather(*leaving))
         assert await broker.next(replace(ranks[0], epoch="e1"), 0, 0) == ("t", "{}", 1)
-        lost = next(said for said in await broker.drain(0) if said.kind == "lost")
+        lost = next(event for event in await broker.drain(0) if event.kind == "lost")
         assert lost.why == "Traceback: OSError"
 
     played(scene)
 
 
-def test_who_asks_for_a_trial_before_it_is_submitted_waits_for_it() -> None:
+def test_read_scores_waits_for_a_trial_not_yet_submitted() -> None:
     """Two processes call the broker, and either may come first."""
 
     async def scene(broker: Broker) -> None:
@@ -205,7 +205,7 @@ def test_who_asks_for_a_trial_before_it_is_submitted_waits_for_it() -> None:
     played(scene)
 
 
-def test_closing_ends_groups_and_leaves_their_trials_unfinished() -> None:
+def test_close_ends_worker_groups_and_leaves_trials_unfinished() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
         await broker.next(rank(), 0, 0)
@@ -218,13 +218,13 @@ def test_closing_ends_groups_and_leaves_their_trials_unfinished() -> None:
         assert await broker.push("t", 0, [report(1)])
         assert await broker.leave(rank(), "t", 0, Ending("stopped", ""))
         assert await broker.next(rank(), 1, 0) is None
-        assert [kind for kind, *_ in await news(broker)] == ["started", "reports"]
+        assert [kind for kind, *_ in await read_event_summaries(broker)] == ["started", "reports"]
 
     played(scene)
 
 
 @pytest.mark.parametrize("memory", [0, module.GROWTH + 1])
-def test_a_group_is_made_anew_after_its_number_of_trials_or_when_it_has_grown(memory: int) -> None:
+def test_worker_group_restarts_at_trial_or_memory_limit(memory: int) -> None:
     async def scene(broker: Broker) -> None:
         ranks = [rank(number, world=2, plans=2 if not memory else 99) for number in range(2)]
         for number in range(3):
@@ -239,7 +239,7 @@ def test_a_group_is_made_anew_after_its_number_of_trials_or_when_it_has_grown(me
     played(scene)
 
 
-def test_a_trial_with_a_group_of_its_own_is_no_other_s_and_the_group_ends_with_it() -> None:
+def test_dedicated_worker_group_runs_only_its_trial_and_ends() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}", 0, "t")
         other = asyncio.create_task(broker.next(rank(group="h", epoch="h0"), 0, 0))
@@ -252,7 +252,7 @@ def test_a_trial_with_a_group_of_its_own_is_no_other_s_and_the_group_ends_with_i
     played(scene)
 
 
-def test_a_group_that_cannot_be_kept_up_is_reported_and_a_trial_begun_forgives_it() -> None:
+def test_repeated_worker_group_failures_are_reported_as_broken() -> None:
     async def scene(broker: Broker) -> None:
         for _ in range(2):
             await broker.note("g", "no module named x")
@@ -261,7 +261,7 @@ def test_a_group_that_cannot_be_kept_up_is_reported_and_a_trial_begun_forgives_i
         await broker.leave(rank(), "t", 0, COMPLETE)
         for _ in range(2):
             await broker.note("g", "no module named x")
-        assert "broken" not in [said.kind for said in await broker.drain(0)]
+        assert "broken" not in [event.kind for event in await broker.drain(0)]
         await broker.note("g", "no module named x")
         last: Said = (await broker.drain(0))[-1]
         assert (last.kind, last.why) == ("broken", "no module named x")

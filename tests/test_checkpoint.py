@@ -13,7 +13,7 @@ from raysearch.training.checkpoint import TrialFolder
 from raysearch.version import version_of
 
 
-def test_a_tree_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_checkpoint_round_trip_keeps_the_tree(tmp_path: Path) -> None:
     tree = {
         "tensor": torch.arange(6.0).reshape(2, 3).T,
         "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]},
@@ -23,16 +23,16 @@ def test_a_tree_comes_back_as_it_was(tmp_path: Path) -> None:
         "text": "\u00e9",
     }
     checkpoint.save(tmp_path / "a.safetensors", tree)
-    back = checkpoint.load(tmp_path / "a.safetensors")
-    assert torch.equal(back.pop("tensor"), tree.pop("tensor"))
-    assert back["optimizer"]["state"][0]["step"].item() == 3
-    assert back["optimizer"]["param_groups"] == tree["optimizer"]["param_groups"]
-    assert {name: back[name] for name in ("none", "float", "empty", "text")} == {
+    loaded = checkpoint.load(tmp_path / "a.safetensors")
+    assert torch.equal(loaded.pop("tensor"), tree.pop("tensor"))
+    assert loaded["optimizer"]["state"][0]["step"].item() == 3
+    assert loaded["optimizer"]["param_groups"] == tree["optimizer"]["param_groups"]
+    assert {name: loaded[name] for name in ("none", "float", "empty", "text")} == {
         "none": None, "float": 0.1 + 0.2, "empty": {}, "text": "\u00e9",
     }  # fmt: skip
 
 
-def test_a_reader_never_sees_half_a_checkpoint(tmp_path: Path) -> None:
+def test_checkpoint_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, {"x": torch.zeros(3)})
     (tmp_path / "a.safetensors.tmp").write_bytes(b"half")  # what a killed writer leaves
@@ -41,7 +41,7 @@ def test_a_reader_never_sees_half_a_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(checkpoint.load(path)["x"], torch.ones(3))
 
 
-def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
+def test_damaged_checkpoint_raises_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not a header at all")
     with pytest.raises(RunError, match=r"a\.safetensors: not a checkpoint that can be read"):
@@ -57,7 +57,7 @@ def left(folder: Path) -> TrialFolder:
     return files
 
 
-def test_what_an_attempt_has_left_is_there_for_the_next(tmp_path: Path) -> None:
+def test_trial_folder_of_earlier_attempt_is_ready_to_resume(tmp_path: Path) -> None:
     files = left(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
     assert files.ready() == ""
@@ -66,13 +66,15 @@ def test_what_an_attempt_has_left_is_there_for_the_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("format", "written"), [(7, "of format 7 by raysearch {}"), (None, "of an earlier raysearch")])
-def test_a_checkpoint_of_another_format_is_begun_anew_with_a_line(
+def test_checkpoint_of_other_format_restarts_trial_with_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: int | None, written: str
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", format)
         if format is None:
-            patch.setattr(checkpoint, "save_file", lambda tensors, path, metadata: save_bare(tensors, path, metadata))
+            patch.setattr(
+                checkpoint, "save_file", lambda tensors, path, metadata: save_without_format(tensors, path, metadata)
+            )
         files = left(tmp_path)
     here = f"raysearch {version_of('raysearch')}"
     line = f"a checkpoint {written.format(version_of('raysearch'))}, and {here} goes on from format {checkpoint.FORMAT}"
@@ -80,36 +82,34 @@ def test_a_checkpoint_of_another_format_is_begun_anew_with_a_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def save_bare(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+def save_without_format(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     """As before there were formats."""
     save_file(tensors, path, metadata={"tree": metadata["tree"]})
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "best.safetensors", "report-000000002.arrow"])
-@pytest.mark.parametrize("kept", [0, 7, 100, -1])
-def test_an_attempt_of_which_a_file_is_cut_short_is_begun_anew_with_a_line(
-    tmp_path: Path, name: str, kept: int
-) -> None:
+@pytest.mark.parametrize("byte_count", [0, 7, 100, -1])
+def test_truncated_trial_file_restarts_trial_with_reason(tmp_path: Path, name: str, byte_count: int) -> None:
     files = left(tmp_path)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:kept])
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:byte_count])
     assert re.match(
         rf"{tmp_path / name}: not a (checkpoint|report) that can be read .*; the trial begins anew", files.ready()
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reports_are_said_again_up_to_a_step_and_cleared_with_the_trial(tmp_path: Path) -> None:
+def test_reports_are_replayed_up_to_a_step_until_cleared(tmp_path: Path) -> None:
     files = TrialFolder(tmp_path)
     weights = pa.RecordBatch.from_pylist([{"step": 1, "weight": 0.5}])
     for step, batch in ((2, weights), (4, None), (6, None)):
         files.add_report(Report(step, {"step": step, "score": 0.25}, batch, last=step == 6))
     checkpoint.save(files.best, {"x": torch.zeros(1)})
-    again = files.reports(through=4)
-    assert [(r.step, r.evaluation["score"], r.replayed, r.last) for r in again] == [
+    replayed_reports = files.reports(through=4)
+    assert [(r.step, r.evaluation["score"], r.replayed, r.last) for r in replayed_reports] == [
         (2, 0.25, True, False), (4, 0.25, True, False),
     ]  # fmt: skip
-    assert again[0].weights is not None
-    assert again[0].weights.equals(weights)
-    assert again[1].weights is None
+    assert replayed_reports[0].weights is not None
+    assert replayed_reports[0].weights.equals(weights)
+    assert replayed_reports[1].weights is None
     files.clear()
     assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]

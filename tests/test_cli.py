@@ -23,7 +23,7 @@ from raysearch.storage.run import open_run
 
 
 @dataclass
-class Said:
+class CommandResult:
     code: int
     out: str
     err: str
@@ -34,23 +34,23 @@ class Said:
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run_cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAYSEARCH_RUNS", raising=False)
     monkeypatch.delenv("RAYSEARCH_DATA", raising=False)
 
-    def run(*arguments: str) -> Said:
+    def run(*arguments: str) -> CommandResult:
         with pytest.raises(SystemExit) as end:
             main.main(list(arguments))
         out, err = capsys.readouterr()
         assert isinstance(end.value.code, int)
-        return Said(end.value.code, out, err)
+        return CommandResult(end.value.code, out, err)
 
     return run
 
 
-def begin_run(name: str, trials: int = 2, seconds: float = 6.0) -> Path:
+def write_run(name: str, trials: int = 2, seconds: float = 6.0) -> Path:
     """A run of `smoke` with some trials committed, as a launch leaves it."""
     search = load_search("smoke")
     folder = Path("runs") / name
@@ -95,34 +95,34 @@ def row(plan: TrialPlan, score: float, seconds: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", catalog.names("trials"))
-def test_check_says_ok_to_every_search_of_the_catalog(say: Any, name: str) -> None:
-    said = say("check", name)
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith(f"ok: {name}: ")
-    assert say("check", f"trials/{name}.yaml", "--json").json["name"] == name
+def test_check_accepts_every_search_of_the_catalog(run_cli: Any, name: str) -> None:
+    result = run_cli("check", name)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"ok: {name}: ")
+    assert run_cli("check", f"trials/{name}.yaml", "--json").json["name"] == name
 
 
 @pytest.mark.parametrize("name", catalog.names("spaces"))
-def test_check_counts_every_space_of_the_catalog(say: Any, name: str) -> None:
-    assert say("check", f"spaces/{name}.yaml").out.startswith(f"ok: {name}: ")
+def test_check_accepts_every_space_of_the_catalog(run_cli: Any, name: str) -> None:
+    assert run_cli("check", f"spaces/{name}.yaml").out.startswith(f"ok: {name}: ")
 
 
-def test_check_loads_neither_torch_nor_ray_and_is_quick(tmp_path: Path) -> None:
+def test_check_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
     code = (
         "import sys; from raysearch import cli\ntry: main.main(['check', 'quickstart'])\nfinally: print(*sys.modules)"
     )
     began = time.perf_counter()
-    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     print(f"check took {time.perf_counter() - began:.2f} s")
-    loaded = set(said.stdout.splitlines()[-1].split())
+    loaded = set(result.stdout.splitlines()[-1].split())
     assert loaded & {"torch", "ray", "transformers", "optuna", "pyarrow", "pandas", "duckdb"} == set()
 
 
-def test_a_refused_search_is_one_line_and_exit_2(say: Any) -> None:
+def test_check_invalid_search_prints_one_line_and_exits_2(run_cli: Any) -> None:
     Path("a.yaml").write_text("task: docstrings\nmodle: tiny\n")
-    said = say("check", "a.yaml")
-    assert (said.code, said.out) == (2, "")
-    assert said.err == "raysearch: a.yaml:2: modle: unknown key 'modle'; did you mean 'model'?\n"
+    result = run_cli("check", "a.yaml")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "raysearch: a.yaml:2: modle: unknown key 'modle'; did you mean 'model'?\n"
 
 
 @pytest.mark.parametrize(
@@ -137,107 +137,107 @@ def test_a_refused_search_is_one_line_and_exit_2(say: Any) -> None:
         (["show", "atittud"], "raysearch: nothing is called 'atittud'; did you mean 'attittud'?\n"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_line_and_exit_2(say: Any, arguments: list[str], problem: str) -> None:
-    said = say(*arguments)
-    assert (said.code, said.err) == (2, problem)
+def test_command_line_mistake_prints_one_line_and_exits_2(run_cli: Any, arguments: list[str], problem: str) -> None:
+    result = run_cli(*arguments)
+    assert (result.code, result.err) == (2, problem)
 
 
-def test_set_replaces_values(say: Any) -> None:
-    said = say("check", "smoke", "--set", "budget.trials=7", "--set", "sampler=tpe", "--json")
-    assert said.json["arms"][0]["configurations"] == 7
-    assert said.json["sampler"] == "tpe"
+def test_set_option_overrides_settings(run_cli: Any) -> None:
+    result = run_cli("check", "smoke", "--set", "budget.trials=7", "--set", "sampler=tpe", "--json")
+    assert result.json["arms"][0]["configurations"] == 7
+    assert result.json["sampler"] == "tpe"
 
 
-def test_an_address_leaves_resources_to_the_cluster(say: Any) -> None:
+def test_check_with_address_skips_local_resource_limits(run_cli: Any) -> None:
     greedy = ["check", "smoke", "--set", "resources.cpus=4000"]
-    assert say(*greedy).code == 2
-    assert say(*greedy, "--address", "auto").code == 0
+    assert run_cli(*greedy).code == 2
+    assert run_cli(*greedy, "--address", "auto").code == 0
 
 
-def test_plan_counts_and_shows_the_first_trials(say: Any) -> None:
-    found = say("plan", "quickstart", "--first", "3", "--json").json
-    search, fine_tune = found["arms"]
+def test_plan_counts_trials_and_shows_the_first(run_cli: Any) -> None:
+    parsed = run_cli("plan", "quickstart", "--first", "3", "--json").json
+    search, fine_tune = parsed["arms"]
     assert search["trials"] == search["configurations"] * search["seeds"] + search["confirm"]
-    assert found["trials"] == search["trials"] + fine_tune["trials"]
-    assert len(found["first"]) == 3
-    assert set(found["first"][0]) == {"trial", *load_search("quickstart").arms["search"].dimensions}
-    assert found["estimate"]["seconds"] is None
-    assert "unknown: no earlier run" in say("plan", "quickstart").out
+    assert parsed["trials"] == search["trials"] + fine_tune["trials"]
+    assert len(parsed["first"]) == 3
+    assert set(parsed["first"][0]) == {"trial", *load_search("quickstart").arms["search"].dimensions}
+    assert parsed["estimate"]["seconds"] is None
+    assert "unknown: no earlier run" in run_cli("plan", "quickstart").out
 
 
-def test_plan_estimates_the_time_from_earlier_runs(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_estimates_time_from_earlier_runs(run_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dry_run, "here", lambda: (2, 0))
-    begin_run("first", seconds=6.0)
-    found = say("plan", "smoke", "--json").json["estimate"]
-    assert found == {"seconds": 6.0 * 4 / 2, "from": ["first"]}  # four trials alike, two at a time
-    assert "about 12 s" in say("plan", "smoke").out
-    longer = say("plan", "smoke", "--set", "settings.steps=8", "--json").json["estimate"]
+    write_run("first", seconds=6.0)
+    parsed = run_cli("plan", "smoke", "--json").json["estimate"]
+    assert parsed == {"seconds": 6.0 * 4 / 2, "from": ["first"]}  # four trials alike, two at a time
+    assert "about 12 s" in run_cli("plan", "smoke").out
+    longer = run_cli("plan", "smoke", "--set", "settings.steps=8", "--json").json["estimate"]
     assert longer["seconds"] == 24.0
 
 
 # ---- runs ----
 
 
-def test_status_tells_of_one_run_or_all(say: Any) -> None:
-    assert say("status").out == "no runs in runs\n"
-    begin_run("first")
-    about = say("status", "first", "--json").json
+def test_status_reports_one_run_or_all_runs(run_cli: Any) -> None:
+    assert run_cli("status").out == "no runs in runs\n"
+    write_run("first")
+    about = run_cli("status", "first", "--json").json
     assert about["arms"]["search"]["complete"] == 2
     assert about["best"]["score"] == 0.6
-    assert say("status", "first").out.startswith("first: interrupted, ")
-    assert [run["name"] for run in say("ls", "runs", "--json").json] == ["first"]
-    assert "first" in say("status").out
-    elsewhere = say("status", "first", "--runs", "elsewhere")
+    assert run_cli("status", "first").out.startswith("first: interrupted, ")
+    assert [run["name"] for run in run_cli("ls", "runs", "--json").json] == ["first"]
+    assert "first" in run_cli("status").out
+    elsewhere = run_cli("status", "first", "--runs", "elsewhere")
     assert (elsewhere.code, elsewhere.err) == (1, "raysearch: no run 'first' in elsewhere\n")
-    assert say("status", "frist").err == "raysearch: no run 'frist' in runs; did you mean 'first'?\n"
+    assert run_cli("status", "frist").err == "raysearch: no run 'frist' in runs; did you mean 'first'?\n"
 
 
-def test_runs_are_looked_for_where_the_environment_says(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin_run("first")
+def test_runs_folder_is_read_from_the_environment(run_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("first")
     monkeypatch.setenv("RAYSEARCH_RUNS", "other")
-    assert say("status", "first").code == 1
+    assert run_cli("status", "first").code == 1
     monkeypatch.setenv("RAYSEARCH_RUNS", "runs")
-    assert say("status", "first").code == 0
+    assert run_cli("status", "first").code == 0
 
 
 @pytest.mark.slow
-def test_analyze_prints_a_report_and_writes_the_page(say: Any) -> None:
-    begin_run("first")
-    said = say("analyze", "first", "leaderboard", "--json")
-    assert set(said.json["tables"]) == {"leaderboard"}
-    assert Path(said.json["report"]).read_text().startswith("<!")
-    assert "leaderboard" in say("analyze", "first").out
+def test_analyze_prints_report_and_writes_html_page(run_cli: Any) -> None:
+    write_run("first")
+    result = run_cli("analyze", "first", "leaderboard", "--json")
+    assert set(result.json["tables"]) == {"leaderboard"}
+    assert Path(result.json["report"]).read_text().startswith("<!")
+    assert "leaderboard" in run_cli("analyze", "first").out
 
 
-class Calls(list[dict[str, Any]]):
+class RecordedCalls(list[dict[str, Any]]):
     """Stands for what a verb calls; remembers the arguments."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        self.append({"given": given, **named})
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        self.append({"positional": positional, **named})
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer() if callable(self.answer) else self.answer
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Calls:
+def launch_calls(monkeypatch: pytest.MonkeyPatch) -> RecordedCalls:
     """`search.launch`, which needs ray, replaced."""
-    calls = Calls(lambda: open_run("first"))
+    calls = RecordedCalls(lambda: open_run("first"))
     monkeypatch.setitem(sys.modules, "raysearch.search.launch", types.SimpleNamespace(launch=calls))
     return calls
 
 
-def test_launch_hands_over_what_the_command_line_says(say: Any, launched: Calls) -> None:
-    begin_run("first")
+def test_launch_passes_command_line_options(run_cli: Any, launch_calls: RecordedCalls) -> None:
+    write_run("first")
     options = ["--name", "x", "--data", "d", "--fork", "y", "--extend", "--executor", "train_run", "--runs", "r"]
-    said = say("launch", "smoke", *options, "--set", "settings.steps=8", "--set", "sampler=tpe")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.endswith("next: raysearch analyze first\n")
-    (call,) = launched
-    (search,) = call.pop("given")
+    result = run_cli("launch", "smoke", *options, "--set", "settings.steps=8", "--set", "sampler=tpe")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.endswith("next: raysearch analyze first\n")
+    (call,) = launch_calls
+    (search,) = call.pop("positional")
     assert call == {
         "name": "x",
         "address": None,
@@ -249,28 +249,28 @@ def test_launch_hands_over_what_the_command_line_says(say: Any, launched: Calls)
     assert (search.settings["steps"], search.sampler, search.executor, search.runs) == (8, "tpe", "train_run", "r")
 
 
-@pytest.mark.usefixtures("launched")
-def test_launch_without_a_single_score_fails(say: Any) -> None:
-    begin_run("first", trials=0)
-    said = say("launch", "smoke", "--json")
-    assert said.code == 1
-    assert said.json["best"] is None
-    assert said.err == "raysearch: first: no trial has ended with a score; see `raysearch analyze first`\n"
+@pytest.mark.usefixtures("launch_calls")
+def test_launch_without_any_score_exits_1(run_cli: Any) -> None:
+    write_run("first", trials=0)
+    result = run_cli("launch", "smoke", "--json")
+    assert result.code == 1
+    assert result.json["best"] is None
+    assert result.err == "raysearch: first: no trial has ended with a score; see `raysearch analyze first`\n"
 
 
-def test_resume_launches_the_stored_search_under_its_name(say: Any, launched: Calls) -> None:
-    begin_run("first")
-    assert say("resume", "first", "--json").code == 0
-    assert launched[0]["given"][0] == load_search("smoke", {"runs": str(Path("runs").resolve())})
-    assert launched[0]["name"] == "first"
-    assert say("resume", "second").code == 1
+def test_resume_launches_the_stored_search_by_name(run_cli: Any, launch_calls: RecordedCalls) -> None:
+    write_run("first")
+    assert run_cli("resume", "first", "--json").code == 0
+    assert launch_calls[0]["positional"][0] == load_search("smoke", {"runs": str(Path("runs").resolve())})
+    assert launch_calls[0]["name"] == "first"
+    assert run_cli("resume", "second").code == 1
 
 
-def test_data_that_is_missing_is_told_at_the_line_that_names_it(say: Any, launched: Calls) -> None:
-    launched.answer = SpecError("no file x", key="task.train")
+def test_launch_missing_data_error_names_the_yaml_line(run_cli: Any, launch_calls: RecordedCalls) -> None:
+    launch_calls.answer = SpecError("no file x", key="task.train")
     text = "task:\n  name: mine\n  train: x\nmodel: tiny\nmethod: {weighting: end_task_only}\n"
     Path("mine.yaml").write_text(text)
-    assert say("launch", "mine.yaml").err == "raysearch: mine.yaml:3: task.train: no file x\n"
+    assert run_cli("launch", "mine.yaml").err == "raysearch: mine.yaml:3: task.train: no file x\n"
 
 
 @pytest.mark.parametrize(
@@ -281,15 +281,20 @@ def test_data_that_is_missing_is_told_at_the_line_that_names_it(say: Any, launch
         (TypeError("bug"), 1, "TypeError: bug (RAYSEARCH_DEBUG=1 shows where)"),
     ],
 )
-def test_whatever_fails_is_one_line(
-    say: Any, launched: Calls, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, problem: str
+def test_launch_failure_prints_one_line(
+    run_cli: Any,
+    launch_calls: RecordedCalls,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    problem: str,
 ) -> None:
-    launched.answer = error
-    said = say("launch", "smoke")
-    assert (said.code, said.err) == (code, f"raysearch: {problem}\n")
+    launch_calls.answer = error
+    result = run_cli("launch", "smoke")
+    assert (result.code, result.err) == (code, f"raysearch: {problem}\n")
     if code == 1:
         monkeypatch.setenv("RAYSEARCH_DEBUG", "1")
-        assert "Traceback" in say("launch", "smoke").err
+        assert "Traceback" in run_cli("launch", "smoke").err
 
 
 @dataclass
@@ -299,22 +304,20 @@ class Exported:
     verified: dict[str, Any] | None
 
 
-def test_export_prints_scores_and_fails_when_a_second_training_differs(
-    say: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begin_run("first")
-    calls = Calls(Exported("search-0", 0.25, None))
+def test_export_prints_scores_and_fails_if_verify_differs(run_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("first")
+    calls = RecordedCalls(Exported("search-0", 0.25, None))
     monkeypatch.setitem(sys.modules, "raysearch.export.exporter", types.SimpleNamespace(export=calls))
-    said = say("export", "first", "out")
-    assert (said.code, said.err) == (0, "")
-    assert "0.25" in said.out
+    result = run_cli("export", "first", "out")
+    assert (result.code, result.err) == (0, "")
+    assert "0.25" in result.out
     call = calls[0]
-    assert (call["given"][1], call["trial"], call["verify"], call["test"]) == (Path("out"), "best", False, True)
+    assert (call["positional"][1], call["trial"], call["verify"], call["test"]) == (Path("out"), "best", False, True)
     calls.answer = Exported("search-0", 0.25, {"same_score": False, "score": 0.2})
-    said = say("export", "first", "out", "--trial", "fine_tune", "--verify", "--no-test", "--json")
-    assert said.code == 1
-    assert said.json["verified"]["score"] == 0.2
-    assert said.err == "raysearch: search-0 came out otherwise when it was trained again: 0.2000\n"
+    result = run_cli("export", "first", "out", "--trial", "fine_tune", "--verify", "--no-test", "--json")
+    assert result.code == 1
+    assert result.json["verified"]["score"] == 0.2
+    assert result.err == "raysearch: search-0 came out otherwise when it was trained again: 0.2000\n"
     assert (calls[1]["trial"], calls[1]["verify"], calls[1]["test"]) == ("fine_tune", True, False)
 
 
@@ -322,60 +325,60 @@ def test_export_prints_scores_and_fails_when_a_second_training_differs(
 
 
 @pytest.mark.parametrize("kind", ["spaces", "trials", "reports", "methods", "settings"])
-def test_ls_lists_every_kind(say: Any, kind: str) -> None:
-    rows = say("ls", kind, "--json").json
+def test_ls_lists_every_category(run_cli: Any, kind: str) -> None:
+    rows = run_cli("ls", kind, "--json").json
     names = [next(iter(row.values())) for row in rows]
     assert len(names) == len(set(names)) >= 7
-    assert names[0] in say("ls", kind).out
+    assert names[0] in run_cli("ls", kind).out
 
 
-def test_show_knows_everything_that_ls_lists(say: Any) -> None:
+def test_show_describes_everything_that_ls_lists(run_cli: Any) -> None:
     for kind in ("spaces", "trials", "reports", "methods", "settings"):
-        for about in say("ls", kind, "--json").json:
+        for about in run_cli("ls", kind, "--json").json:
             named, name = next(iter(about.items()))
-            assert any(found.get(named) == name for found in say("show", name, "--json").json)
-    assert say("show", "in_domain", "--json").json[0]["stage"] == "data"
+            assert any(parsed.get(named) == name for parsed in run_cli("show", name, "--json").json)
+    assert run_cli("show", "in_domain", "--json").json[0]["stage"] == "data"
 
 
-def test_show_counts_a_space_and_says_which_objectives_are_known_by_other_names(say: Any, tmp_path: Path) -> None:
-    (found,) = say("show", "aang_full", "--json").json
-    assert (found["count"], len(found["objectives"])) == (524, 524)
-    assert found["named"]["out_of_domain/bert/bidirectional/denoise"] == "BERT's masked LM (Devlin et al. 2019)"
-    lines = say("show", "xyz").out.splitlines()
+def test_show_space_counts_objectives_and_names_known_ones(run_cli: Any, tmp_path: Path) -> None:
+    (parsed,) = run_cli("show", "aang_full", "--json").json
+    assert (parsed["count"], len(parsed["objectives"])) == (524, 524)
+    assert parsed["named"]["out_of_domain/bert/bidirectional/denoise"] == "BERT's masked LM (Devlin et al. 2019)"
+    lines = run_cli("show", "xyz").out.splitlines()
     assert "named           3 of 3 in the literature" in lines
     assert any("end_task/bert/bidirectional/denoise " in line and "TAPT" in line for line in lines)
-    own = tmp_path / "mine.yaml"
-    own.write_text((catalog.root() / "spaces" / "xyz.yaml").read_text())
-    assert say("show", str(own), "--json").json[0]["space"] == "mine"
+    space_file = tmp_path / "mine.yaml"
+    space_file.write_text((catalog.root() / "spaces" / "xyz.yaml").read_text())
+    assert run_cli("show", str(space_file), "--json").json[0]["space"] == "mine"
 
 
-def test_show_says_why_an_objective_is_not_in_a_space(say: Any) -> None:
+def test_show_why_not_explains_an_excluded_objective(run_cli: Any) -> None:
     named = "end_task/none/bidirectional/next_token"
-    found = say("show", "aang_full", "--why-not", named, "--json").json[0]
-    assert found["legal"] is False
-    assert found["why not"].startswith("exclude[2] of aang_full: output next_token")
-    assert say("show", "xyz", "--why-not", "end_task/bert/bidirectional/denoise", "--json").json[0]["legal"] is True
+    parsed = run_cli("show", "aang_full", "--why-not", named, "--json").json[0]
+    assert parsed["legal"] is False
+    assert parsed["why not"].startswith("exclude[2] of aang_full: output next_token")
+    assert run_cli("show", "xyz", "--why-not", "end_task/bert/bidirectional/denoise", "--json").json[0]["legal"] is True
 
 
-def test_show_tells_a_space_from_a_search_of_the_same_name(say: Any) -> None:
-    assert [next(iter(found)) for found in say("show", "smoke", "--json").json] == ["space", "search"]
-    assert [next(iter(found)) for found in say("show", "trials/smoke", "--json").json] == ["search"]
-    assert "end_task/bert/bidirectional/denoise" in say("show", "smoke").out
+def test_show_distinguishes_space_and_search_of_same_name(run_cli: Any) -> None:
+    assert [next(iter(parsed)) for parsed in run_cli("show", "smoke", "--json").json] == ["space", "search"]
+    assert [next(iter(parsed)) for parsed in run_cli("show", "trials/smoke", "--json").json] == ["search"]
+    assert "end_task/bert/bidirectional/denoise" in run_cli("show", "smoke").out
 
 
-def test_help_names_every_verb_and_version_the_version(say: Any) -> None:
-    said = say("--help")
-    assert said.code == 0
+def test_help_lists_every_verb_and_version_prints_version(run_cli: Any) -> None:
+    result = run_cli("--help")
+    assert result.code == 0
     for verb in ("check", "plan", "launch", "resume", "status", "analyze", "export", "ls", "show"):
-        assert verb in said.out
-        assert say(verb, "--help").code == 0
-    assert say("--version").out.startswith("raysearch ")
+        assert verb in result.out
+        assert run_cli(verb, "--help").code == 0
+    assert run_cli("--version").out.startswith("raysearch ")
 
 
-def test_public_names_are_there_and_import_late() -> None:
+def test_public_names_are_imported_lazily() -> None:
     code = "import sys, raysearch; print(*sys.modules); print(raysearch.load_space('xyz').name, dir(raysearch))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    loaded, named = said.splitlines()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded, named = result.splitlines()
     assert {module for module in loaded.split() if module.startswith("raysearch")} == {"raysearch"}
     assert named.startswith("xyz ")
     assert "open_run" in named
@@ -395,16 +398,16 @@ def test_public_names_are_there_and_import_late() -> None:
         (["a", 1], "a, 1"),
     ],
 )
-def test_a_cell_is_short_and_legible(value: object, shown: str) -> None:
+def test_table_cell_formats_values_briefly(value: object, shown: str) -> None:
     assert console.cell(value) == shown
 
 
-def test_json_has_no_value_that_json_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_replaces_non_finite_numbers_by_null(capsys: pytest.CaptureFixture[str]) -> None:
     console.as_json({"a": float("nan"), "b": [float("inf")], "c": datetime(2026, 1, 2, tzinfo=UTC)})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None], "c": "2026-01-02 00:00:00+00:00"}
 
 
-def test_a_table_wraps_long_text_and_keeps_every_word(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_wraps_long_text_and_keeps_every_word(capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"word{i}" for i in range(60)]
     console.table([{"trial": "search-0001-s0-faadd8", "why": " ".join(words), "n": 1}], title="T [bold]")
     out = capsys.readouterr().out
@@ -414,7 +417,7 @@ def test_a_table_wraps_long_text_and_keeps_every_word(capsys: pytest.CaptureFixt
     assert max(map(len, out.splitlines())) <= console.WIDTH
 
 
-def test_columns_that_find_no_room_stand_below_after_the_first_one_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_continues_excess_columns_below_first_column(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"a_long_name_{i}" for i in "abcdefghijkl"]
     console.table([{"arm": "search", **{name: i for i, name in enumerate(names)}}], title="T")
     out = capsys.readouterr().out

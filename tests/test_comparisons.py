@@ -16,8 +16,8 @@ PAPER = {
     "metric": "accuracy",
     "scores": {"search": "67.1 +- 1.31", "none": "53.6 +- 2.26"},
 }
-ARMS = {"search": 0.67, "none": 0.53, "pretrain": 0.645, "multitask": 0.665, "pcgrad": 0.642}
-FRESH = (101, 102, 103, 104, 105)
+ARM_SCORES = {"search": 0.67, "none": 0.53, "pretrain": 0.645, "multitask": 0.665, "pcgrad": 0.642}
+FRESH_SEEDS = (101, 102, 103, 104, 105)
 
 
 def study(folder: Path, choices: dict[str, list[object]], score, **more) -> Page:
@@ -26,19 +26,19 @@ def study(folder: Path, choices: dict[str, list[object]], score, **more) -> Page
     return Page(query.write_html(open_run(write_study(folder / "study", dimensions, score, **more))))
 
 
-def titles(page: Page, section: str) -> list[str]:
+def plot_titles(page: Page, section: str) -> list[str]:
     """What the pictures of a section are of."""
     inside = page.source.split(f'<section id="{section}">')[1].split("</section>")[0]
     return re.findall(r'role="img" aria-label="([^"]*)"', inside)
 
 
-def test_a_comparison_says_what_its_seeds_can_say_and_names_the_papers_numbers_as_the_papers(tmp_path):
+def test_page_states_verdicts_and_attributes_paper_scores(tmp_path):
     page = study(
         tmp_path,
         {"eta_neg": [-1.0, 0.0]},
-        lambda params, arm: ARMS[arm] + 0.01 * params.get("eta_neg", 0),
-        baselines=tuple(ARMS)[1:],
-        confirm=FRESH,
+        lambda params, arm: ARM_SCORES[arm] + 0.01 * params.get("eta_neg", 0),
+        baselines=tuple(ARM_SCORES)[1:],
+        confirm=FRESH_SEEDS,
         paper=PAPER,
     )
     assert "the search is better by the interval; 5 seeds cannot reach p < 0.05 for 4 baselines together." in page.words
@@ -46,17 +46,17 @@ def test_a_comparison_says_what_its_seeds_can_say_and_names_the_papers_numbers_a
     assert "The paper's: Dery, Dauphin & Grangier 2021, Table 2" in page.words
     assert "printed there, not measured here" in page.words
     assert page.words.count("67.1 +- 1.31") == 3  # on dev, on test, and in the search as declared
-    assert titles(page, "arms") == ["Difference in macro_f1, search less baseline"]
+    assert plot_titles(page, "arms") == ["Difference in macro_f1, search less baseline"]
 
 
-def test_arms_that_were_chosen_on_the_very_seeds_are_not_judged(tmp_path):
-    page = study(tmp_path, {"eta_neg": [-1.0, 0.0]}, lambda _, arm: ARMS[arm], baselines=("none",))
+def test_arms_without_fresh_seeds_get_no_verdict(tmp_path):
+    page = study(tmp_path, {"eta_neg": [-1.0, 0.0]}, lambda _, arm: ARM_SCORES[arm], baselines=("none",))
     assert "Beside none: not repeated on fresh seeds, so nothing is claimed." in page.words
-    assert titles(page, "arms") == []
+    assert plot_titles(page, "arms") == []
     assert "winner on fresh seeds" not in page.words
 
 
-def test_words_have_dots_and_numbers_a_line_for_each_value_of_the_other(tmp_path):
+def test_sweep_plots_numeric_and_categorical_dimensions(tmp_path):
     page = study(
         tmp_path,
         {"m": [4, 16, 64], "basis": ["random", "canonical"]},
@@ -64,7 +64,7 @@ def test_words_have_dots_and_numbers_a_line_for_each_value_of_the_other(tmp_path
         seeds=[0, 1],
         paper={"source": "Table 4", "metric": "accuracy", "values": {"basis": {"random": "58.72 +- 2.68"}}},
     )
-    assert titles(page, "sweep") == ["mean macro_f1 for each m", "mean macro_f1 for each basis"]
+    assert plot_titles(page, "sweep") == ["mean macro_f1 for each m", "mean macro_f1 for each basis"]
     assert {"basis random", "basis canonical", "4", "16", "64"} <= {text.strip() for text in page.text}
     assert "58.72 +- 2.68" in page.words
     assert 'id="dimensions"' not in page.source  # a grid's values are said once
@@ -72,15 +72,15 @@ def test_words_have_dots_and_numbers_a_line_for_each_value_of_the_other(tmp_path
     assert not re.search(r"#[0-9a-f]{6}", drawn)
 
 
-def test_every_two_eta_have_a_picture(tmp_path):
+def test_every_pair_of_etas_has_a_plot(tmp_path):
     eta = {name: [-1.0, 0.0] for name in ("eta_perp", "eta_pos", "eta_neg")}
     page = study(tmp_path, eta, lambda params, _: 0.5 + 0.03 * params["eta_perp"], seeds=[0])
-    assert titles(page, "dimensions") == [
+    assert plot_titles(page, "dimensions") == [
         "macro_f1 over eta_perp and eta_pos",
         "macro_f1 over eta_perp and eta_neg",
         "macro_f1 over eta_pos and eta_neg",
     ]
-    assert len(titles(page, "sweep")) == 3
+    assert len(plot_titles(page, "sweep")) == 3
 
 
 def points(**values: list[float]) -> list[dict[str, object]]:
@@ -92,13 +92,13 @@ def points(**values: list[float]) -> list[dict[str, object]]:
     ]
 
 
-def test_a_mean_and_its_standard_error_done_by_hand():
+def test_sweep_means_and_standard_errors_match_hand_values():
     rows = points(k=[1, 1, 5, 5, 9])
     by_hand = [(1, 0.05, 0.05), (5, 0.25, 0.05), (9, 0.4, 0.0)]
     assert plots_sweep._means(rows) == [pytest.approx(row) for row in by_hand]
 
 
-def test_a_third_dimension_or_one_not_drawn_for_all_leaves_one_line():
+def test_sweep_with_third_or_partial_dimension_has_one_line():
     by = plots_sweep._by_the_other
     two = {"k": points(k=[1, 1, 2]), "m": points(m=[4, 8, 8])}
     assert {label: len(rows) for label, rows in by(two["k"], two, "k").items()} == {"m 4": 1, "m 8": 2}
@@ -107,7 +107,7 @@ def test_a_third_dimension_or_one_not_drawn_for_all_leaves_one_line():
     assert list(by(two["k"], {"k": two["k"]}, "k")) == [""]
 
 
-def test_drawn_points_without_a_partner_have_no_picture():
+def test_eta_plot_needs_two_varying_etas():
     assert plots_sweep.eta_pairs(points(eta_pos=[0.1, 0.2], k=[1, 2]), {}, "f1") == []
     assert (
         len(plots_sweep.eta_pairs(points(eta_pos=[0.1, 0.2], eta_prim=[0.01, 0.5]), {"eta_prim": {"log": True}}, "f1"))
@@ -116,5 +116,5 @@ def test_drawn_points_without_a_partner_have_no_picture():
     assert plots_sweep.eta_pairs(points(eta_pos=[1], eta_neg=[0]), {}, "f1") == []
 
 
-def test_one_arm_alone_is_no_comparison():
+def test_single_arm_has_no_comparison():
     assert arms([{"arm": "search", "fresh": False}], "f1") == ""

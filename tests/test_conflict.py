@@ -18,8 +18,8 @@ from raysearch.methods.surgery.settings import GCS
 from raysearch.training import checkpoint
 
 SURGERIES = [name for name in named("surgery") if name not in ("none", "attittud")]
-REMEMBERING = [name for name in SURGERIES if METHODS[name].memory]
-RANDOM = ["pcgrad", "gradvac"]
+STATEFUL = [name for name in SURGERIES if METHODS[name].memory]
+RANDOMIZED = ["pcgrad", "gradvac"]
 AGGREGATORS: dict[str, Callable[[int], Any]] = {  # of m rows, with the settings that ours have by default
     "pcgrad": lambda _: jd.PCGrad(),
     "mgda": lambda _: jd.MGDA(),
@@ -42,7 +42,7 @@ NOT_HOMOGENEOUS = ("fairgrad", "nash_mtl")  # compared on rows of mean square le
 TOLERANCES = {"cagrad": 1e-6, "fairgrad": 1e-6, "nash_mtl": 1e-6, "gradvac": 1e-6}
 
 
-def make(name: str, **settings: Any) -> Conflict:
+def make_surgery(name: str, **settings: Any) -> Conflict:
     if name == "nash_mtl":
         pytest.importorskip("ecos", reason="ecos has no wheel for Python 3.13 and later")
     return METHODS[name].load()(METHODS[name].settings(**settings))
@@ -104,41 +104,41 @@ def test_every_surgery_has_a_reference() -> None:
     ids=lambda J: "x".join(map(str, J.shape)),
 )
 @pytest.mark.parametrize("name", AGGREGATORS)
-def test_an_update_is_that_of_torchjds_aggregator_on_the_explicit_gradients(name: str, J: Tensor) -> None:
-    given = update(make(name), J)
+def test_surgery_update_equals_torchjd_aggregator(name: str, J: Tensor) -> None:
+    given = update(make_surgery(name), J)
     expected = reference(name, AGGREGATORS[name](len(J)), J)
     assert torch.allclose(given, expected, rtol=0, atol=TOLERANCES.get(name, 1e-8) * float(J.norm()))
 
 
 @pytest.mark.parametrize("name", ["config", "aligned_mtl", "imtl_g", "pcgrad", "upgrad", "mgda", "pcd"])
-def test_gradients_may_depend_on_each_other(name: str) -> None:
+def test_surgery_of_dependent_gradients_equals_torchjd(name: str) -> None:
     J = rows(5, 30, rank=3)
     expected = reference(name, AGGREGATORS[name](5), J)
-    assert torch.allclose(update(make(name), J), expected, rtol=0, atol=1e-7 * float(J.norm()))
+    assert torch.allclose(update(make_surgery(name), J), expected, rtol=0, atol=1e-7 * float(J.norm()))
 
 
 @pytest.mark.parametrize("gate", ["weighted", "unweighted"])
 @pytest.mark.parametrize(("m", "D"), [(2, 2), (3, 50), (6, 1000)])
-def test_gcs_is_a_gate_for_each_auxiliary(gate: str, m: int, D: int) -> None:
+def test_gcs_update_equals_explicit_cosine_gates(gate: str, m: int, D: int) -> None:
     J = rows(m, D, seed=3, opposed=0.5)
-    assert torch.allclose(update(make("gcs", gcs_gate=gate), J), gcs(J, gate), rtol=0, atol=1e-10)
+    assert torch.allclose(update(make_surgery("gcs", gcs_gate=gate), J), gcs(J, gate), rtol=0, atol=1e-10)
 
 
-def test_gcs_by_hand() -> None:
+def test_gcs_coefficients_match_hand_values() -> None:
     J = torch.tensor([[1.0, 0.0], [3.0, 4.0], [-1.0, 1.0], [0.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
-    weighted = make("gcs").coefficients(J @ J.T, seeded())
+    weighted = make_surgery("gcs").coefficients(J @ J.T, seeded())
     assert weighted.tolist() == pytest.approx([1, 0.6, 0, 0, 1])
-    unweighted = make("gcs", gcs_gate="unweighted").coefficients(J @ J.T, seeded())
+    unweighted = make_surgery("gcs", gcs_gate="unweighted").coefficients(J @ J.T, seeded())
     assert unweighted.tolist() == [1, 1, 0, 1, 1]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_pcgrad_takes_from_each_of_two_gradients_what_opposes_the_other(seed: int) -> None:
+def test_pcgrad_of_two_gradients_removes_conflicting_parts(seed: int) -> None:
     J = rows(2, 20, seed=seed, opposed=seed % 2)
     a, b = J
     product = torch.clamp(a @ b, max=0.0)
     expected = (a - product / (b @ b) * b) + (b - product / (a @ a) * a)
-    assert torch.allclose(update(make("pcgrad"), J), expected, rtol=0, atol=1e-10)
+    assert torch.allclose(update(make_surgery("pcgrad"), J), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,10 @@ def test_pcgrad_takes_from_each_of_two_gradients_what_opposes_the_other(seed: in
         ("pcd", "pcd_beta", 0.5, lambda: jd.PCD(beta=0.5), 1),
     ],
 )
-def test_a_setting_reaches_the_aggregator(
+def test_surgery_setting_reaches_the_aggregator(
     name: str, setting: str, value: Any, build: Callable[[], Any], scale: float
 ) -> None:
-    surgery, usual, aggregator = make(name, **{setting: value}), make(name), build()
+    surgery, usual, aggregator = make_surgery(name, **{setting: value}), make_surgery(name), build()
     for seed in range(4):
         J = rows(4, 40, seed=seed, opposed=1.0)
         J = J / J.square().sum(1).mean().sqrt() * torch.tensor([[1.0], [1.0 + seed], [1.0], [1.0]], dtype=torch.float64)
@@ -188,8 +188,8 @@ def trajectory(step: Callable[[Tensor, int], Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", SURGERIES)
-def test_a_short_training_goes_where_the_reference_goes(name: str) -> None:
-    surgery = make(name)
+def test_surgery_training_follows_the_reference_trajectory(name: str) -> None:
+    surgery = make_surgery(name)
     if name == "gcs":
         expected = trajectory(lambda J, _: gcs(J, "weighted"))
     else:
@@ -205,8 +205,8 @@ def test_a_short_training_goes_where_the_reference_goes(name: str) -> None:
 
 @pytest.mark.parametrize("m", [2, 3, 6])
 @pytest.mark.parametrize("name", SURGERIES)
-def test_orthonormal_gradients_are_summed_unless_the_end_task_leads(name: str, m: int) -> None:
-    factors = make(name).coefficients(torch.eye(m, dtype=torch.float64), seeded())
+def test_orthonormal_gradients_are_summed_except_by_gcs_and_pcd(name: str, m: int) -> None:
+    factors = make_surgery(name).coefficients(torch.eye(m, dtype=torch.float64), seeded())
     if name == "gcs":
         assert factors.tolist() == [1] + [0] * (m - 1)
     elif name == "pcd":  # r_0 and a share tau of every other, as long as r_0
@@ -217,59 +217,59 @@ def test_orthonormal_gradients_are_summed_unless_the_end_task_leads(name: str, m
 
 
 @pytest.mark.parametrize("name", sorted(set(SURGERIES) - {"pcd"}))  # its moving average has an epsilon, as Adam's
-def test_factors_do_not_change_when_all_gradients_shrink(name: str) -> None:
+def test_surgery_coefficients_are_scale_invariant(name: str) -> None:
     J = rows(4, 30, opposed=1.0)
-    factors = make(name).coefficients(J @ J.T, seeded())
-    small = make(name).coefficients(1e-14 * J @ J.T, seeded())
+    factors = make_surgery(name).coefficients(J @ J.T, seeded())
+    small = make_surgery(name).coefficients(1e-14 * J @ J.T, seeded())
     assert torch.allclose(small, factors, rtol=0, atol=TOLERANCES.get(name, 1e-8))
 
 
 @pytest.mark.parametrize("name", SURGERIES)
-def test_a_row_of_zeros_has_no_say(name: str) -> None:
+def test_zero_gradient_does_not_change_other_coefficients(name: str) -> None:
     J = rows(3, 30, opposed=1.0)
-    without = make(name).coefficients(J @ J.T, seeded(1))
+    without = make_surgery(name).coefficients(J @ J.T, seeded(1))
     J = torch.cat([J, J[:1] * 0])
-    factors = make(name).coefficients(J @ J.T, seeded(1))
+    factors = make_surgery(name).coefficients(J @ J.T, seeded(1))
     assert factors[3] == 1
-    if name not in RANDOM:  # others are met in another order
+    if name not in RANDOMIZED:  # others are met in another order
         assert torch.allclose(factors[:3], without, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SURGERIES)
-def test_one_gradient_is_left_alone_and_none_at_all_is_no_error(name: str) -> None:
-    assert make(name).coefficients(torch.full((1, 1), 4.0, dtype=torch.float64), seeded()).tolist() == [1]
-    assert make(name).coefficients(torch.zeros(3, 3, dtype=torch.float64), seeded()).tolist() == [1, 1, 1]
+def test_single_or_all_zero_gradients_get_coefficient_one(name: str) -> None:
+    assert make_surgery(name).coefficients(torch.full((1, 1), 4.0, dtype=torch.float64), seeded()).tolist() == [1]
+    assert make_surgery(name).coefficients(torch.zeros(3, 3, dtype=torch.float64), seeded()).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("name", SURGERIES)
-def test_gradients_that_are_not_finite_are_refused(name: str) -> None:
+def test_non_finite_gramian_raises(name: str) -> None:
     G = torch.eye(3, dtype=torch.float64)
     G[1, 1] = float("nan")
     with pytest.raises(ArithmeticError, match="Gramian of the step's gradients is not finite"):
-        make(name).coefficients(G, seeded())
+        make_surgery(name).coefficients(G, seeded())
 
 
 @pytest.mark.parametrize("name", SURGERIES)
-def test_chance_is_in_the_generator_alone(name: str) -> None:
+def test_surgery_uses_only_the_passed_generator(name: str) -> None:
     J = rows(6, 10, opposed=1.0)
     before = torch.get_rng_state()
-    factors = [make(name).coefficients(J @ J.T, seeded(seed)).tolist() for seed in (0, 0, *range(8))]
+    factors = [make_surgery(name).coefficients(J @ J.T, seeded(seed)).tolist() for seed in (0, 0, *range(8))]
     assert torch.equal(torch.get_rng_state(), before)
     assert factors[0] == factors[1]
-    assert (factors.count(factors[0]) < len(factors)) == (name in RANDOM)
+    assert (factors.count(factors[0]) < len(factors)) == (name in RANDOMIZED)
 
 
-@pytest.mark.parametrize("name", RANDOM)
-def test_each_step_draws_anew(name: str) -> None:
+@pytest.mark.parametrize("name", RANDOMIZED)
+def test_randomized_surgery_draws_new_order_each_step(name: str) -> None:
     J, generator = rows(6, 10, opposed=1.0), seeded()
-    drawn = [tuple(make(name).coefficients(J @ J.T, generator).tolist()) for _ in range(8)]
+    drawn = [tuple(make_surgery(name).coefficients(J @ J.T, generator).tolist()) for _ in range(8)]
     assert len(set(drawn)) > 1
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_papers_own_words_hold(seed: int) -> None:
+def test_surgery_updates_satisfy_properties_from_papers(seed: int) -> None:
     J = rows(4, 40, seed=seed, opposed=1.0)
-    lengths, steepest = J.norm(dim=1), {name: update(make(name), J) for name in SURGERIES}
+    lengths, steepest = J.norm(dim=1), {name: update(make_surgery(name), J) for name in SURGERIES}
     cosines = {name: J @ g / lengths / g.norm() for name, g in steepest.items()}
     for name in ("imtl_g", "config"):  # no gradient is favoured
         assert torch.allclose(cosines[name], cosines[name].mean(), rtol=0, atol=1e-9)
@@ -277,7 +277,7 @@ def test_the_papers_own_words_hold(seed: int) -> None:
         assert cosines[name].min() > -1e-3
     for name in ("nash_mtl", "fairgrad"):  # G alpha = 1 / alpha, at mean square length 1
         G = J @ J.T / lengths.square().mean()
-        alpha = make(name).coefficients(G, seeded())
+        alpha = make_surgery(name).coefficients(G, seeded())
         assert torch.allclose(G @ alpha * alpha, torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-4)
     # of the shortest vector in the convex hull, every gradient has at least the length squared; Frank-Wolfe comes near
     shortest = steepest["mgda"] / 4
@@ -291,14 +291,14 @@ def test_the_papers_own_words_hold(seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", SURGERIES)
-def test_a_surgery_goes_on_from_its_saved_state(name: str, tmp_path: Path) -> None:
+def test_surgery_resumes_from_saved_state(name: str, tmp_path: Path) -> None:
     settings = {"nash_update_every": 2} if name == "nash_mtl" else {}
-    first, unused = make(name, **settings), make(name, **settings)
-    unused.load(make(name, **settings).state())  # of a trial that has not begun
+    first, unused = make_surgery(name, **settings), make_surgery(name, **settings)
+    unused.load(make_surgery(name, **settings).state())  # of a trial that has not begun
     for seed in range(3):
         update(first, rows(4, 20, seed=seed, opposed=1.0), seed)
     checkpoint.save(tmp_path / "state.safetensors", {"surgery": first.state()})
-    second = make(name, **settings)
+    second = make_surgery(name, **settings)
     second.load(checkpoint.load(tmp_path / "state.safetensors")["surgery"])
     for seed in range(3, 7):
         J = rows(4, 20, seed=seed, opposed=1.0)
@@ -306,27 +306,27 @@ def test_a_surgery_goes_on_from_its_saved_state(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", SURGERIES)
-def test_a_surgery_says_whether_it_remembers(name: str) -> None:
-    surgery = make(name)
+def test_surgery_memory_flag_matches_its_state(name: str) -> None:
+    surgery = make_surgery(name)
     update(surgery, rows(3, 20))
     assert bool(surgery.state()) == METHODS[name].memory
 
 
-@pytest.mark.parametrize("name", REMEMBERING)
-def test_what_is_remembered_is_not_taken_for_other_gradients(name: str) -> None:
-    surgery = make(name)
+@pytest.mark.parametrize("name", STATEFUL)
+def test_surgery_state_for_other_gradient_count_raises(name: str) -> None:
+    surgery = make_surgery(name)
     update(surgery, rows(3, 20))
     with pytest.raises(ValueError, match="remembers 3 gradients, and this step has 4"):
         update(surgery, rows(4, 20))
 
 
-def test_a_saved_state_does_not_move_with_the_surgery() -> None:
-    surgery = make("gradvac")
+def test_saved_surgery_state_is_a_copy() -> None:
+    surgery = make_surgery("gradvac")
     update(surgery, rows(3, 20))
     state = surgery.state()
-    kept = state["buffers"]["_phi_t"].clone()
+    saved_phi = state["buffers"]["_phi_t"].clone()
     update(surgery, rows(3, 20, seed=1))
-    assert torch.equal(state["buffers"]["_phi_t"], kept)
+    assert torch.equal(state["buffers"]["_phi_t"], saved_phi)
 
 
 # ---- packages ----
@@ -342,11 +342,11 @@ def test_a_saved_state_does_not_move_with_the_surgery() -> None:
         ("fairgrad", "scipy"),
     ],
 )
-def test_a_surgery_without_its_packages_says_what_to_install(
-    name: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == package else found(wanted))
+def test_surgery_without_package_says_what_to_install(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original_find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda wanted: None if wanted == package else original_find_spec(wanted)
+    )
     message = f"surgery {name!r} needs the package {package}; pip install 'raysearch\\[torchjd\\]'"
     with pytest.raises(ModuleNotFoundError, match=message):
         METHODS[name].load()
@@ -354,26 +354,35 @@ def test_a_surgery_without_its_packages_says_what_to_install(
 
 
 @pytest.mark.parametrize(
-    ("said", "where"),
+    ("yaml_line", "where"),
     [
         ("method: {surgery: cagrad}", "2: method.surgery"),
         ("baselines: {averse: {method: {surgery: cagrad}, trials: 1}}", "2: baselines.averse.method.surgery"),
         ("dimensions: {surgery: {choice: [none, cagrad]}}", "2: dimensions.surgery.choice.*"),
     ],
 )
-def test_a_search_is_refused_when_a_surgerys_packages_are_missing(
-    said: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_search_with_missing_surgery_package_is_rejected(
+    yaml_line: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "search.yaml"
-    lines = ["task: docstrings", said, "model: tiny", "space: smoke", "settings: {steps: 4}", "budget: {trials: 1}"]
+    lines = [
+        "task: docstrings",
+        yaml_line,
+        "model: tiny",
+        "space: smoke",
+        "settings: {steps: 4}",
+        "budget: {trials: 1}",
+    ]
     file.write_text("\n".join(lines) + "\n")
     load_search(file)
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == "cvxpy" else found(wanted))
+    original_find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda wanted: None if wanted == "cvxpy" else original_find_spec(wanted)
+    )
     with pytest.raises(SpecError, match=f"search.yaml:{where}: surgery 'cagrad' needs the package cvxpy; pip install"):
         load_search(file)
 
 
-def test_the_choices_of_gcs() -> None:
+def test_gcs_unknown_gate_is_rejected() -> None:
     with pytest.raises(ValueError, match="gcs_gate: unknown choice 'weigthed'; did you mean 'weighted'"):
         GCS(gcs_gate="weigthed")

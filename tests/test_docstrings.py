@@ -14,42 +14,40 @@ def rows() -> dict[str, Rows]:
     return docstrings.load_rows()
 
 
-def test_train_dev_and_test_have_the_same_number_of_rows_of_each_label(rows: dict[str, Rows]) -> None:
+def test_labelled_splits_are_balanced(rows: dict[str, Rows]) -> None:
     for part, count in PER_LABEL.items():
         assert Counter(rows[part].labels) == dict.fromkeys(LIBRARIES, count)
     assert rows["domain"].labels == []
     assert len(rows["domain"]) > 4000
 
 
-def test_no_label_word_and_no_alias_is_left_in_any_text(rows: dict[str, Rows]) -> None:
+def test_texts_contain_no_library_name_or_alias(rows: dict[str, Rows]) -> None:
     names = "|".join([*LIBRARIES, "pytorch", "scikit", "np", "pd", "plt", "mpl", "pyplot", "rllib", "huggingface"])
     left = re.compile(rf"(?<![a-z])(?:{names})(?![a-z])|torch|numpy|pandas|scipy|sklearn|matplotlib|transformers")
-    assert [t for own in rows.values() for t in own.texts if left.search(t.lower())] == []
+    assert [t for split_rows in rows.values() for t in split_rows.texts if left.search(t.lower())] == []
     camel = re.compile(r"\bRay[A-Z]|[a-z]Ray\b")
-    assert [t for own in rows.values() for t in own.texts if camel.search(t)] == []
+    assert [t for split_rows in rows.values() for t in split_rows.texts if camel.search(t)] == []
 
 
-def test_no_two_texts_begin_alike(rows: dict[str, Rows]) -> None:
-    texts = [text for own in rows.values() for text in own.texts]
+def test_texts_have_distinct_beginnings(rows: dict[str, Rows]) -> None:
+    texts = [text for split_rows in rows.values() for text in split_rows.texts]
     assert len(set(texts)) == len(texts)
     beginnings = Counter(" ".join(re.findall(r"[a-z]+", text.lower())[:8]) for text in texts)
     assert max(beginnings.values()) == 1
 
 
-def test_the_order_of_rows_tells_nothing_of_their_labels(rows: dict[str, Rows]) -> None:
+def test_example_order_is_independent_of_labels(rows: dict[str, Rows]) -> None:
     for part in PER_LABEL:
         half = rows[part].labels[: len(rows[part]) // 2]
         assert min(Counter(half).values()) > len(half) / len(LIBRARIES) * 0.6
 
 
-def test_the_second_loading_reads_the_cache_and_gives_the_same_rows(
-    rows: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_load_reads_the_cache(rows: dict[str, Rows], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docstrings, "collect", lambda: pytest.fail("collected again"))
     assert docstrings.load_rows() == rows
 
 
-def test_other_versions_are_collected_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_changed_recipe_collects_texts_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made: list[dict[str, list[str]]] = []
 
@@ -67,7 +65,7 @@ def test_other_versions_are_collected_anew(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize(
-    ("text", "hidden"),
+    ("text", "expected"),
     [
         ("A torch.Tensor or np.ndarray", "A library.Tensor or library.ndarray"),
         ("Whether PyTorch is there: is_torch_available", "Whether library is there: is_library_available"),
@@ -78,11 +76,11 @@ def test_other_versions_are_collected_anew(monkeypatch: pytest.MonkeyPatch, tmp_
         ("set np_dtype, pd.NA and _NP", "set library_dtype, library.NA and _library"),
     ],
 )
-def test_names_are_masked_and_words_that_hold_them_by_chance_are_not(text: str, hidden: str) -> None:
-    assert masked(text) == hidden
+def test_masking_replaces_library_names_but_not_other_words(text: str, expected: str) -> None:
+    assert masked(text) == expected
 
 
-def test_first_paragraphs_are_those_of_modules_classes_and_functions_of_8_to_60_words() -> None:
+def test_first_paragraphs_keeps_docstrings_of_8_to_60_words() -> None:
     source = '''
 """The first paragraph of this module has
 exactly nine words.
@@ -107,7 +105,7 @@ def h():
     ]
 
 
-def test_a_text_that_two_libraries_share_is_left_out() -> None:
+def test_distinct_drops_texts_shared_by_two_libraries() -> None:
     begin = "one two three four five six seven eight"
     found = [("torch", f"{begin} b"), ("torch", f"{begin} a"), ("numpy", "1 2 3 only here"), ("numpy", "four: both")]
     texts = distinct([*found, ("ray", "four, both")])
@@ -116,16 +114,16 @@ def test_a_text_that_two_libraries_share_is_left_out() -> None:
     assert texts["ray"] == []
 
 
-def test_only_libraries_that_raysearch_depends_on_are_read() -> None:
+def test_source_libraries_are_raysearch_dependencies() -> None:
     import importlib.metadata
 
-    def needs(name: str) -> set[str]:
+    def requirement_names(name: str) -> set[str]:
         return {
             re.split(r"[^\w.-]", need)[0].lower()
             for need in importlib.metadata.requires(name) or ()
             if "extra" not in need
         }
 
-    direct = needs("raysearch")
-    reached = direct.union(*(needs(name) for name in direct))
+    direct = requirement_names("raysearch")
+    reached = direct.union(*(requirement_names(name) for name in direct))
     assert set(LIBRARIES.values()) <= reached

@@ -56,7 +56,7 @@ def openings(run: Run) -> int:
     return run.events()["event"].to_pylist().count(OPENED)
 
 
-def test_transformers_loads_what_was_exported_with_its_labels(exported: Path) -> None:
+def test_transformers_loads_exported_model_with_labels(exported: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(str(exported))
     assert model.config.id2label == {0: "fruit", 1: "metal", 2: "river"}
     classify = pipeline("text-classification", model=str(exported), tokenizer=str(exported))
@@ -64,7 +64,7 @@ def test_transformers_loads_what_was_exported_with_its_labels(exported: Path) ->
     assert AutoTokenizer.from_pretrained(str(exported)).model_max_length == QUICK["max_length"]
 
 
-def test_the_exported_model_gives_the_logits_of_the_trained_network(run: Run, exported: Path) -> None:
+def test_exported_model_logits_equal_trained_network(run: Run, exported: Path) -> None:
     from raysearch.training.trainer import build
 
     best = run.best()
@@ -82,7 +82,7 @@ def test_the_exported_model_gives_the_logits_of_the_trained_network(run: Run, ex
     torch.testing.assert_close(ours, theirs)
 
 
-def test_the_exported_search_resolves_to_the_exported_plan(run: Run, exported: Path) -> None:
+def test_exported_search_resolves_to_exported_plan(run: Run, exported: Path) -> None:
     search = load_search(exported / "search.yaml")
     assert not search.dimensions
     assert search.budget.trials == 1
@@ -92,13 +92,13 @@ def test_the_exported_search_resolves_to_the_exported_plan(run: Run, exported: P
     assert str(run.path) not in (exported / "plan.json").read_text()
 
 
-def test_launching_the_exported_search_gives_the_score_of_the_trial(run: Run, exported: Path, tmp_path: Path) -> None:
+def test_launching_exported_search_reproduces_the_score(run: Run, exported: Path, tmp_path: Path) -> None:
     search = dataclasses.replace(load_search(exported / "search.yaml"), runs=str(tmp_path))
     again = raysearch.launch(search, progress=False).best()
     assert (again["score"], again["best_step"]) == (run.best()["score"], run.best()["best_step"])
 
 
-def test_training_the_exported_plan_again_gives_the_same_weights(exported: Path) -> None:
+def test_export_verify_retrains_to_identical_weights(exported: Path) -> None:
     verified = result(exported)["verified"]
     assert isinstance(verified, dict)
     assert verified["same_score"]
@@ -106,15 +106,15 @@ def test_training_the_exported_plan_again_gives_the_same_weights(exported: Path)
     assert verified["largest_difference"] == 0.0
 
 
-def test_the_result_says_what_the_score_was_chosen_from(run: Run, exported: Path) -> None:
-    found = result(exported)
-    assert found["select_dev"] == pytest.approx(run.best()["score"])
-    assert found["configurations"] == 2
-    assert len(found["confirmed"]) == 1
-    assert found["trial_id"] == run.best()["trial_id"]
+def test_export_result_records_how_the_score_was_selected(run: Run, exported: Path) -> None:
+    outcome = result(exported)
+    assert outcome["select_dev"] == pytest.approx(run.best()["score"])
+    assert outcome["configurations"] == 2
+    assert len(outcome["confirmed"]) == 1
+    assert outcome["trial_id"] == run.best()["trial_id"]
 
 
-def test_the_card_has_scores_search_settings_and_objectives(run: Run, exported: Path) -> None:
+def test_model_card_lists_scores_settings_and_objectives(run: Run, exported: Path) -> None:
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     for said in ("chosen by this score from 2 configurations", "1 opening of test", "| `lambda_e` |", "bit for bit"):
@@ -124,7 +124,7 @@ def test_the_card_has_scores_search_settings_and_objectives(run: Run, exported: 
     assert "None" not in card
 
 
-def test_test_is_scored_once_for_a_trial_and_each_opening_is_an_event(run: Run, exported: Path, tmp_path: Path) -> None:
+def test_test_split_is_scored_once_per_trial_and_logged(run: Run, exported: Path, tmp_path: Path) -> None:
     before = openings(run)
     first = result(exported)
     assert before >= 1
@@ -135,7 +135,7 @@ def test_test_is_scored_once_for_a_trial_and_each_opening_is_an_event(run: Run, 
 
 
 @pytest.mark.usefixtures("exported")
-def test_opening_test_for_another_trial_is_warned_of(run: Run, tmp_path: Path) -> None:
+def test_second_test_split_access_adds_a_warning(run: Run, tmp_path: Path) -> None:
     before = openings(run)
     other = export(run, tmp_path / "baseline", trial="fine_tune")
     assert other.trial_id.startswith("fine_tune")
@@ -144,60 +144,58 @@ def test_opening_test_for_another_trial_is_warned_of(run: Run, tmp_path: Path) -
     assert run.status()["state"] == "finished"
 
 
-def test_without_test_the_split_stays_shut(run: Run, tmp_path: Path) -> None:
+def test_export_without_test_does_not_read_the_test_split(run: Run, tmp_path: Path) -> None:
     before = openings(run)
     trial = run.trials()["trial_id"].to_pylist()[0]
-    found = export(run, tmp_path / "model", trial=trial, test=False)
-    assert (found.trial_id, found.test) == (trial, None)
+    outcome = export(run, tmp_path / "model", trial=trial, test=False)
+    assert (outcome.trial_id, outcome.test) == (trial, None)
     assert openings(run) == before
     assert "| test | - | not scored |" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_a_trial_whose_weights_were_not_kept_is_trained_again_to_the_same(
-    run: Run, exported: Path, tmp_path: Path
-) -> None:
-    kept = run.path / "trials" / run.best()["trial_id"] / "best.safetensors"
-    aside = kept.rename(tmp_path / "aside")
+def test_export_without_weights_retrains_to_the_same_weights(run: Run, exported: Path, tmp_path: Path) -> None:
+    checkpoint_path = run.path / "trials" / run.best()["trial_id"] / "best.safetensors"
+    aside = checkpoint_path.rename(tmp_path / "aside")
     try:
-        found = export(run, tmp_path / "model")
+        outcome = export(run, tmp_path / "model")
     finally:
-        aside.rename(kept)
-    assert found.trained_again
-    assert found.weights_sha256 == result(exported)["weights_sha256"]
-    assert found.test == result(exported)["test"]
+        aside.rename(checkpoint_path)
+    assert outcome.trained_again
+    assert outcome.weights_sha256 == result(exported)["weights_sha256"]
+    assert outcome.test == result(exported)["test"]
 
 
-def test_a_model_that_is_not_the_trials_is_refused_before_test_is_opened(run: Run, tmp_path: Path) -> None:
+def test_export_of_changed_weights_fails_before_reading_test(run: Run, tmp_path: Path) -> None:
     best = run.best()
-    kept = run.path / "trials" / best["trial_id"] / "best.safetensors"
-    right = checkpoint.load(kept)
+    checkpoint_path = run.path / "trials" / best["trial_id"] / "best.safetensors"
+    right = checkpoint.load(checkpoint_path)
     torch.manual_seed(0)
     wrong = {name: torch.randn(value.shape) for name, value in right["parameters"].items()}
     before = openings(run)
-    checkpoint.save(kept, right | {"parameters": wrong})
+    checkpoint.save(checkpoint_path, right | {"parameters": wrong})
     try:
         with pytest.raises(RunError, match="its weights or the data have changed"):
             export(run, tmp_path / "model")
     finally:
-        checkpoint.save(kept, right)
+        checkpoint.save(checkpoint_path, right)
     assert openings(run) == before
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_taken_and_an_unknown_trial_are_refused(run: Run, exported: Path, tmp_path: Path) -> None:
+def test_export_to_nonempty_folder_or_unknown_trial_raises(run: Run, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is there already and not empty; export to another folder"):
         export(run, exported)
     with pytest.raises(RunError, match=r"no trial 'fine_tun' has ended; did you mean 'fine_tune'\?"):
         export(run, tmp_path / "model", trial="fine_tun")
 
 
-def test_export_trains_with_the_function_that_the_workers_use() -> None:
+def test_export_retrains_with_the_workers_train_function() -> None:
     from raysearch.export import retrain
 
     assert retrain.train is train
 
 
-def test_every_arm_is_scored_on_test_once_its_choosing_is_over(run: Run) -> None:
+def test_final_scores_every_arm_on_test_once(run: Run) -> None:
     before = openings(run)
     scored = list(final(run))
     assert [trial_id.split("-")[0] for trial_id, _, _ in scored] == ["search", "fine_tune"]

@@ -21,7 +21,7 @@ ALL = [0, 1, 2]
 LOSSES = [[2.0, 7.0, 3.0, 0.5], [1.5, 6.5, 3.5, 0.4], [1.0, 6.4, 2.0, 0.45], [0.9, 6.0, 2.2, 0.3], [0.8, 5.0, 2.1, 0.2]]
 
 
-def make(name: str, **settings: Any) -> Weighting:
+def make_weighting(name: str, **settings: Any) -> Weighting:
     weighting: Weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings(**settings))
     return weighting
 
@@ -49,8 +49,8 @@ def gradients(seed: int = 0) -> Tensor:
 # ---- from losses ----
 
 
-def test_uncertainty_descends_on_the_sum_of_losses_over_variances_and_log_variances() -> None:
-    weighting = make("uncertainty", lr_uncertainty=0.1)
+def test_uncertainty_follows_gradient_of_its_objective() -> None:
+    weighting = make_weighting("uncertainty", lr_uncertainty=0.1)
     s = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     for losses in LOSSES:
         (gradient,) = torch.autograd.grad((torch.exp(-s) * tensor(losses) + s).sum(), s)
@@ -60,8 +60,8 @@ def test_uncertainty_descends_on_the_sum_of_losses_over_variances_and_log_varian
     assert weights(weighting) == pytest.approx(shares(torch.exp(-s).tolist()))
 
 
-def test_uncertainty_is_torchjds_of_twice_the_rate() -> None:
-    weighting, theirs = make("uncertainty", lr_uncertainty=0.05), scalarization.UW(4).double()
+def test_uncertainty_equals_torchjd_at_twice_the_rate() -> None:
+    weighting, theirs = make_weighting("uncertainty", lr_uncertainty=0.05), scalarization.UW(4).double()
     for losses in LOSSES:
         theirs.zero_grad()
         theirs(tensor(losses)).backward()
@@ -71,15 +71,15 @@ def test_uncertainty_is_torchjds_of_twice_the_rate() -> None:
     assert weights(weighting) == pytest.approx(shares(torch.exp(-theirs.log_var).tolist()))
 
 
-def test_uncertainty_settles_at_the_logarithm_of_each_loss_and_moves_sampled_tasks_alone() -> None:
-    weighting = make("uncertainty", lr_uncertainty=0.1)
+def test_uncertainty_sampled_weights_converge_to_inverse_loss() -> None:
+    weighting = make_weighting("uncertainty", lr_uncertainty=0.1)
     for _ in range(2000):
         weighting.learn([0, 2], Seen(tensor([2.0, 7.0, 0.5])))
     assert weights(weighting) == pytest.approx(shares([1 / 2, 1 / 7, 1, 1 / 0.5]))
 
 
-def test_dwa_is_torchjds_with_a_window_for_an_epoch() -> None:
-    weighting, theirs = make("dwa", dwa_window=2, dwa_temperature=1.5), scalarization.DWA(1.5)
+def test_dwa_equals_torchjd_with_window_as_epoch() -> None:
+    weighting, theirs = make_weighting("dwa", dwa_window=2, dwa_temperature=1.5), scalarization.DWA(1.5)
     for number in range(9):
         losses = tensor(LOSSES[number % 5]) * (1 + number)
         values = losses.clone().requires_grad_()
@@ -91,29 +91,32 @@ def test_dwa_is_torchjds_with_a_window_for_an_epoch() -> None:
     assert weights(weighting) != pytest.approx([0.25] * 4)
 
 
-def test_dwa_by_hand() -> None:
-    weighting = make("dwa", dwa_window=1, dwa_temperature=2.0)
+def test_dwa_weights_match_hand_values() -> None:
+    weighting = make_weighting("dwa", dwa_window=1, dwa_temperature=2.0)
     weighting.learn(ALL, Seen(tensor([2.0, 4.0, 1.0, 1.0])))
     assert weights(weighting) == [0.25] * 4
     weighting.learn(ALL, Seen(tensor([1.0, 4.0, 2.0, 1.0])))
     assert weights(weighting) == pytest.approx(shares([math.exp(r / 2) for r in (0.5, 1.0, 2.0, 1.0)]))
 
 
-def test_rlw_is_a_softmax_of_gaussians_drawn_at_each_step() -> None:
-    weighting = make("rlw", objectives_per_step=0)
+def test_rlw_weights_are_softmax_of_new_gaussians_each_step() -> None:
+    weighting = make_weighting("rlw", objectives_per_step=0)
     generator, again = Generator().manual_seed(3), Generator().manual_seed(3)
-    seen = []
+    drawn_weights = []
     for _ in range(3):
         sampled = weighting.sample(generator)
         drawn = torch.randn(4, generator=again, dtype=torch.float64).exp()
         assert weights(weighting, sampled) == pytest.approx(shares(drawn.tolist()))
-        seen.append(tuple(weights(weighting)))
-    assert len(set(seen)) == 3
+        drawn_weights.append(tuple(weights(weighting)))
+    assert len(set(drawn_weights)) == 3
     assert weights(weighting, [1]) == pytest.approx(shares([float(drawn[0]), float(drawn[2])]))
 
 
-def test_famo_is_torchjds_with_losses_before_and_after_each_update() -> None:
-    weighting, theirs = make("famo", lr_famo=0.1, famo_decay=0.01), scalarization.FAMO(4, lr=0.1, weight_decay=0.01)
+def test_famo_equals_torchjd_with_losses_around_each_update() -> None:
+    weighting, theirs = (
+        make_weighting("famo", lr_famo=0.1, famo_decay=0.01),
+        scalarization.FAMO(4, lr=0.1, weight_decay=0.01),
+    )
     theirs.double()
     for before, after in zip(LOSSES, LOSSES[1:] + LOSSES[:1], strict=True):
         values = tensor(before).requires_grad_()
@@ -129,15 +132,15 @@ def test_famo_is_torchjds_with_losses_before_and_after_each_update() -> None:
 # ---- from gradients ----
 
 
-def test_gradnorm_descends_on_the_distance_of_norms_from_their_targets() -> None:
-    weighting = make("gradnorm", gradnorm_alpha=1.5, lr_gradnorm=0.01)
+def test_gradnorm_follows_gradient_of_its_objective() -> None:
+    weighting = make_weighting("gradnorm", gradnorm_alpha=1.5, lr_gradnorm=0.01)
     w, first = torch.ones(4, dtype=torch.float64), tensor(LOSSES[0])
     for number, losses in enumerate(LOSSES):
         g = gradients(number)
         assert weighting.asks(number + 1) == Asks(gradients="norms")
         weighting.learn(ALL, Seen(tensor(losses), gramian=(g @ g.T).diagonal().diag()))
         w.requires_grad_()
-        G = torch.stack([(weight * own).norm() for weight, own in zip(w, g, strict=True)])
+        G = torch.stack([(weight * g_k).norm() for weight, g_k in zip(w, g, strict=True)])
         rates = tensor(losses) / first
         target = (G.mean() * (rates / rates.mean()) ** 1.5).detach()
         (gradient,) = torch.autograd.grad((G - target).abs().sum(), w)
@@ -146,57 +149,57 @@ def test_gradnorm_descends_on_the_distance_of_norms_from_their_targets() -> None
     assert weights(weighting) == pytest.approx((w / 4).tolist())
 
 
-def test_gradnorm_without_alpha_makes_norms_alike() -> None:
-    weighting = make("gradnorm", gradnorm_alpha=0.0, lr_gradnorm=1e-3)
+def test_gradnorm_alpha_zero_equalises_gradient_norms() -> None:
+    weighting = make_weighting("gradnorm", gradnorm_alpha=0.0, lr_gradnorm=1e-3)
     norms = [1.0, 2.0, 4.0, 0.5]
     for _ in range(4000):
         weighting.learn(ALL, Seen(tensor([1.0] * 4), gramian=torch.diag(tensor(norms) ** 2)))
     assert weights(weighting) == pytest.approx(shares([1 / norm for norm in norms]), rel=0.02)
 
 
-def compared(*objectives: float, end_task: float = 1.0) -> Seen:
+def similarity_observation(*objectives: float, end_task: float = 1.0) -> Seen:
     return Seen(tensor([1.0] * 4), Scores(tensor(objectives), end_task, 0.0))
 
 
-def test_ol_aux_moves_every_n_steps_by_the_similarities_of_these_steps() -> None:
-    weighting = make("ol_aux", ol_aux_steps=2, lr_ol_aux=0.5, lambda_e=0.4)
+def test_ol_aux_updates_every_n_steps_from_summed_similarities() -> None:
+    weighting = make_weighting("ol_aux", ol_aux_steps=2, lr_ol_aux=0.5, lambda_e=0.4)
     assert weights(weighting) == pytest.approx([0.4, 0.2, 0.2, 0.2])
     for number, values in enumerate([(0.5, -0.5, -2.0), (0.1, -0.1, -2.0), (1.0, 1.0, 1.0)]):
         assert weighting.asks(number + 1) == Asks(compare="end_task")
-        weighting.learn(ALL, compared(*values))
+        weighting.learn(ALL, similarity_observation(*values))
     u = [1 + 0.5 * 0.6, 1 - 0.5 * 0.6, 0.0]  # the third would be -1
     assert weights(weighting) == pytest.approx(shares([0.4, *(0.6 * value / 3 for value in u)]))
 
 
-def test_ol_aux_trains_the_end_task_alone_when_every_weight_is_zero() -> None:
-    weighting = make("ol_aux", ol_aux_steps=1, lr_ol_aux=1.0)
-    weighting.learn(ALL, compared(-2.0, -2.0, -2.0))
+def test_ol_aux_all_zero_weights_train_the_end_task_only() -> None:
+    weighting = make_weighting("ol_aux", ol_aux_steps=1, lr_ol_aux=1.0)
+    weighting.learn(ALL, similarity_observation(-2.0, -2.0, -2.0))
     assert weights(weighting) == [1, 0, 0, 0]
     assert weighting.coefficients(ALL).objectives.tolist() == pytest.approx([1 / 3] * 3)
 
 
-def test_dga_is_an_exponentiated_gradient_and_its_moving_average() -> None:
-    weighting = make("dga", lr_dga=0.7, dga_ema=0.25, dga_every=3, lambda_e=0.6)
+def test_dga_is_exponentiated_gradient_with_moving_average() -> None:
+    weighting = make_weighting("dga", lr_dga=0.7, dga_ema=0.25, dga_every=3, lambda_e=0.6)
     assert [weighting.asks(step).compare for step in (1, 2, 3, 6)] == ["", "", "own_head", "own_head"]
     alpha, average = [1 / 3] * 3, [1 / 3] * 3
     for values in ((0.5, -0.5, 0.1), (0.4, 0.2, -0.3), (1.0, 0.0, 0.0)):
-        weighting.learn(ALL, compared(*values))
+        weighting.learn(ALL, similarity_observation(*values))
         weighting.learn(ALL, Seen(tensor([1.0] * 4)))  # a step between looks
         alpha = shares([a * math.exp(0.7 * value) for a, value in zip(alpha, values, strict=True)])
         average = [0.75 * old + 0.25 * new for old, new in zip(average, alpha, strict=True)]
     assert weights(weighting) == pytest.approx([0.6, *(0.4 * a for a in average)])
 
 
-def test_dga_without_moving_average_is_doges_mirror_descent() -> None:
-    weighting = make("dga", lr_dga=0.7, dga_ema=1.0, lambda_e=0.5)
-    weighting.learn(ALL, compared(0.5, -0.5, 0.1))
+def test_dga_without_moving_average_equals_doge() -> None:
+    weighting = make_weighting("dga", lr_dga=0.7, dga_ema=1.0, lambda_e=0.5)
+    weighting.learn(ALL, similarity_observation(0.5, -0.5, 0.1))
     assert weights(weighting)[1:] == pytest.approx(
         [w / 2 for w in shares([math.exp(0.7 * v) for v in (0.5, -0.5, 0.1)])]
     )
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_bargain_gives_each_gradient_its_preference_of_the_gain(seed: int) -> None:
+def test_bargain_splits_gain_by_preferences(seed: int) -> None:
     g = gradients(seed)
     p = tensor(shares([1.0, 2.0, 0.1, 3.0]))
     alpha = bargain(g @ g.T, p)
@@ -205,24 +208,24 @@ def test_a_bargain_gives_each_gradient_its_preference_of_the_gain(seed: int) -> 
     assert (alpha @ g).norm().item() == pytest.approx(1)
 
 
-def test_a_bargain_of_gradients_that_cancel_is_finite() -> None:
+def test_bargain_of_opposite_gradients_is_finite() -> None:
     g = tensor([[1.0, 0.0], [-1.0, 0.0]])
     assert bargain(g @ g.T, tensor([0.5, 0.5])).isfinite().all()
 
 
-def test_the_hypergradient_is_the_slope_of_the_loss_in_the_preferences() -> None:
-    g, along = gradients(), tensor([0.3, -0.2, 0.5, 0.1])
+def test_hypergradient_equals_finite_differences() -> None:
+    g, direction = gradients(), tensor([0.3, -0.2, 0.5, 0.1])
     p = tensor(shares([1.0, 2.0, 0.5, 3.0]))
-    found = hypergradient(g @ g.T, p, along)
+    computed = hypergradient(g @ g.T, p, direction)
     for k in range(4):
         step = torch.zeros(4, dtype=torch.float64)
         step[k] = 1e-5
         up, down = bargain(g @ g.T, p + step), bargain(g @ g.T, p - step)
-        assert float(found[k]) == pytest.approx(float(-along @ (up - down)) / 2e-5, rel=1e-4)
+        assert float(computed[k]) == pytest.approx(float(-direction @ (up - down)) / 2e-5, rel=1e-4)
 
 
-def test_auxinash_weighs_a_step_by_the_bargain_of_its_own_gradients() -> None:
-    weighting = make("auxinash", preference_every=2)
+def test_auxinash_weights_use_gradients_of_current_step() -> None:
+    weighting = make_weighting("auxinash", preference_every=2)
     assert weighting.settles
     assert [weighting.asks(step).compare for step in (1, 2)] == ["", "own_head"]
     g = gradients() * tensor([[1.0], [30.0], [0.1], [1.0]])
@@ -232,8 +235,8 @@ def test_auxinash_weighs_a_step_by_the_bargain_of_its_own_gradients() -> None:
     assert shares(gains.tolist()) == pytest.approx([0.25] * 4, abs=1e-6)
 
 
-def test_auxinash_prefers_what_helps_on_meta_dev_and_gives_a_silent_task_no_part() -> None:
-    weighting = make("auxinash", lr_preference=0.05)
+def test_auxinash_prefers_helpful_tasks_and_drops_zero_gradients() -> None:
+    weighting = make_weighting("auxinash", lr_preference=0.05)
     assert isinstance(weighting, AuxiNash)
     G = torch.diag(tensor([1.0, 4.0, 9.0, 0.0]))
     for _ in range(5):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import ROWS, ZOO, Animal, classified, images
+from zoo import MODEL_ZOO, ROWS, ModelCase, classifier_case, images
 
 from raysearch.distributed import Ranks
 from raysearch.gradients import factors
@@ -9,37 +9,37 @@ from raysearch.gradients.capture import Capture
 from raysearch.gradients.jacobian import Explicit, Factored, explicit, factored
 
 
-@pytest.fixture(params=ZOO)
-def animal(request: pytest.FixtureRequest) -> Animal:
+@pytest.fixture(params=MODEL_ZOO)
+def model_case(request: pytest.FixtureRequest) -> ModelCase:
     torch.manual_seed(0)
-    return ZOO[request.param]()
+    return MODEL_ZOO[request.param]()
 
 
-def jacobians(animal: Animal, micro_batches: int = 1) -> tuple[Factored, Explicit, Capture]:
-    parameters, rows = list(animal.model.parameters()), torch.arange(ROWS)
-    capture = Capture(animal.model, parameters)
-    J = factored(animal.losses, rows, capture, Ranks(), micro_batches, check=1e-9)
-    return J, explicit(animal.losses, rows, parameters, coupled=False), capture
+def jacobians(model_case: ModelCase, micro_batches: int = 1) -> tuple[Factored, Explicit, Capture]:
+    parameters, rows = list(model_case.model.parameters()), torch.arange(ROWS)
+    capture = Capture(model_case.model, parameters)
+    J = factored(model_case.losses, rows, capture, Ranks(), micro_batches, check=1e-9)
+    return J, explicit(model_case.losses, rows, parameters, coupled=False), capture
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
 @pytest.mark.parametrize("budget", [1, 1 << 23])
-def test_factors_give_what_a_backward_for_each_row_gives(
-    animal: Animal, micro_batches: int, budget: int, monkeypatch: pytest.MonkeyPatch
+def test_factored_jacobian_equals_backward_per_example(
+    model_case: ModelCase, micro_batches: int, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(factors, "BUDGET", budget)
-    J, plain, capture = jacobians(animal, micro_batches)
+    J, plain, capture = jacobians(model_case, micro_batches)
     generator = torch.Generator().manual_seed(2)
     v = torch.randn(2, plain.J.shape[1], generator=generator, dtype=torch.float64)
-    for found, expected in zip(J.products(list(v)), plain.products(list(v)), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    for actual, expected in zip(J.products(list(v)), plain.products(list(v)), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
     for count in (1, 4):
         weights = torch.randn(count, ROWS, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(J.combine(weights), plain.combine(weights), rtol=1e-10, atol=1e-12)
-    assert set(capture.slow.values()) == animal.slow
+    assert set(capture.slow.values()) == model_case.slow
 
 
-def test_products_of_positions_and_of_gradients_are_the_same() -> None:
+def test_products_by_positions_equal_products_by_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def layer(x: Tensor, y: Tensor) -> factors.Layer:
@@ -58,15 +58,15 @@ def test_products_of_positions_and_of_gradients_are_the_same() -> None:
         torch.testing.assert_close(one * 60**power, sixty)
 
 
-def test_batch_norm_that_learns_is_refused() -> None:
-    animal = classified(
+def test_batch_norm_in_training_mode_raises() -> None:
+    model_case = classifier_case(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3)), images(3, 6)
     )
     with pytest.raises(ValueError, match="BatchNorm in training mode mixes the rows"):
-        jacobians(animal)
+        jacobians(model_case)
 
 
-class Borrowed(nn.Module):
+class SharedWeight(nn.Module):
     """Uses a child's weight behind its back as well."""
 
     def __init__(self) -> None:
@@ -77,31 +77,31 @@ class Borrowed(nn.Module):
         return self.inner(x) @ self.inner.weight[:3].T
 
 
-def test_a_gradient_that_is_not_the_plain_one_is_refused_with_its_layer() -> None:
-    animal = classified(Borrowed(), images(1, 5)[:, 0, 0])
+def test_wrong_layer_gradient_raises_naming_the_layer() -> None:
+    model_case = classifier_case(SharedWeight(), images(1, 5)[:, 0, 0])
     with pytest.raises(ValueError, match=r"inner \(Linear\): rows' gradients do not add up .* engine: backward"):
-        jacobians(animal)
+        jacobians(model_case)
 
 
-def test_reentrant_checkpointing_is_refused() -> None:
-    animal = ZOO["bert_sdpa"]()
-    animal.model.body.activation_checkpointing_enable({"use_reentrant": True})
-    animal.model.body.enable_input_require_grads()
+def test_reentrant_checkpointing_raises() -> None:
+    model_case = MODEL_ZOO["bert_sdpa"]()
+    model_case.model.body.activation_checkpointing_enable({"use_reentrant": True})
+    model_case.model.body.enable_input_require_grads()
     with pytest.raises(ValueError, match="use_reentrant=False"):
-        jacobians(animal)
+        jacobians(model_case)
 
 
-def test_ranks_share_layers_and_come_to_one_sum() -> None:
+def test_layer_products_split_over_ranks_sum_to_the_whole() -> None:
     torch.manual_seed(0)
-    J, plain, _ = jacobians(ZOO["bert_sdpa"]())
+    J, plain, _ = jacobians(MODEL_ZOO["bert_sdpa"]())
     v = torch.randn(2, plain.J.shape[1], dtype=torch.float64)
     parts = []
     for rank in range(3):
 
-        class Alone(Ranks):
+        class NoReduction(Ranks):
             def sum(self, value: Tensor) -> Tensor:
                 return value
 
-        parts.append(Factored(J.layers, J.m, Alone(rank=rank, world=3)).products(list(v)))
-    for found, expected in zip(zip(*parts, strict=True), plain.products(list(v)), strict=True):
-        torch.testing.assert_close(sum(found), expected)
+        parts.append(Factored(J.layers, J.m, NoReduction(rank=rank, world=3)).products(list(v)))
+    for actual, expected in zip(zip(*parts, strict=True), plain.products(list(v)), strict=True):
+        torch.testing.assert_close(sum(actual), expected)

@@ -30,7 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
 COUPLED = {"small_cnn_batch", "wide_resnet", "resnet", "regnet"}
 NAMES = ["end_task/none/full/end_task", "auxiliary/none/full/auxiliary_label", "auxiliary/rotate/full/rotation"]
 OBJECTIVES = [*NAMES, "end_task/noise/full/reconstruct"]
-ABOUT = {"shape": [3, 16, 16], "labels": ["a", "b", "c"], "auxiliary_labels": list("defgh")}
+METADATA = {"shape": [3, 16, 16], "labels": ["a", "b", "c"], "auxiliary_labels": list("defgh")}
 
 
 def plan(model: dict[str, Any]) -> TrialPlan:
@@ -38,9 +38,9 @@ def plan(model: dict[str, Any]) -> TrialPlan:
     return replace(tiny_plan(Path(), dropout=0.0), model=model, objectives=objectives)
 
 
-def network(name: str, **about: Any) -> ImageNetwork:
+def network(name: str, **metadata: Any) -> ImageNetwork:
     torch.manual_seed(0)
-    return ImageNetwork(plan(MODELS[name]), {**ABOUT, **about})
+    return ImageNetwork(plan(MODELS[name]), {**METADATA, **metadata})
 
 
 def pixels(b: int = 4) -> Tensor:
@@ -48,7 +48,7 @@ def pixels(b: int = 4) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_body_and_head_apart_give_the_logits_of_the_exported_model(name: str, tmp_path: Path) -> None:
+def test_image_body_and_head_logits_equal_exported_model(name: str, tmp_path: Path) -> None:
     parted = network(name).eval()
     hidden = parted.hidden(pixels())
     assert hidden.shape == (4, 1, parted.width)
@@ -64,7 +64,7 @@ def test_body_and_head_apart_give_the_logits_of_the_exported_model(name: str, tm
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_heads_give_what_their_outputs_predict_and_body_and_heads_part_the_parameters(name: str) -> None:
+def test_image_heads_have_output_shapes_and_disjoint_parameters(name: str) -> None:
     parted = network(name)
     hidden = parted.hidden(pixels())
     shapes = [tuple(head(hidden[:, 0]).shape) for head in parted.heads]
@@ -74,7 +74,7 @@ def test_heads_give_what_their_outputs_predict_and_body_and_heads_part_the_param
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_rows_are_coupled_where_it_says_so_and_nowhere_else(name: str) -> None:
+def test_couples_rows_flag_matches_the_network(name: str) -> None:
     parted = network(name)
     assert parted.couples_rows == (name in COUPLED)
     alone, together = parted.hidden(pixels()[:2])[0], parted.hidden(torch.cat([pixels()[:1], 3 * pixels()[2:]]))[0]
@@ -82,18 +82,18 @@ def test_rows_are_coupled_where_it_says_so_and_nowhere_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_no_layer_changes_the_output_of_another_in_place(name: str) -> None:
+def test_no_layer_modifies_another_output_in_place(name: str) -> None:
     parted = network(name)
-    seen: list[tuple[Tensor, int]] = []
+    outputs: list[tuple[Tensor, int]] = []
     for module in parted.body.modules():
         if not list(module.children()) and not isinstance(module, nn.Identity):
-            module.register_forward_hook(lambda _, __, out: seen.append((out, out._version)))
+            module.register_forward_hook(lambda _, __, out: outputs.append((out, out._version)))
     parted.hidden(pixels())
-    assert seen
-    assert all(out._version == version for out, version in seen)
+    assert outputs
+    assert all(out._version == version for out, version in outputs)
 
 
-def test_wide_resnets_have_the_papers_number_of_parameters() -> None:
+def test_wide_resnet_parameter_count_matches_the_paper() -> None:
     def millions(depth: int, widen: int) -> float:
         body = WideResNet(3, depth, widen, "batch", 0.0)
         return (sum(p.numel() for p in body.parameters()) + 64 * widen * 10 + 10) / 1e6
@@ -103,34 +103,34 @@ def test_wide_resnets_have_the_papers_number_of_parameters() -> None:
     assert millions(28, 10) == pytest.approx(36.5, abs=0.1)
 
 
-def test_own_networks_take_images_of_any_side() -> None:
+def test_built_in_backbones_accept_any_image_size() -> None:
     for side in (5, 8, 28, 36):
         for body in (SmallCNN(1, [4, 8, 8], "group", 0.0), WideResNet(1, 10, 1, "group", 0.0)):
             assert body(torch.zeros(2, 1, side, side)).ndim == 2
         assert Decoder(6, (3, side, side))(torch.zeros(2, 6)).shape == (2, 3, side, side)
 
 
-def test_a_loaded_model_gets_a_new_classifier_and_keeps_its_body(tmp_path: Path) -> None:
+def test_loaded_image_model_keeps_body_with_new_classifier(tmp_path: Path) -> None:
     config = AutoConfig.for_model(**RESNET, num_labels=7)
     torch.manual_seed(1)
     whole = AutoModelForImageClassification.from_config(config)
     whole.save_pretrained(tmp_path)
-    loaded = ImageNetwork(plan({"path": str(tmp_path)}), ABOUT)
+    loaded = ImageNetwork(plan({"path": str(tmp_path)}), METADATA)
     assert loaded.end_task.linear.out_features == 3
-    kept = dict(loaded.body.named_parameters())
+    loaded_parameters = dict(loaded.body.named_parameters())
     for name, parameter in whole.named_parameters():
-        assert not name.startswith("resnet.") or torch.equal(kept[f"whole.{name}"], parameter)
+        assert not name.startswith("resnet.") or torch.equal(loaded_parameters[f"whole.{name}"], parameter)
 
 
-def test_a_model_that_takes_other_images_is_refused(tmp_path: Path) -> None:
+def test_image_model_of_other_input_size_is_rejected(tmp_path: Path) -> None:
     config = AutoConfig.for_model("vit", **VIT, image_size=32, num_labels=3)
     AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"ViTForImageClassification takes no images of 3 x 16 x 16: .*32"):
-        ImageNetwork(plan({"path": str(tmp_path)}), ABOUT)
+        ImageNetwork(plan({"path": str(tmp_path)}), METADATA)
 
 
 @pytest.mark.parametrize("side", [10, 28, 36])
-def test_lenet_gives_features_of_images_of_any_side(side: int) -> None:
+def test_lenet_accepts_any_image_size(side: int) -> None:
     body, linear, place = parted({"image": "lenet", "widths": [4, 6, 7]}, 3, (1, side, side), 0.0)
     assert place == ""
     assert linear(body(torch.randn(2, 1, side, side))).shape == (2, 3)

@@ -35,14 +35,14 @@ def objective(name: str) -> Objective:
     return Objective(**dict(zip(IMAGE_STAGES, name.split("/"), strict=True)))
 
 
-def test_every_declared_image_primitive_is_implemented_and_no_other() -> None:
+def test_declared_image_primitives_are_exactly_the_implemented() -> None:
     built = {"data": IMAGE_DATA, "transform": IMAGE_TRANSFORMS, "representation": IMAGE_REPRESENTATIONS}
     assert {stage: set(IMAGE_STAGES[stage]) for stage in built} == {stage: set(names) for stage, names in built.items()}
     assert set(IMAGE_STAGES["output"]) <= set(OUTPUTS)
 
 
 @pytest.mark.parametrize("name", IMAGE_TRANSFORMS)
-def test_a_transform_leaves_its_input_and_is_a_function_of_the_generator(name: str) -> None:
+def test_image_transform_is_pure_and_seeded(name: str) -> None:
     pixels = images()
     before = pixels.clone()
     first, again, other = (IMAGE_TRANSFORMS[name](pixels, 0.25, Generator().manual_seed(seed)) for seed in (2, 2, 3))
@@ -54,7 +54,7 @@ def test_a_transform_leaves_its_input_and_is_a_function_of_the_generator(name: s
     assert torch.equal(first.pixels[unchanged], first.original[unchanged])
 
 
-def test_crop_flip_of_an_image_is_a_window_of_the_padded_one_or_of_its_mirror() -> None:
+def test_crop_flip_is_a_window_of_the_padded_or_mirrored_image() -> None:
     pixels = images(8)
     view = IMAGE_TRANSFORMS["crop_flip"](pixels, 0.25, Generator().manual_seed(0))
     wide = nn.functional.pad(pixels, (2, 2, 2, 2))
@@ -63,7 +63,7 @@ def test_crop_flip_of_an_image_is_a_window_of_the_padded_one_or_of_its_mirror() 
         assert any(torch.equal(moved, w) or torch.equal(moved, w.flip(2)) for w in windows)
 
 
-def test_patch_mask_puts_the_mean_on_its_share_of_whole_patches() -> None:
+def test_patch_mask_replaces_whole_patches_by_the_mean() -> None:
     view = IMAGE_TRANSFORMS["patch_mask"](images(400), 0.25, Generator().manual_seed(0))
     assert (view.pixels[view.changed[:, None].expand_as(view.pixels)] == 0).all()
     whole = view.changed.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).float().mean(3)
@@ -71,12 +71,12 @@ def test_patch_mask_puts_the_mean_on_its_share_of_whole_patches() -> None:
     assert whole.mean().item() == pytest.approx(0.25, abs=0.01)
 
 
-def test_noise_has_its_deviation() -> None:
+def test_noise_has_the_declared_standard_deviation() -> None:
     view = IMAGE_TRANSFORMS["noise"](images(200), 0.25, Generator().manual_seed(0))
     assert (view.pixels - view.original).std().item() == pytest.approx(NOISE, rel=0.02)
 
 
-def test_rotate_turns_back_to_the_image() -> None:
+def test_rotate_is_undone_by_its_recorded_turns() -> None:
     pixels = images()
     view = IMAGE_TRANSFORMS["rotate"](pixels, 0.25, Generator().manual_seed(0))
     assert set(view.turns.tolist()) == {0, 1, 2, 3}
@@ -84,21 +84,21 @@ def test_rotate_turns_back_to_the_image() -> None:
         assert torch.equal(turned.rot90(-int(turns), (1, 2)), image)
 
 
-def test_masked_patches_hide_half_and_full_nothing() -> None:
+def test_masked_patches_hides_half_and_full_hides_nothing() -> None:
     hidden = IMAGE_REPRESENTATIONS["masked_patches"](images(400), Generator().manual_seed(0))
     assert hidden.float().mean().item() == pytest.approx(HIDDEN, abs=0.01)
     assert not IMAGE_REPRESENTATIONS["full"](images(), Generator()).any()
 
 
 @pytest.mark.parametrize("side", [8, 9, 28, 36])
-def test_patches_cover_images_of_any_side(side: int) -> None:
+def test_patches_cover_images_of_any_size(side: int) -> None:
     assert patches(images(2, side), 1.0, Generator()).all()
 
 
 # ---- batches ----
 
 
-def test_the_end_tasks_batch_is_normalised_and_not_augmented() -> None:
+def test_end_task_image_batch_is_normalised_without_augmentation() -> None:
     rows = torch.tensor([3, 5])
     group = BATCHES.plain(SPLIT, rows)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
@@ -107,7 +107,7 @@ def test_the_end_tasks_batch_is_normalised_and_not_augmented() -> None:
     assert group.targets.labels.tolist() == [3, 1]
 
 
-def test_labels_are_turns_for_rotation_and_the_images_own_otherwise() -> None:
+def test_rotation_labels_are_turns_and_other_labels_are_stored() -> None:
     turned = BATCHES.objective(objective("auxiliary/rotate/full/rotation"), 40, Generator().manual_seed(0))
     labelled = BATCHES.objective(objective("auxiliary/rotate/full/auxiliary_label"), 40, Generator().manual_seed(0))
     assert torch.equal(turned.inputs[0], labelled.inputs[0])
@@ -117,7 +117,7 @@ def test_labels_are_turns_for_rotation_and_the_images_own_otherwise() -> None:
         assert 0 <= int(turns) < 4
 
 
-def test_what_is_hidden_or_spoiled_is_what_is_to_be_given_back() -> None:
+def test_reconstruct_targets_select_the_hidden_pixels() -> None:
     masked = BATCHES.objective(objective("end_task/none/masked_patches/reconstruct"), 10, Generator().manual_seed(0))
     hidden = masked.targets.selected
     assert hidden.any()
@@ -129,7 +129,7 @@ def test_what_is_hidden_or_spoiled_is_what_is_to_be_given_back() -> None:
 
 
 @pytest.mark.parametrize("space", ["image", "image_td", "auxiliary_label"])
-def test_slices_of_all_ranks_are_the_batch(space: str) -> None:
+def test_image_batch_slices_of_all_ranks_form_the_batch(space: str) -> None:
     for one in load_space(space).objectives:
         group = BATCHES.objective(one, 7, Generator().manual_seed(0))
         parts = [group.slice(rank, 2) for rank in range(2)]
@@ -139,29 +139,29 @@ def test_slices_of_all_ranks_are_the_batch(space: str) -> None:
         assert torch.equal(parts[0].targets.selected, group.targets.selected[::2])
 
 
-def test_reconstruction_counts_only_the_pixels_asked_for() -> None:
+def test_reconstruct_loss_counts_only_selected_pixels() -> None:
     original = torch.zeros(2, 3, 4, 4)
     asked = torch.zeros(2, 4, 4, dtype=torch.bool)
     asked[0, 0, 0] = asked[1, :2] = True
-    given = torch.ones(2, 3, 4, 4)
-    given[0, :, 0, 0] = 2.0
-    given[:, :, 3] = 100.0  # not asked for
+    prediction = torch.ones(2, 3, 4, 4)
+    prediction[0, :, 0, 0] = 2.0
+    prediction[:, :, 3] = 100.0  # not asked for
     targets = Targets(original, asked, torch.empty(0), int(asked.sum()), rows_total=4)
-    loss = OUTPUTS["reconstruct"](torch.zeros(2, 1, 5), targets, lambda _: given)  # type: ignore[arg-type]
+    loss = OUTPUTS["reconstruct"](torch.zeros(2, 1, 5), targets, lambda _: prediction)  # type: ignore[arg-type]
     assert loss.item() == pytest.approx((4.0 + 1.0) / 4)
 
 
 # ---- scores ----
 
 
-def test_macro_f1_counts_a_class_that_does_not_occur_as_zero() -> None:
+def test_macro_f1_counts_an_absent_class_as_zero() -> None:
     labels, logits = torch.tensor([0, 0, 1]), torch.eye(3)[[0, 0, 1]]
     assert score("macro_f1", labels, logits) == pytest.approx(2 / 3)
     assert score("accuracy", labels, logits) == 1.0
     assert score("micro_f1", labels, logits) == 1.0
 
 
-def test_mean_auc_leaves_out_a_label_that_all_or_none_have() -> None:
+def test_mean_auc_skips_constant_labels() -> None:
     labels = torch.tensor([[1, 0, 1], [0, 0, 1], [1, 0, 0], [0, 0, 0]])
     logits = torch.tensor([[2.0, 1.0, 0.0], [1.0, 5.0, 1.0], [3.0, 2.0, 2.0], [0.0, 1.0, 3.0]])
     assert score("mean_auc", labels, logits) == pytest.approx((1.0 + 0.0) / 2)
@@ -169,6 +169,6 @@ def test_mean_auc_leaves_out_a_label_that_all_or_none_have() -> None:
     assert math.isfinite(score("macro_f1", labels, logits))
 
 
-def test_mean_auc_of_one_label_is_the_mean_over_classes() -> None:
+def test_mean_auc_of_single_label_averages_over_classes() -> None:
     labels, logits = torch.tensor([0, 1, 0, 1]), torch.tensor([[2.0, 0], [0, 1], [1, 0], [0, 3.0]])
     assert score("mean_auc", labels, logits) == 1.0

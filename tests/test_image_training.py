@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures_of import picture
-from resuming import resumed_bit_equal
+from pictures_of import noise_image
+from resuming import assert_resume_is_bit_equal
 from tiny import tiny_plan
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -71,7 +71,7 @@ def said(report: Report) -> dict[str, Any]:
         ("meta_tartan", "none", "joint"),
     ],
 )
-def test_methods_train_on_images_to_their_last_step(
+def test_methods_train_on_images_to_the_last_step(
     data: Path, tmp_path: Path, weighting: str, surgery: str, schedule: str
 ) -> None:
     reports = list(train(plan(data, weighting, surgery, schedule=schedule), folder=tmp_path))
@@ -79,19 +79,19 @@ def test_methods_train_on_images_to_their_last_step(
     assert all(0 <= report.evaluation["score"] <= 1 for report in reports)
 
 
-def test_every_objective_of_the_image_space_has_a_finite_loss(data: Path, tmp_path: Path) -> None:
+def test_every_image_objective_has_a_finite_loss(data: Path, tmp_path: Path) -> None:
     for number, objective in enumerate(load_space("image").objectives):
         one = replace(plan(data, steps=1, eval_every=1), objectives=(objective,))
         (report,) = train(one, folder=tmp_path / str(number))
         assert 0 < report.evaluation["aux_loss"] < 10, objective.name
 
 
-def test_a_body_with_batch_statistics_resumes_bit_equal(data: Path, tmp_path: Path) -> None:
-    end = resumed_bit_equal(plan(data, "aang", "attittud", steps=6), tmp_path)
+def test_body_with_batch_norm_resumes_bit_equal(data: Path, tmp_path: Path) -> None:
+    end = assert_resume_is_bit_equal(plan(data, "aang", "attittud", steps=6), tmp_path)
     assert any("running_mean" in name for name in end["parameters"])
 
 
-def test_the_step_sees_the_end_tasks_images_as_they_are(data: Path, tmp_path: Path) -> None:
+def test_end_task_images_are_normalised_and_deterministic(data: Path, tmp_path: Path) -> None:
     trial = Trial(plan(data), TrialFolder(tmp_path), Ranks())
     first, second = (trial.batches.plain(trial.splits("train"), torch.arange(4)).inputs[0] for _ in range(2))
     assert torch.equal(first, second)
@@ -131,7 +131,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return request.param, run, folder
 
 
-def test_an_exported_image_model_scores_as_the_trial_did_and_can_be_trained_again(
+def test_exported_image_model_reproduces_the_trial_score(
     exported: tuple[str, Run, Path],
 ) -> None:
     _, run, folder = exported
@@ -145,7 +145,7 @@ def test_an_exported_image_model_scores_as_the_trial_did_and_can_be_trained_agai
     assert again.resolve("search", {}, number=0, seed=0, labels=["1", "8", "9"]).key[:6] in run.best()["trial_id"]
 
 
-def test_an_exported_image_model_gives_the_logits_of_the_trained_network(exported: tuple[str, Run, Path]) -> None:
+def test_exported_image_model_logits_equal_trained_network(exported: tuple[str, Run, Path]) -> None:
     _, run, folder = exported
     best = run.best()
     trained = TrialPlan.from_json(json.dumps(best["plan"]))
@@ -161,12 +161,10 @@ def test_an_exported_image_model_gives_the_logits_of_the_trained_network(exporte
     assert loaded.labels == ["1", "8", "9"]
 
 
-def test_an_exported_image_model_takes_pictures_as_users_have_them(
-    exported: tuple[str, Run, Path], tmp_path: Path
-) -> None:
+def test_exported_image_model_accepts_files_arrays_and_images(exported: tuple[str, Run, Path], tmp_path: Path) -> None:
     kind, _, folder = exported
     loaded = raysearch.load_image_model(folder)
-    shown = picture(0, 100, side=20, colour=False)
+    shown = noise_image(0, 100, side=20, colour=False)
     shown.save(tmp_path / "shown.png")
     said = loaded.predict([shown, tmp_path / "shown.png", np.asarray(shown), str(tmp_path / "shown.png")])
     assert all(one == pytest.approx(said[0]) for one in said)
@@ -180,7 +178,7 @@ def test_an_exported_image_model_takes_pictures_as_users_have_them(
         assert AutoModelForImageClassification.from_pretrained(folder).config.id2label == {0: "1", 1: "8", 2: "9"}
 
 
-def test_a_folder_without_an_image_model_is_refused(tmp_path: Path) -> None:
+def test_load_image_model_from_empty_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no exported model"):
         raysearch.load_image_model(tmp_path)
 
@@ -206,12 +204,12 @@ def test_a_folder_without_an_image_model_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_text_and_images_do_not_go_together(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_search_mixing_text_and_images_is_rejected(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         Search.from_dict({**declared(MODELS["own"], tmp_path), **change})
 
 
-def test_an_image_search_is_read_back_as_it_was_declared(tmp_path: Path) -> None:
+def test_image_search_round_trips_through_json(tmp_path: Path) -> None:
     for model in ("small_cnn", "wrn_22_4", "resnet18", {"timm": "resnet18"}, MODELS["own"]):
         task = {"kind": "image", "name": "pets", "train": "t.parquet", "classes": ["a", "b"], "auxiliary": "rest"}
         search = Search.from_dict(
@@ -229,7 +227,7 @@ def test_an_image_search_is_read_back_as_it_was_declared(tmp_path: Path) -> None
         ("representation", "[bidirectional]", "unknown primitive 'bidirectional'"),
     ],
 )
-def test_an_image_space_that_cannot_work_is_refused(tmp_path: Path, stage: str, primitives: str, message: str) -> None:
+def test_unusable_image_space_is_rejected(tmp_path: Path, stage: str, primitives: str, message: str) -> None:
     stages = {
         "data": "[end_task]",
         "transform": "[rotate]",
@@ -242,10 +240,10 @@ def test_an_image_space_that_cannot_work_is_refused(tmp_path: Path, stage: str, 
         load_space(tmp_path / "mine.yaml")
 
 
-def test_several_labels_at_once_are_learned_scored_and_exported(tmp_path: Path) -> None:
+def test_multi_label_images_are_trained_scored_and_exported(tmp_path: Path) -> None:
     lines = ["image,edema,effusion"]
     for i in range(60):
-        picture(i, 60 + 120 * (i % 2), colour=False).save(tmp_path / f"{i}.png")
+        noise_image(i, 60 + 120 * (i % 2), colour=False).save(tmp_path / f"{i}.png")
         lines.append(f"{i}.png,{i % 2},{i // 2 % 2}")
     (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
     task = {"kind": "image", "name": "chests", "train": "train.csv", "labels": ["edema", "effusion"]}

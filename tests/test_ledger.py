@@ -48,7 +48,7 @@ def ledger(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_fresh_run_has_every_table_with_its_declared_columns(ledger, table):
+def test_new_run_has_every_table_with_declared_columns(ledger, table):
     assert read_table(ledger.folder, table).schema.equals(TABLES[table], check_metadata=True)
     pattern = str(ledger.folder / "tables" / table / "*.parquet")
     assert duckdb.sql(f"SELECT * FROM '{pattern}'").columns == TABLES[table].names
@@ -57,7 +57,7 @@ def test_a_fresh_run_has_every_table_with_its_declared_columns(ledger, table):
     assert set(KEYS[table]) <= set(TABLES[table].names)
 
 
-def test_rows_are_read_in_the_order_of_writing_from_parts_and_journal_alike(ledger):
+def test_rows_are_read_in_write_order_across_compaction(ledger):
     for step in range(12):
         ledger.append("evaluations", [{"step": step, "split": "select_dev"}], fill=of(0), durable=True)
         if step % 4 == 3:
@@ -65,7 +65,7 @@ def test_rows_are_read_in_the_order_of_writing_from_parts_and_journal_alike(ledg
     assert read_table(ledger.folder, "evaluations")["step"].to_pylist() == list(range(12))
 
 
-def test_columns_left_out_come_from_fill_or_the_clock_or_are_null(ledger):
+def test_missing_columns_are_filled_or_null(ledger):
     before = datetime.now(UTC)
     ledger.append("evaluations", [{"step": 1, "split": "select_dev", "attempt": 3}], fill=of(7), durable=True)
     (row,) = read_table(ledger.folder, "evaluations").to_pylist()
@@ -73,7 +73,7 @@ def test_columns_left_out_come_from_fill_or_the_clock_or_are_null(ledger):
     assert before <= row["time"] <= datetime.now(UTC)
 
 
-def test_arrow_batches_are_taken_as_they_are(ledger):
+def test_append_accepts_arrow_batches(ledger):
     batch = pa.RecordBatch.from_pylist(
         [{"step": 5, "kind": "objective", "stage": "", "name": "a", "weight": 1.0}],
         schema=pa.schema([WEIGHTS.field(name) for name in ("step", "kind", "stage", "name", "weight")]),
@@ -82,14 +82,14 @@ def test_arrow_batches_are_taken_as_they_are(ledger):
     assert read_table(ledger.folder, "weights").select(batch.schema.names).to_pylist() == batch.to_pylist()
 
 
-def test_a_buffered_row_is_on_disk_after_flush_and_not_before(ledger):
+def test_buffered_rows_are_on_disk_after_flush(ledger):
     ledger.append("evaluations", evaluations(3), fill=of(0))
     assert len(read_table(ledger.folder, "evaluations")) == 0
     ledger.flush()
     assert len(read_table(ledger.folder, "evaluations")) == 3
 
 
-def test_rows_are_written_of_themselves_when_they_are_many_or_old(ledger, monkeypatch):
+def test_rows_are_flushed_automatically_by_count_or_age(ledger, monkeypatch):
     monkeypatch.setattr(ledger_module, "FLUSH_ROWS", 10)
     ledger.append("evaluations", evaluations(11), fill=of(0))
     assert len(read_table(ledger.folder, "evaluations")) == 11
@@ -112,7 +112,7 @@ def test_rows_are_written_of_themselves_when_they_are_many_or_old(ledger, monkey
         ("trials", {}, "rows of trials are written by commit"),
     ],
 )
-def test_a_row_that_is_not_of_the_schema_is_refused(ledger, table, row, problem):
+def test_row_outside_the_schema_is_rejected(ledger, table, row, problem):
     good = evaluations(1)[0] if table == "evaluations" else {}
     with pytest.raises(ValueError, match=problem):
         ledger.append(table, [{**good, **row}], fill=of(0))
@@ -123,7 +123,7 @@ def test_a_row_that_is_not_of_the_schema_is_refused(ledger, table, row, problem)
     assert len(read_table(ledger.folder, "evaluations")) == 0
 
 
-def test_a_commit_brings_the_rows_said_before_and_its_events(ledger):
+def test_commit_writes_buffered_rows_and_events(ledger):
     ledger.append("evaluations", evaluations(4), fill=of(0))
     ledger.commit(trial(0, attempts=2), [("told", {"score": 0.5})])
     assert len(read_table(ledger.folder, "evaluations")) == 4
@@ -134,7 +134,7 @@ def test_a_commit_brings_the_rows_said_before_and_its_events(ledger):
     assert (last[1]["event"], last[1]["detail"]) == ("told", '{"score": 0.5}')
 
 
-def test_the_rows_of_a_trial_are_on_disk_before_its_commit(ledger, monkeypatch):
+def test_rows_of_a_trial_are_written_before_its_commit(ledger, monkeypatch):
     order = []
     write = journal.write_segment
     monkeypatch.setattr(
@@ -147,7 +147,7 @@ def test_the_rows_of_a_trial_are_on_disk_before_its_commit(ledger, monkeypatch):
     assert order == ["evaluations", "trials", "events"]
 
 
-def test_a_trial_is_committed_once_and_never_again(ledger):
+def test_trial_is_committed_only_once(ledger):
     ledger.commit(trial(0))
     with pytest.raises(RunError, match="search-0000 has been committed before"):
         ledger.commit(trial(0, score=0.9))
@@ -167,7 +167,7 @@ def test_a_trial_is_committed_once_and_never_again(ledger):
         ({"epochs": 3}, "trials: unknown column 'epochs'"),
     ],
 )
-def test_a_trial_that_is_not_a_result_is_refused_and_may_be_committed_rightly(ledger, changed, problem):
+def test_invalid_trial_is_rejected_and_can_be_committed_later(ledger, changed, problem):
     with pytest.raises(ValueError, match=problem):
         ledger.commit(trial(0, **changed))
     assert ledger.committed == set()
@@ -175,7 +175,7 @@ def test_a_trial_that_is_not_a_result_is_refused_and_may_be_committed_rightly(le
     assert ledger.committed == {"search-0000"}
 
 
-def test_a_second_writer_is_told_who_writes(ledger):
+def test_second_writer_error_names_the_first(ledger):
     code = f"from raysearch.storage.ledger import Ledger; Ledger.open({str(ledger.folder)!r})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert other.returncode == 1
@@ -184,14 +184,14 @@ def test_a_second_writer_is_told_who_writes(ledger):
     assert "is writing this run" in other.stderr.splitlines()[-1]
 
 
-def test_holder_is_this_process_while_the_ledger_is_open_and_nobody_after(ledger):
+def test_holder_is_this_process_only_while_ledger_is_open(ledger):
     assert isinstance(holder(ledger.folder), int)
     ledger.close()
     assert holder(ledger.folder) is None
     assert holder(ledger.folder / "nothing") is None
 
 
-def test_a_closed_ledger_writes_nothing(ledger):
+def test_closed_ledger_rejects_writes(ledger):
     ledger.close()
     ledger.close()
     with pytest.raises(RunError, match="the ledger is closed"):
@@ -200,7 +200,7 @@ def test_a_closed_ledger_writes_nothing(ledger):
         ledger.commit(trial(0))
 
 
-def test_compaction_empties_the_journal_and_keeps_every_row_once(ledger):
+def test_compaction_empties_journal_and_keeps_each_row_once(ledger):
     for number in range(5):
         ledger.append("evaluations", evaluations(10), fill=of(number))
         ledger.commit(trial(number))
@@ -212,7 +212,7 @@ def test_compaction_empties_the_journal_and_keeps_every_row_once(ledger):
         assert len(pl.read_parquet(ledger.folder / "tables" / table / "*.parquet")) == len(before[table])
 
 
-def test_a_part_only_grows_so_that_its_old_footer_stays_valid(ledger):
+def test_part_only_grows_and_old_footer_stays_valid(ledger):
     """What a reader knows of a file that it opens by name a second time must still be so (Polars does)."""
     rng = random.Random(0)
     path = journal.part_path(ledger.folder, "evaluations", 0)
@@ -227,7 +227,7 @@ def test_a_part_only_grows_so_that_its_old_footer_stays_valid(ledger):
         assert pq.read_metadata(path).num_rows == count
 
 
-def test_a_full_part_is_left_alone_and_another_begun(ledger, monkeypatch):
+def test_full_part_is_unchanged_and_a_new_part_starts(ledger, monkeypatch):
     monkeypatch.setattr(ledger_module, "PART_ROWS", 10)
     contents = []
     for number in range(4):
@@ -243,7 +243,7 @@ def test_a_full_part_is_left_alone_and_another_begun(ledger, monkeypatch):
         assert len(read_table(ledger.folder, "evaluations")) == 25
 
 
-def test_a_crash_between_growing_a_part_and_clearing_the_journal_doubles_nothing(ledger):
+def test_crash_during_compaction_duplicates_no_rows(ledger):
     ledger.append("evaluations", evaluations(5), fill=of(0))
     ledger.commit(trial(0))
     shutil.copytree(ledger.folder / "log", ledger.folder / "saved")
@@ -261,7 +261,7 @@ def test_a_crash_between_growing_a_part_and_clearing_the_journal_doubles_nothing
     assert list_segments(ledger.folder) == []
 
 
-def test_a_compaction_is_put_off_until_it_is_due(ledger, monkeypatch):
+def test_compaction_is_deferred_until_due(ledger, monkeypatch):
     monkeypatch.setattr(ledger_module, "COMPACT_SECONDS", 0.05)
     monkeypatch.setattr(ledger_module, "COMPACT_SHARE", 1.0)
     ledger.append("evaluations", evaluations(1), fill=of(0))
@@ -273,7 +273,7 @@ def test_a_compaction_is_put_off_until_it_is_due(ledger, monkeypatch):
     assert list_segments(ledger.folder, "evaluations") == []
 
 
-def test_a_segment_compacted_under_a_readers_hands_makes_it_begin_again(ledger, monkeypatch):
+def test_reader_retries_when_a_segment_is_compacted(ledger, monkeypatch):
     ledger.append("evaluations", evaluations(3), fill=of(0), durable=True)
     read = journal.read_segment
     calls = []
@@ -290,7 +290,7 @@ def test_a_segment_compacted_under_a_readers_hands_makes_it_begin_again(ledger, 
     assert len(read_table(ledger.folder, "evaluations")) == 3
 
 
-def test_a_damaged_segment_is_one_line_that_names_it(ledger):
+def test_damaged_segment_raises_one_line_naming_the_file(ledger):
     ledger.append("evaluations", evaluations(3), fill=of(0), durable=True)
     (segment,) = list_segments(ledger.folder, "evaluations")
     whole = segment.path.read_bytes()
@@ -302,7 +302,7 @@ def test_a_damaged_segment_is_one_line_that_names_it(ledger):
     segment.path.write_bytes(whole)
 
 
-def test_a_damaged_part_is_one_line_that_names_it(ledger):
+def test_damaged_part_raises_one_line_naming_the_file(ledger):
     ledger.append("evaluations", evaluations(300), fill=of(0))
     ledger.compact()
     path = journal.part_path(ledger.folder, "evaluations", 0)
@@ -316,7 +316,7 @@ def test_a_damaged_part_is_one_line_that_names_it(ledger):
     path.write_bytes(whole)
 
 
-def test_an_unfinished_file_is_passed_over_and_cleared_away_by_the_next_writer(ledger):
+def test_unfinished_file_is_ignored_and_removed_by_next_writer(ledger):
     ledger.append("evaluations", evaluations(3), fill=of(0), durable=True)
     unfinished = ledger.folder / "log" / "0000000099-evaluations-00000000.arrow.tmp"
     unfinished.write_bytes(b"half a seg")
@@ -326,7 +326,7 @@ def test_an_unfinished_file_is_passed_over_and_cleared_away_by_the_next_writer(l
         assert not unfinished.exists()
 
 
-def test_a_stranger_in_the_journal_is_named(ledger):
+def test_foreign_file_in_the_journal_is_named(ledger):
     stranger = ledger.folder / "log" / "notes.txt"
     stranger.write_text("mine")
     with pytest.raises(RunError, match=r"notes\.txt: not a segment of a raysearch journal"):
@@ -334,7 +334,7 @@ def test_a_stranger_in_the_journal_is_named(ledger):
     stranger.unlink()
 
 
-def test_tables_of_another_version_are_refused_by_name(ledger, monkeypatch):
+def test_tables_of_other_version_are_rejected_by_name(ledger, monkeypatch):
     ledger.append("evaluations", evaluations(1), fill=of(0), durable=True)
     old = EVALUATIONS.with_metadata({"table": "evaluations", "version": "0"})
     with monkeypatch.context() as patch:
@@ -351,13 +351,13 @@ def test_tables_of_another_version_are_refused_by_name(ledger, monkeypatch):
     journal.part_path(ledger.folder, "events", 1).unlink()
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_reading_a_folder_without_a_run_raises(tmp_path):
     with pytest.raises(RunError, match="not the folder of a run"):
         read_table(tmp_path, "trials")
 
 
-def test_many_threads_lose_no_row(ledger):
-    def say(number: int) -> None:
+def test_concurrent_threads_lose_no_rows(ledger):
+    def write_trial(number: int) -> None:
         for step in range(20):
             ledger.append(
                 "evaluations", [{"step": step, "split": "select_dev"}], fill=of(number), durable=step % 7 == 0
@@ -365,7 +365,7 @@ def test_many_threads_lose_no_row(ledger):
         ledger.commit(trial(number))
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(say, range(16)))
+        list(pool.map(write_trial, range(16)))
     rows = read_table(ledger.folder, "evaluations").to_pandas()
     assert (rows.groupby("trial_id")["step"].apply(list).map(sorted) == pd.Series([list(range(20))] * 16).values).all()
     assert len(set(read_table(ledger.folder, "trials")["trial_id"].to_pylist())) == 16
@@ -416,7 +416,7 @@ class Readers(threading.Thread):
 
 
 @pytest.mark.slow
-def test_a_writer_killed_at_any_moment_loses_no_commit_and_readers_never_fail(tmp_path):
+def test_killed_writer_loses_no_commit_and_readers_never_fail(tmp_path):
     rng, folder, acknowledged = random.Random(1), tmp_path / "run", []
     readers = Readers(folder)
     readers.start()

@@ -34,25 +34,25 @@ def network(model_type: str = "bert") -> TextNetwork:
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
-def test_body_and_head_apart_give_the_logits_of_the_exported_model(model_type: str, tmp_path: Path) -> None:
-    parted = network(model_type)
+def test_text_body_and_head_logits_equal_exported_model(model_type: str, tmp_path: Path) -> None:
+    text_network = network(model_type)
     tokens = torch.randint(4, 50, (2, 8), generator=Generator().manual_seed(0))
     real = torch.ones(2, 8, dtype=torch.bool)
     real[1, 5:] = False
     visible = REPRESENTATIONS["bidirectional"](real, Generator())
-    logits = parted.end_task(parted.hidden(tokens, visible))
-    parted.classifier().save_pretrained(tmp_path)
+    logits = text_network.end_task(text_network.hidden(tokens, visible))
+    text_network.classifier().save_pretrained(tmp_path)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(input_ids=tokens, attention_mask=real.long()).logits, logits)
 
 
 @pytest.mark.parametrize("model_type", ["albert", "deberta-v2"])
-def test_an_encoder_that_would_be_trained_wrongly_is_refused(model_type: str) -> None:
+def test_unsupported_encoder_is_rejected(model_type: str) -> None:
     with pytest.raises(ValueError, match=f"model_type '{model_type}'.* cannot be used"):
         TextNetwork(plan(model_type, embedding_size=32), classes=3, vocabulary_size=50)
 
 
-def test_a_position_under_left_to_right_does_not_depend_on_what_follows() -> None:
+def test_left_to_right_positions_ignore_later_tokens() -> None:
     body = network()
     tokens = torch.randint(4, 50, (1, 8), generator=Generator().manual_seed(0))
     changed = tokens.clone()
@@ -63,7 +63,7 @@ def test_a_position_under_left_to_right_does_not_depend_on_what_follows() -> Non
     assert (before[:, 5:] - after[:, 5:]).abs().max() > 1e-3
 
 
-def test_one_forward_for_many_masks_is_each_of_them_alone() -> None:
+def test_joint_forward_of_masks_equals_separate_forwards() -> None:
     body = network()
     tokens = torch.randint(4, 50, (3, 8), generator=Generator().manual_seed(0))
     real = torch.ones(1, 8, dtype=torch.bool)
@@ -73,7 +73,7 @@ def test_one_forward_for_many_masks_is_each_of_them_alone() -> None:
         torch.testing.assert_close(together[i : i + 1], body.hidden(tokens[i : i + 1], visible))
 
 
-def test_noise_is_on_the_embeddings_that_are_named_and_a_rows_own_however_rows_are_put_together() -> None:
+def test_embedding_noise_is_local_and_independent_of_batching() -> None:
     body = network()
     tokens = torch.randint(4, 50, (3, 8), generator=Generator().manual_seed(0))
     visible = torch.eye(8, dtype=torch.bool).expand(3, 8, 8)  # each position sees itself alone
@@ -87,30 +87,30 @@ def test_noise_is_on_the_embeddings_that_are_named_and_a_rows_own_however_rows_a
     torch.testing.assert_close(body.hidden(tokens, visible), plain)
 
 
-def test_denoising_heads_share_the_embeddings_and_nothing_else() -> None:
-    parted = network()
-    embedding = parted.body.get_input_embeddings().weight
-    first, second = parted.heads[0], parted.heads[1]
+def test_denoising_heads_share_only_the_embeddings() -> None:
+    text_network = network()
+    embedding = text_network.body.get_input_embeddings().weight
+    first, second = text_network.heads[0], text_network.heads[1]
     for head in (first, second):
         assert head.head.model.get_output_embeddings().weight is embedding
-    own = [{id(p) for p in head.parameters()} - {id(embedding)} for head in (first, second)]
-    assert own[0]
-    assert not own[0] & own[1]
+    unshared = [{id(p) for p in head.parameters()} - {id(embedding)} for head in (first, second)]
+    assert unshared[0]
+    assert not unshared[0] & unshared[1]
 
 
-def test_body_and_heads_part_the_parameters() -> None:
-    parted = network()
-    body, heads = parted.body_parameters(), parted.head_parameters()
-    assert len({id(p) for p in body + heads}) == len(body) + len(heads) == len(list(parted.parameters()))
-    assert len(parted.heads) == len(OBJECTIVES)
+def test_body_and_heads_partition_the_parameters() -> None:
+    text_network = network()
+    body, heads = text_network.body_parameters(), text_network.head_parameters()
+    assert len({id(p) for p in body + heads}) == len(body) + len(heads) == len(list(text_network.parameters()))
+    assert len(text_network.heads) == len(OBJECTIVES)
 
 
-def test_a_pretrained_model_is_read_and_cut_to_its_first_layers(tmp_path: Path) -> None:
+def test_pretrained_model_is_truncated_to_first_layers(tmp_path: Path) -> None:
     whole = network()
     whole.classifier().save_pretrained(tmp_path)
     loaded = TextNetwork(replace(plan(), model={"path": str(tmp_path), "layers": 1}), classes=3, vocabulary_size=50)
     assert loaded.config.num_hidden_layers == 1
-    kept = dict(loaded.body.named_parameters())
+    loaded_parameters = dict(loaded.body.named_parameters())
     for name, parameter in whole.body.named_parameters():
-        assert name not in kept or torch.equal(kept[name], parameter)
-    assert len(kept) < len(list(whole.body.parameters()))
+        assert name not in loaded_parameters or torch.equal(loaded_parameters[name], parameter)
+    assert len(loaded_parameters) < len(list(whole.body.parameters()))

@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import tiny_data, tiny_plan
+from tiny import prepare_tiny_task, tiny_plan
 
 from raysearch.config.environment import check_packages
 from raysearch.config.search_config import Search
@@ -15,8 +15,8 @@ from raysearch.schema.yaml_source import Node, plain
 from raysearch.search.resume import stored
 from raysearch.training.trainer import train
 
-PAGE = (Path(__file__).parent.parent / "docs" / "guide" / "spaces.md").read_text()
-GOOD = """\
+DOCS_PAGE = (Path(__file__).parent.parent / "docs" / "guide" / "spaces.md").read_text()
+VALID_FILE = """\
 def swap(tokens, selected, vocabulary, generator):
     return tokens
 
@@ -26,9 +26,9 @@ PRIMITIVES = {"transform": {"swap": swap}}
 
 
 @pytest.fixture
-def example(tmp_path: Path) -> Path:
+def space_file(tmp_path: Path) -> Path:
     """The space of docs/guide/spaces.md, its file beside it."""
-    blocks = dict(re.findall(r"^```(yaml|python)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+    blocks = dict(re.findall(r"^```(yaml|python)\n(.*?)^```", DOCS_PAGE, re.MULTILINE | re.DOTALL))
     (tmp_path / "my_primitives.py").write_text(blocks["python"])
     (tmp_path / "my_space.yaml").write_text(blocks["yaml"])
     return tmp_path / "my_space.yaml"
@@ -39,8 +39,8 @@ def search(space: Path, task: dict[str, str], runs: Path) -> Search:
     return Search.from_dict(declared | {"settings": {"include.transform.swap": True}})
 
 
-def test_the_file_of_the_page_is_read_and_its_space_survives_json(example: Path) -> None:
-    space = load_space(example)
+def test_documented_primitives_file_round_trips_through_json(space_file: Path) -> None:
+    space = load_space(space_file)
     assert space.own is not None
     assert space.own.stages["transform"]["swap"].startswith("Each selected token changes places")
     assert space.own.heads == {"length": 1}
@@ -48,15 +48,15 @@ def test_the_file_of_the_page_is_read_and_its_space_survives_json(example: Path)
     assert "end_task/swap/window/length" in {o.name for o in space.objectives}
 
 
-def test_the_objectives_of_the_page_train_and_a_plan_holds_no_code(
-    example: Path, tiny_task: dict[str, str], tmp_path: Path
+def test_documented_user_objectives_train_without_code_in_plan(
+    space_file: Path, tiny_task: dict[str, str], tmp_path: Path
 ) -> None:
-    declared = search(example, tiny_task, tmp_path / "runs")
+    declared = search(space_file, tiny_task, tmp_path / "runs")
     drawn = declared.resolve("search", {}, number=0, seed=0)
     assert len(drawn.objectives) == 16
     assert drawn.primitives["heads"] == {"length": 1}
     assert "def swap" not in drawn.to_json() + str(declared.to_dict())
-    data = tiny_data(tiny_task, tmp_path / "data")
+    data = prepare_tiny_task(tiny_task, tmp_path / "data")
     plan = replace(tiny_plan(data, steps=2), objectives=drawn.objectives, primitives=drawn.primitives)
     again = TrialPlan.from_json(plan.to_json())
     assert again == plan
@@ -65,8 +65,8 @@ def test_the_objectives_of_the_page_train_and_a_plan_holds_no_code(
     assert first[0].evaluation["aux_loss"] == second[0].evaluation["aux_loss"]
 
 
-def test_a_key_tells_files_apart_and_not_where_they_lie(example: Path) -> None:
-    own = load_space(example).own
+def test_plan_key_of_loaded_file_ignores_its_path(space_file: Path) -> None:
+    own = load_space(space_file).own
     assert own is not None
     plan = replace(tiny_plan(Path()), primitives=own.plan())
     assert replace(plan, primitives=own.plan() | {"file": "/elsewhere.py"}).key == plan.key
@@ -74,19 +74,19 @@ def test_a_key_tells_files_apart_and_not_where_they_lie(example: Path) -> None:
     assert replace(plan, primitives={}).key != plan.key
 
 
-def test_what_its_own_primitives_do_is_part_of_a_plans_key_and_where_they_lie_is_not() -> None:
+def test_plan_key_includes_primitives_sha256_but_not_path() -> None:
     plan, own = tiny_plan(Path()), {"file": "a.py", "sha256": "0" * 64, "heads": {}}
     keys = [replace(plan, primitives=own | change).key for change in ({}, {"file": "b.py"}, {"sha256": "1" * 64})]
     assert keys[0] == keys[1]
     assert len({plan.key, *keys}) == 3
 
 
-def test_a_changed_file_is_refused_in_a_line_by_driver_and_worker(
-    example: Path, tiny_task: dict[str, str], tmp_path: Path
+def test_changed_primitives_file_fails_in_driver_and_worker(
+    space_file: Path, tiny_task: dict[str, str], tmp_path: Path
 ) -> None:
-    declared = search(example, tiny_task, tmp_path / "runs")
+    declared = search(space_file, tiny_task, tmp_path / "runs")
     check_packages(declared, Node(declared.to_dict()))
-    file = example.parent / "my_primitives.py"
+    file = space_file.parent / "my_primitives.py"
     file.write_text(file.read_text().replace("<= 2", "<= 3"))
     again = Search.from_dict(declared.to_dict())  # reading a run looks at no file
     with pytest.raises(SpecError, match=r"my_primitives\.py: these primitives have changed since the search began"):
@@ -94,36 +94,36 @@ def test_a_changed_file_is_refused_in_a_line_by_driver_and_worker(
     plan = declared.resolve("search", {}, number=0, seed=0)
     with pytest.raises(SpecError, match="have changed since the search began"):
         functions_of(plan.primitives)
-    changed = search(example, tiny_task, tmp_path / "runs")
+    changed = search(space_file, tiny_task, tmp_path / "runs")
     assert any("primitives.sha256" in line for line in declared.differences(changed))
     file.unlink()
     with pytest.raises(SpecError, match="cannot be read: No such file"):
         check_unchanged(str(file), "0")
 
 
-def test_a_file_that_moves_with_its_space_leaves_the_search_the_same(
-    example: Path, tiny_task: dict[str, str], tmp_path: Path
+def test_moved_primitives_file_keeps_the_search_fingerprint(
+    space_file: Path, tiny_task: dict[str, str], tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for file in (example, example.parent / "my_primitives.py"):
+    for file in (space_file, space_file.parent / "my_primitives.py"):
         (elsewhere / file.name).write_text(file.read_text())
-    one = replace(load_space(example), name="mine")
-    other = replace(load_space(elsewhere / example.name), name="mine")
-    declared = search(example, tiny_task, tmp_path / "runs")
+    one = replace(load_space(space_file), name="mine")
+    other = replace(load_space(elsewhere / space_file.name), name="mine")
+    declared = search(space_file, tiny_task, tmp_path / "runs")
     both = [replace(declared, space="mine", spaces={"mine": space}) for space in (one, other)]
     assert both[0].differences(both[1]) == []
     assert both[0].fingerprint == both[1].fingerprint
 
 
-def test_neither_a_check_nor_reading_a_run_runs_the_file(
-    example: Path, tiny_task: dict[str, str], tmp_path: Path
+def test_check_and_run_loading_do_not_execute_the_file(
+    space_file: Path, tiny_task: dict[str, str], tmp_path: Path
 ) -> None:
     import json
 
-    file = example.parent / "my_primitives.py"
+    file = space_file.parent / "my_primitives.py"
     file.write_text(file.read_text() + "\nraise RuntimeError('run')\n")
-    declared = search(example, tiny_task, tmp_path / "runs")
+    declared = search(space_file, tiny_task, tmp_path / "runs")
     folder = tmp_path / "runs" / "own"
     folder.mkdir(parents=True)
     (folder / "search.json").write_text(json.dumps(declared.to_dict()))
@@ -163,27 +163,25 @@ def test_neither_a_check_nor_reading_a_run_runs_the_file(
         ),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_at_its_line(tmp_path: Path, before: str, after: str, problem: str) -> None:
+def test_invalid_primitives_file_is_rejected_at_its_line(tmp_path: Path, before: str, after: str, problem: str) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(GOOD)
+    file.write_text(VALID_FILE)
     assert read_own(file, STAGES).stages == {"transform": {"swap": "of your own"}}
-    file.write_text(GOOD.replace(before, after, 1))
+    file.write_text(VALID_FILE.replace(before, after, 1))
     with pytest.raises(SpecError) as error:
         read_own(file, STAGES)
     assert str(error.value).startswith(str(file))
     assert problem in str(error.value)
 
 
-def test_a_space_whose_file_is_not_there_is_refused_at_its_line(example: Path) -> None:
-    (example.parent / "my_primitives.py").unlink()
+def test_space_with_missing_primitives_file_is_rejected(space_file: Path) -> None:
+    (space_file.parent / "my_primitives.py").unlink()
     with pytest.raises(SpecError, match=r"my_space\.yaml:2: primitives: no such file '.*my_primitives\.py'"):
-        load_space(example)
+        load_space(space_file)
 
 
-def test_a_primitive_that_no_space_has_is_unknown_in_include(
-    example: Path, tiny_task: dict[str, str], tmp_path: Path
-) -> None:
-    declared = search(example, tiny_task, tmp_path).to_dict()
+def test_include_of_unknown_primitive_is_rejected(space_file: Path, tiny_task: dict[str, str], tmp_path: Path) -> None:
+    declared = search(space_file, tiny_task, tmp_path).to_dict()
     for name, problem in (("swop", "unknown primitive 'swop'; did you mean 'swap'"), ("bert", "'bert' is not in the")):
         with pytest.raises(SpecError, match=problem):
             Search.from_dict(declared | {"settings": {f"include.transform.{name}": True}})

@@ -9,14 +9,14 @@ import pytest
 from raysearch.reports.statistics import better, bootstrap_interval, holm, rests_on, sign_flip_p, t_interval
 
 
-def test_the_interval_of_three_differences_done_by_hand():
+def test_t_interval_of_three_differences_matches_hand_values():
     # mean 2, standard deviation 1, t of 2 degrees of freedom 4.302653
     assert t_interval([1.0, 2.0, 3.0]) == pytest.approx([2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5])
     assert t_interval([0.5, 0.5]) == [0.5, 0.5]
     assert t_interval([0.5]) is None
 
 
-def test_an_interval_of_several_together_is_bonferronis():
+def test_t_interval_of_several_comparisons_uses_bonferroni():
     # t of 4 degrees of freedom: 2.776445 at 1 - 0.05 / 2, 4.604095 at 1 - 0.01 / 2
     d = [0.0, 1.0, 2.0, 3.0, 4.0]
     error = (2.5 / 5) ** 0.5
@@ -36,11 +36,11 @@ def test_an_interval_of_several_together_is_bonferronis():
         ([], None),
     ],
 )
-def test_flips_of_signs_counted_by_hand(d, p):
+def test_sign_flip_p_matches_hand_counts(d, p):
     assert sign_flip_p(d) == p
 
 
-def test_flips_are_all_those_that_there_are():
+def test_sign_flip_p_enumerates_all_sign_patterns():
     rng = np.random.default_rng(0)
     for n in (4, 9):
         d = rng.normal(0.5, 1, n)
@@ -48,7 +48,7 @@ def test_flips_are_all_those_that_there_are():
         assert sign_flip_p(d) == np.mean(np.array(sums) >= abs(d.sum()) - 1e-12)
 
 
-def test_many_seeds_draw_their_flips_and_come_near_the_exact_value():
+def test_sampled_sign_flip_p_approximates_the_exact_value():
     d = np.random.default_rng(1).normal(0.5, 1, 14)
     signs = 1 - 2 * (np.arange(2**14)[:, None] >> np.arange(14) & 1)
     exact = np.mean(np.abs(signs @ d) >= abs(d.sum()) - 1e-12)
@@ -57,14 +57,14 @@ def test_many_seeds_draw_their_flips_and_come_near_the_exact_value():
     assert sign_flip_p(np.full(40, 0.1)) == 1 / 10_000  # the scores as they came are among what was drawn
 
 
-def test_holm_done_by_hand():
+def test_holm_matches_hand_values():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.7]) == [1.0, 1.0]
     assert holm([0.04]) == [0.04]
     assert holm([]) == []
 
 
-def bca(d: np.ndarray, draws: int = 20_000) -> list[float]:
+def reference_bca(d: np.ndarray, draws: int = 20_000) -> list[float]:
     """Efron 1987, equations 2.3, 6.6 and 6.7, as printed."""
     normal, rng, n = NormalDist(), np.random.default_rng(9), len(d)
     means = np.sort([rng.choice(d, n).mean() for _ in range(draws)])
@@ -79,25 +79,25 @@ def bca(d: np.ndarray, draws: int = 20_000) -> list[float]:
     return ends
 
 
-def test_the_bootstrap_agrees_with_a_plain_bca():
+def test_bootstrap_interval_agrees_with_reference_bca():
     d = np.random.default_rng(3).gamma(2.0, 1.0, 15)
-    low, high = bca(d)
+    low, high = reference_bca(d)
     assert bootstrap_interval(d) == pytest.approx([low, high], abs=0.03 * (high - low))
     assert bootstrap_interval(d) == bootstrap_interval(list(d))
 
 
-def test_a_bootstrap_of_nothing_that_varies():
+def test_bootstrap_interval_of_constant_differences_is_a_point():
     assert bootstrap_interval([0.1, 0.1, 0.1]) == [pytest.approx(0.1)] * 2
     assert bootstrap_interval([0.0, 0.0, 0.0]) == [0.0, 0.0]
     assert bootstrap_interval([0.1, 0.2]) is None
 
 
-def test_few_seeds_leave_the_verdict_to_the_interval():
+def test_verdict_with_few_seeds_rests_on_the_interval():
     assert [rests_on(n) for n in (2, 5, 6, 12)] == ["interval", "interval", "p_holm", "p_holm"]
     assert [rests_on(n, 4) for n in (6, 7, 8)] == ["interval", "interval", "p_holm"]
 
 
-def test_a_difference_is_found_where_p_or_the_interval_allows():
+def test_better_requires_p_value_or_interval():
     assert better([0.10, 0.10, 0.09, 0.11, 0.10], 2 / 32) == 1
     assert better([-0.10, -0.10, -0.09, -0.11, -0.10], 2 / 32) == -1
     assert better([0.10, 0.10, 0.10, 0.10, 0.10, 0.10, 0.10, -0.001], 0.06) == 0
@@ -109,7 +109,7 @@ def test_a_difference_is_found_where_p_or_the_interval_allows():
 
 
 @pytest.mark.parametrize(("seeds", "arms"), [(5, 1), (6, 1), (5, 4), (8, 4)])
-def test_a_method_beside_itself_is_called_different_in_at_most_one_case_of_twenty(seeds, arms):
+def test_better_false_positive_rate_is_at_most_5_percent(seeds, arms):
     """A/A: every score is the seed's luck and the run's own; in 1000 studies few find any difference at all."""
     rng, wrong = np.random.default_rng(0), 0
     for _ in range(1000):
@@ -121,16 +121,16 @@ def test_a_method_beside_itself_is_called_different_in_at_most_one_case_of_twent
     assert wrong <= 50
 
 
-def test_of_all_signs_that_the_same_differences_could_have_at_most_one_in_twenty_is_called_different():
+def test_sign_flip_false_positive_rate_is_at_most_5_percent():
     """The same for p alone, without chance: under no difference every pattern of signs is as likely."""
     for size in np.random.default_rng(0).gamma(1.0, 0.01, (5, 8)):
         patterns = [size * signs for signs in itertools.product([1, -1], repeat=8)]
         assert np.mean([better(d, sign_flip_p(d)) != 0 for d in patterns]) <= 0.05
 
 
-def test_a_difference_that_is_there_is_found():
-    rng, found = np.random.default_rng(5), 0
+def test_better_detects_a_real_difference():
+    rng, detected = np.random.default_rng(5), 0
     for _ in range(200):
         d = rng.normal(0.03, 0.01, 5)
-        found += better(d, sign_flip_p(d)) == 1
-    assert found > 180
+        detected += better(d, sign_flip_p(d)) == 1
+    assert detected > 180

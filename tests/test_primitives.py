@@ -18,33 +18,33 @@ from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import KINDS, STAGES
 
 VOCABULARY = Vocabulary(size=1000, pad=0, cls=1, sep=2, mask=3)
-MASK_TABLES = {  # three tokens and a pad; rows are queries
+EXPECTED_MASKS = {  # three tokens and a pad; rows are queries
     "bidirectional": [[1, 1, 1, 0]] * 4,
     "left_to_right": [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0]],
     "right_to_left": [[1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
 }
 
 
-def many_tokens(rows: int = 200, length: int = 60) -> torch.Tensor:
+def random_tokens(rows: int = 200, length: int = 60) -> torch.Tensor:
     tokens = torch.randint(4, VOCABULARY.size, (rows, length), generator=Generator().manual_seed(1))
     tokens[:, 0], tokens[:, -10], tokens[:, -9:] = VOCABULARY.cls, VOCABULARY.sep, VOCABULARY.pad
     return tokens
 
 
-def test_every_declared_primitive_is_implemented_and_no_other() -> None:
+def test_primitives_declared_and_implemented_are_the_same() -> None:
     built = {"data": DATA, "transform": TRANSFORMS, "representation": REPRESENTATIONS}
     assert {stage: set(STAGES[stage]) for stage in built} == {stage: set(names) for stage, names in built.items()}
     assert set().union(*(stages["output"] for stages in KINDS.values())) == set(OUTPUTS)
 
 
-@pytest.mark.parametrize("name", MASK_TABLES)
-def test_masks_are_the_tables_of_the_paper_and_never_show_padding(name: str) -> None:
+@pytest.mark.parametrize("name", EXPECTED_MASKS)
+def test_attention_masks_match_the_paper_and_hide_padding(name: str) -> None:
     real = torch.tensor([[True, True, True, False]])
     visible = REPRESENTATIONS[name](real, Generator())
-    assert visible[0].int().tolist() == MASK_TABLES[name]
+    assert visible[0].int().tolist() == EXPECTED_MASKS[name]
 
 
-def test_random_factorized_keeps_six_tenths_of_the_others_alike_in_all_rows_of_a_batch() -> None:
+def test_random_factorized_keeps_60_percent_in_every_example() -> None:
     real = torch.ones(3, 100, dtype=torch.bool)
     visible = REPRESENTATIONS["random_factorized"](real, Generator().manual_seed(0))
     off_diagonal = ~torch.eye(100, dtype=torch.bool)
@@ -55,13 +55,13 @@ def test_random_factorized_keeps_six_tenths_of_the_others_alike_in_all_rows_of_a
 
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)
-def test_every_position_sees_something_even_in_the_shortest_text(name: str) -> None:
+def test_attention_mask_leaves_no_position_fully_masked(name: str) -> None:
     real = torch.tensor([[True, False, False], [True, True, False]])
     assert REPRESENTATIONS[name](real, Generator().manual_seed(0)).any(-1).all()
 
 
-def test_selection_takes_its_share_of_ordinary_tokens_and_no_special_one() -> None:
-    tokens = many_tokens()
+def test_token_selection_has_its_share_and_no_special_token() -> None:
+    tokens = random_tokens()
     selected = select(tokens, 0.15, VOCABULARY, Generator().manual_seed(2))
     ordinary = tokens > 3
     assert not selected[~ordinary].any()
@@ -69,8 +69,8 @@ def test_selection_takes_its_share_of_ordinary_tokens_and_no_special_one() -> No
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_transform_changes_selected_positions_alone_and_leaves_its_input(name: str) -> None:
-    tokens = many_tokens()
+def test_transform_changes_only_selected_tokens_of_a_copy(name: str) -> None:
+    tokens = random_tokens()
     before = tokens.clone()
     selected = select(tokens, 0.15, VOCABULARY, Generator().manual_seed(2))
     changed = TRANSFORMS[name](tokens, selected, VOCABULARY, Generator().manual_seed(3))
@@ -78,8 +78,8 @@ def test_a_transform_changes_selected_positions_alone_and_leaves_its_input(name:
     assert (changed[~selected] == tokens[~selected]).all()
 
 
-def test_shares_of_mask_random_and_kept_are_the_papers() -> None:
-    tokens = many_tokens(rows=2000)
+def test_transform_rates_of_mask_random_keep_match_the_paper() -> None:
+    tokens = random_tokens(rows=2000)
     selected = select(tokens, 0.15, VOCABULARY, Generator().manual_seed(2))
 
     def shares(name: str) -> tuple[float, float]:
@@ -97,22 +97,22 @@ def test_shares_of_mask_random_and_kept_are_the_papers() -> None:
 
 TEXTS = [[1, 10, 11, 10, 2], [1, 20, 11, 2]]
 TAGS = [[-1, 0, 1, -1, -1], [-1, 1, 0, -1]]
-SPLIT = TextSplit(
+SPLIT_WITH_TAGS = TextSplit(
     offsets=np.array([0, 5, 9]),
     tokens=np.concatenate([np.array(text, dtype=np.int32) for text in TEXTS]),
     labels=np.array([0, 1], dtype=np.int32),
     tags=np.concatenate([np.array(tags, dtype=np.int32) for tags in TAGS]),
 )
-UNTAGGED = replace(SPLIT, tags=None)
+SPLIT_WITHOUT_TAGS = replace(SPLIT_WITH_TAGS, tags=None)
 
 
-def group(name: str, split: TextSplit = UNTAGGED, probability: float = 0.5, count: int = 20) -> Group:
+def task_batch(name: str, split: TextSplit = SPLIT_WITHOUT_TAGS, probability: float = 0.5, count: int = 20) -> Group:
     objective = Objective(**dict(zip(STAGES, name.split("/"), strict=True)))
     batches = TextBatches(lambda _: split, VOCABULARY, 8, probability)
     return batches.objective(objective, count, Generator().manual_seed(0))
 
 
-def test_a_permutation_shows_each_position_itself_and_those_before_it_in_an_order_of_each_row() -> None:
+def test_permutation_mask_shows_earlier_tokens_in_random_order() -> None:
     real = torch.ones(50, 6, dtype=torch.bool)
     real[:, 5] = False
     visible = REPRESENTATIONS["permutation"](real, Generator().manual_seed(0))
@@ -125,7 +125,7 @@ def test_a_permutation_shows_each_position_itself_and_those_before_it_in_an_orde
     assert (transitive == visible).all()  # what one sees has seen nothing that one does not see
 
 
-def test_deleted_tokens_are_closed_up_and_asked_for_at_the_token_before() -> None:
+def test_delete_closes_gaps_and_predicts_at_the_token_before() -> None:
     tokens = torch.tensor([[1, 10, 11, 12, 13, 2, 0], [1, 20, 21, 2, 0, 0, 0]])
     selected = torch.tensor([[0, 0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]]).bool()
     changed = TRANSFORMS["delete"](tokens, selected, VOCABULARY, Generator())
@@ -138,8 +138,8 @@ def test_deleted_tokens_are_closed_up_and_asked_for_at_the_token_before() -> Non
     assert (view.real == (view.tokens != VOCABULARY.pad)).all()
 
 
-def test_a_transform_without_gaps_is_viewed_as_it_is() -> None:
-    tokens = many_tokens()
+def test_transform_view_without_deletions_is_unchanged() -> None:
+    tokens = random_tokens()
     selected = select(tokens, 0.15, VOCABULARY, Generator().manual_seed(2))
     changed = TRANSFORMS["replace"](tokens, selected, VOCABULARY, Generator().manual_seed(3))
     view = viewed(tokens, selected, changed, VOCABULARY)
@@ -149,19 +149,19 @@ def test_a_transform_without_gaps_is_viewed_as_it_is() -> None:
     assert torch.equal(view.spoiled, changed != tokens)
 
 
-def test_noise_is_said_of_selected_tokens_that_stay_as_they_are() -> None:
-    made = group("end_task/noisy_embeds/bidirectional/denoise")
+def test_noisy_embeds_marks_selected_tokens_and_keeps_them() -> None:
+    made = task_batch("end_task/noisy_embeds/bidirectional/denoise")
     tokens, _, noise = made.inputs
     assert torch.equal(tokens, made.targets.original)
     assert torch.equal(noise != 0, made.targets.selected)
     assert all(len(set(row[row != 0].tolist())) <= 1 for row in noise)
-    plain, *_ = group("end_task/none/bidirectional/denoise").inputs, None
+    plain, *_ = task_batch("end_task/none/bidirectional/denoise").inputs, None
     assert len(plain) == 2
 
 
-def test_the_next_token_is_asked_for_in_the_direction_of_reading_and_never_of_padding() -> None:
-    right = group("end_task/none/left_to_right/next_token")
-    left = group("end_task/none/right_to_left/next_token")
+def test_next_token_targets_follow_direction_and_skip_padding() -> None:
+    right = task_batch("end_task/none/left_to_right/next_token")
+    left = task_batch("end_task/none/right_to_left/next_token")
     for row, text in enumerate(right.inputs[0].tolist()):
         length = len([token for token in text if token])
         assert right.targets.original[row, : length - 1].tolist() == text[1:length]
@@ -174,8 +174,8 @@ def test_the_next_token_is_asked_for_in_the_direction_of_reading_and_never_of_pa
 
 
 @pytest.mark.parametrize("representation", ["left_to_right", "permutation", "bidirectional"])
-def test_no_next_token_is_asked_for_that_is_seen(representation: str) -> None:
-    tokens = many_tokens(rows=8, length=30)
+def test_next_token_targets_are_never_visible(representation: str) -> None:
+    tokens = random_tokens(rows=8, length=30)
     nothing = torch.zeros_like(tokens, dtype=torch.bool)
     view = viewed(tokens, nothing, tokens, VOCABULARY)
     visible = REPRESENTATIONS[representation](view.real, Generator().manual_seed(0))
@@ -185,8 +185,8 @@ def test_no_next_token_is_asked_for_that_is_seen(representation: str) -> None:
     assert asked.sum().item() / (8 * 20) == pytest.approx(shares[representation], abs=0.1)
 
 
-def test_term_frequencies_are_the_counts_of_each_text_and_rare_tokens_weigh_more() -> None:
-    found = token_statistics(UNTAGGED, VOCABULARY)
+def test_token_statistics_match_tf_and_tfidf_by_hand() -> None:
+    found = token_statistics(SPLIT_WITHOUT_TAGS, VOCABULARY)
     tf = np.array([2 / 3, 1 / 3, 2 / 3, 1 / 2, 1 / 2])  # 10 11 10 | 20 11
     once, both = math.log(3 / 2) + 1, math.log(3 / 3) + 1  # in one of the two texts, in both
     tfidf = tf * np.array([once, both, once, once, both])
@@ -197,22 +197,22 @@ def test_term_frequencies_are_the_counts_of_each_text_and_rare_tokens_weigh_more
 
 
 @pytest.mark.parametrize("transform", ["mask", "delete"])
-def test_statistics_are_asked_for_at_the_selected_tokens(transform: str) -> None:
-    whole = group(f"end_task/{transform}/bidirectional/tfidf")
-    asked = group(f"end_task/{transform}/bidirectional/denoise").targets
+def test_tfidf_targets_are_at_the_selected_tokens(transform: str) -> None:
+    whole = task_batch(f"end_task/{transform}/bidirectional/tfidf")
+    asked = task_batch(f"end_task/{transform}/bidirectional/denoise").targets
     assert torch.equal(whole.targets.selected, asked.selected)
     values = {}
     for text, begin in ((0, 0), (1, 5)):
         for i, token in enumerate(TEXTS[text]):
-            values[text, token] = token_statistics(UNTAGGED, VOCABULARY)["tfidf"][begin + i]
+            values[text, token] = token_statistics(SPLIT_WITHOUT_TAGS, VOCABULARY)["tfidf"][begin + i]
     for row, at in asked.selected.nonzero().tolist():
         token, found = int(asked.original[row, at]), float(whole.targets.original[row, at])
         assert found in {values.get((0, token)), values.get((1, token))}
 
 
-def test_real_or_synthetic_is_asked_of_all_positions_and_true_where_the_token_is_another() -> None:
-    made = group("end_task/replace/bidirectional/real_synthetic")
-    plain = group("end_task/replace/bidirectional/denoise")
+def test_real_synthetic_targets_mark_the_replaced_tokens() -> None:
+    made = task_batch("end_task/replace/bidirectional/real_synthetic")
+    plain = task_batch("end_task/replace/bidirectional/denoise")
     tokens = plain.inputs[0]
     assert torch.equal(made.inputs[0], tokens)
     assert torch.equal(made.targets.original.bool(), tokens != plain.targets.original)
@@ -220,8 +220,8 @@ def test_real_or_synthetic_is_asked_of_all_positions_and_true_where_the_token_is
 
 
 @pytest.mark.parametrize("transform", ["none", "delete"])
-def test_tags_are_asked_for_at_the_tokens_that_have_one(transform: str) -> None:
-    made = group(f"extra_ner/{transform}/bidirectional/extra_label", replace(SPLIT, labels=None))
+def test_extra_label_targets_are_at_the_tagged_tokens(transform: str) -> None:
+    made = task_batch(f"extra_ner/{transform}/bidirectional/extra_label", replace(SPLIT_WITH_TAGS, labels=None))
     known = {(1, 10): 0, (1, 20): 1}
     tokens, targets = made.inputs[0], made.targets
     assert len(targets.labels) == 0
@@ -234,26 +234,26 @@ def test_tags_are_asked_for_at_the_tokens_that_have_one(transform: str) -> None:
         assert not targets.selected[:, 3:].any()
 
 
-def one_number(values: list[float]) -> torch.nn.Module:
+def constant_head(values: list[float]) -> torch.nn.Module:
     """A head that says these numbers, whatever it is given."""
 
-    class Said(torch.nn.Module):
+    class ConstantHead(torch.nn.Module):
         def forward(self, hidden: torch.Tensor) -> torch.Tensor:
             return torch.tensor(values)[: len(hidden), None]
 
-    return Said()
+    return ConstantHead()
 
 
-def test_losses_of_numbers_are_those_by_hand() -> None:
+def test_number_losses_match_values_by_hand() -> None:
     hidden = torch.zeros(1, 3, 4)
     asked = torch.tensor([[True, True, False]])
     targets = Targets(torch.tensor([[1.0, -1.0, 9.0]]), asked, torch.empty(0), 2, 1)
-    assert OUTPUTS["tf"](hidden, targets, one_number([0.0, 2.0])).item() == pytest.approx((1 + 9) / 2)
+    assert OUTPUTS["tf"](hidden, targets, constant_head([0.0, 2.0])).item() == pytest.approx((1 + 9) / 2)
     detection = replace(targets, original=torch.tensor([[1, 0, 1]]))
     expected = (math.log(1 + math.exp(-1.5)) + math.log(1 + math.exp(-0.5))) / 2
-    assert OUTPUTS["real_synthetic"](hidden, detection, one_number([1.5, -0.5])).item() == pytest.approx(expected)
+    assert OUTPUTS["real_synthetic"](hidden, detection, constant_head([1.5, -0.5])).item() == pytest.approx(expected)
 
 
-def test_an_output_without_labels_in_its_data_is_an_error() -> None:
+def test_label_output_without_labels_raises() -> None:
     with pytest.raises(ValueError, match="end_task/none/bidirectional/end_task: its data has no labels"):
-        group("end_task/none/bidirectional/end_task", replace(UNTAGGED, labels=None))
+        task_batch("end_task/none/bidirectional/end_task", replace(SPLIT_WITHOUT_TAGS, labels=None))

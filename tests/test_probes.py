@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from resuming import resumed_bit_equal
-from tiny import OBJECTIVES, tiny_data, tiny_plan
+from resuming import assert_resume_is_bit_equal
+from tiny import OBJECTIVES, prepare_tiny_task, tiny_plan
 from torch import Tensor
 
 from raysearch.distributed import Ranks
@@ -18,12 +18,12 @@ from raysearch.training.branch_trainer import Rounds
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial, parameters_of, train
 
-THREE = OBJECTIVES[:3]
-BEFORE = torch.tensor([1.0, 2.0, 3.0, 2.0], dtype=torch.float64)
-GAINED = torch.tensor([[0.5, 0.6, 0.4, 0.5], [0.1, -0.1, 0.3, 0.1], [-1.0, 0, 0, 0]], dtype=torch.float64)
+THREE_OBJECTIVES = OBJECTIVES[:3]
+LOSSES_BEFORE = torch.tensor([1.0, 2.0, 3.0, 2.0], dtype=torch.float64)
+GAINS = torch.tensor([[0.5, 0.6, 0.4, 0.5], [0.1, -0.1, 0.3, 0.1], [-1.0, 0, 0, 0]], dtype=torch.float64)
 
 
-class Told:
+class FixedGains:
     """A dev set on which each probe gains what it is said to."""
 
     def gradient(self, alphas: Tensor, number: int, count: int) -> tuple[float, Tensor]:
@@ -33,53 +33,51 @@ class Told:
         raise AssertionError(alphas)
 
     def left_out(self, alphas: Tensor) -> Tensor:
-        return BEFORE - alphas @ GAINED
+        return LOSSES_BEFORE - alphas @ GAINS
 
 
-def looked(**settings: Any) -> Probes:
-    probes = Probes(THREE, Settings(**settings))
+def probes_after_merge(**settings: Any) -> Probes:
+    probes = Probes(THREE_OBJECTIVES, Settings(**settings))
     assert not probes.over
-    assert probes.merge(probes.branches(), Told()).tolist() == [0, 0, 0]
+    assert probes.merge(probes.branches(), FixedGains()).tolist() == [0, 0, 0]
     assert probes.over
     return probes
 
 
-def plan_of(data: Path, **more: Any) -> TrialPlan:
+def probes_plan(data: Path, **more: Any) -> TrialPlan:
     plan = tiny_plan(data, "probes", **({"pass_steps": 3, "steps": 24, "eval_every": 5, "probe_margin": -50.0} | more))
-    return replace(plan, objectives=THREE)
+    return replace(plan, objectives=THREE_OBJECTIVES)
 
 
-def test_a_gain_is_a_mean_over_its_standard_error_and_counts_in_full_from_one_above_the_margin() -> None:
-    probes = looked(lambda_e=0.4, probe_margin=0.5)
-    gains = [float(d.mean() / (d.std() / len(d) ** 0.5)) for d in GAINED]
+def test_probes_share_is_gain_over_its_standard_error() -> None:
+    probes = probes_after_merge(lambda_e=0.4, probe_margin=0.5)
+    gains = [float(d.mean() / (d.std() / len(d) ** 0.5)) for d in GAINS]
     assert list(probes.said.values()) == pytest.approx(gains)
     parts = [1.0, gains[1] - 0.5, 0.0]
     assert 0 < parts[1] < 1
     assert probes.sample(torch.Generator()) == [0, 1]
-    found = probes.coefficients([0, 1])
-    assert (found.end_task, found.aux) == pytest.approx((0.4, 0.6))
-    assert found.objectives.tolist() == pytest.approx([part / sum(parts) for part in parts[:2]])
+    shares = probes.coefficients([0, 1])
+    assert (shares.end_task, shares.aux) == pytest.approx((0.4, 0.6))
+    assert shares.objectives.tolist() == pytest.approx([part / sum(parts) for part in parts[:2]])
 
 
-def test_one_doubtful_gain_takes_little_and_none_leaves_the_end_task_alone() -> None:
-    margin = float(GAINED[0].mean() / (GAINED[0].std() / 2)) - 0.25
-    doubtful = looked(lambda_e=0.5, probe_margin=margin)
-    found = doubtful.coefficients(doubtful.sample(torch.Generator()))
-    assert found.aux / found.end_task == pytest.approx(0.25)
-    none = looked(probe_margin=margin + 1)
+def test_probes_small_gain_gets_small_share_and_none_gets_zero() -> None:
+    margin = float(GAINS[0].mean() / (GAINS[0].std() / 2)) - 0.25
+    doubtful = probes_after_merge(lambda_e=0.5, probe_margin=margin)
+    shares = doubtful.coefficients(doubtful.sample(torch.Generator()))
+    assert shares.aux / shares.end_task == pytest.approx(0.25)
+    none = probes_after_merge(probe_margin=margin + 1)
     assert none.sample(torch.Generator()) == []
     assert none.lambda_e == 1
 
 
 @pytest.fixture(scope="module")
 def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
+    return prepare_tiny_task(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
 
 
-def test_probes_are_dropped_and_the_steps_after_them_have_the_whole_of_the_learning_rate(
-    data: Path, tmp_path: Path
-) -> None:
-    trial = Trial(plan_of(data), TrialFolder(tmp_path), Ranks())
+def test_probes_restore_parameters_and_full_lr_schedule(data: Path, tmp_path: Path) -> None:
+    trial = Trial(probes_plan(data), TrialFolder(tmp_path), Ranks())
     first = {name: value.detach().clone() for name, value in parameters_of(trial.network).items()}
     rates: list[float] = []
     (phase,) = trial.phases
@@ -95,7 +93,7 @@ def test_probes_are_dropped_and_the_steps_after_them_have_the_whole_of_the_learn
     assert rates[-1] == pytest.approx(phase.lr / 15)
 
 
-def kept(rounds: Rounds) -> list[torch.optim.Optimizer]:
+def record_optimizers(rounds: Rounds) -> list[torch.optim.Optimizer]:
     """The optimizers that it will make."""
     made: list[torch.optim.Optimizer] = []
     new = rounds.new_optimizer
@@ -108,12 +106,12 @@ def kept(rounds: Rounds) -> list[torch.optim.Optimizer]:
     return made
 
 
-def test_the_rate_of_a_probe_is_its_own(data: Path, tmp_path: Path) -> None:
+def test_probes_train_at_the_learning_rate_of_probes(data: Path, tmp_path: Path) -> None:
     peaks = []
     for rate in (1.0, 4.0):
-        trial = Trial(plan_of(data, probe_rate=rate), TrialFolder(tmp_path / str(rate)), Ranks())
+        trial = Trial(probes_plan(data, probe_rate=rate), TrialFolder(tmp_path / str(rate)), Ranks())
         assert trial.rounds is not None
-        optimizers = kept(trial.rounds)
+        optimizers = record_optimizers(trial.rounds)
         trial._begin(trial.phases[0])
         trial._advance(trial.phases[0])
         peaks.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
@@ -122,11 +120,11 @@ def test_the_rate_of_a_probe_is_its_own(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_trial_of_probes_resumes_bit_equal(data: Path, tmp_path: Path, after: int) -> None:
-    resumed_bit_equal(plan_of(data), tmp_path, after=after)
+def test_probes_resume_is_bit_equal(data: Path, tmp_path: Path, after: int) -> None:
+    assert_resume_is_bit_equal(probes_plan(data), tmp_path, after=after)
 
 
-def test_a_margin_that_shuts_all_out_is_fine_tuning_for_the_steps_that_are_left(data: Path, tmp_path: Path) -> None:
-    last = [report.evaluation for report in train(plan_of(data, probe_margin=1e6), folder=tmp_path)][-1]
+def test_probes_with_unreachable_margin_become_fine_tuning(data: Path, tmp_path: Path) -> None:
+    last = [report.evaluation for report in train(probes_plan(data, probe_margin=1e6), folder=tmp_path)][-1]
     assert last["lambda_e"] == 1
     assert last["aux_loss"] == 0

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from zoo import ROWS, ZOO, Animal
+from zoo import MODEL_ZOO, ROWS, ModelCase
 
 from raysearch.gradients import parameter_products
 from raysearch.gradients.capture import Capture, Found
@@ -14,80 +14,80 @@ from raysearch.gradients.flat import flat_gradient
 from raysearch.gradients.task_gradients import Ahead, Look, Plain, Segmented, pieces_of
 
 TASKS = {7: slice(0, 2), 3: slice(2, 4), 5: slice(4, 5), 1: slice(5, ROWS)}
-LINES = (1, 3, 5, 7)  # in another order than their rows
+TASK_ORDER = (1, 3, 5, 7)  # in another order than their rows
 
 
-@pytest.fixture(params=ZOO)
-def animal(request: pytest.FixtureRequest) -> Animal:
+@pytest.fixture(params=MODEL_ZOO)
+def model_case(request: pytest.FixtureRequest) -> ModelCase:
     torch.manual_seed(0)
-    return ZOO[request.param]()
+    return MODEL_ZOO[request.param]()
 
 
-def direction(animal: Animal) -> Tensor:
+def direction(model_case: ModelCase) -> Tensor:
     """Any, but 0 on padding lines, which a backward takes for constant."""
     generator = torch.Generator().manual_seed(2)
-    parts = {id(p): torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in animal.model.parameters()}
-    for module in animal.model.modules():
+    parts = {id(p): torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in model_case.model.parameters()}
+    for module in model_case.model.modules():
         if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
             parts[id(module.weight)][module.padding_idx] = 0
     return torch.cat([part.flatten() for part in parts.values()])
 
 
-def plain(animal: Animal) -> Plain:
+def plain(model_case: ModelCase) -> Plain:
     """A forward and a backward for each task."""
-    parameters, rows = list(animal.model.parameters()), torch.arange(ROWS)
-    return Plain(torch.stack([flat_gradient(animal.losses(rows[TASKS[t]]).sum(), parameters) for t in LINES]))
+    parameters, rows = list(model_case.model.parameters()), torch.arange(ROWS)
+    return Plain(torch.stack([flat_gradient(model_case.losses(rows[TASKS[t]]).sum(), parameters) for t in TASK_ORDER]))
 
 
-def segmented(animal: Animal, micro_batches: int) -> Segmented:
+def factored_gradients(model_case: ModelCase, micro_batches: int) -> Segmented:
     """One forward for all, of every n-th row of each task at a time."""
-    parameters = list(animal.model.parameters())
-    capture, found = Capture(animal.model, parameters), []
+    parameters = list(model_case.model.parameters())
+    capture, found = Capture(model_case.model, parameters), []
     for i in range(micro_batches):
-        own = {task: torch.arange(ROWS)[rows][i::micro_batches] for task, rows in TASKS.items()}
-        own = {task: rows for task, rows in own.items() if len(rows)}
-        rows, at = torch.cat(list(own.values())), 0
+        task_examples = {task: torch.arange(ROWS)[rows][i::micro_batches] for task, rows in TASKS.items()}
+        task_examples = {task: rows for task, rows in task_examples.items() if len(rows)}
+        rows, at = torch.cat(list(task_examples.values())), 0
         with capture.watching(len(rows)):
-            loss = animal.losses(rows).sum()
+            loss = model_case.losses(rows).sum()
         where = {}
-        for task, some in own.items():
+        for task, some in task_examples.items():
             where[task], at = slice(at, at + len(some)), at + len(some)
         found.append((capture.pieces(loss)[0], where))
-    return Segmented(pieces_of(parameters, found), LINES, parameters[0].detach())
+    return Segmented(pieces_of(parameters, found), TASK_ORDER, parameters[0].detach())
 
 
-def agree(found: Look, expected: Look) -> None:
+def assert_same_summary(found: Look, expected: Look) -> None:
     for name in ("along", "gramian", "sums"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("price", [0.0, 10.0, 1e9], ids=["lines", "cheaper", "positions"])
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_products_norms_and_sums_are_those_of_a_backward_for_each_task(
-    animal: Animal, price: float, micro_batches: int, monkeypatch: pytest.MonkeyPatch
+def test_task_gradient_summary_matches_plain_autograd(
+    model_case: ModelCase, price: float, micro_batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parameter_products, "PASS", price)
     weights = torch.tensor([[0.5, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-1.0, 3.0, 0.25, 1.0]], dtype=torch.float64)
-    v, expected = direction(animal), plain(animal)
-    found = segmented(animal, micro_batches)
+    v, expected = direction(model_case), plain(model_case)
+    found = factored_gradients(model_case, micro_batches)
     everything = expected.look(weights, v, norms=True, gramian=True)
-    agree(found.look(weights, v, norms=True, gramian=True), everything)
-    agree(found.look(weights, v, norms=True), expected.look(weights, v, norms=True))
+    assert_same_summary(found.look(weights, v, norms=True, gramian=True), everything)
+    assert_same_summary(found.look(weights, v, norms=True), expected.look(weights, v, norms=True))
     torch.testing.assert_close(expected.look(weights, v, norms=True).gramian, everything.gramian.diagonal().diag())
-    agree(found.look(weights, v), expected.look(weights, v))
+    assert_same_summary(found.look(weights, v), expected.look(weights, v))
     only = found.look(weights, v)
     torch.testing.assert_close(only.along, everything.along, rtol=1e-10, atol=1e-12)
     assert not only.gramian.any()
 
 
 @pytest.mark.parametrize("norms", [False, True])
-def test_a_look_taken_as_the_backward_passes_by_is_the_same_to_the_bit(animal: Animal, norms: bool) -> None:
-    parameters, v = list(animal.model.parameters()), direction(animal)
+def test_streaming_summary_is_bit_equal_to_the_factored_one(model_case: ModelCase, norms: bool) -> None:
+    parameters, v = list(model_case.model.parameters()), direction(model_case)
     weights = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.25, 1.0]], dtype=torch.float64)
-    rows = torch.cat([torch.arange(ROWS)[own] for own in TASKS.values()])
-    capture, ahead = Capture(animal.model, parameters), Ahead(parameters, LINES, TASKS, (weights, v, norms))
+    rows = torch.cat([torch.arange(ROWS)[task_examples] for task_examples in TASKS.values()])
+    capture, ahead = Capture(model_case.model, parameters), Ahead(parameters, TASK_ORDER, TASKS, (weights, v, norms))
     with capture.watching(len(rows)):
-        loss = animal.losses(rows).sum()
+        loss = model_case.losses(rows).sum()
     taken: list[int] = []
 
     def take(number: int, found: Found) -> None:
@@ -97,36 +97,39 @@ def test_a_look_taken_as_the_backward_passes_by_is_the_same_to_the_bit(animal: A
     kept = capture.pieces(loss, at_once=take)[0]
     ahead.finish(kept)
     assert sorted(taken) == [n for n, uses in enumerate(kept) if not uses]  # no factor is kept of what was taken
-    found, expected = ahead.look(weights, v, norms=norms), segmented(animal, 1).look(weights, v, norms=norms)
+    found, expected = (
+        ahead.look(weights, v, norms=norms),
+        factored_gradients(model_case, 1).look(weights, v, norms=norms),
+    )
     assert torch.equal(found.along, expected.along)
     assert torch.equal(found.gramian, expected.gramian)
     assert torch.equal(found.sums, expected.sums)
-    agree(found, plain(animal).look(weights, v, norms=norms))
+    assert_same_summary(found, plain(model_case).look(weights, v, norms=norms))
 
 
-def by_forwards(animal: Animal, engine: str) -> Tensor:
-    parameters, v = list(animal.model.parameters()), direction(animal)
+def products_by_forward(model_case: ModelCase, engine: str) -> Tensor:
+    parameters, v = list(model_case.model.parameters()), direction(model_case)
 
     def losses() -> dict[int, Tensor]:
-        each = animal.losses(torch.arange(ROWS))
+        each = model_case.losses(torch.arange(ROWS))
         return {task: each[rows].sum() for task, rows in TASKS.items()}
 
     kept = [p.detach().clone() for p in parameters]
     if engine == "jvp":
-        along = jvp(losses, animal.model, parameters, v)
+        along = jvp(losses, model_case.model, parameters, v)
     else:
         before = {task: loss.detach() for task, loss in losses().items()}
         along = difference(losses, before, parameters, v)
     assert all(torch.equal(p, before) for p, before in zip(parameters, kept, strict=True))
-    return torch.stack([along[task] for task in LINES])
+    return torch.stack([along[task] for task in TASK_ORDER])
 
 
-def test_jvp_is_the_product_with_each_gradient(animal: Animal) -> None:
-    expected = plain(animal).g @ direction(animal)
-    torch.testing.assert_close(by_forwards(animal, "jvp"), expected, rtol=1e-10, atol=1e-12)
+def test_jvp_matches_inner_products_with_task_gradients(model_case: ModelCase) -> None:
+    expected = plain(model_case).g @ direction(model_case)
+    torch.testing.assert_close(products_by_forward(model_case, "jvp"), expected, rtol=1e-10, atol=1e-12)
 
 
-class OneWay(torch.autograd.Function):
+class BackwardOnly(torch.autograd.Function):
     """Has a backward, and no forward-mode derivative."""
 
     @staticmethod
@@ -140,35 +143,40 @@ class OneWay(torch.autograd.Function):
         return gradient
 
 
-def test_jvp_refuses_a_model_that_has_no_forward_mode_derivative() -> None:
+def test_jvp_without_forward_mode_derivative_is_rejected() -> None:
     layer = torch.nn.Linear(2, 1)
     with pytest.raises(ValueError, match="no forward-mode derivative, use engine: auto"):
-        jvp(lambda: {0: OneWay.apply(layer(torch.ones(1, 2))).sum()}, layer, list(layer.parameters()), torch.ones(3))
+        jvp(
+            lambda: {0: BackwardOnly.apply(layer(torch.ones(1, 2))).sum()},
+            layer,
+            list(layer.parameters()),
+            torch.ones(3),
+        )
     assert isinstance(layer.weight, torch.nn.Parameter)
 
 
-def test_what_is_not_the_product_of_the_sum_is_refused() -> None:
+def test_directional_check_rejects_products_with_a_wrong_sum() -> None:
     one = torch.tensor(1.0)
     check_along(one, one + 1e-4, one, 1e-3, "jvp")
     with pytest.raises(ValueError, match=r"engine 'jvp': .* add up to 1.000e\+00, .*; use engine: auto"):
         check_along(one, one + 1e-2, one, 1e-3, "jvp")
 
 
-def test_difference_goes_with_the_products(animal: Animal) -> None:
-    expected = plain(animal).g @ direction(animal)
-    both = torch.stack([by_forwards(animal, "difference"), expected])
+def test_difference_approximates_the_inner_products(model_case: ModelCase) -> None:
+    expected = plain(model_case).g @ direction(model_case)
+    both = torch.stack([products_by_forward(model_case, "difference"), expected])
     assert torch.corrcoef(both)[0, 1] > 0.999
     torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["bert_sdpa", "shared_layers", "tied_embeddings"])
-def test_under_bfloat16_products_are_those_of_a_backward_in_bfloat16(name: str) -> None:
+def test_task_gradients_in_bfloat16_match_autograd_in_bfloat16(name: str) -> None:
     torch.manual_seed(0)
-    animal = ZOO[name]()
-    animal.model.float()
+    model_case = MODEL_ZOO[name]()
+    model_case.model.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        v, expected, found = direction(animal), plain(animal), segmented(animal, 1)
-    ours, theirs = (gradients.look(torch.eye(len(LINES)), v, norms=True) for gradients in (found, expected))
+        v, expected, found = direction(model_case), plain(model_case), factored_gradients(model_case, 1)
+    ours, theirs = (gradients.look(torch.eye(len(TASK_ORDER)), v, norms=True) for gradients in (found, expected))
     scale = float(theirs.gramian.diagonal().sqrt().max()) * float(v.norm())
     torch.testing.assert_close(ours.along / scale, theirs.along / scale, rtol=0, atol=2e-3)
     torch.testing.assert_close(ours.gramian.diagonal(), theirs.gramian.diagonal(), rtol=3e-2, atol=1e-6)

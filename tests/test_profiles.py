@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import tiny_data, tiny_plan
+from tiny import prepare_tiny_task, tiny_plan
 
 from raysearch.cli.describe import listing
 from raysearch.config.parameters import SETTINGS
@@ -27,7 +27,7 @@ def settings(method: dict[str, str], **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", BUNDLES)
-def test_a_bundle_has_settings_of_its_method_and_values_that_they_take(method: str) -> None:
+def test_bundle_sets_valid_values_of_its_method(method: str) -> None:
     own = {*METHODS[method].knobs, *(about.name for about in fields(Training))}
     for name, values in BUNDLES[method].items():
         assert name in own
@@ -36,13 +36,13 @@ def test_a_bundle_has_settings_of_its_method_and_values_that_they_take(method: s
             check_value(SETTINGS[name], value)
 
 
-def test_bundles_of_methods_that_go_together_do_not_contradict_each_other() -> None:
+def test_bundles_of_different_families_share_no_setting() -> None:
     for method, own in BUNDLES.items():
         for other, others in BUNDLES.items():
             assert METHODS[method].family == METHODS[other].family or not own.keys() & others.keys()
 
 
-def test_profiles_are_what_the_paper_says_and_what_its_code_does() -> None:
+def test_bundle_values_match_the_paper_and_its_code() -> None:
     aang = {"weighting": "aang", "surgery": "none", "schedule": "joint"}
     assert bundle("paper", aang) == {
         "weight_form": "joint", "batch_split": "weight", "sample_every": "step", "micro_batches": 1, "meta_every": 1,
@@ -72,7 +72,7 @@ def test_profiles_are_what_the_paper_says_and_what_its_code_does() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_plan_has_its_profiles_settings_and_those_of_the_file_win(profile: Profile) -> None:
+def test_plan_settings_of_the_file_override_the_profile(profile: Profile) -> None:
     aang = {"weighting": "aang"}
     without, found = settings(aang), settings(aang, profile=profile)
     assert found == without | bundle(profile, aang)
@@ -84,7 +84,7 @@ def test_a_plan_has_its_profiles_settings_and_those_of_the_file_win(profile: Pro
     assert only.resolve("search", {}, number=0, seed=0).settings == found
 
 
-def test_a_dimension_wins_over_the_profile_and_a_drawn_method_has_its_own_bundle() -> None:
+def test_dimension_overrides_the_bundle_of_a_drawn_method() -> None:
     found = search(
         {},
         profile="official",
@@ -97,7 +97,7 @@ def test_a_dimension_wins_over_the_profile_and_a_drawn_method_has_its_own_bundle
     assert found.resolve("search", {"weighting": "static"}, number=0, seed=0).settings["micro_batches"] == 1
 
 
-def test_a_baseline_has_the_searchs_profile_or_its_own() -> None:
+def test_baseline_inherits_the_profile_unless_it_sets_one() -> None:
     tartan: dict[str, Any] = {"method": {"weighting": "meta_tartan"}}
     found = search(
         {"weighting": "aang"}, profile="paper", baselines={"same": tartan, "other": tartan | {"profile": "official"}}
@@ -106,7 +106,7 @@ def test_a_baseline_has_the_searchs_profile_or_its_own() -> None:
     assert said == [0.01, 0.001]
 
 
-REFUSED = [
+INVALID_PROFILES = [
     ("static", "profile: papers", ":6: profile: unknown choice 'papers'; did you mean 'paper'?"),
     ("static", "profile: paper", ":6: profile: 'paper' says nothing of these methods: it is about aang, meta_tartan"),
     (
@@ -127,10 +127,8 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("weighting", "line", "said"), REFUSED)
-def test_what_does_not_go_together_is_refused_where_it_stands(
-    tmp_path: Path, weighting: str, line: str, said: str
-) -> None:
+@pytest.mark.parametrize(("weighting", "line", "said"), INVALID_PROFILES)
+def test_profile_conflict_is_rejected_with_its_location(tmp_path: Path, weighting: str, line: str, said: str) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(
         f"task: docstrings\nmodel: tiny\nspace: smoke\nmethod: {{weighting: {weighting}}}\nseeds: [0]\n{line}\n"
@@ -140,7 +138,7 @@ def test_what_does_not_go_together_is_refused_where_it_stands(
     assert said in str(refused.value)
 
 
-def test_the_listing_shows_both_profiles_beside_the_default() -> None:
+def test_profiles_listing_shows_default_paper_and_official() -> None:
     rows = {(row["method"], row["setting"]): row for row in listing("profiles")}
     assert rows["aang", "meta_every"] == {
         "method": "aang", "setting": "meta_every", "default": 1, "paper": 1, "official": 3,
@@ -149,10 +147,10 @@ def test_the_listing_shows_both_profiles_beside_the_default() -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("method", [("aang", "none"), ("meta_tartan", "none"), ("eta_prim", "attittud")])
-def test_every_profile_trains(
+def test_profile_trains_to_the_last_step(
     tiny_task: dict[str, str], tmp_path: Path, profile: Profile, method: tuple[str, str]
 ) -> None:
-    data = tiny_data(tiny_task, tmp_path / "data")
+    data = prepare_tiny_task(tiny_task, tmp_path / "data")
     given = bundle(profile, dict(zip(("weighting", "surgery"), method, strict=True)))
     reports = list(train(tiny_plan(data, *method, **given), folder=tmp_path / "trial"))
     assert reports[-1].last

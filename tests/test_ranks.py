@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from several import Trained, train_on
-from tiny import LEARNING, OFFICIAL, quickly, tiny_data, tiny_plan
+from several import TrainingResult, train_on_ranks
+from tiny import AANG_OFFICIAL, LEARNED_WEIGHTINGS, fast_weighting_settings, prepare_tiny_task, tiny_plan
 
 from raysearch.distributed import Ranks
 from raysearch.modalities.image.config import ImageTask
@@ -18,16 +18,16 @@ from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial, evaluate, set_parameters
 
 pytestmark = pytest.mark.slow
-Ways = tuple[str, str, str, dict[str, Any]]
-TEXT: dict[str, Ways] = {
+Case = tuple[str, str, str, dict[str, Any]]
+TEXT_CASES: dict[str, Case] = {
     "weights and basis": ("aang", "attittud", "joint_then_finetune", {}),
     "dot products": ("meta_tartan", "none", "joint", {"similarity": "dot"}),
     "a kept basis": ("static", "attittud", "joint", {"basis_every": 2, "scope": "per_layer"}),
     "pairs of gradients": ("static", "pcgrad", "joint", {}),
-    "AANG's code": ("aang", "none", "joint", OFFICIAL | {"weight_form": "hierarchical", "task_clip": 0.5}),
+    "AANG's code": ("aang", "none", "joint", AANG_OFFICIAL | {"weight_form": "hierarchical", "task_clip": 0.5}),
     "one head": ("aang", "attittud", "joint", {"lm_head": "shared", "dev_head_split": "train"}),
     "AANG's text": ("aang", "none", "joint", {"through_softmax": True, "lambda_form": "scalar", "similarity": "dot"}),
-    **{name: (name, "none", "joint", quickly(name)) for name in LEARNING if name != "famo"},
+    **{name: (name, "none", "joint", fast_weighting_settings(name)) for name in LEARNED_WEIGHTINGS if name != "famo"},
     # Adam divides by the size of what losses have fallen by, which in a few steps is near to their rounding
     "losses after the update": ("famo", "none", "joint", {"lr_famo": 1e-3}),
     "losses after the update, with a surgery": ("famo", "gcs", "joint", {"lr_famo": 1e-3}),
@@ -41,18 +41,18 @@ TEXT: dict[str, Ways] = {
 # and otherwise on each number of ranks: a product is off by some 2e-3 for every rounding. With seed 0 what holds the
 # products against a backward ends META-TARTAN at step 6: of a task's two rows, a ReLU of its head turns within e.
 BY_DIFFERENCE = {"similarity": "dot", "engine": "difference", "seed": 1}
-DIFFERENCE: dict[str, Ways] = {
+DIFFERENCE_CASES: dict[str, Case] = {
     "AANG by difference": ("aang", "none", "joint", BY_DIFFERENCE),
     "META-TARTAN by difference": ("meta_tartan", "none", "joint", BY_DIFFERENCE),
 }
 SMALL_CNN = {"image": "small_cnn", "widths": [4, 8], "norm": "group"}
 LENET = {"image": "lenet", "widths": [4, 6, 16]}
-IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
+IMAGE_CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ATTITTUD on images": ("static", "attittud", SMALL_CNN),
     "AANG on images": ("aang", "none", SMALL_CNN),
     "AANG and ATTITTUD on images": ("aang", "attittud", LENET),
 }
-BATCH_NORM = {  # a rank's rows are normalised among themselves, so that one rank trains otherwise
+BATCH_NORM_CASES = {  # a rank's rows are normalised among themselves, so that one rank trains otherwise
     "ATTITTUD with BatchNorm": ("static", "attittud", SMALL_CNN | {"norm": "batch"}),
     "AANG with BatchNorm": ("aang", "none", SMALL_CNN | {"norm": "batch"}),
 }
@@ -62,10 +62,13 @@ META = {"dev_head_examples": 8, "dev_head_steps": 2, "meta_batch_size": 8}
 @pytest.fixture(scope="module")
 def plans(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrialPlan]:
     text, digits = (tmp_path_factory.mktemp("prepared") / name for name in ("text", "digits"))
-    tiny_data(tiny_task, text)
+    prepare_tiny_task(tiny_task, text)
     prepare(ImageTask(name="digits"), SMALL_CNN, digits)
-    made = {name: tiny_plan(text, *ways, dropout=0.0, **more) for name, (*ways, more) in (TEXT | DIFFERENCE).items()}
-    for name, (weighting, surgery, model) in (IMAGES | BATCH_NORM).items():
+    made = {
+        name: tiny_plan(text, *ways, dropout=0.0, **more)
+        for name, (*ways, more) in (TEXT_CASES | DIFFERENCE_CASES).items()
+    }
+    for name, (weighting, surgery, model) in (IMAGE_CASES | BATCH_NORM_CASES).items():
         known = tiny_plan(digits, weighting, surgery).settings
         settings = {key: value for key, value in META.items() if key in known}
         plan = tiny_plan(digits, weighting, surgery, steps=4, dropout=0.0, **settings)
@@ -74,29 +77,35 @@ def plans(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def alone(plans: dict[str, TrialPlan], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    return dict(zip(plans, train_on(1, list(plans.values()), tmp_path_factory.mktemp("alone")), strict=True))
+def single_rank_results(
+    plans: dict[str, TrialPlan], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, TrainingResult]:
+    return dict(
+        zip(plans, train_on_ranks(1, list(plans.values()), tmp_path_factory.mktemp("single_rank_results")), strict=True)
+    )
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def together(
+def multi_rank_results(
     request: pytest.FixtureRequest, plans: dict[str, TrialPlan], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Trained]:
+) -> dict[str, TrainingResult]:
     world = request.param
     made = [replace(plan, workers=world) for plan in plans.values()]
-    return dict(zip(plans, train_on(world, made, tmp_path_factory.mktemp("together")), strict=True))
+    return dict(zip(plans, train_on_ranks(world, made, tmp_path_factory.mktemp("multi_rank_results")), strict=True))
 
 
-def rows_of(trained: Trained) -> list[dict[str, Any]]:
+def logged_weights(trained: TrainingResult) -> list[dict[str, Any]]:
     return [row for report in trained[0] for row in report["weights"] or []]
 
 
-def agree(one: Trained, several: Trained, *, weight: float = 1e-6, rel: float = 1e-3, score: float = 1e-5) -> None:
+def assert_same_training(
+    one: TrainingResult, several: TrainingResult, *, weight: float = 1e-6, rel: float = 1e-3, score: float = 1e-5
+) -> None:
     """Weights and scores of every step to these, and the parameters at the end to 1e-6."""
     assert [report["step"] for report in several[0]] == [report["step"] for report in one[0]]
     for report, other in zip(one[0], several[0], strict=True):
         assert other["loss"] == pytest.approx(report["loss"], abs=1e-5)
-    for row, other in zip(rows_of(one), rows_of(several), strict=True):
+    for row, other in zip(logged_weights(one), logged_weights(several), strict=True):
         assert other["weight"] == pytest.approx(row["weight"], abs=weight)
         if row["score"] is not None:
             assert math.isclose(other["score"], row["score"], rel_tol=rel, abs_tol=score)
@@ -104,31 +113,36 @@ def agree(one: Trained, several: Trained, *, weight: float = 1e-6, rel: float = 
     assert max(float((value - several[1][name]).abs().mean()) for name, value in one[1].items()) < 1e-6
 
 
-@pytest.mark.parametrize("name", [*TEXT, *IMAGES])
-def test_several_ranks_train_as_one_does(alone: dict[str, Trained], together: dict[str, Trained], name: str) -> None:
-    agree(alone[name], together[name])
+@pytest.mark.parametrize("name", [*TEXT_CASES, *IMAGE_CASES])
+def test_training_on_several_ranks_matches_one_rank(
+    single_rank_results: dict[str, TrainingResult], multi_rank_results: dict[str, TrainingResult], name: str
+) -> None:
+    assert_same_training(single_rank_results[name], multi_rank_results[name])
 
 
-@pytest.mark.parametrize("name", DIFFERENCE)
-def test_differences_agree_as_far_as_the_rounding_of_losses_lets_them(
-    plans: dict[str, TrialPlan], alone: dict[str, Trained], together: dict[str, Trained], name: str
+@pytest.mark.parametrize("name", DIFFERENCE_CASES)
+def test_difference_on_several_ranks_matches_within_rounding(
+    plans: dict[str, TrialPlan],
+    single_rank_results: dict[str, TrainingResult],
+    multi_rank_results: dict[str, TrainingResult],
+    name: str,
 ) -> None:
     settings = plans[name].settings
     # a weight moves by at most a quarter of its rate times the scores of its steps
     off, rate = 0.02, float(settings.get("lr_weights") or settings["lr_tasks"])
     bound = rate * off * settings["steps"] / 4
-    agree(alone[name], together[name], weight=bound, rel=0.0, score=off)
-    rows = rows_of(alone[name])
+    assert_same_training(single_rank_results[name], multi_rank_results[name], weight=bound, rel=0.0, score=off)
+    rows = logged_weights(single_rank_results[name])
     moved = [abs(row["weight"] - first["weight"]) for row in rows for first in rows if row["name"] == first["name"]]
     assert max(moved) > 10 * bound
 
 
-@pytest.mark.parametrize("name", BATCH_NORM)
-def test_what_several_ranks_say_of_a_body_with_batch_norm_is_said_of_what_is_kept(
-    plans: dict[str, TrialPlan], together: dict[str, Trained], tmp_path: Path, name: str
+@pytest.mark.parametrize("name", BATCH_NORM_CASES)
+def test_batch_norm_on_several_ranks_scores_saved_parameters(
+    plans: dict[str, TrialPlan], multi_rank_results: dict[str, TrainingResult], tmp_path: Path, name: str
 ) -> None:
-    said, kept = together[name]
+    reports, kept = multi_rank_results[name]
     trial = Trial(plans[name], TrialFolder(tmp_path), Ranks())
     set_parameters(trial.network, kept)
     value, loss = evaluate(trial.network, trial.splits("select_dev"), trial.batches, trial.metric)
-    assert (value, loss) == pytest.approx((said[-1]["score"], said[-1]["loss"]), abs=1e-6)
+    assert (value, loss) == pytest.approx((reports[-1]["score"], reports[-1]["loss"]), abs=1e-6)

@@ -41,7 +41,7 @@ def read(folder: Path, text: str) -> Outer:
     return outer
 
 
-def test_a_file_becomes_a_dataclass(tmp_path: Path) -> None:
+def test_node_read_returns_the_dataclass(tmp_path: Path) -> None:
     text = "count: 3\nkind: fancy\nnames: [a, b]\nparts:\n  x: {rate: 1}\nmaybe: 4\nvalue: 1e-4\n"
     outer = Outer(count=3, kind="fancy", names=("a", "b"), parts={"x": Inner(rate=1.0)}, maybe=4, value=1e-4)
     assert read(tmp_path, text) == outer
@@ -70,7 +70,7 @@ def test_a_file_becomes_a_dataclass(tmp_path: Path) -> None:
         ("[a, 1, {b: 2}]", ["a", 1, {"b": 2}]),
     ],
 )
-def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
+def test_load_scalars_follow_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
     found = load(write(tmp_path, f"a: {text}\n"))[0].value["a"]
     assert found == value
     assert type(found) is type(value)
@@ -108,7 +108,7 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: object)
         ("count: 1\nvalue: \x01\n", "2: not YAML: special characters are not allowed (#x01)"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
+def test_load_invalid_file_error_is_one_line_with_location(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(SpecError) as error:
         read(tmp_path, text)
     assert str(error.value) == f"{tmp_path}/a.yaml:{problem}"
@@ -124,36 +124,36 @@ def test_what_is_wrong_is_said_in_one_line_with_its_place(tmp_path: Path, text: 
         (b"count: " + b"9" * 5000, f"count: the number '{'9' * 40}' is too large"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line_too(tmp_path: Path, data: bytes, problem: str) -> None:
+def test_load_unreadable_file_error_is_one_line(tmp_path: Path, data: bytes, problem: str) -> None:
     with pytest.raises(SpecError) as error:
         load(write(tmp_path, data))
     assert str(error.value).removeprefix(f"{tmp_path}/a.yaml:").removeprefix("1:").strip() == problem
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+def test_load_missing_file_and_folder_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read: No such file"):
         load(tmp_path / "none.yaml")
     with pytest.raises(SpecError, match="cannot be read: Is a directory"):
         load(tmp_path)
 
 
-def test_a_lone_word_stands_for_a_list_of_one(tmp_path: Path) -> None:
+def test_node_read_single_word_becomes_a_list(tmp_path: Path) -> None:
     assert read(tmp_path, "count: 1\nnames: a\n").names == ("a",)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+def test_load_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     assert read(tmp_path, "\ufeffcount: 1\n").count == 1
 
 
-def test_override_replaces_adds_and_takes_out() -> None:
+def test_override_replaces_adds_and_removes_keys() -> None:
     root = Node({"a": {"b": 1, "c": 2}, "d": [1]})
     changed = override(root, {"a.b": "1e-3", "a.c": "null", "e.f.g": "x", "d": "[2, 3]"})
     assert changed.value == {"a": {"b": 1e-3}, "d": [2, 3], "e": {"f": {"g": "x"}}}
     assert root.value == {"a": {"b": 1, "c": 2}, "d": [1]}
 
 
-def test_override_counts_an_include_as_one_key() -> None:
+def test_override_dotted_setting_is_one_key() -> None:
     changed = override(
         Node({}), {"settings.include.transform.mask": "false", "dimensions.include.output.denoise.when": "x"}
     )
@@ -163,7 +163,7 @@ def test_override_counts_an_include_as_one_key() -> None:
     assert weighed.value["dimensions"] == {"weight.output.*": {"log": True}, "weight.a/b/c/d": {"log": True}}
 
 
-def test_what_is_wrong_with_an_override_names_it_and_not_a_line(tmp_path: Path) -> None:
+def test_override_error_names_the_override(tmp_path: Path) -> None:
     root, _ = load(write(tmp_path, "count: 1\nparts: {x: {rate: 1}}\n"))
     with pytest.raises(SpecError, match=r"^--set parts\.x\.rate=7: parts\.x\.rate: must be in \[0, 1\], got 7\.0$"):
         override(root, {"parts.x.rate": "7"}).read(Outer)
@@ -175,13 +175,13 @@ def test_what_is_wrong_with_an_override_names_it_and_not_a_line(tmp_path: Path) 
         override(root, {".": "1"})
 
 
-def test_plain_values_read_back_as_equal() -> None:
+def test_plain_values_round_trip() -> None:
     outer = Outer(count=1, names=("a",), parts={"x": Inner(rate=0.25, word="w")}, value=False)
     assert Node(plain(outer)).read(Outer) == outer
 
 
 @given(st.lists(st.one_of(st.integers(0, 99), st.text("abc", min_size=1))))
-def test_keys_are_spelled_as_a_user_writes_them(keys: list[str | int]) -> None:
+def test_key_path_is_written_as_in_the_file(keys: list[str | int]) -> None:
     text = spelled(keys)
     assert text.count("[") == sum(isinstance(key, int) for key in keys)
     assert not text.startswith(".")
@@ -193,12 +193,12 @@ def test_keys_are_spelled_as_a_user_writes_them(keys: list[str | int]) -> None:
         st.one_of(st.booleans(), st.integers(), st.text()), lambda t: st.lists(t) | st.dictionaries(st.text(), t)
     )
 )
-def test_whatever_a_tree_holds_reading_it_as_a_search_part_refuses_or_answers(tree: object) -> None:
+def test_node_read_any_tree_returns_or_raises_spec_error(tree: object) -> None:
     with contextlib.suppress(SpecError):
         Node({"count": tree, "parts": tree}).read(Outer)
 
 
 @given(st.text())
-def test_whatever_a_file_says_the_answer_is_a_tree_or_one_line(text: str) -> None:
+def test_override_any_text_returns_or_raises_spec_error(text: str) -> None:
     with contextlib.suppress(SpecError):
         override(Node({}), {"a": text})

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from scipy import stats
-from synthetic import SEARCH, write_run
+from synthetic import SYNTHETIC_SEARCH, write_run
 
 from raysearch.errors import RunError, SpecError
 from raysearch.reports import plots, query
@@ -23,7 +23,7 @@ from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import TABLES, TRIALS
 
 REPORTS = catalog.names("reports")
-EMPTY = {name: schema.empty_table() for name, schema in TABLES.items()} | {"best": TRIALS.empty_table()}
+EMPTY_TABLES = {name: schema.empty_table() for name, schema in TABLES.items()} | {"best": TRIALS.empty_table()}
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,12 @@ def found(run) -> dict[str, pa.Table]:
     return query.analyze(run)
 
 
-def answer(name: str, **tables: list[dict[str, object]]) -> list[dict[str, object]]:
+def report_rows(name: str, **tables: list[dict[str, object]]) -> list[dict[str, object]]:
     """What a report says of these rows; columns left out are null."""
-    given = {table: pa.Table.from_pylist(rows, schema=EMPTY[table].schema) for table, rows in tables.items()}
-    return query.answers({**EMPTY, **given}, [query.read_report(name)])[name].to_pylist()
+    filled_tables = {
+        table: pa.Table.from_pylist(rows, schema=EMPTY_TABLES[table].schema) for table, rows in tables.items()
+    }
+    return query.answers({**EMPTY_TABLES, **filled_tables}, [query.read_report(name)])[name].to_pylist()
 
 
 def trial(arm, number, score, *, seed=0, role="search", state="complete", **more):
@@ -48,7 +50,9 @@ def trial(arm, number, score, *, seed=0, role="search", state="complete", **more
     return {**row, "state": state, "score": score, "ended": moment, "params": "{}", **more}
 
 
-def compared(scores: dict[str, list[float]], role: str = "confirm", **declared: object) -> dict[str, dict[str, object]]:
+def rows_by_arm(
+    scores: dict[str, list[float]], role: str = "confirm", **declared: object
+) -> dict[str, dict[str, object]]:
     """The row of each arm when its one configuration had these scores on seeds 1, 2, ..."""
     winners = [trial(arm, 1, values[0] if values else 0.5, seed=1) for arm, values in scores.items()]
     trials = [trial(arm, 1, s, seed=i, role=role) for arm, values in scores.items() for i, s in enumerate(values, 1)]
@@ -56,19 +60,19 @@ def compared(scores: dict[str, list[float]], role: str = "confirm", **declared: 
         trials += [{**winner, "seed": 0} for winner in winners]
     spec = {"baselines": {arm: {} for arm in scores if arm != "search"}, **declared}
     searches = [{"spec": json.dumps(spec), "time": datetime(2026, 1, 1, tzinfo=UTC)}]
-    return {row["arm"]: row for row in answer("arms", trials=trials, best=winners, searches=searches)}
+    return {row["arm"]: row for row in report_rows("arms", trials=trials, best=winners, searches=searches)}
 
 
 def arms(search: list[float], baseline: list[float]) -> dict[str, object]:
     """The row of the baseline when both arms were confirmed with these scores on seeds 1, 2, ..."""
-    return compared({"search": search, "fine_tune": baseline})["fine_tune"]
+    return rows_by_arm({"search": search, "fine_tune": baseline})["fine_tune"]
 
 
 # ---- the files ----
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_report_begins_with_its_question(name):
+def test_report_file_begins_with_its_question(name):
     read = query.read_report(name)
     assert read.title
     assert read.question.endswith("?")
@@ -76,31 +80,31 @@ def test_a_report_begins_with_its_question(name):
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_report_fits_the_empty_tables(name):
-    assert answer(name) == []
+def test_report_on_empty_tables_has_no_rows(name):
+    assert report_rows(name) == []
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_report_says_something_of_a_run_in_values_that_json_knows(found, name):
+def test_report_on_a_run_has_rows_valid_in_json(found, name):
     assert len(found[name]) > 0
     json.dumps(found[name].to_pylist(), allow_nan=False)
 
 
-def test_a_report_of_ones_own_is_asked_by_its_path(run, tmp_path):
-    own = tmp_path / "seeds.sql"
-    own.write_text("-- Seeds: how many seeds?\nSELECT count(DISTINCT seed) AS seeds FROM trials")
-    assert query.analyze(run, [own])["seeds"].to_pylist() == [{"seeds": 4}]
+def test_report_of_the_user_is_read_by_path(run, tmp_path):
+    user_report = tmp_path / "seeds.sql"
+    user_report.write_text("-- Seeds: how many seeds?\nSELECT count(DISTINCT seed) AS seeds FROM trials")
+    assert query.analyze(run, [user_report])["seeds"].to_pylist() == [{"seeds": 4}]
 
 
-def test_sql_that_does_not_fit_is_one_line_that_names_the_file(run, tmp_path):
-    own = tmp_path / "bad.sql"
-    own.write_text("-- Bad: what?\nSELECT scores FROM trials;\n")
+def test_report_invalid_sql_error_is_one_line_with_the_file(run, tmp_path):
+    user_report = tmp_path / "bad.sql"
+    user_report.write_text("-- Bad: what?\nSELECT scores FROM trials;\n")
     with pytest.raises(SpecError, match=r"bad\.sql: .*scores.*not found") as error:
-        query.analyze(run, [own])
+        query.analyze(run, [user_report])
     assert "\n" not in str(error.value)
-    own.write_text("SELECT 1")
+    user_report.write_text("SELECT 1")
     with pytest.raises(SpecError, match=r"bad\.sql:1: a report begins with the comment `-- Title: the question"):
-        query.analyze(run, [own])
+        query.analyze(run, [user_report])
     with pytest.raises(SpecError, match="no such report 'leaderbord'; did you mean 'leaderboard'"):
         query.analyze(run, ["leaderbord"])
 
@@ -108,7 +112,7 @@ def test_sql_that_does_not_fit_is_one_line_that_names_the_file(run, tmp_path):
 # ---- what they say ----
 
 
-def test_the_interval_is_students_on_the_paired_differences():
+def test_arms_interval_is_student_t_on_paired_differences():
     rng = np.random.default_rng(0)
     for pairs in (2, 3, 5, 12, 31, 32, 80):
         search, baseline = rng.normal(0.5, 0.1, pairs), rng.normal(0.45, 0.1, pairs)
@@ -131,11 +135,11 @@ def test_the_interval_is_students_on_the_paired_differences():
         ([], [0.50, 0.51], "no seed in common"),
     ],
 )
-def test_the_verdict_claims_no_more_than_the_interval(search, baseline, verdict):
+def test_arms_verdict_claims_no_more_than_the_interval(search, baseline, verdict):
     assert arms(search, baseline)["verdict"] == verdict
 
 
-def test_five_seeds_cannot_reach_p_and_eight_can():
+def test_arms_verdict_uses_p_value_only_with_enough_seeds():
     few = arms([0.50, 0.51, 0.52, 0.50, 0.51], [0.40, 0.41, 0.43, 0.41, 0.40])
     assert (few["p"], few["rests_on"], few["verdict"]) == (2 / 32, "interval", "the search is better")
     shaky = arms([0.50, 0.50, 0.50, 0.50, 0.50], [0.40, 0.40, 0.40, 0.40, 0.501])
@@ -145,10 +149,10 @@ def test_five_seeds_cannot_reach_p_and_eight_can():
     assert many["boot_low"] == pytest.approx(many["low"], abs=0.01)
 
 
-def test_several_baselines_are_judged_together():
+def test_arms_several_baselines_use_holm_correction():
     rng = np.random.default_rng(0)
     scores = {arm: rng.normal(mean, 0.01, 6) for arm, mean in {"search": 0.5, "a": 0.49, "b": 0.45, "c": 0.495}.items()}
-    rows = compared({arm: values.tolist() for arm, values in scores.items()})
+    rows = rows_by_arm({arm: values.tolist() for arm, values in scores.items()})
     p = sorted(rows[arm]["p"] for arm in "abc")
     assert sorted(rows[arm]["p_holm"] for arm in "abc") == pytest.approx([3 * p[0], max(3 * p[0], 2 * p[1]), p[2]])
     assert {rows[arm]["rests_on"] for arm in "abc"} == {"interval"}  # 3 / 32 at best
@@ -158,8 +162,8 @@ def test_several_baselines_are_judged_together():
     assert (rows["b"]["verdict"], rows["c"]["verdict"]) == ("the search is better", "no difference found")
 
 
-def test_every_arm_is_set_against_the_first_baseline_and_has_its_place():
-    rows = compared({"search": [0.5, 0.6], "none": [0.4, 0.45], "pcgrad": [0.6, 0.61], "late": []})
+def test_arms_are_compared_with_first_baseline_and_ranked():
+    rows = rows_by_arm({"search": [0.5, 0.6], "none": [0.4, 0.45], "pcgrad": [0.6, 0.61], "late": []})
     assert {arm: row["place"] for arm, row in rows.items()} == {"pcgrad": 1, "search": 2, "none": 3, "late": None}
     gains = {arm: row["gain"] for arm, row in rows.items()}
     assert gains == {"search": pytest.approx(0.125), "none": None, "pcgrad": pytest.approx(0.18), "late": None}
@@ -168,30 +172,30 @@ def test_every_arm_is_set_against_the_first_baseline_and_has_its_place():
     assert (rows["pcgrad"]["gain_low"], rows["pcgrad"]["gain_high"]) == (pytest.approx(low), pytest.approx(high))
 
 
-def test_without_confirmation_arms_that_chose_nothing_are_compared_on_their_own_seeds():
-    rows = compared({"search": [0.50, 0.51, 0.52], "none": [0.40, 0.41, 0.43]}, role="search")
+def test_arms_without_confirmation_are_compared_if_not_selected():
+    rows = rows_by_arm({"search": [0.50, 0.51, 0.52], "none": [0.40, 0.41, 0.43]}, role="search")
     none = rows["none"]
     assert (none["seeds"], none["fresh"], none["verdict"]) == (3, False, "the search is better")
     assert none["mean"] == pytest.approx(1.24 / 3)
     trials = [trial("search", n, s, seed=i) for n, s in ((1, 0.5), (2, 0.4)) for i in (1, 2, 3)]
     trials += [trial("none", 1, 0.4, seed=i) for i in (1, 2, 3)]
-    chosen = answer("arms", trials=trials, best=[trials[0], trials[-1]])
+    chosen = report_rows("arms", trials=trials, best=[trials[0], trials[-1]])
     assert [row["verdict"] for row in chosen] == ["not repeated on fresh seeds"] * 2
 
 
-def test_a_score_that_is_no_number_is_left_out():
+def test_arms_nan_score_is_left_out():
     row = arms([0.50, 0.51, float("nan")], [0.40, 0.41, 0.43])
     assert (row["seeds"], row["difference"], row["p"]) == (3, pytest.approx(0.1), 0.5)
 
 
-def test_what_a_paper_printed_stands_beside_what_was_found():
+def test_arms_show_the_score_of_the_paper():
     paper = {"source": "Dery 2021, Table 2", "metric": "accuracy", "scores": {"search": "67.1 +- 1.31"}}
-    rows = compared({"search": [0.5, 0.6], "none": [0.4, 0.45]}, paper=paper)
+    rows = rows_by_arm({"search": [0.5, 0.6], "none": [0.4, 0.45]}, paper=paper)
     assert (rows["search"]["paper"], rows["none"]["paper"]) == ("67.1 +- 1.31", None)
     assert (rows["search"]["source"], rows["none"]["source"]) == ("Dery 2021, Table 2, accuracy", None)
 
 
-def test_on_test_arms_are_paired_by_seed_and_what_was_not_opened_is_left_out():
+def test_final_pairs_test_scores_by_seed_and_skips_unopened():
     rows, said = [], []
     for arm, scores in {"search": [0.5, 0.6, 0.7], "multitask": [0.4, 0.5, 0.6], "late": [0.9]}.items():
         for seed, score in enumerate(scores):
@@ -201,7 +205,7 @@ def test_on_test_arms_are_paired_by_seed_and_what_was_not_opened_is_left_out():
                 said += [about | {"split": "test", "score": score}, about | {"split": "select_dev", "score": 0.0}]
     declared = {"paper": {"source": "there", "metric": "F1", "scores": {"multitask": "44"}}}
     searches = [{"spec": json.dumps(declared), "time": datetime(2026, 1, 1, tzinfo=UTC)}]
-    found = {row["arm"]: row for row in answer("final", trials=rows, evaluations=said, searches=searches)}
+    found = {row["arm"]: row for row in report_rows("final", trials=rows, evaluations=said, searches=searches)}
     assert found.keys() == {"search", "multitask"}
     assert found["search"]["test"] == pytest.approx(0.6)
     assert found["search"]["dev"] == pytest.approx(0.7)
@@ -209,19 +213,19 @@ def test_on_test_arms_are_paired_by_seed_and_what_was_not_opened_is_left_out():
     assert (found["multitask"]["paper"], found["multitask"]["verdict"]) == ("44", "the search is better")
 
 
-def test_a_report_of_ones_own_may_call_the_statistics(run, tmp_path):
-    own = tmp_path / "own.sql"
-    own.write_text(
+def test_report_of_the_user_may_call_the_statistics(run, tmp_path):
+    user_report = tmp_path / "user_report.sql"
+    user_report.write_text(
         "-- Own: what?\nSELECT sign_flip_p([1.0, 2.0, 3.0]) AS p, t_interval([1.0], 1) AS i, holm(NULL) AS h"
     )
-    assert query.analyze(run, [own])["own"].to_pylist() == [{"p": 0.25, "i": None, "h": None}]
+    assert query.analyze(run, [user_report])["user_report"].to_pylist() == [{"p": 0.25, "i": None, "h": None}]
 
 
-def test_a_configuration_is_ranked_by_its_mean_over_seeds_and_stopped_ones_come_after():
+def test_leaderboard_ranks_by_mean_over_seeds_stopped_last():
     trials = [trial("search", 0, 0.5), trial("search", 0, 0.7, seed=1), trial("search", 1, 0.65)]
     trials += [trial("search", 2, 0.9, state="stopped"), trial("search", 3, None, state="failed")]
     trials += [trial("search", 1, 0.99, seed=5, role="confirm")]
-    rows = answer("leaderboard", trials=trials)
+    rows = report_rows("leaderboard", trials=trials)
     assert [(row["number"], row["state"], row["seeds"]) for row in rows] == [
         (1, "complete", 1),
         (0, "complete", 2),
@@ -232,20 +236,22 @@ def test_a_configuration_is_ranked_by_its_mean_over_seeds_and_stopped_ones_come_
     assert rows[1]["trial_id"] == "search-0-1-search"
 
 
-def test_the_best_so_far_never_falls_and_passes_over_the_gap_between_sessions():
+def test_best_so_far_never_falls_and_skips_session_gaps():
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     at = [begin + timedelta(seconds=s) for s in (0, 10, 20, 25, 1000, 1010)]
     events = [(at[0], "opened"), (at[3], "told"), (at[4], "opened"), (at[5], "told")]
     events = [{"time": t, "event": e, "trial_id": "", "detail": '{"purpose": "search"}'} for t, e in events]
     ends = [(0.3, "complete", at[1]), (0.9, "stopped", at[2]), (0.2, "complete", at[3]), (0.5, "complete", at[5])]
     trials = [trial("search", i, s, state=state) | {"ended": end} for i, (s, state, end) in enumerate(ends)]
-    rows = answer("best_so_far", trials=trials, events=events)
+    rows = report_rows("best_so_far", trials=trials, events=events)
     assert [row["best"] for row in rows] == [0.3, 0.3, 0.3, 0.5]
     assert [row["seconds"] for row in rows] == [10, 20, 25, 35]
 
 
-def test_dimensions_have_numbers_where_values_are_numbers():
-    rows = answer("dimensions", trials=[trial("search", 0, 0.5, params='{"lr": 1e-3, "surgery": "none", "a.b": true}')])
+def test_dimensions_have_a_number_for_numeric_values():
+    rows = report_rows(
+        "dimensions", trials=[trial("search", 0, 0.5, params='{"lr": 1e-3, "surgery": "none", "a.b": true}')]
+    )
     assert [(row["dimension"], row["value"], row["number"]) for row in rows] == [
         ("a.b", "true", None),
         ("lr", "0.001", 0.001),
@@ -256,10 +262,10 @@ def test_dimensions_have_numbers_where_values_are_numbers():
 def sweep(trials: list[dict[str, object]], **spec: object) -> dict[tuple[str, str], dict[str, object]]:
     """The row of every dimension and value."""
     searches = [{"spec": json.dumps(spec), "time": datetime(2026, 1, 1, tzinfo=UTC)}]
-    return {(row["dimension"], row["value"]): row for row in answer("sweep", trials=trials, searches=searches)}
+    return {(row["dimension"], row["value"]): row for row in report_rows("sweep", trials=trials, searches=searches)}
 
 
-def test_a_value_is_set_against_the_best_one_on_the_same_seeds_and_all_else_equal():
+def test_sweep_compares_each_value_with_the_best_in_pairs():
     scores = {(1, "a"): [0.5, 0.6], (5, "a"): [0.4, 0.3], (1, "b"): [0.5, 0.4], (5, "b"): [0.3, None]}
     trials = [
         trial("search", n, score, seed=seed, params=json.dumps({"k": k, "basis": basis}))
@@ -282,7 +288,7 @@ def test_a_value_is_set_against_the_best_one_on_the_same_seeds_and_all_else_equa
     assert (other["low"], other["high"]) == (pytest.approx(low), pytest.approx(high))
 
 
-def test_what_was_drawn_from_a_range_is_cut_into_parts():
+def test_sweep_continuous_dimension_is_binned():
     rng = np.random.default_rng(0)
     trials = [trial("search", n, lr, params=json.dumps({"lr": lr})) for n, lr in enumerate(rng.uniform(0.1, 1, 25))]
     rows = sweep(trials, dimensions={"lr": {"float": [0.1, 1]}}).values()
@@ -296,7 +302,7 @@ def test_what_was_drawn_from_a_range_is_cut_into_parts():
     assert len(sweep(grid, sampler="tpe")) == 5
 
 
-def test_what_a_paper_printed_of_a_value_stands_beside_it():
+def test_sweep_shows_the_value_of_the_paper():
     trials = [trial("search", n, 0.5, params=json.dumps({"basis": b})) for n, b in enumerate(("random", "canonical"))]
     paper = {"source": "Table 4", "metric": "accuracy", "values": {"basis": {"random": "58.72 +- 2.68"}}}
     rows = sweep(trials, paper=paper)
@@ -312,24 +318,26 @@ def weight(kind, stage, name, step, share):
     return {**whose, "kind": kind, "stage": stage, "name": name, "weight": share}
 
 
-def test_without_factors_a_primitive_weighs_what_its_objectives_weigh():
+def test_trajectories_primitive_weight_sums_its_objectives():
     best = [trial("search", 0, 0.5, best_step=4)]
     names = {"e/mask/x/denoise": 0.5, "e/bert/x/denoise": 0.3, "e/bert/x/end_task": 0.2}
     weights = [weight("objective", "", name, 1, share) for name, share in names.items()]
-    rows = {(row["stage"], row["name"]): row["weight"] for row in answer("trajectories", best=best, weights=weights)}
+    rows = {
+        (row["stage"], row["name"]): row["weight"] for row in report_rows("trajectories", best=best, weights=weights)
+    }
     assert rows["transform", "bert"] == pytest.approx(0.5)
     assert rows["output", "denoise"] == pytest.approx(0.8)
     factored = [*weights, weight("primitive", "output", "denoise", 1, 0.6)]
-    rows = answer("trajectories", best=best, weights=factored)
+    rows = report_rows("trajectories", best=best, weights=factored)
     assert [(row["stage"], row["weight"], row["best_step"]) for row in rows] == [("output", 0.6, 4)]
 
 
-def test_alphas_and_weights_of_branches_are_trajectories_and_drawn():
+def test_trajectories_include_branch_alphas_and_weights():
     best = [trial("search", 0, 0.5, best_step=4)]
     alphas = {("end_task", 2): 1.2, ("a/b/c/d", 2): -0.5, ("end_task", 4): 0.9, ("a/b/c/d", 4): 1.5}
     weights = [weight("branch", "alpha", name, step, value) for (name, step), value in alphas.items()]
     weights += [weight("branch", "weight", name, step, 1 + value) for (name, step), value in alphas.items()]
-    found = answer("trajectories", best=best, weights=weights)
+    found = report_rows("trajectories", best=best, weights=weights)
     assert [(row["stage"], row["name"], row["step"], row["weight"]) for row in found][:4] == [
         ("alpha", "a/b/c/d", 2, -0.5), ("alpha", "a/b/c/d", 4, 1.5),
         ("alpha", "end_task", 2, 1.2), ("alpha", "end_task", 4, 0.9),
@@ -339,28 +347,28 @@ def test_alphas_and_weights_of_branches_are_trajectories_and_drawn():
     assert len(drawn) == 2
 
 
-def test_objectives_are_ranked_by_their_means_early_and_late():
+def test_ranking_orders_objectives_by_late_mean_weight():
     trials = [trial("search", 0, 0.5)]
     shares = {step: 0.9 if step <= 10 else 0.5 if step <= 50 else 0.2 for step in range(1, 101)}
     weights = [weight("objective", "", "a", step, share) for step, share in shares.items()]
     weights += [weight("objective", "", "b", step, 1 - share) for step, share in shares.items()]
-    first, second = answer("ranking", trials=trials, weights=weights)
+    first, second = report_rows("ranking", trials=trials, weights=weights)
     assert (first["name"], first["early_rank"], first["late_rank"]) == ("b", 2, 1)
     assert (second["early"], second["late"]) == (pytest.approx(0.9), pytest.approx(0.2))
-    assert answer("ranking", trials=trials, weights=[row for row in weights if row["step"] == 1]) == []
+    assert report_rows("ranking", trials=trials, weights=[row for row in weights if row["step"] == 1]) == []
 
 
-def scored(seed, phase, *scores, role="search"):
+def evaluation_rows(seed, phase, *scores, role="search"):
     begun = {"joint": 0, "finetune": 100}[phase]
     whose = {"trial_id": f"search-0-{seed}-{role}", "split": "select_dev", "phase": phase}
     return [{**whose, "step": begun + 10 * i, "score": value} for i, value in enumerate(scores, 1)]
 
 
-def test_a_second_stage_has_the_score_before_it_its_own_and_what_was_kept():
+def test_stages_show_scores_before_after_and_selected():
     trials = [trial("search", 0, 0.0, seed=seed) for seed in (0, 1)]
-    said = [*scored(0, "joint", 0.5, 0.6, 0.4), *scored(0, "finetune", 0.7, 0.65)]
-    said += [*scored(1, "joint", 0.3, 0.8), *scored(1, "finetune", 0.5)]
-    first, second = answer("stages", trials=trials, best=trials[:1], evaluations=said)
+    said = [*evaluation_rows(0, "joint", 0.5, 0.6, 0.4), *evaluation_rows(0, "finetune", 0.7, 0.65)]
+    said += [*evaluation_rows(1, "joint", 0.3, 0.8), *evaluation_rows(1, "finetune", 0.5)]
+    first, second = report_rows("stages", trials=trials, best=trials[:1], evaluations=said)
     assert (first["phase"], first["before"], first["score"]) == ("joint", None, pytest.approx(0.7))
     assert (second["phase"], second["seeds"], second["until"], second["better"]) == ("finetune", 2, 120, 1)
     assert second["before"] == pytest.approx(0.7)
@@ -368,14 +376,14 @@ def test_a_second_stage_has_the_score_before_it_its_own_and_what_was_kept():
     assert second["kept"] == pytest.approx((0.7 + 0.8) / 2)
 
 
-def test_stages_are_those_of_fresh_seeds_where_there_are_any():
+def test_stages_use_fresh_seeds_if_available():
     trials = [trial("search", 0, 0.0), trial("search", 0, 0.0, seed=5, role="confirm")]
-    said = [*scored(0, "joint", 0.9), *scored(5, "joint", 0.4, role="confirm")]
-    (row,) = answer("stages", trials=trials, best=trials[:1], evaluations=said)
+    said = [*evaluation_rows(0, "joint", 0.9), *evaluation_rows(5, "joint", 0.4, role="confirm")]
+    (row,) = report_rows("stages", trials=trials, best=trials[:1], evaluations=said)
     assert (row["score"], row["kept"]) == (pytest.approx(0.4), pytest.approx(0.4))
 
 
-def test_a_failure_is_told_by_the_last_line_of_its_traceback(found):
+def test_failures_reason_is_the_last_line_of_the_traceback(found):
     (row,) = found["failures"].to_pylist()
     assert row["reason"] == "ArithmeticError: loss is nan at step 43 <lr 0.0019>"
     assert row["why"].startswith("Traceback")
@@ -419,36 +427,36 @@ def page(run) -> Page:
     return Page(query.write_html(run))
 
 
-def test_the_page_is_whole_and_loads_nothing(page):
+def test_page_is_well_formed_and_loads_nothing(page):
     assert len(page.ids) == len(set(page.ids))
     assert [target for target in page.loads if not target.startswith("#")] == []
     assert not re.search(r"@import|url\((?!#)|<script", page.source)
 
 
-def test_the_page_has_every_section_with_its_sql(page):
+def test_page_has_every_section_with_its_sql(page):
     assert {*REPORTS, "origin"} <= set(page.ids)
     assert all(f"SQL: {name}.sql" in page.words for name in REPORTS)
-    assert page.source.count("<svg") == 1 + 2 + 2 + len(SEARCH["dimensions"]) + 4 + 1
+    assert page.source.count("<svg") == 1 + 2 + 2 + len(SYNTHETIC_SEARCH["dimensions"]) + 4 + 1
 
 
-def test_the_page_claims_no_more_than_was_found(page):
+def test_page_claims_no_more_than_the_results(page):
     assert "the highest of 11 scores on the same examples, expect less" in page.words
     assert "no difference found" in page.words
     assert "opened 6 times" in page.words
 
 
-def test_what_a_trial_said_is_text_on_the_page(page):
+def test_page_escapes_text_from_trials(page):
     assert "loss is nan at step 43 <lr 0.0019>" in page.words
     assert "<lr 0.0019>" not in page.source
 
 
-def test_colours_of_pictures_follow_the_page(page):
+def test_page_plots_use_the_colours_of_the_page(page):
     drawn = "".join(re.findall(r"<svg.*?</svg>", page.source, re.DOTALL))
     assert not re.search(r"#[0-9a-f]{6}", drawn)
     assert set(re.findall(r"var\((--\w+)\)", drawn)) <= set(re.findall(r"(--\w+): #", page.source))
 
 
-def test_the_same_answers_give_the_same_picture(found):
+def test_plot_of_the_same_rows_is_the_same(found):
     rows = found["best_so_far"].to_pylist()
     assert plots.best_so_far(rows, "nth", "macro_f1") == plots.best_so_far(rows, "nth", "macro_f1")
 
@@ -466,17 +474,17 @@ def test_the_same_answers_give_the_same_picture(found):
         ({"trials": 4, "baselines": 1, "gain": 0.2}, "the search is better"),
     ],
 )
-def test_a_run_with_parts_missing_has_a_page(tmp_path, parts, words):
+def test_page_of_an_incomplete_run_says_what_is_missing(tmp_path, parts, words):
     page = Page(query.write_html(open_run(write_run(tmp_path / "part", **parts))))
     assert words in page.words
 
 
-def test_a_run_that_has_not_begun_is_refused(tmp_path):
+def test_page_of_a_run_without_a_search_is_rejected(tmp_path):
     with Ledger.open(tmp_path / "early"), pytest.raises(RunError, match="the search has not begun"):
         query.write_html(open_run(tmp_path / "early"))
 
 
-def test_rank_correlation_is_spearmans():
+def test_rank_correlation_matches_spearman():
     rng = np.random.default_rng(1)
     values, scores = rng.integers(0, 5, 20).astype(float), rng.normal(size=20)
     rows = [{"state": "complete", "number": v, "score": s} for v, s in zip(values, scores, strict=True)]

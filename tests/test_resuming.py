@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from several import parameters, said
-from tiny import OBJECTIVES, tiny_data, tiny_plan
+from several import report_values, saved_parameters
+from tiny import OBJECTIVES, prepare_tiny_task, tiny_plan
 
 from raysearch.config.search_config import Search
 from raysearch.methods import METHODS
@@ -21,8 +21,8 @@ from raysearch.training.trainer import train
 
 # What a checkpoint holds. Where a name of these changes, checkpoint.FORMAT has to change, and the number here.
 FORMAT = 2
-TRIAL = "bases best key led optimizer parameters place rounds seconds sums surgery weighting weights"
-KEPT = {
+TRIAL_PARTS = "bases best key led optimizer parameters place rounds seconds sums surgery weighting weights"
+STATE_KEYS = {
     "sums": "aux end_task steps",
     "weights": "last scores steps weights",
     "rounds": "optimizers round taken",
@@ -50,10 +50,10 @@ KEPT = {
 
 @pytest.fixture(scope="module")
 def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
+    return prepare_tiny_task(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
 
 
-def of_format(path: Path, number: int) -> None:
+def rewrite_as_format(path: Path, number: int) -> None:
     """Write a checkpoint again, as one of another format that holds other things."""
     tree = checkpoint.load(path)
     del tree["led"]
@@ -63,7 +63,7 @@ def of_format(path: Path, number: int) -> None:
         checkpoint.save(path, tree)
 
 
-def test_what_a_checkpoint_holds_is_told_by_the_number_of_its_format(data: Path, tmp_path: Path) -> None:
+def test_checkpoint_contents_are_pinned_to_the_format_number(data: Path, tmp_path: Path) -> None:
     list(train(tiny_plan(data, "alphavil", pass_steps=1, steps=12), folder=tmp_path))
     state = checkpoint.load(tmp_path / "state.safetensors")
     found = {part: state[part] for part in ("sums", "weights", "rounds")}
@@ -72,32 +72,32 @@ def test_what_a_checkpoint_holds_is_told_by_the_number_of_its_format(data: Path,
             objectives = (OBJECTIVES,) if method.family == "weighting" else ()
             made = method.load()(*objectives, method.settings())
             found |= {name: kept} if made is not None and (kept := made.state()) else {}
-    assert " ".join(sorted(state)) == TRIAL
-    assert {part: " ".join(sorted(holds)) for part, holds in found.items()} == KEPT
+    assert " ".join(sorted(state)) == TRIAL_PARTS
+    assert {part: " ".join(sorted(holds)) for part, holds in found.items()} == STATE_KEYS
     assert checkpoint.FORMAT == FORMAT
 
 
-def test_a_trial_that_finds_a_checkpoint_of_another_format_begins_anew_and_says_so(data: Path, tmp_path: Path) -> None:
+def test_trial_with_checkpoint_of_another_format_restarts(data: Path, tmp_path: Path) -> None:
     plan = tiny_plan(data, "aang", "none", "joint_then_finetune")
-    whole = [said(report) for report in train(plan, folder=tmp_path / "whole")]
+    whole = [report_values(report) for report in train(plan, folder=tmp_path / "whole")]
     interrupted = train(plan, folder=tmp_path / "cut")
     next(interrupted), next(interrupted)
     interrupted.close()
-    of_format(tmp_path / "cut" / "state.safetensors", 1)
+    rewrite_as_format(tmp_path / "cut" / "state.safetensors", 1)
     again = list(train(plan, folder=tmp_path / "cut"))
-    assert [said(report) for report in again] == whole
+    assert [report_values(report) for report in again] == whole
     assert not any(report.replayed for report in again)
     assert "cut/state.safetensors: a checkpoint of format 1 by raysearch 0.0.9, and raysearch" in again[0].anew
     assert not any(report.anew for report in again[1:])
-    ends = [parameters(tmp_path / name) for name in ("whole", "cut")]
+    ends = [saved_parameters(tmp_path / name) for name in ("whole", "cut")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def interrupt(search: Search, at: int) -> None:
+def launch_and_interrupt(search: Search, at: int) -> None:
     """Launch, with Ctrl-C at the report of this number."""
     reports, hear = 0, module.Recorder.hear
 
-    def pressing(self: Any, what: Any) -> None:
+    def handle_then_interrupt(self: Any, what: Any) -> None:
         nonlocal reports
         hear(self, what)
         reports += what.kind == "reports"
@@ -105,13 +105,13 @@ def interrupt(search: Search, at: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Recorder, "hear", pressing)
+        patch.setattr(module.Recorder, "hear", handle_then_interrupt)
         with pytest.raises(KeyboardInterrupt):
             launch(search, progress=False)
 
 
 @pytest.mark.parametrize("damage", ["another format", "cut short"])
-def test_a_run_goes_on_where_a_trials_checkpoint_cannot_be_gone_on_with(
+def test_run_with_unusable_checkpoint_restarts_only_that_trial(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     search = Search.from_dict(
@@ -128,7 +128,7 @@ def test_a_run_goes_on_where_a_trials_checkpoint_cannot_be_gone_on_with(
             "runs": str(tmp_path),
         }
     )
-    interrupt(search, at=5)  # the second trial's second report
+    launch_and_interrupt(search, at=5)  # the second trial's second report
     folder = tmp_path / "digits"
     first = open_run(folder).trials()
     assert first["state"].to_pylist() == ["complete"]
@@ -136,7 +136,7 @@ def test_a_run_goes_on_where_a_trials_checkpoint_cannot_be_gone_on_with(
     if damage == "cut short":
         state.write_bytes(state.read_bytes()[:1000])
     else:
-        of_format(state, 7)
+        rewrite_as_format(state, 7)
     capsys.readouterr()
     run = launch(search)
     trials = run.trials()

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from resuming import resumed_bit_equal
-from several import parameters, train_on
-from tiny import OBJECTIVES, tiny_data, tiny_plan
+from resuming import assert_resume_is_bit_equal
+from several import saved_parameters, train_on_ranks
+from tiny import OBJECTIVES, prepare_tiny_task, tiny_plan
 from torch import Tensor, nn
 
 from raysearch.distributed import Ranks
@@ -17,8 +17,8 @@ from raysearch.training.branch_trainer import Changes, MetaDev, Snapshot
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial, parameters_of, set_parameters, train
 
-TWO = OBJECTIVES[:2]
-WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+TWO_OBJECTIVES = OBJECTIVES[:2]
+BRANCH_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "alphavil": ("alphavil", {"alpha_lr": 1.0}),
     "alphavil, moments kept": ("alphavil", {"alpha_lr": 1.0, "branch_optimizer": "kept", "weight_scales": "loss"}),
     "alphavil by newton": (
@@ -32,23 +32,21 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
+    return prepare_tiny_task(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
 
 
-def plan_of(data: Path, way: str, schedule: str = "joint", **more: Any) -> TrialPlan:
-    weighting, settings = WAYS[way]
+def branch_plan(data: Path, way: str, schedule: str = "joint", **more: Any) -> TrialPlan:
+    weighting, settings = BRANCH_METHODS[way]
     quick = {"pass_steps": 2, "steps": 24, "eval_every": 6, "alpha_steps": 2, "lr": 2e-3} | settings | more
     known = tiny_plan(data, weighting).settings.keys()
     unused = {"alpha_steps"} - known
     plan = tiny_plan(data, weighting, "none", schedule, **{k: v for k, v in quick.items() if k not in unused})
-    return replace(plan, objectives=TWO)
+    return replace(plan, objectives=TWO_OBJECTIVES)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_steps_are_those_of_all_branches_and_weights_are_said_after_every_round(
-    data: Path, tmp_path: Path, way: str
-) -> None:
-    reports = list(train(plan_of(data, way, "joint_then_finetune", steps=25), folder=tmp_path))
+@pytest.mark.parametrize("way", BRANCH_METHODS)
+def test_rounds_count_steps_of_all_branches_and_log_weights(data: Path, tmp_path: Path, way: str) -> None:
+    reports = list(train(branch_plan(data, way, "joint_then_finetune", steps=25), folder=tmp_path))
     expected = {"diw": [6, 12, 18, 24], "forkmerge": [6, 12]}.get(way, [6, 12, 18, 24])
     joint = [report.step for report in reports if report.evaluation["phase"] == "joint"]
     assert joint[: len(expected)] == expected
@@ -63,7 +61,7 @@ def test_steps_are_those_of_all_branches_and_weights_are_said_after_every_round(
 
 
 @pytest.mark.parametrize("kept", ["kept", "fresh"])
-def test_one_task_and_an_alpha_of_one_is_plain_training(data: Path, tmp_path: Path, kept: str) -> None:
+def test_rounds_of_one_task_with_alpha_one_are_plain_training(data: Path, tmp_path: Path, kept: str) -> None:
     settings = {"steps": 6, "eval_every": 3, "dropout": 0.0}
     alone = {"alpha_steps": 0, "pass_steps": 3 if kept == "kept" else 6, "branch_optimizer": kept}
     plain = tiny_plan(data, "end_task_only", **settings)
@@ -72,24 +70,22 @@ def test_one_task_and_an_alpha_of_one_is_plain_training(data: Path, tmp_path: Pa
     found = list(train(rounds, folder=tmp_path / "rounds"))
     assert found[-1].evaluation["loss"] == pytest.approx(expected[-1].evaluation["loss"], abs=1e-6)
     assert found[-1].evaluation["train_loss"] > 0
-    ends = parameters(tmp_path / "plain"), parameters(tmp_path / "rounds")
+    ends = saved_parameters(tmp_path / "plain"), saved_parameters(tmp_path / "rounds")
     assert max(float((ends[0][name] - ends[1][name]).abs().max()) for name in ends[0]) < 1e-6
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", BRANCH_METHODS)
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_a_trial_that_is_resumed_between_rounds_ends_bit_equal(
-    data: Path, tmp_path: Path, way: str, stop_after: int
-) -> None:
-    resumed_bit_equal(plan_of(data, way, "joint_then_finetune"), tmp_path, after=stop_after)
+def test_rounds_resume_is_bit_equal(data: Path, tmp_path: Path, way: str, stop_after: int) -> None:
+    assert_resume_is_bit_equal(branch_plan(data, way, "joint_then_finetune"), tmp_path, after=stop_after)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
-def test_branches_on_several_ranks_come_to_what_one_rank_comes_to(data: Path, tmp_path: Path, world: int) -> None:
+def test_rounds_on_several_ranks_match_one_rank(data: Path, tmp_path: Path, world: int) -> None:
     ways = ("alphavil, moments kept", "alphavil by newton", "forkmerge", "diw")
-    plans = [plan_of(data, way, workers=world, steps=18) for way in ways]
-    alone, together = train_on(1, plans, tmp_path), train_on(world, plans, tmp_path, resumed=True)
+    plans = [branch_plan(data, way, workers=world, steps=18) for way in ways]
+    alone, together = train_on_ranks(1, plans, tmp_path), train_on_ranks(world, plans, tmp_path, resumed=True)
     for (one, end), (several, other) in zip(alone, together, strict=True):
         for report, again in zip(one, several, strict=True):
             assert again["loss"] == pytest.approx(report["loss"], abs=1e-6)
@@ -97,53 +93,53 @@ def test_branches_on_several_ranks_come_to_what_one_rank_comes_to(data: Path, tm
         assert all(torch.equal(end[name], other[name]) for name in end)
 
 
-def test_a_round_that_has_no_room_is_refused_and_says_what_it_takes(data: Path, tmp_path: Path) -> None:
+def test_round_without_enough_steps_is_rejected(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a round takes 6 steps \(2 \+ 2 \+ 2, a branch each\), and there are 5"):
-        list(train(plan_of(data, "alphavil", steps=5), folder=tmp_path))
+        list(train(branch_plan(data, "alphavil", steps=5), folder=tmp_path))
 
 
-def test_a_pass_is_the_rows_of_a_tasks_data_over_its_batch(data: Path, tmp_path: Path) -> None:
-    plan = plan_of(data, "alphavil", pass_steps=0, rho=0.5, batch_size=16, aux_batch_size=4, steps=100)
+def test_round_length_follows_data_size_and_batch_size(data: Path, tmp_path: Path) -> None:
+    plan = branch_plan(data, "alphavil", pass_steps=0, rho=0.5, batch_size=16, aux_batch_size=4, steps=100)
     trial = Trial(plan, TrialFolder(tmp_path), Ranks())
     assert trial.rounds is not None
     train_rows = len(trial.splits("train"))
     assert trial.rounds.steps(trial.phases[0], 0) == round(train_rows / 16 / 2) + 2 * round(train_rows / 4 / 2)
 
 
-def test_a_loss_that_is_not_finite_names_its_branch(data: Path, tmp_path: Path) -> None:
+def test_branch_non_finite_loss_names_the_branch(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ArithmeticError, match="branch end_task, step 2: the loss is not finite"):
-        list(train(plan_of(data, "alphavil", lr=1e30, head_lr=1e30, clip=0.0, warmup=0.0), folder=tmp_path))
+        list(train(branch_plan(data, "alphavil", lr=1e30, head_lr=1e30, clip=0.0, warmup=0.0), folder=tmp_path))
 
 
-def one_round(data: Path, folder: Path, way: str, **more: Any) -> tuple[Trial, dict[str, Tensor]]:
+def trial_after_one_round(data: Path, folder: Path, way: str, **more: Any) -> tuple[Trial, dict[str, Tensor]]:
     """A trial after a round, and its parameters before."""
-    trial = Trial(plan_of(data, way, **more), TrialFolder(folder), Ranks())
+    trial = Trial(branch_plan(data, way, **more), TrialFolder(folder), Ranks())
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
     assert trial.rounds is not None
     trial.rounds(trial.phases[0], 0)
     return trial, before
 
 
-def test_a_round_that_only_looks_leaves_the_network_as_it_was(data: Path, tmp_path: Path) -> None:
-    trial, _ = one_round(data, tmp_path, "diw")
+def test_round_that_only_evaluates_keeps_the_parameters(data: Path, tmp_path: Path) -> None:
+    trial, _ = trial_after_one_round(data, tmp_path, "diw")
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
     assert trial.rounds is not None
     trial.rounds(trial.phases[0], 2)
     assert all(torch.equal(before[name], value) for name, value in parameters_of(trial.network).items())
 
 
-def test_a_branch_moves_the_body_and_the_heads_of_its_own_tasks(data: Path, tmp_path: Path) -> None:
-    trial = Trial(plan_of(data, "alphavil", head_weight_decay=1.0), TrialFolder(tmp_path), Ranks())
+def test_branch_trains_the_body_and_heads_of_its_tasks(data: Path, tmp_path: Path) -> None:
+    trial = Trial(branch_plan(data, "alphavil", head_weight_decay=1.0), TrialFolder(tmp_path), Ranks())
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
     assert trial.rounds is not None
-    trial.rounds._train(Branch(TWO[1].name, {1: 1.0}), 2, 2, trial.phases[0], 0)
+    trial.rounds._train(Branch(TWO_OBJECTIVES[1].name, {1: 1.0}), 2, 2, trial.phases[0], 0)
     moved = {name for name, value in parameters_of(trial.network).items() if not torch.equal(before[name], value)}
     assert any(name.startswith("body.") for name in moved)
     assert any(name.startswith("heads.1.") for name in moved)
     assert not any(name.startswith(("heads.0.", "end_task.")) for name in moved)
 
 
-def changed(trial: Trial, count: int) -> tuple[Snapshot, Changes]:
+def random_deltas(trial: Trial, count: int) -> tuple[Snapshot, Changes]:
     """Random changes of the trial's network, as branches would leave them."""
     assert trial.rounds is not None
     before = Snapshot(trial.network, trial.update.parameters)
@@ -159,9 +155,9 @@ def changed(trial: Trial, count: int) -> tuple[Snapshot, Changes]:
     return before, changes
 
 
-def test_the_gradient_of_the_alphas_is_that_of_the_dev_loss(data: Path, tmp_path: Path) -> None:
-    trial = Trial(plan_of(data, "alphavil"), TrialFolder(tmp_path), Ranks())
-    before, changes = changed(trial, 3)
+def test_alpha_gradient_matches_finite_differences(data: Path, tmp_path: Path) -> None:
+    trial = Trial(branch_plan(data, "alphavil"), TrialFolder(tmp_path), Ranks())
+    before, changes = random_deltas(trial, 3)
     assert trial.rounds is not None
     dev = MetaDev(trial.rounds, before, changes)
     at = torch.tensor([1.0, 0.5, -0.5], dtype=torch.float64)
@@ -174,20 +170,18 @@ def test_the_gradient_of_the_alphas_is_that_of_the_dev_loss(data: Path, tmp_path
         assert float(slope[b]) == pytest.approx(by_difference, rel=0.02, abs=2e-3)
 
 
-def test_the_loss_on_meta_dev_is_not_above_that_at_one_where_alphas_have_to_be_better(
-    data: Path, tmp_path: Path
-) -> None:
+def test_alphas_accepted_if_better_never_raise_the_dev_loss(data: Path, tmp_path: Path) -> None:
     for optimizer in ("gd", "newton", "black_box"):
-        plan = plan_of(data, "alphavil", alpha_optimizer=optimizer, alpha_accept="better", alpha_lr=100.0)
+        plan = branch_plan(data, "alphavil", alpha_optimizer=optimizer, alpha_accept="better", alpha_lr=100.0)
         trial = Trial(plan, TrialFolder(tmp_path / optimizer), Ranks())
-        before, changes = changed(trial, 3)
+        before, changes = random_deltas(trial, 3)
         assert trial.rounds is not None
         dev = MetaDev(trial.rounds, before, changes)
         alphas = trial.rounds.weighting.merge(trial.rounds.weighting.branches(), dev)
         assert dev.score(alphas)[1] >= dev.score(torch.ones(3, dtype=torch.float64))[1]
 
 
-class Counting(nn.Module):
+class BatchNormLinear(nn.Module):
     """A linear layer behind a batch norm, whose statistics are a mean, a variance and a count."""
 
     def __init__(self) -> None:
@@ -199,9 +193,9 @@ class Counting(nn.Module):
         return out
 
 
-def test_statistics_are_mixed_by_the_size_of_alpha_and_counts_are_the_first_branchs() -> None:
+def test_merge_averages_statistics_and_takes_first_counts() -> None:
     torch.manual_seed(0)
-    network: Any = Counting()
+    network: Any = BatchNormLinear()
     before = Snapshot(network, list(network.parameters()))
     changes, seen = Changes(before, s.AlphaVIL(), Ranks()), []
     for b, passes in enumerate((2, 5)):
@@ -223,9 +217,7 @@ def test_statistics_are_mixed_by_the_size_of_alpha_and_counts_are_the_first_bran
 @pytest.mark.parametrize(
     ("settings", "tolerance"), [(s.AlphaVIL(), 1e-6), (s.AlphaVIL(delta_precision="bfloat16"), 1e-2)]
 )
-def test_a_mix_is_the_common_parameters_and_the_sum_of_alpha_times_delta(
-    settings: s.AlphaVIL, tolerance: float
-) -> None:
+def test_merge_adds_alpha_times_delta(settings: s.AlphaVIL, tolerance: float) -> None:
     torch.manual_seed(0)
     network: Any = nn.Linear(5, 4)
     theta = torch.cat([p.detach().flatten() for p in network.parameters()]).double()
@@ -249,8 +241,8 @@ def test_a_mix_is_the_common_parameters_and_the_sum_of_alpha_times_delta(
     assert sum(norms) == pytest.approx(float(deltas.norm(dim=1).sum()), rel=1e-2)
 
 
-def test_parameters_are_put_back_by_what_was_kept(data: Path, tmp_path: Path) -> None:
-    trial, before = one_round(data, tmp_path, "alphavil")
+def test_set_parameters_restores_the_snapshot(data: Path, tmp_path: Path) -> None:
+    trial, before = trial_after_one_round(data, tmp_path, "alphavil")
     assert not all(torch.equal(before[name], value) for name, value in parameters_of(trial.network).items())
     set_parameters(trial.network, before)
     assert all(torch.equal(before[name], value) for name, value in parameters_of(trial.network).items())

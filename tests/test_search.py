@@ -23,9 +23,9 @@ from raysearch.search.launch import launch
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import Report
 
-FAKE = "fake_training:train"
+STUB_TRAINING = "fake_training:train"
 TESTS = Path(__file__).parent
-WHY = {
+FAILURE_REASONS = {
     0.80: "OSError: the disk is full",
     0.81: "the score at step 2 is nan, not a number",
     0.85: "ArithmeticError: the loss is nan",
@@ -33,7 +33,7 @@ WHY = {
 
 
 @pytest.fixture
-def declare(tiny_task: dict[str, str], tmp_path: Path) -> Any:
+def make_search(tiny_task: dict[str, str], tmp_path: Path) -> Any:
     """A search of the tiny task with everything in the test's folder; keywords replace what it declares."""
 
     def declared(**more: Any) -> Search:
@@ -55,8 +55,8 @@ def declare(tiny_task: dict[str, str], tmp_path: Path) -> Any:
     return declared
 
 
-def run_of(search: Search, **more: Any) -> Run:
-    return launch(search, train=FAKE, progress=False, **more)
+def launch_stub(search: Search, **more: Any) -> Run:
+    return launch(search, train=STUB_TRAINING, progress=False, **more)
 
 
 def events(run: Run, name: str) -> Counter[str]:
@@ -64,7 +64,7 @@ def events(run: Run, name: str) -> Counter[str]:
     return Counter(row["trial_id"] for row in table if row["event"] == name)
 
 
-def assert_sound(run: Run, trials: int) -> None:
+def assert_consistent(run: Run, trials: int) -> None:
     """The budget is met exactly; every trial was asked, committed and told once, and has its rows."""
     rows = run.trials().to_pylist()
     ids = [row["trial_id"] for row in rows]
@@ -87,10 +87,10 @@ def assert_sound(run: Run, trials: int) -> None:
 # ---- in this process ----
 
 
-def test_a_search_in_this_process_is_recorded_whole(declare: Any) -> None:
-    search = declare(seeds=[0, 1], confirm={"seeds": [7]}, keep=1)
-    run = run_of(search)
-    assert_sound(run, 4 * 2 + 1)
+def test_launch_in_process_records_everything(make_search: Any) -> None:
+    search = make_search(seeds=[0, 1], confirm={"seeds": [7]}, keep=1)
+    run = launch_stub(search)
+    assert_consistent(run, 4 * 2 + 1)
     rows = run.trials().to_pylist()
     assert {row["device"] for row in rows} == {"cpu"}
     assert [row["role"] for row in rows].count("confirm") == 1
@@ -101,98 +101,98 @@ def test_a_search_in_this_process_is_recorded_whole(declare: Any) -> None:
     assert json.loads(run.searches()["versions"][0].as_py())["optuna"]
 
 
-def test_failures_are_rows_with_what_is_known_and_the_search_goes_on(declare: Any) -> None:
-    run = run_of(declare(dimensions={"dropout": {"choice": [0.1, 0.80, 0.81, 0.85]}}, sampler="grid"))
-    assert_sound(run, 4)
+def test_launch_with_failing_trials_records_them_and_continues(make_search: Any) -> None:
+    run = launch_stub(make_search(dimensions={"dropout": {"choice": [0.1, 0.80, 0.81, 0.85]}}, sampler="grid"))
+    assert_consistent(run, 4)
     for row in run.trials().to_pylist():
-        why = WHY.get(json.loads(row["params"])["dropout"])
+        why = FAILURE_REASONS.get(json.loads(row["params"])["dropout"])
         assert row["state"] == ("failed" if why else "complete")
         assert why is None or why in row["why"]
     assert sum(events(run, "failed").values()) == 3
 
 
-def test_a_search_that_is_done_is_not_done_again(declare: Any) -> None:
-    search = declare()
-    before = run_of(search).trials()
-    assert run_of(search).trials().equals(before)
+def test_launch_of_a_finished_search_runs_nothing(make_search: Any) -> None:
+    search = make_search()
+    before = launch_stub(search).trials()
+    assert launch_stub(search).trials().equals(before)
 
 
-def test_a_changed_search_says_what_changed_and_can_be_forked_or_extended(declare: Any) -> None:
-    run_of(declare())
+def test_launch_of_a_changed_search_can_fork_or_extend(make_search: Any) -> None:
+    launch_stub(make_search())
     with pytest.raises(RunError, match=r"another search: budget.trials: 4 -> 6; --fork NEW_NAME .*, --extend goes on"):
-        run_of(declare(budget={"trials": 6}))
-    extended = run_of(declare(budget={"trials": 6}, seeds=[0, 3]), extend=True)
-    assert_sound(extended, 12)
+        launch_stub(make_search(budget={"trials": 6}))
+    extended = launch_stub(make_search(budget={"trials": 6}, seeds=[0, 3]), extend=True)
+    assert_consistent(extended, 12)
     assert extended.searches().num_rows == 2
-    other = declare(budget={"trials": 6}, dimensions={"lr": {"float": [0.01, 0.5]}})
+    other = make_search(budget={"trials": 6}, dimensions={"lr": {"float": [0.01, 0.5]}})
     with pytest.raises(
         RunError, match=r"dimensions\.lr.*only budget, confirm, further seeds.*--fork NEW_NAME begins"
     ) as at:
-        run_of(other, extend=True)
+        launch_stub(other, extend=True)
     assert "seeds" in str(at.value)
-    forked = run_of(other, fork="beside")
+    forked = launch_stub(other, fork="beside")
     assert forked.name == "beside"
-    assert_sound(forked, 6)
+    assert_consistent(forked, 6)
     with pytest.raises(RunError, match="run beside exists already"):
-        run_of(other, fork="beside")
+        launch_stub(other, fork="beside")
 
 
-def test_seeds_that_are_taken_away_are_no_extension(declare: Any) -> None:
-    run_of(declare(seeds=[0, 1]))
+def test_launch_with_removed_seeds_is_no_extension(make_search: Any) -> None:
+    launch_stub(make_search(seeds=[0, 1]))
     with pytest.raises(RunError, match=r"seeds: \[0, 1\] -> \[1\].*--fork"):
-        run_of(declare(seeds=[1]), extend=True)
+        launch_stub(make_search(seeds=[1]), extend=True)
 
 
-def test_how_a_run_is_executed_may_change_without_a_word(declare: Any) -> None:
-    run_of(declare(keep=3))
-    assert_sound(run_of(declare(keep=-1)), 4)
+def test_launch_with_changed_execution_settings_is_allowed(make_search: Any) -> None:
+    launch_stub(make_search(keep=3))
+    assert_consistent(launch_stub(make_search(keep=-1)), 4)
 
 
-def test_a_search_that_makes_no_sense_is_refused(declare: Any) -> None:
+def test_launch_of_an_invalid_search_is_rejected(make_search: Any) -> None:
     with pytest.raises(SpecError, match="executor 'in_process' stops no trial"):
-        run_of(declare(executor="fleet", scheduler={"asha": {"grace": 2}}), executor="in_process")
+        launch_stub(make_search(executor="fleet", scheduler={"asha": {"grace": 2}}), executor="in_process")
 
 
-def test_a_search_that_is_refused_leaves_nothing_behind(declare: Any) -> None:
-    search = declare(executor="fleet")
+def test_launch_that_is_rejected_leaves_no_files(make_search: Any) -> None:
+    search = make_search(executor="fleet")
     with pytest.raises(RunError, match="Ray Client is not supported"):
-        run_of(search, address="ray://nowhere:1")
+        launch_stub(search, address="ray://nowhere:1")
     assert not (Path(search.runs) / "tried").exists()
 
 
-def test_ctrl_c_leaves_the_trial_unfinished_and_a_later_launch_goes_on_with_it(
-    declare: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_launch_after_ctrl_c_resumes_the_unfinished_trial(
+    make_search: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reported, before = 0, signal.getsignal(signal.SIGINT)  # ignored where the tests run behind a shell
     hear = module.Recorder.hear
 
-    def pressing(self: Any, said: Any) -> None:
+    def handle_then_interrupt(self: Any, said: Any) -> None:
         nonlocal reported
         hear(self, said)
         reported += said.kind == "reports"
         if reported == 6:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(module.Recorder, "hear", pressing)
-    search = declare()
+    monkeypatch.setattr(module.Recorder, "hear", handle_then_interrupt)
+    search = make_search()
     with pytest.raises(KeyboardInterrupt):
-        launch(search, train=FAKE)
+        launch(search, train=STUB_TRAINING)
     assert "interrupted; 1 trial is unfinished; raysearch resume tried goes on" in capsys.readouterr().err
     run = open_run(Path(search.runs) / "tried")
     assert run.trials().num_rows == 1
     assert run.status()["state"] == "interrupted"
     monkeypatch.undo()
-    run = run_of(search)
-    assert_sound(run, 4)
+    run = launch_stub(search)
+    assert_consistent(run, 4)
     second = run.trials().to_pylist()[1]
     assert second["attempts"] == 2
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_trial_without_a_score_has_failed(declare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_trial_without_a_score_has_failed(make_search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     unscored = Report(2, {"step": 2, "split": "select_dev"}, None)
     monkeypatch.setattr("fake_training._report", Mock(return_value=unscored))
-    run = run_of(declare(budget={"trials": 1}))
+    run = launch_stub(make_search(budget={"trials": 1}))
     row = run.trials().to_pylist()[0]
     assert (row["state"], row["why"], row["score"]) == ("failed", "it ended without a score", None)
 
@@ -201,11 +201,11 @@ def test_a_trial_without_a_score_has_failed(declare: Any, monkeypatch: pytest.Mo
 
 
 @pytest.fixture(scope="module")
-def on_ray() -> Iterator[None]:
+def ray_session() -> Iterator[None]:
     """One Ray session for all tests here; workers find the stand-in."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(TESTS))
-        patch.setenv("FAKE_SECONDS", "0.1")  # time for a stop to arrive
+        patch.setenv("STUB_SECONDS", "0.1")  # time for a stop to arrive
         for name, value in module.ENVIRONMENT.items():
             patch.setenv(name, value)
         import ray
@@ -231,12 +231,12 @@ ray_warns = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 @pytest.mark.slow
 @ray_warns
-@pytest.mark.usefixtures("on_ray")
-def test_a_search_with_two_ranks_survives_every_kind_of_failure(declare: Any) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_launch_on_two_ranks_survives_every_failure(make_search: Any) -> None:
     dropout = {"choice": [0.1, 0.80, 0.81, 0.82, 0.84, 0.85]}
     choices = [0.0001, 0.3, 0.5, 0.7, 0.8]  # beside 5e-4, where it is not drawn: only the first is never stopped
     dimensions = {"dropout": dropout, "lr": {"choice": choices, "when": {"dropout": [0.1]}}}
-    search = declare(
+    search = make_search(
         executor="fleet",
         dimensions=dimensions,
         budget={"trials": 10},
@@ -244,11 +244,11 @@ def test_a_search_with_two_ranks_survives_every_kind_of_failure(declare: Any) ->
         scheduler={"asha": {"grace": 2, "reduction": 2}},
         resources={"workers": 2, "cpus": 1},
     )
-    run = run_of(search)
-    assert_sound(run, 10)
+    run = launch_stub(search)
+    assert_consistent(run, 10)
     drawn = [(json.loads(row["params"]), row) for row in run.trials().to_pylist()]
     rows = {params["dropout"]: row for params, row in drawn if "lr" not in params}
-    for case, why in WHY.items():
+    for case, why in FAILURE_REASONS.items():
         assert rows[case]["state"] == "failed"
         assert why in rows[case]["why"]
     for case in (0.82, 0.84):
@@ -262,11 +262,11 @@ def test_a_search_with_two_ranks_survives_every_kind_of_failure(declare: Any) ->
 
 @pytest.mark.slow
 @ray_warns
-@pytest.mark.usefixtures("on_ray")
-def test_a_train_run_for_every_trial_gives_back_what_it_took(declare: Any) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_launch_with_train_runs_releases_its_resources(make_search: Any) -> None:
     import ray
 
-    search = declare(
+    search = make_search(
         executor="train_run",
         dimensions={"lr": {"choice": [0.5, 0.1]}},  # which the grid asks for from the last on
         budget={"trials": 2},
@@ -274,29 +274,29 @@ def test_a_train_run_for_every_trial_gives_back_what_it_took(declare: Any) -> No
         scheduler={"asha": {"grace": 2, "reduction": 2}},
         resources={"workers": 1, "cpus": 1, "groups": 1},
     )
-    run = run_of(search)
-    assert_sound(run, 2)
+    run = launch_stub(search)
+    assert_consistent(run, 2)
     assert run.trials()["state"].to_pylist() == ["complete", "stopped"]
     assert ray.available_resources()["CPU"] == 2
 
 
 @pytest.mark.slow
 @ray_warns
-@pytest.mark.usefixtures("on_ray")
-def test_drivers_that_are_killed_and_interrupted_lose_and_repeat_nothing(
-    declare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("ray_session")
+def test_launch_after_kill_loses_and_repeats_nothing(
+    make_search: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = declare(
+    search = make_search(
         executor="fleet",
         budget={"trials": 10},
         scheduler={"asha": {"grace": 4, "reduction": 3}},
         resources={"workers": 1, "cpus": 1, "groups": 1},
     )
-    committed = killed_after(3, search, tmp_path / "search.json")
+    committed = kill_driver_after(3, search, tmp_path / "search.json")
 
     hear, further = module.Recorder.hear, 0
 
-    def pressing(self: Any, said: Any) -> None:
+    def handle_then_interrupt(self: Any, said: Any) -> None:
         nonlocal further
         hear(self, said)
         further += said.kind == "ended"
@@ -305,20 +305,20 @@ def test_drivers_that_are_killed_and_interrupted_lose_and_repeat_nothing(
             further += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.Recorder, "hear", pressing)
+        patch.setattr(module.Recorder, "hear", handle_then_interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_of(search)
+            launch_stub(search)
     run = open_run(Path(search.runs) / "tried")
     later = run.trials()["trial_id"].to_pylist()
     assert later[: len(committed)] == committed
     assert len(committed) + 2 <= len(later) < 10
 
-    assert_sound(run_of(search), 10)
+    assert_consistent(launch_stub(search), 10)
     assert run.trials()["trial_id"].to_pylist()[: len(later)] == later
     assert any(row["attempts"] > 1 for row in run.trials().to_pylist()), "what was in flight was gone on with"
 
 
-def killed_after(commits: int, search: Search, file: Path) -> list[str]:
+def kill_driver_after(commits: int, search: Search, file: Path) -> list[str]:
     """Trials committed by a driver in a process of its own that is killed after so many."""
     file.write_text(json.dumps(search.to_dict()))
     driver = subprocess.Popen([sys.executable, TESTS / "fake_training.py", file], stderr=subprocess.PIPE, text=True)

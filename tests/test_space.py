@@ -15,7 +15,7 @@ from raysearch.objectives.space import KINDS, NEEDS, STAGES, Space, load_space
 from raysearch.schema import catalog
 from raysearch.schema.yaml_source import Node, plain
 
-COUNTS = {
+EXPECTED_COUNTS = {
     "aang_td": 24,
     "aang_td_ed": 40,
     "aang_full": 524,
@@ -26,7 +26,7 @@ COUNTS = {
     "xlnet_style": 1,
     "smoke": 6,
 }
-COUNTS |= {
+EXPECTED_COUNTS |= {
     "image": 36,
     "image_td": 18,
     "auxiliary_label": 1,
@@ -35,7 +35,7 @@ COUNTS |= {
     "planted": 10,
     "planted_factored": 144,
 }
-EVERY = [
+ALL_OBJECTIVES = [
     Objective(**dict(zip(STAGES, parts, strict=True)))
     for kind, stages in KINDS.items()
     for parts in itertools.product(
@@ -49,20 +49,22 @@ def objective(name: str) -> Objective:
 
 
 @pytest.mark.parametrize("name", catalog.names("spaces"))
-def test_a_space_of_the_catalog_has_the_objectives_that_its_paper_counts(name: str) -> None:
+def test_catalog_space_has_the_number_of_objectives_of_its_paper(name: str) -> None:
     space = load_space(name)
-    assert len(space.objectives) == COUNTS[name]
-    assert len({o.name for o in space.objectives}) == COUNTS[name]
+    assert len(space.objectives) == EXPECTED_COUNTS[name]
+    assert len({o.name for o in space.objectives}) == EXPECTED_COUNTS[name]
 
 
 @pytest.mark.parametrize("name", catalog.names("spaces"))
-def test_why_not_is_none_for_exactly_the_objectives_of_a_space(name: str) -> None:
+def test_why_not_is_none_only_for_objectives_of_the_space(name: str) -> None:
     space = load_space(name)
-    extra = {replace(o, data=data) for o in EVERY for data in space.stages["data"] if data.startswith("extra_")}
-    assert {o.name for o in {*EVERY, *extra} if space.why_not(o) is None} == {o.name for o in space.objectives}
+    extra = {
+        replace(o, data=data) for o in ALL_OBJECTIVES for data in space.stages["data"] if data.startswith("extra_")
+    }
+    assert {o.name for o in {*ALL_OBJECTIVES, *extra} if space.why_not(o) is None} == {o.name for o in space.objectives}
 
 
-def test_aang_td_is_sixteen_denoising_objectives_and_eight_labels() -> None:
+def test_aang_td_has_16_denoising_and_8_label_objectives() -> None:
     space = load_space("aang_td")
     outputs = [o.output for o in space.objectives]
     assert (outputs.count("denoise"), outputs.count("end_task")) == (16, 8)
@@ -70,13 +72,13 @@ def test_aang_td_is_sixteen_denoising_objectives_and_eight_labels() -> None:
     assert labels == {"bidirectional", "random_factorized"}
 
 
-def test_aang_td_ed_adds_sixteen_denoising_objectives_on_domain_text() -> None:
+def test_aang_td_ed_adds_16_denoising_objectives_on_domain_text() -> None:
     small, large = set(load_space("aang_td").objectives), set(load_space("aang_td_ed").objectives)
     assert small < large
     assert {(o.data, o.output) for o in large - small} == {("in_domain", "denoise")}
 
 
-def test_xyz_is_gpt_xlnet_and_bert_style_together() -> None:
+def test_xyz_is_the_union_of_gpt_xlnet_and_bert_style() -> None:
     single = [load_space(f"{style}_style").objectives[0] for style in ("gpt", "xlnet", "bert")]
     assert set(load_space("xyz").objectives) == set(single)
 
@@ -91,7 +93,7 @@ def test_why_not_names_the_stage_or_the_rule() -> None:
     assert unknown == "transform: unknown primitive 'msk'; did you mean 'mask'?"
 
 
-def test_why_not_says_what_an_output_lacks_beside_the_rule_that_bars_it() -> None:
+def test_why_not_names_the_rule_and_what_the_output_requires() -> None:
     why = load_space("aang_full").why_not(objective("end_task/mask/bidirectional/real_synthetic"))
     assert why == (
         "exclude[3] of aang_full: output real_synthetic, transform none or mask; "
@@ -99,7 +101,7 @@ def test_why_not_says_what_an_output_lacks_beside_the_rule_that_bars_it() -> Non
     )
 
 
-def test_an_extra_data_set_is_named_after_the_task_s_own_and_its_label_asked_of_it_alone() -> None:
+def test_extra_label_is_allowed_only_on_extra_data_sets() -> None:
     declared = {"transform": ["none"], "representation": ["bidirectional"], "output": ["denoise", "extra_label"]}
     space = Space.read(Node({"stages": {"data": ["extra_ner"], **declared}, "objectives": 2}))
     assert [o.name for o in space.objectives][1] == "extra_ner/none/bidirectional/extra_label"
@@ -108,7 +110,7 @@ def test_an_extra_data_set_is_named_after_the_task_s_own_and_its_label_asked_of_
         Space.read(Node({"stages": {"data": ["end_task", "extra_ner"], **declared}, "objectives": 4}))
 
 
-NAMES = {
+LITERATURE_NAMES = {
     "end_task/bert/bidirectional/denoise": "TAPT",
     "in_domain/bert/bidirectional/denoise": "DAPT",
     "out_of_domain/bert/bidirectional/denoise": "BERT",
@@ -121,21 +123,21 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_objectives_of_the_literature_are_known_by_their_names(name: str) -> None:
+@pytest.mark.parametrize("name", LITERATURE_NAMES)
+def test_literature_name_of_a_known_objective_is_returned(name: str) -> None:
     found = literature_name(objective(name))
-    assert NAMES[name] in found
-    assert bool(NAMES[name]) == bool(found)
+    assert LITERATURE_NAMES[name] in found
+    assert bool(LITERATURE_NAMES[name]) == bool(found)
     assert load_space("aang_full").why_not(objective(name)) is None
 
 
-def test_every_pattern_of_the_literature_names_an_objective_that_can_be() -> None:
+def test_literature_patterns_each_match_an_objective() -> None:
     extra = Objective(data="extra_ner", transform="none", representation="bidirectional", output="extra_label")
     known = {literature_name(o) for o in (*load_space("aang_full").objectives, extra)}
     assert {name for _, name in NAMED} <= known
 
 
-def test_restrict_leaves_out_a_primitive_and_nothing_else() -> None:
+def test_restrict_removes_only_the_named_primitive() -> None:
     space = load_space("aang_td")
     smaller = space.restrict({"transform.mask": False, "transform.bert": True})
     assert set(smaller.objectives) == {o for o in space.objectives if o.transform != "mask"}
@@ -143,7 +145,7 @@ def test_restrict_leaves_out_a_primitive_and_nothing_else() -> None:
         space.restrict({"output.denoise": False, "output.end_task": False})
 
 
-def test_a_user_s_own_space_is_given_by_path(tmp_path: Path) -> None:
+def test_load_space_reads_a_file_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text((catalog.root() / "spaces" / "smoke.yaml").read_text())
     assert load_space(file).name == "mine"
@@ -155,7 +157,7 @@ def subset(stage: str) -> st.SearchStrategy[list[str]]:
 
 
 @st.composite
-def declarations(draw: st.DrawFn) -> dict[str, object]:
+def space_configs(draw: st.DrawFn) -> dict[str, object]:
     """Stages and rules drawn at large, with a true count; outputs that have nothing to predict are barred."""
     stages = {stage: draw(subset(stage)) for stage in STAGES}
     rules = [
@@ -173,8 +175,8 @@ def declarations(draw: st.DrawFn) -> dict[str, object]:
     return {"stages": stages, "exclude": rules, "objectives": legal}
 
 
-@given(declarations())
-def test_a_space_is_its_product_less_what_is_excluded(declared: dict[str, object]) -> None:
+@given(space_configs())
+def test_space_is_the_product_minus_the_exclusions(declared: dict[str, object]) -> None:
     if declared["objectives"] == 0:
         with pytest.raises(SpecError, match="no objective is left"):
             Space.read(Node(declared))
@@ -182,15 +184,15 @@ def test_a_space_is_its_product_less_what_is_excluded(declared: dict[str, object
     space = Space.read(Node(declared))
     assert len(space.objectives) == declared["objectives"] == len(set(space.objectives))
     assert all(space.why_not(o) is None for o in space.objectives)
-    assert sum(space.why_not(o) is None for o in EVERY) == declared["objectives"]
+    assert sum(space.why_not(o) is None for o in ALL_OBJECTIVES) == declared["objectives"]
     for barred in space.exclude:
         for o in space.objectives:
             assert not all(asdict(o)[stage] in named for stage, named in barred.items())
     assert Space.read(Node(plain(space))) == space
 
 
-@given(declarations(), st.integers(1, 5))
-def test_a_wrong_count_is_refused(declared: dict[str, object], off: int) -> None:
+@given(space_configs(), st.integers(1, 5))
+def test_space_with_a_wrong_count_is_rejected(declared: dict[str, object], off: int) -> None:
     stated = int(str(declared["objectives"])) + off
     with pytest.raises(SpecError, match=rf"states {stated}, counted|no objective is left"):
         Space.read(Node({**declared, "objectives": stated}))
@@ -246,7 +248,7 @@ STAGES_BLOCK = """stages:
         ),
     ],
 )
-def test_a_space_that_cannot_be_is_refused_at_its_line(tmp_path: Path, text: str, problem: str) -> None:
+def test_load_space_invalid_file_error_has_its_line(tmp_path: Path, text: str, problem: str) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     with pytest.raises(SpecError) as error:
@@ -254,7 +256,7 @@ def test_a_space_that_cannot_be_is_refused_at_its_line(tmp_path: Path, text: str
     assert str(error.value) == f"{file}:{problem}"
 
 
-def test_an_unknown_name_says_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_space_unknown_name_suggests_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         SpecError, match=r"^no such objective space 'aang_tdd'; did you mean 'aang_td_ed'\?|'aang_td'\?$"

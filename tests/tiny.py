@@ -31,20 +31,31 @@ OBJECTIVES = tuple(
         ("end_task", "replace", "random_factorized", "end_task"),
     ]
 )
-SHORT = {"m": 4, "k": 2, "finetune_steps": 4, "pretrain_steps": 4, "retrain_steps": 4}
+SHORT_PHASES = {"m": 4, "k": 2, "finetune_steps": 4, "pretrain_steps": 4, "retrain_steps": 4}
 QUICK = {"steps": 6, "eval_every": 2, "batch_size": 8, "aux_batch_size": 8, "max_length": 16, "dropout": 0.1}
 
-OFFICIAL = {"meta_every": 3, "meta_mean": True, "sample_every": "micro_step", "micro_batches": 2, "weights_every": 2}
-LEARNING = ["uncertainty", "dwa", "gradnorm", "famo", "rlw", "ol_aux", "dga", "auxinash"]
-QUICKLY = {"dwa_window": 1, "ol_aux_steps": 2, "dga_every": 2, "preference_every": 2}  # within a few steps
+AANG_OFFICIAL = {
+    "meta_every": 3,
+    "meta_mean": True,
+    "sample_every": "micro_step",
+    "micro_batches": 2,
+    "weights_every": 2,
+}
+LEARNED_WEIGHTINGS = ["uncertainty", "dwa", "gradnorm", "famo", "rlw", "ol_aux", "dga", "auxinash"]
+FAST_WEIGHTING_SETTINGS = {
+    "dwa_window": 1,
+    "ol_aux_steps": 2,
+    "dga_every": 2,
+    "preference_every": 2,
+}  # within a few steps
 
 
-def quickly(weighting: str) -> dict[str, int]:
+def fast_weighting_settings(weighting: str) -> dict[str, int]:
     """Settings under which a weighting of the field moves within a few steps."""
-    return {name: value for name, value in QUICKLY.items() if name in METHODS[weighting].knobs}
+    return {name: value for name, value in FAST_WEIGHTING_SETTINGS.items() if name in METHODS[weighting].knobs}
 
 
-def tiny_data(task: dict[str, str], folder: Path) -> Path:
+def prepare_tiny_task(task: dict[str, str], folder: Path) -> Path:
     """The prepared splits of a declared task."""
     prepare(TaskSpec(**task), MODEL, folder)
     return folder
@@ -59,7 +70,7 @@ def tiny_plan(
     complete = asdict(Training())
     for method in (weighting, surgery, schedule):
         complete |= asdict(METHODS[method].settings())
-    complete |= {k: v for k, v in SHORT.items() if k in complete}
+    complete |= {k: v for k, v in SHORT_PHASES.items() if k in complete}
     complete |= QUICK | settings
     return TrialPlan(
         number=0,

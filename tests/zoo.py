@@ -12,7 +12,7 @@ ROWS = 6
 
 
 @dataclass
-class Animal:
+class ModelCase:
     """A model and its rows' losses."""
 
     model: nn.Module
@@ -40,9 +40,9 @@ def words(length: int, vocabulary: int) -> Tensor:
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
-def classified(model: nn.Module, inputs: Tensor, slow: frozenset[str] = frozenset()) -> Animal:
+def classifier_case(model: nn.Module, inputs: Tensor, slow: frozenset[str] = frozenset()) -> ModelCase:
     model.double()
-    return Animal(model, lambda rows: F.cross_entropy(model(inputs[rows]), LABELS[rows], reduction="none"), slow)
+    return ModelCase(model, lambda rows: F.cross_entropy(model(inputs[rows]), LABELS[rows], reduction="none"), slow)
 
 
 class Encoder(nn.Module):
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         return self.top(self.body(inputs).last_hidden_state[:, 0])
 
 
-def bert(attention: str) -> Animal:
+def bert(attention: str) -> ModelCase:
     config = BertConfig(
         vocab_size=40,
         num_hidden_layers=2,
@@ -64,16 +64,16 @@ def bert(attention: str) -> Animal:
         attn_implementation=attention,
         **SMALL,
     )
-    return classified(Encoder(BertModel(config, add_pooling_layer=False), 16), words(9, 40))
+    return classifier_case(Encoder(BertModel(config, add_pooling_layer=False), 16), words(9, 40))
 
 
-def checkpointed() -> Animal:
-    animal = bert("sdpa")
-    animal.model.body.activation_checkpointing_enable({"use_reentrant": False})
-    return animal
+def checkpointed() -> ModelCase:
+    model_case = bert("sdpa")
+    model_case.model.body.activation_checkpointing_enable({"use_reentrant": False})
+    return model_case
 
 
-def albert() -> Animal:
+def albert() -> ModelCase:
     """One layer's weights used twice."""
     config = AlbertConfig(
         vocab_size=40,
@@ -82,10 +82,10 @@ def albert() -> Animal:
         max_position_embeddings=12,
         **SMALL,
     )
-    return classified(Encoder(AlbertModel(config, add_pooling_layer=False), 16), words(9, 40))
+    return classifier_case(Encoder(AlbertModel(config, add_pooling_layer=False), 16), words(9, 40))
 
 
-def vit() -> Animal:
+def vit() -> ModelCase:
     config = ViTConfig(
         image_size=8,
         patch_size=4,
@@ -93,12 +93,12 @@ def vit() -> Animal:
         num_hidden_layers=1,
         **SMALL,
     )
-    return classified(
+    return classifier_case(
         Encoder(ViTModel(config, add_pooling_layer=False), 16), images(2, 8), frozenset({"ViTEmbeddings"})
     )
 
 
-class Tied(nn.Module):
+class TiedLanguageModel(nn.Module):
     """A language model whose decoder is its embedding."""
 
     def __init__(self) -> None:
@@ -111,23 +111,25 @@ class Tied(nn.Module):
         return self.decode(torch.tanh(self.mix(self.embed(tokens))))
 
 
-def tied() -> Animal:
-    model, tokens = Tied().double(), words(7, 30)
+def tied() -> ModelCase:
+    model, tokens = TiedLanguageModel().double(), words(7, 30)
     tokens[:, -2:] = 0
 
     def losses(rows: Tensor) -> Tensor:
         logits = model(tokens[rows])[:, :-1]
         return F.cross_entropy(logits.transpose(1, 2), tokens[rows, 1:], reduction="none").sum(1)
 
-    return Animal(model, losses)
+    return ModelCase(model, losses)
 
 
-def mlp() -> Animal:
+def mlp() -> ModelCase:
     inputs = images(1, 5).flatten(1)
-    return classified(nn.Sequential(nn.Linear(25, 30), nn.ReLU(inplace=True), nn.Linear(30, 3, bias=False)), inputs)
+    return classifier_case(
+        nn.Sequential(nn.Linear(25, 30), nn.ReLU(inplace=True), nn.Linear(30, 3, bias=False)), inputs
+    )
 
 
-def convolutions() -> Animal:
+def convolutions() -> ModelCase:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, stride=2),
         nn.GroupNorm(2, 8),
@@ -139,10 +141,10 @@ def convolutions() -> Animal:
         nn.LayerNorm(12),
         nn.Linear(12, 3),
     )
-    return classified(model, images(3, 8))
+    return classifier_case(model, images(3, 8))
 
 
-def one_dimension() -> Animal:
+def one_dimension() -> ModelCase:
     model = nn.Sequential(
         nn.Embedding(40, 6),
         Transposed(),
@@ -152,7 +154,7 @@ def one_dimension() -> Animal:
         nn.Flatten(),
         nn.Linear(9, 3),
     )
-    return classified(model, words(9, 40))
+    return classifier_case(model, words(9, 40))
 
 
 class Transposed(nn.Module):
@@ -160,15 +162,15 @@ class Transposed(nn.Module):
         return x.transpose(1, 2)
 
 
-def frozen_batch_norm() -> Animal:
+def frozen_batch_norm() -> ModelCase:
     norm = nn.BatchNorm2d(4)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 3)).double()
     model(images(3, 6) * 2 + 1)  # statistics of its own
     model.eval()
-    return classified(model, images(3, 6))
+    return classifier_case(model, images(3, 6))
 
 
-class Last(nn.Module):
+class LastOutput(nn.Module):
     def __init__(self, rnn: nn.Module) -> None:
         super().__init__()
         self.rnn = rnn
@@ -177,12 +179,12 @@ class Last(nn.Module):
         return self.rnn(x)[0][:, -1]
 
 
-def lstm() -> Animal:
-    model = nn.Sequential(nn.Embedding(40, 6), Last(nn.LSTM(6, 8, batch_first=True)), nn.Linear(8, 3))
-    return classified(model, words(5, 40), frozenset({"LSTM"}))
+def lstm() -> ModelCase:
+    model = nn.Sequential(nn.Embedding(40, 6), LastOutput(nn.LSTM(6, 8, batch_first=True)), nn.Linear(8, 3))
+    return classifier_case(model, words(5, 40), frozenset({"LSTM"}))
 
 
-class Attends(nn.Module):
+class AttentionBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attention, self.scale = nn.MultiheadAttention(6, 2, batch_first=True), nn.Parameter(torch.ones(6))
@@ -191,13 +193,13 @@ class Attends(nn.Module):
         return (self.attention(x, x, x, need_weights=False)[0] * self.scale).mean(1)
 
 
-def attention() -> Animal:
+def attention() -> ModelCase:
     """torch's own attention, which uses a child's weight without calling it, and a parameter of a plain module."""
-    model = nn.Sequential(nn.Embedding(40, 6), Attends(), nn.Linear(6, 3))
-    return classified(model, words(5, 40), frozenset({"MultiheadAttention", "Attends"}))
+    model = nn.Sequential(nn.Embedding(40, 6), AttentionBlock(), nn.Linear(6, 3))
+    return classifier_case(model, words(5, 40), frozenset({"MultiheadAttention", "AttentionBlock"}))
 
 
-class Adapted(nn.Module):
+class LowRankLinear(nn.Module):
     """A linear layer whose weight stays, and a low-rank update that learns (LoRA, Hu et al. 2021)."""
 
     def __init__(self, given: int, sent: int, rank: int) -> None:
@@ -209,17 +211,19 @@ class Adapted(nn.Module):
         return F.linear(x, self.weight) + 2.0 * self.up(self.down(x))
 
 
-def adapters() -> Animal:
-    layers = [Adapted(6, 10, 2), nn.GELU(), Adapted(10, 6, 2)]
-    return classified(nn.Sequential(nn.Embedding(40, 6), *layers, Mean(), nn.Linear(6, 3)), words(5, 40))
+def adapters() -> ModelCase:
+    layers = [LowRankLinear(6, 10, 2), nn.GELU(), LowRankLinear(10, 6, 2)]
+    return classifier_case(
+        nn.Sequential(nn.Embedding(40, 6), *layers, MeanOverPositions(), nn.Linear(6, 3)), words(5, 40)
+    )
 
 
-class Mean(nn.Module):
+class MeanOverPositions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(1)
 
 
-ZOO: dict[str, Callable[[], Animal]] = {
+MODEL_ZOO: dict[str, Callable[[], ModelCase]] = {
     "bert_eager": lambda: bert("eager"),
     "bert_sdpa": lambda: bert("sdpa"),
     "checkpointed": checkpointed,
