@@ -13,8 +13,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from helpers.models import ZOO
 from test_products import LINES, by_forwards, direction, plain, segmented
-from zoo import ZOO
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -1,0 +1,89 @@
+"""A stand-in for `training.train`: scores without learning, and every way in which a trial can go wrong.
+
+What a trial does depends on its seed and on `dropout`, which a search may draw freely; see `FAILURE_CASES`.
+It keeps a checkpoint like the real one: the last step, and its reports.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import torch
+
+from raysearch.distributed import Ranks
+from raysearch.plan import TrialPlan
+from raysearch.storage.schemas import Report
+
+FAILURE_CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raises", 0.85: "arithmetic"}
+
+
+def train(plan: TrialPlan, *, folder: Path, ranks: Ranks) -> Generator[Report, bool, None]:
+    """One report every `eval_every` steps; the score rises to 1 - lr as steps are taken."""
+    training = plan.training
+    case = FAILURE_CASES.get(round(training.dropout, 2), "")
+    state, starts = folder / "state.json", folder / "starts"
+    if ranks.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        with starts.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+    ranks.barrier()
+    begun = len(starts.read_text().splitlines())
+    done = json.loads(state.read_text())["step"] if state.exists() else 0
+    best = 0.0
+    for step in range(training.eval_every, training.steps + 1, training.eval_every):
+        score = float(ranks.sum(torch.tensor((1 - plan.settings["lr"]) * step / training.steps))) / ranks.world
+        if step > done:
+            time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
+            _fail_as_planned(case, step, begun, ranks)
+            score = float("nan") if case == "nan" else score
+            if ranks.rank == 0:
+                state.with_suffix(".tmp").write_text(json.dumps({"step": step}))
+                state.with_suffix(".tmp").replace(state)
+            ranks.barrier()
+        best = max(best, score)
+        if (yield _report(plan, step, score, best, replayed=step <= done)):
+            return
+
+
+def _fail_as_planned(case: str, step: int, begun: int, ranks: Ranks) -> None:
+    late = step >= 4
+    if case == "raise" and late:
+        raise OSError("the disk is full")
+    if case == "arithmetic" and late:
+        raise ArithmeticError("the loss is nan")
+    if case == "one rank raises" and late and ranks.rank == ranks.world - 1 and begun == 1:
+        raise OSError("only here")
+    if late and ranks.rank == ranks.world - 1 and case == "lost" and begun == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _report(plan: TrialPlan, step: int, score: float, best: float, *, replayed: bool) -> Report:
+    evaluation = {
+        "step": step,
+        "phase": "joint",
+        "split": "select_dev",
+        "metric": plan.task["metric"],
+        "score": score,
+        "loss": 1 - score,
+        "best": best,
+        "lambda_e": 1.0,
+        "train_loss": 1 - score,
+        "seconds": 0.01 * step,
+    }
+    return Report(step, evaluation, None, replayed=replayed, last=step == plan.training.steps)
+
+
+def main(search: str) -> None:
+    """A driver of its own: launch the search of a JSON file, with this training."""
+    from raysearch.config.search_config import Search
+    from raysearch.search.launch import launch
+
+    launch(Search.from_dict(json.loads(Path(search).read_text())), train="helpers.stub_training:train")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

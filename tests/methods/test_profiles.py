@@ -1,0 +1,156 @@
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.plans import prepare_tiny_task, tiny_plan
+
+from raysearch.cli.describe import listing
+from raysearch.config.parameters import SETTINGS
+from raysearch.config.search_config import Search, load_search
+from raysearch.errors import SpecError
+from raysearch.methods import METHODS
+from raysearch.methods.profiles import BUNDLES, PROFILES, Profile, bundle
+from raysearch.schema.fields import check_value
+from raysearch.training.trainer import train
+from raysearch.training_settings import Training
+
+
+def search(method: dict[str, str], **more: Any) -> Search:
+    return Search.from_dict(
+        {"name": "x", "task": "docstrings", "model": "tiny", "space": "smoke", "method": method} | more
+    )
+
+
+def settings(method: dict[str, str], **more: Any) -> dict[str, Any]:
+    return search(method, **more).resolve("search", {}, number=0, seed=0).settings
+
+
+@pytest.mark.parametrize("method", BUNDLES)
+def test_bundle_sets_valid_values_of_its_method(method: str) -> None:
+    own = {*METHODS[method].knobs, *(about.name for about in fields(Training))}
+    for name, values in BUNDLES[method].items():
+        assert name in own
+        assert values[0] != values[1]
+        for value in values:
+            check_value(SETTINGS[name], value)
+
+
+def test_bundles_of_different_families_share_no_setting() -> None:
+    for method, own in BUNDLES.items():
+        for other, others in BUNDLES.items():
+            assert METHODS[method].family == METHODS[other].family or not own.keys() & others.keys()
+
+
+def test_bundle_values_match_the_paper_and_its_code() -> None:
+    aang = {"weighting": "aang", "surgery": "none", "schedule": "joint"}
+    assert bundle("paper", aang) == {
+        "weight_form": "joint", "batch_split": "weight", "sample_every": "step", "micro_batches": 1, "meta_every": 1,
+        "meta_mean": False, "similarity": "dot", "through_softmax": True, "lambda_form": "scalar", "task_clip": 0.0,
+        "dev_head_split": "meta_dev", "head_weight_decay": 0.01,
+    }  # fmt: skip
+    assert bundle("official", aang) == {
+        "weight_form": "hierarchical", "batch_split": "hierarchical", "sample_every": "micro_step", "micro_batches": 4,
+        "meta_every": 3, "meta_mean": True, "similarity": "cosine", "through_softmax": False, "lambda_form": "softmax",
+        "task_clip": 10.0, "dev_head_split": "train", "head_weight_decay": 0.1,
+    }  # fmt: skip
+    tartan = {"weighting": "meta_tartan"}
+    assert bundle("paper", tartan) == {
+        "similarity": "dot", "through_softmax": True, "batch_split": "weight", "dev_head_lr": 0.01,
+    }  # fmt: skip
+    assert bundle("official", tartan) == {
+        "similarity": "cosine", "through_softmax": False, "batch_split": "equal", "dev_head_lr": 0.001,
+    }  # fmt: skip
+    attittud = {"weighting": "eta_prim", "surgery": "attittud"}
+    assert bundle("paper", attittud) == {
+        "eta_prim_form": "factor", "basis": "randomized_svd", "basis_rows": "same", "scope": "body",
+    }  # fmt: skip
+    assert bundle("official", attittud) == {
+        "eta_prim_form": "count_ratio", "basis": "range_finder", "basis_rows": "fresh", "scope": "all",
+    }  # fmt: skip
+    assert bundle(None, attittud) == {}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_plan_settings_of_the_file_override_the_profile(profile: Profile) -> None:
+    aang = {"weighting": "aang"}
+    without, found = settings(aang), settings(aang, profile=profile)
+    assert found == without | bundle(profile, aang)
+    given = settings(aang, profile=profile, settings={"similarity": "dot", "meta_every": 7})
+    assert given == found | {"similarity": "dot", "meta_every": 7}
+    assert search(aang, profile=profile).to_dict()["profile"] == profile
+    assert Search.from_dict(search(aang, profile=profile).to_dict()) == search(aang, profile=profile)
+    only = search(aang, profile=profile).only("search", {}, seed=0)
+    assert only.resolve("search", {}, number=0, seed=0).settings == found
+
+
+def test_dimension_overrides_the_bundle_of_a_drawn_method() -> None:
+    found = search(
+        {},
+        profile="official",
+        dimensions={"weighting": {"choice": ["aang", "static"]}, "similarity": {"choice": ["dot", "cosine"]}},
+        budget={"trials": 3},
+    )
+    drawn = found.resolve("search", {"weighting": "aang", "similarity": "dot"}, number=0, seed=0).settings
+    assert drawn["similarity"] == "dot"
+    assert drawn["weight_form"] == "hierarchical"
+    assert found.resolve("search", {"weighting": "static"}, number=0, seed=0).settings["micro_batches"] == 1
+
+
+def test_baseline_inherits_the_profile_unless_it_sets_one() -> None:
+    tartan: dict[str, Any] = {"method": {"weighting": "meta_tartan"}}
+    found = search(
+        {"weighting": "aang"}, profile="paper", baselines={"same": tartan, "other": tartan | {"profile": "official"}}
+    )
+    said = [found.resolve(arm, {}, number=0, seed=0).settings["dev_head_lr"] for arm in ("same", "other")]
+    assert said == [0.01, 0.001]
+
+
+INVALID_PROFILES = [
+    ("static", "profile: papers", ":6: profile: unknown choice 'papers'; did you mean 'paper'?"),
+    ("static", "profile: paper", ":6: profile: 'paper' says nothing of these methods: it is about aang, meta_tartan"),
+    (
+        "aang, surgery: pcgrad",
+        "profile: official",
+        ":6: profile: task_clip cuts gradients that surgery 'pcgrad' compares as they are: leave one out",
+    ),
+    (
+        "meta_tartan",
+        "settings: {batch_split: hierarchical}",
+        ":6: settings.batch_split: batch_split 'hierarchical' goes by AANG's factors; weighting 'meta_tartan' has none",
+    ),
+    (
+        "aang",
+        "baselines: {b: {method: {weighting: static}, profile: paper}}",
+        ":6: baselines.b.profile: 'paper' says nothing of these methods",
+    ),
+]
+
+
+@pytest.mark.parametrize(("weighting", "line", "said"), INVALID_PROFILES)
+def test_profile_conflict_is_rejected_with_its_location(tmp_path: Path, weighting: str, line: str, said: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        f"task: docstrings\nmodel: tiny\nspace: smoke\nmethod: {{weighting: {weighting}}}\nseeds: [0]\n{line}\n"
+    )
+    with pytest.raises(SpecError) as refused:
+        load_search(file)
+    assert said in str(refused.value)
+
+
+def test_profiles_listing_shows_default_paper_and_official() -> None:
+    rows = {(row["method"], row["setting"]): row for row in listing("profiles")}
+    assert rows["aang", "meta_every"] == {
+        "method": "aang", "setting": "meta_every", "default": 1, "paper": 1, "official": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("method", [("aang", "none"), ("meta_tartan", "none"), ("eta_prim", "attittud")])
+def test_profile_trains_to_the_last_step(
+    tiny_task: dict[str, str], tmp_path: Path, profile: Profile, method: tuple[str, str]
+) -> None:
+    data = prepare_tiny_task(tiny_task, tmp_path / "data")
+    given = bundle(profile, dict(zip(("weighting", "surgery"), method, strict=True)))
+    reports = list(train(tiny_plan(data, *method, **given), folder=tmp_path / "trial"))
+    assert reports[-1].last

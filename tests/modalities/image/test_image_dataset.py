@@ -1,0 +1,369 @@
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.images import encode_image, noise_image, write_class_folders
+
+from raysearch.data.prepared import Prepared, about_of
+from raysearch.errors import SpecError
+from raysearch.modalities.image.config import ImageTask
+from raysearch.modalities.image.dataset import ImageSplit
+from raysearch.modalities.image.readers import decoded, fitted
+from raysearch.modalities.image.splits import digits
+from raysearch.modalities.opening import open_split, prepare
+from raysearch.modalities.text.config import TaskSpec
+from raysearch.schema.yaml_source import Node
+
+CNN = {"image": "small_cnn", "widths": [4], "norm": "group"}
+DATA = Path(os.environ.get("RAYSEARCH_DATA", "."))
+BRIGHTNESS = {"dark": 40, "grey": 120, "light": 210}
+
+
+def task(folder: Path, **declared: Any) -> ImageTask:
+    node = {"kind": "image", "name": "mine", "base": str(folder), **declared}
+    result = TaskSpec.read(Node(node, ("task",)))
+    assert isinstance(result, ImageTask)
+    return result
+
+
+def prepared(folder: Path, model: dict[str, Any] = CNN, **declared: Any) -> Prepared:
+    return prepare(task(folder, **declared), model, folder / "data")
+
+
+def split(result: Prepared, name: str) -> ImageSplit:
+    opened = open_split(result.folder, name)
+    assert isinstance(opened, ImageSplit)
+    return opened
+
+
+def label_names(result: Prepared, name: str) -> list[str]:
+    labels = about_of(result.folder)["auxiliary_labels"] if name == "auxiliary" else result.labels
+    numbers = split(result, name).labels
+    assert numbers is not None
+    return [labels[number] for number in numbers]
+
+
+# ---- sources ----
+
+
+def test_class_folders_become_splits_with_pixels_and_labels(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "train", BRIGHTNESS, 20)
+    result = prepared(tmp_path, train="train", split={"dev": 0.2, "test": 0.1})
+    assert result.labels == ("dark", "grey", "light")
+    assert result.sizes == {"train": 42, "meta_dev": 6, "select_dev": 6, "test": 6}
+    metadata = about_of(result.folder)
+    assert metadata["shape"] == [3, 8, 8]
+    train = split(result, "train")
+    for i, label in enumerate(label_names(result, "train")):
+        assert abs(train.row(i).mean() - BRIGHTNESS[label]) < 15
+    assert metadata["mean"] == pytest.approx((train.pixels / 255).mean((0, 2, 3)), abs=1e-5)
+    assert metadata["std"] == pytest.approx((train.pixels / 255).std((0, 2, 3)), abs=1e-5)
+
+
+def test_image_split_is_memory_mapped(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "train", BRIGHTNESS, 20)
+    result = prepared(tmp_path, train="train")
+    before = pa.total_allocated_bytes()
+    train = split(result, "train")
+    assert pa.total_allocated_bytes() == before
+    assert not train.pixels.flags.owndata
+    assert train.pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", ["encoded", "raw", "struct", "npz", "idx", "idx.gz", "csv", "jsonl"])
+def test_every_image_file_format_gives_the_same_images(tmp_path: Path, kind: str) -> None:
+    pictures = [noise_image(i, 40 + 160 * (i % 2), colour=False) for i in range(20)]
+    pixels = np.stack([np.asarray(p) for p in pictures])
+    labels = np.arange(20) % 2
+    names = [["dark", "light"][n] for n in labels]
+    more: dict[str, Any] = {"class_names": ["dark", "light"]}
+    file = "images.parquet"
+    if kind in ("encoded", "struct"):
+        column: Any = [encode_image(p) for p in pictures]
+        column = [{"bytes": value, "path": None} for value in column] if kind == "struct" else column
+        table = pa.table({"image": column, "label": labels})
+        pq.write_table(table.replace_schema_metadata({"classes": json.dumps(more.pop("class_names"))}), tmp_path / file)
+    elif kind == "raw":
+        rows = pa.array([p.tobytes() for p in pixels], pa.binary(64))
+        pq.write_table(pa.table({"image": rows, "label": labels.astype(np.uint8)}), tmp_path / file)
+    elif kind == "npz":
+        file = "images.npz"
+        np.savez(tmp_path / file, images=pixels, labels=labels)
+    elif kind.startswith("idx"):
+        end = kind.removeprefix("idx")
+        file = f"train-images-idx3-ubyte{end}"
+        for name, array in {file: pixels, f"train-labels-idx1-ubyte{end}": labels.astype(np.uint8)}.items():
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            whole = head + array.tobytes()
+            (tmp_path / name).write_bytes(gzip.compress(whole) if end else whole)
+    else:
+        file = f"images.{kind}"
+        for i, shown in enumerate(pictures):
+            shown.save(tmp_path / f"{i}.png")
+        rows_of = [{"image": f"{i}.png", "label": name} for i, name in enumerate(names)]
+        lines = [f"{row['image']},{row['label']}" for row in rows_of]
+        text = "image,label\n" + "\n".join(lines) if kind == "csv" else "\n".join(map(json.dumps, rows_of))
+        (tmp_path / file).write_text(text + "\n")
+        more = {}
+    result = prepared(tmp_path, train=file, split={"dev": 0.2, "test": 0.0}, **more)
+    assert result.labels == ("dark", "light")
+    assert about_of(result.folder)["shape"] == [1, 8, 8]
+    assert result.sizes == {"train": 16, "meta_dev": 2, "select_dev": 2}
+    by_pixels = {array.tobytes(): name for array, name in zip(pixels, names, strict=True)}
+    for part in result.sizes:
+        assert [by_pixels[row.tobytes()] for row in split(result, part).pixels] == label_names(result, part)
+
+
+def test_multi_label_table_reads_blank_and_uncertain_as_declared(tmp_path: Path) -> None:
+    lines = ["Path,Edema,Effusion"]
+    for i in range(24):
+        noise_image(i, 100, colour=False).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{['1.0', '', '-1.0', '0.0'][i % 4]},{['', '1'][i // 4 % 2]}")
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    several = {"train": "train.csv", "image": "Path", "labels": ["Edema", "Effusion"], "metric": "mean_auc"}
+    result = prepare(task(tmp_path, **several, dev_per_class=4), CNN, tmp_path / "a")
+    assert result.labels == ("Edema", "Effusion")
+    labels = split(result, "train").labels
+    assert labels is not None
+    assert labels.shape == (result.sizes["train"], 2)
+    negative = prepare(task(tmp_path, **several, dev_per_class=4, uncertain="negative"), CNN, tmp_path / "b")
+    totals = [
+        sum(int(split(f, n).labels[:, 0].sum()) for n in ("train", "meta_dev", "select_dev", "test"))
+        for f in (result, negative)
+    ]
+    assert totals == [12, 6]
+
+
+def test_multi_label_subset_is_balanced_where_possible(tmp_path: Path) -> None:
+    lines = ["image,a,b"]
+    for i in range(60):
+        noise_image(i, 100).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{int(i % 6 == 0)},{int(i % 10 == 0)}")
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    result = prepared(
+        tmp_path, train="train.csv", labels=["a", "b"], metric="mean_auc", train_per_class=8, dev_per_class=4,
+        meta_dev=0, split={"test": 0},
+    )  # fmt: skip
+    assert result.sizes["train"] <= 16
+    assert result.sizes["select_dev"] == 8
+    for name, least in {"train": 2, "select_dev": 2}.items():
+        labels = split(result, name).labels
+        assert labels is not None
+        assert (labels.sum(0) >= least).all()
+
+
+# ---- choosing ----
+
+
+def test_classes_select_the_end_task_and_rest_is_auxiliary(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "all", {**BRIGHTNESS, "white": 250}, 20)
+    result = prepared(
+        tmp_path, train="all", classes=["light", "dark"], auxiliary="rest", train_per_class=5, dev_per_class=4,
+        split={"test": 0.1},
+    )  # fmt: skip
+    assert result.labels == ("light", "dark")
+    assert result.sizes == {"train": 10, "meta_dev": 4, "select_dev": 4, "test": 4, "auxiliary": 40}
+    for name in ("train", "meta_dev", "select_dev", "test"):
+        assert sorted(label_names(result, name)) == sorted(["light", "dark"] * (result.sizes[name] // 2))
+    assert about_of(result.folder)["auxiliary_labels"] == ["grey", "white"]
+    assert set(label_names(result, "auxiliary")) == {"grey", "white"}
+    rows = [row.tobytes() for name in result.sizes for row in split(result, name).pixels]
+    assert len(rows) == len(set(rows))
+
+
+def test_where_selects_a_superclass_as_end_task(tmp_path: Path) -> None:
+    images = [encode_image(noise_image(i, 100)) for i in range(60)]
+    fine, coarse = [f"f{i % 6}" for i in range(60)], [["sea", "land"][i % 6 // 3] for i in range(60)]
+    pq.write_table(pa.table({"image": images, "label": fine, "coarse_label": coarse}), tmp_path / "a.parquet")
+    result = prepared(tmp_path, train="a.parquet", where={"coarse_label": "sea"}, auxiliary="rest", split={"dev": 0.3})
+    assert result.labels == ("f0", "f1", "f2")
+    assert about_of(result.folder)["auxiliary_labels"] == ["f3", "f4", "f5"]
+    with pytest.raises(SpecError, match="no row has coarse_label: see; did you mean 'sea'"):
+        prepare(task(tmp_path, train="a.parquet", where={"coarse_label": "see"}), CNN, tmp_path / "other")
+
+
+def test_second_data_set_provides_auxiliary_labels(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "mine", BRIGHTNESS, 20)
+    write_class_folders(tmp_path / "theirs", {"cat": 90, "dog": 160}, 6, side=12)
+    source = {"train": "theirs", "train_per_class": 5}
+    result = prepared(tmp_path, train="mine", auxiliary=source, size=8)
+    assert result.sizes["auxiliary"] == 10
+    assert about_of(result.folder)["auxiliary_labels"] == ["cat", "dog"]
+    with pytest.raises(SpecError, match=r"this image is 12 x 12, the first one 8 x 8; give task\.size"):
+        prepare(task(tmp_path, train="mine", auxiliary=source), CNN, tmp_path / "unscaled")
+
+
+def test_image_split_depends_on_content_not_file_names(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "a", BRIGHTNESS, 12)
+    for folder in ("b", "b/dark", "b/grey", "b/light"):
+        (tmp_path / folder).mkdir()
+    for number, file in enumerate(sorted((tmp_path / "a").rglob("*.png"), reverse=True)):
+        (tmp_path / "b" / file.parts[-3] / f"{number}.png").write_bytes(file.read_bytes())
+    few = {"train_per_class": 3, "dev_per_class": 4}
+    first, second = (prepare(task(tmp_path, train=name, **few), CNN, tmp_path / f"data_{name}") for name in ("a", "b"))
+    for name in first.sizes:
+        rows = [sorted(row.tobytes() for row in split(result, name).pixels) for result in (first, second)]
+        assert rows[0] == rows[1]
+
+
+def test_overlay_uses_the_second_digit_as_auxiliary_label(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 28, 28), np.uint8)
+    for i in range(40):
+        pixels[i] = 20 * (1 + i % 10) + (i // 10)
+    np.savez(tmp_path / "digits.npz", images=pixels, labels=np.arange(40) % 10)
+    result = prepared(
+        tmp_path, train="digits.npz", overlay={"train": 50, "dev": 20, "test": 10}, split={"dev": 0.25, "test": 0.25}
+    )
+    assert result.sizes == {"train": 50, "meta_dev": 10, "select_dev": 10, "test": 10, "auxiliary": 50}
+    assert about_of(result.folder)["shape"] == [1, 36, 36]
+    train, below = split(result, "train"), split(result, "auxiliary")
+    assert np.array_equal(train.pixels, below.pixels)
+    assert train.labels is not None
+    assert below.labels is not None
+    for row, above, under in zip(train.pixels, train.labels, below.labels, strict=True):
+        assert row[0, 0, 0] // 20 == 1 + above
+        assert row[0, -1, -1] // 20 == 1 + under
+        assert row[0, 0, -1] == row[0, -1, 0] == 0
+    parts = {name: {row[0, 0, 0] for row in split(result, name).pixels} for name in ("train", "select_dev", "test")}
+    assert not parts["train"] & parts["test"]
+    assert not parts["train"] & parts["select_dev"]
+
+
+def test_built_in_digits_have_documented_splits(tmp_path: Path) -> None:
+    result = prepare(ImageTask(name="digits"), CNN, tmp_path / "data")
+    assert result.labels == ("1", "8", "9")
+    assert result.sizes == {"train": 15, "meta_dev": 120, "select_dev": 120, "test": 180, "auxiliary": 1261}
+    assert about_of(result.folder)["auxiliary_labels"] == ["0", "2", "3", "4", "5", "6", "7"]
+    assert result.notes == ()
+    assert prepare(ImageTask(name="digits"), CNN, tmp_path / "data") == result
+    with pytest.raises(SpecError, match="prepared from other data or settings"):
+        prepare(ImageTask(name="digits", train_per_class=3), CNN, tmp_path / "data")
+
+
+# ---- what is odd, and what is refused ----
+
+
+def test_image_duplicates_leaks_and_missing_labels_are_noted(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "train", BRIGHTNESS, 6)
+    write_class_folders(tmp_path / "dev", BRIGHTNESS, 2, start=500)
+    write_class_folders(tmp_path / "test", {"dark": 40}, 3)
+    again = tmp_path / "train" / "light" / "again.png"
+    again.write_bytes((tmp_path / "train" / "dark" / "images" / "dark_5.png").read_bytes())
+    result = prepared(tmp_path, train="train", dev="dev", test="test")
+    assert result.notes == (
+        "3 of 3 test images also stand in train",
+        "1 train images carry more than one label",
+        "no test image has the label grey, light",
+    )
+    assert about_of(result.folder)["duplicates"]["train"] == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"train": "nowhere"}, r"task\.train: no file .*nowhere.*--data DIR"),
+        ({"train": "empty"}, r"empty: holds no images"),
+        ({"train": "flat"}, r"flat: a\.png lies in no class folder"),
+        ({"train": "broken"}, r"broken/b/\d+\.png: not a picture"),
+        ({"train": "a.txt"}, r"cannot read a \.txt file as images"),
+        ({"train": "a.csv"}, r"a\.csv:3: image: no file 'missing\.png' beside the table"),
+        ({"train": "a.csv", "image": "imge"}, r"a\.csv:1: no column 'imge' in the header; did you mean 'image'"),
+        ({"train": "b.csv"}, r"b\.csv:2: label: the label is empty"),
+        ({"train": "b.csv", "labels": ["x", "y"], "metric": "mean_auc"}, r"b\.csv:2: x: one of several labels is 1, 0"),
+        ({"train": "folders", "classes": ["drak", "light"]}, r"no image has the class 'drak'; did you mean 'dark'"),
+        ({"train": "folders", "train_per_class": 50}, r"task\.train_per_class: asks for 50 images of each class, and"),
+        ({"train": "folders", "labels": ["a", "b"], "metric": "mean_auc"}, r"labels: has no columns to read this from"),
+        ({"train": "wide"}, r"images are 8 x 12; give task\.size"),
+    ],
+)
+def test_unusable_image_source_raises_one_line_error(tmp_path: Path, declared: dict[str, Any], message: str) -> None:
+    write_class_folders(tmp_path / "folders", {"dark": 40, "light": 210}, 10)
+    (tmp_path / "empty").mkdir()
+    for name in ("flat", "broken/a", "broken/b", "wide/a", "wide/b"):
+        (tmp_path / name).mkdir(parents=True)
+    noise_image(0, 40).save(tmp_path / "flat" / "a.png")
+    for i in range(40):
+        noise_image(i, 40).save(tmp_path / "broken" / "a" / f"{i}.png")
+        noise_image(i, 40).resize((12, 8)).save(tmp_path / "wide" / "ab"[i % 2] / f"{i}.png")
+        (tmp_path / "broken" / "b" / f"{i}.png").write_bytes(b"no picture %d" % i)
+    (tmp_path / "a.txt").write_text("x")
+    noise_image(1, 40).save(tmp_path / "there.png")
+    (tmp_path / "a.csv").write_text("image,label\nthere.png,x\nmissing.png,y\n")
+    (tmp_path / "b.csv").write_text("image,label,x,y\nthere.png,,2,1\n")
+    with pytest.raises(SpecError, match=message):
+        prepared(tmp_path, **declared)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"train": "a", "labels": ["x", "y"]}, "metric: accuracy is of one label"),
+        ({"train": "a", "auxiliary": "rest"}, "auxiliary: is what `classes:` or `where:` leave"),
+        ({"train": "a", "auxiliary": {"label": "x"}}, "auxiliary: the key 'train' is missing"),
+        ({"train": "a", "overlay": {"train": 5}}, "overlay: the key 'dev' is missing"),
+        ({"train": "a", "overlay": {"train": 5, "dev": 0}}, "overlay.dev: must be at least 1"),
+        ({"train": "a", "dev": "b", "dev_per_class": 5}, "dev_per_class: is held out of train"),
+        ({"train": "a", "classes": ["x"]}, "classes: an end task has at least two classes"),
+        ({"train": "a", "split": {"dev": 0.6, "test": 0.4}}, "split: nothing is left to train on"),
+        ({"train": "a", "channels": 2}, "channels: must be 1"),
+        ({"train": "a", "text": "x"}, "unknown key 'text'"),
+        ({"name": "digts"}, "'digts' is no embedded image task .* did you mean 'digits'"),
+        ({"name": "digits", "classes": ["1", "2"]}, "classes: is not used here"),
+    ],
+)
+def test_invalid_image_task_is_rejected(tmp_path: Path, declared: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        task(tmp_path, **declared)
+
+
+def test_images_are_resized_and_converted_to_grey_or_colour() -> None:
+    colour, grey = (decoded(encode_image(noise_image(0, 100, colour=c)), "x") for c in (True, False))
+    assert colour.shape == (8, 8, 3)
+    assert grey.shape == (8, 8)
+    assert np.array_equal(fitted(colour, 8, 3)[1], colour[:, :, 1])
+    assert np.array_equal(fitted(grey, 8, 3), np.stack([grey] * 3))
+    assert fitted(colour, 4, 1).shape == (1, 4, 4)
+    assert fitted(grey, 16, 1).mean() == pytest.approx(grey.mean(), abs=2)
+
+
+def test_hugging_face_image_models_get_three_channels(tmp_path: Path) -> None:
+    result = prepare(ImageTask(name="digits"), {"config": {"model_type": "resnet"}}, tmp_path / "data")
+    assert about_of(result.folder)["shape"] == [3, 8, 8]
+
+
+@pytest.mark.data
+def test_cat_vs_dog_splits_match_the_paper(tmp_path: Path) -> None:
+    files = {"train": "cifar10/train.parquet", "test": "cifar10/test.parquet"}
+    declared = {**files, "classes": ["cat", "dog"], "auxiliary": "rest", "train_per_class": 50, "dev_per_class": 50}
+    result = prepare(task(tmp_path, **declared), CNN, tmp_path / "data", DATA)
+    assert result.sizes == {"train": 100, "meta_dev": 50, "select_dev": 50, "test": 2000, "auxiliary": 40000}
+    assert about_of(result.folder)["shape"] == [3, 32, 32]
+    assert len(about_of(result.folder)["auxiliary_labels"]) == 8
+
+
+@pytest.mark.data
+def test_mnist_overlay_pairs_digits(tmp_path: Path) -> None:
+    files = {"train": "mnist/test.parquet", "overlay": {"train": 100, "dev": 50}}
+    result = prepare(task(tmp_path, **files), CNN, tmp_path / "data", DATA)
+    assert result.sizes["train"] == result.sizes["auxiliary"] == 100
+    assert result.sizes["meta_dev"] + result.sizes["select_dev"] == 50
+    assert about_of(result.folder)["shape"] == [1, 36, 36]
+    assert result.labels == tuple("0123456789")
+
+
+def test_multi_digits_splits_share_no_source_digits() -> None:
+    splits = digits(ImageTask(name="multi_digits"))
+    assert {name: len(images) for name, images in splits.items()} == {
+        "train": 600, "meta_dev": 300, "select_dev": 300, "test": 500, "auxiliary": 600,
+    }  # fmt: skip
+    assert splits["train"].keys == splits["auxiliary"].keys
+    assert splits["train"].labels != splits["auxiliary"].labels
+    assert set(splits["train"].labels) == set(map(str, range(10)))
+    keys = [set(splits[name].keys) for name in ("train", "meta_dev", "select_dev", "test")]
+    assert not any(a & b for i, a in enumerate(keys) for b in keys[:i])
