@@ -42,7 +42,7 @@ def search(space: Path, task: dict[str, str], runs: Path) -> Search:
 def test_documented_primitives_file_round_trips_through_json(space_file: Path) -> None:
     space = load_space(space_file)
     assert space.own is not None
-    assert space.own.stages["transform"]["swap"].startswith("Each selected token changes places")
+    assert space.own.stages["transform"]["swap"].startswith("Swap each selected token")
     assert space.own.heads == {"length": 1}
     assert Space.read(Node(plain(space))) == replace(space, name="")
     assert "end_task/swap/window/length" in {o.name for o in space.objectives}
