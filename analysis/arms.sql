@@ -1,13 +1,14 @@
--- Baselines: does the search's winner beat them, on the same fresh seeds, and which arm is best?
--- The best configuration of each arm again on seeds that chose nothing (`fresh`); in a search that confirms nothing, on
--- its own seeds, and then a verdict needs arms that had one configuration each. `difference` is search less baseline,
--- paired by seed, in points of score; `low` and `high` bound it with 95 % confidence for all baselines together
--- (Student's t on the paired differences, Bonferroni), `boot_low` and `boot_high` for each alone (bootstrap, BCa).
--- `p` is how probable so large a difference is if the sign of each seed's is chance (every flip tried), `p_holm` the
--- same for all baselines together; a verdict needs `p_holm` below 0.05. With n seeds p is at least 2 / 2^n, so that 5
--- seeds cannot reach p < 0.05: the verdict then rests on the interval, which has to leave 0 out while every seed says
--- the same; `rests_on` says which. `gain` is the arm less the first baseline that is declared, bounded likewise. `place`
--- is by `mean` alone and claims nothing. `paper` is what `source` printed, of its own data and budget.
+-- Baselines: is the search's best configuration better than the baselines, on the same fresh seeds, and which arm is best?
+-- Each arm's best configuration, trained again on seeds that were not used to choose it (`fresh`). In a search without
+-- confirmation these are its own seeds, and a verdict then needs arms that had one configuration each. `difference` is
+-- search minus baseline, paired by seed, in points of score. `low` and `high` bound it with 95 % confidence for all
+-- baselines together (Student's t on the paired differences, Bonferroni), `boot_low` and `boot_high` for each baseline
+-- alone (BCa bootstrap). `p` is the probability of so large a difference if the sign of each seed's difference is random
+-- (exact sign-flip test); `p_holm` is the same for all baselines together, and a verdict needs it below 0.05. With n
+-- seeds, p is at least 2 / 2^n, so 5 seeds cannot reach p < 0.05. The verdict then rests on the interval, which has to
+-- exclude 0 while all seeds agree in sign; `rests_on` says which of the two. `gain` is the arm minus the first declared
+-- baseline, with bounds of the same kind. `place` orders arms by `mean` and claims nothing. `paper` is what `source`
+-- printed, for its own data and budget.
 WITH declared AS (SELECT arg_max(spec, time) AS spec FROM searches),
 confirmed AS (
     SELECT arm, number, seed, score, ended

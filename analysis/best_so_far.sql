@@ -1,5 +1,6 @@
 -- Best so far: how did the best score grow, over configurations and over time?
--- Only trials that ran to their end can be best. Seconds are those at work: the gap before a resumption does not count.
+-- Only trials that ran to their end can be best. `seconds` counts time during which the search was running; the gap before
+-- it was resumed does not count.
 WITH opened AS (
     SELECT
         time AS began,

@@ -1,5 +1,5 @@
 -- Compute: where did the time go?
--- Seconds in training, all attempts; trials at work side by side count each.
+-- Seconds in training, summed over all attempts. Trials that run at the same time are all counted in full.
 SELECT
     arm,
     role,

@@ -1,5 +1,5 @@
 -- Learning curves: how did each trial's select-dev score grow, and where was it stopped?
--- A trial that has not ended is running.
+-- A trial that has not ended is shown as running.
 SELECT
     evaluations.trial_id,
     coalesce(trials.arm, regexp_extract(evaluations.trial_id, '^(.*)-\d+-s\d+-', 1)) AS arm,

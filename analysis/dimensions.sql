@@ -1,5 +1,5 @@
 -- Dimensions: which values were drawn, and what did each trial score?
--- One row for every trial and dimension; `number` is null where the value is a word.
+-- One row for each trial and dimension; `number` is null if the value is not a number.
 WITH drawn AS (
     SELECT arm, trial_id, state, score, params, unnest(json_keys(params)) AS dimension
     FROM trials

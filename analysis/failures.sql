@@ -1,5 +1,5 @@
 -- Failures: which trials failed, and why?
--- `reason` is the last line of `why`, the traceback.
+-- `why` is the traceback, `reason` its last line.
 SELECT
     trial_id,
     arm,

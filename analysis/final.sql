@@ -1,9 +1,10 @@
--- Final: how do the arms do on test, their choosing done?
--- The configuration that each arm chose on select-dev, trained on fresh seeds, scored on test by `analyze --final`. `dev`
--- is the same trials' score on select-dev. `difference` is search less the arm, paired by seed; `low` and `high` bound it
--- with 95 % confidence for all arms together (Student's t, Bonferroni), `p` is the sign-flip test's, `p_holm` for all
--- together, and the verdict as in `arms`. `seconds` is what the arm's search took in training, `configurations` what it
--- tried. `paper` is what `source` printed, of its own model, data and budget.
+-- Final: how do the arms score on the test split, when everything has been chosen?
+-- Each arm's configuration, as chosen on select-dev, trained on fresh seeds and scored on the test split by
+-- `analyze --final`. `dev` is the score of the same trials on select-dev. `difference` is search minus the arm, paired by
+-- seed; `low` and `high` bound it with 95 % confidence for all arms together (Student's t, Bonferroni). `p` is that of the
+-- sign-flip test, `p_holm` that for all arms together, and the verdict is formed as in `arms`. `seconds` is the time that
+-- the arm's search spent in training, `configurations` how many it tried. `paper` is what `source` printed, for its own
+-- model, data and budget.
 WITH declared AS (SELECT arg_max(spec, time) AS spec FROM searches),
 scored AS (
     SELECT arm, number, seed, any_value(trials.score) AS dev, any_value(said.score) AS score

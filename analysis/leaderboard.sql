@@ -1,5 +1,6 @@
 -- Leaderboard: which configurations did best?
--- A configuration's score is its mean over the seeds on which it ran to its end; one that did not get there shows its best.
+-- A configuration's score is its mean over the seeds on which it ran to its end. A configuration that ran to its end on no
+-- seed shows the best score that it reached.
 WITH configurations AS (
     SELECT
         arm,

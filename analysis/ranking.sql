@@ -1,5 +1,5 @@
--- Ranking of objectives: which objectives weighed most early (first 10 % of the steps) and late (last 50 %)?
--- AANG's Figure 5 (https://arxiv.org/abs/2205.14082). Means over the search's complete trials whose weights moved.
+-- Ranking of objectives: which objectives had the largest weights early (first 10 % of the steps) and late (last 50 %)?
+-- As AANG's Figure 5 (https://arxiv.org/abs/2205.14082). Means over the search's complete trials whose weights changed.
 WITH moving AS (
     SELECT trial_id, min(step) AS first, max(step) AS last
     FROM weights JOIN trials USING (trial_id)

@@ -1,8 +1,9 @@
--- Stages: what did each phase of an arm's best trials bring?
--- The best select-dev score within each phase, the best until then (`before`), and what is `kept`, the better of both;
--- means over the seeds of the configuration that is kept, the fresh ones where it was confirmed. `better` counts the
--- seeds on which the phase brought a new best. A second stage on the end task begins from the best state so far (AANG,
--- https://arxiv.org/abs/2205.14082); a second run begins anew. A phase that trains no end task has no scores.
+-- Stages: what did each phase of training contribute in an arm's best trials?
+-- `score` is the best select-dev score within each phase, `before` the best until then, and `kept` the better of both. All
+-- are means over the seeds of the arm's best configuration; these are the fresh seeds if it was confirmed. `better` counts
+-- the seeds on which the phase reached a new best. A second stage on the end task starts from the best state so far (AANG,
+-- https://arxiv.org/abs/2205.14082); a second run starts from scratch. A phase that does not train the end task has no
+-- scores.
 WITH of_arm AS (
     SELECT arm, number, max(trials.role) FILTER (WHERE trials.role = 'confirm') AS confirmed
     FROM trials JOIN (SELECT arm, number FROM best) USING (arm, number)

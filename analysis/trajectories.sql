@@ -1,8 +1,8 @@
--- Weight trajectories: how did the best trial's weights move, stage by stage, and where was its best evaluation?
--- AANG's Figure 4 (https://arxiv.org/abs/2205.14082). Each stage's own softmax where the method has one, else the
--- objectives' weights summed over the objectives that use a primitive. Stage 'task' is lambda_e. Of methods that mix
--- branches, 'alpha' is how much of a branch was taken and 'weight' what its task then weighed: alphaVIL's Figure 3
--- (https://arxiv.org/abs/2405.07769); 'gain' what a look at a task alone brought (DIW).
+-- Weight trajectories: how did the best trial's weights change, stage by stage, and where was its best evaluation?
+-- As AANG's Figure 4 (https://arxiv.org/abs/2205.14082). If the method has a softmax for each stage, its values are shown;
+-- otherwise the objectives' weights, summed over the objectives that use a primitive. Stage 'task' is lambda_e. For branch
+-- methods, 'alpha' is the coefficient with which a branch was merged and 'weight' the resulting weight of its task
+-- (alphaVIL's Figure 3, https://arxiv.org/abs/2405.07769); 'gain' is the effect of training on a task alone (DIW).
 WITH stages(stage, place) AS (VALUES ('data', 1), ('transform', 2), ('representation', 3), ('output', 4)),
 said AS (
     SELECT step, kind, stage, name, weight, best_step
