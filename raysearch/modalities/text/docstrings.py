@@ -3,7 +3,7 @@
 Real text that is wherever raysearch is installed: the first paragraphs of the docstrings of libraries that it depends
 on, read with `ast` and never imported. Names and aliases of the libraries are masked, near-equal texts are kept once,
 and every label gives the same number of rows to train, dev and test, dealt out by the sha256 of the text. What is
-left over is text of the same kind without labels. docs/guide/data.md has how simple classifiers score.
+left over is text of the same kind without labels. docs/results/docstrings.md says how well simple classifiers do.
 """
 
 from __future__ import annotations
