@@ -298,7 +298,7 @@ def test_resolve_is_deterministic_and_the_plan_round_trips() -> None:
 def test_trial_id_is_equal_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "test.yaml").write_text(VALID_SEARCH)
     code = f"""
-from raysearch.spec import load_search
+from raysearch import load_search
 print(load_search("test.yaml", local=False).resolve("search", {DRAWN_VALUES}, number=7, seed=2).trial_id)"""
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", code]
