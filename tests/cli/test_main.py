@@ -108,7 +108,11 @@ def test_check_accepts_every_space_of_the_catalog(run_cli: Any, name: str) -> No
 
 
 def test_check_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
-    code = "import sys; from raysearch.cli import main\ntry: main.main(['check', 'quickstart'])\nfinally: print(*sys.modules)"
+    code = (
+        "import sys; from raysearch.cli import main\n"
+        "try: main.main(['check', 'quickstart'])\n"
+        "finally: print(*sys.modules)"
+    )
     began = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     print(f"check took {time.perf_counter() - began:.2f} s")
