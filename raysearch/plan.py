@@ -15,7 +15,7 @@ from raysearch.errors import RunError
 from raysearch.methods import METHODS
 from raysearch.objectives.objective import Objective
 from raysearch.schema.fields import Settings, Value
-from raysearch.training_settings import Training
+from raysearch.training_settings import TrainingSettings
 
 S = TypeVar("S", bound=Settings)
 
@@ -45,9 +45,9 @@ class TrialPlan:
         return kind(**{f.name: self.settings[f.name] for f in fields(kind) if f.name in self.settings})
 
     @property
-    def training(self) -> Training:
+    def training(self) -> TrainingSettings:
         """What every trial has."""
-        return self.group(Training)
+        return self.group(TrainingSettings)
 
     def method(self, family: str) -> Any:
         """The settings of the plan's weighting, surgery or schedule."""

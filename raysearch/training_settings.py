@@ -4,42 +4,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raysearch.schema.fields import Settings, knob
+from raysearch.schema.fields import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Settings):
+class TrainingSettings(Settings):
     """What every trial has, whatever its method."""
 
-    steps: int = knob(200, "optimizer steps of the main phase", low=1, unit="step")
-    batch_size: int = knob(32, "end-task examples a step, over all ranks", low=1, unit="example")
-    aux_batch_size: int = knob(32, "auxiliary examples a step, shared by its objectives", low=1, unit="example")
-    lr: float = knob(5e-4, "peak learning rate of the body", low=0, open_low=True)
-    head_lr: float = knob(1e-3, "peak learning rate of the heads", low=0, open_low=True)
-    weight_decay: float = knob(0.01, "AdamW decay of the body (none on biases and norms)", low=0)
-    head_weight_decay: float = knob(0.1, "AdamW decay of the heads (AANG's code)", low=0)
-    warmup: float = knob(0.06, "share of the steps with a rising learning rate; it falls linearly after", low=0, high=1)
-    clip: float = knob(1.0, "largest norm of the combined gradient; 0 never clips", low=0)
-    dropout: float = knob(0.1, "dropout of body and heads", low=0, high=0.9)
-    max_length: int = knob(64, "tokens kept of a text, special ones included", low=4, unit="token")
-    select_probability: float = knob(0.15, "chance that a transform selects a token", low=0, high=1, open_low=True)
-    eval_every: int = knob(20, "steps between evaluations on select-dev", low=1, unit="step")
-    patience: int = knob(0, "evaluations without a new best before a phase ends; 0 never", low=0, unit="evaluation")
-    checkpoint_every: int = knob(0, "steps between checkpoints; 0 at every evaluation", low=0, unit="step")
-    micro_batches: int = knob(1, "parts that a step's rows go through the encoder in, one after another", low=1)
-    recompute: bool = knob(False, "keep no activations of the encoder's layers, compute them again on the way back")
-    engine: str = knob(
+    steps: int = setting(200, "optimizer steps of the main phase", low=1, unit="step")
+    batch_size: int = setting(32, "end-task examples a step, over all ranks", low=1, unit="example")
+    aux_batch_size: int = setting(32, "auxiliary examples a step, shared by its objectives", low=1, unit="example")
+    lr: float = setting(5e-4, "peak learning rate of the body", low=0, open_low=True)
+    head_lr: float = setting(1e-3, "peak learning rate of the heads", low=0, open_low=True)
+    weight_decay: float = setting(0.01, "AdamW decay of the body (none on biases and norms)", low=0)
+    head_weight_decay: float = setting(0.1, "AdamW decay of the heads (AANG's code)", low=0)
+    warmup: float = setting(
+        0.06, "share of the steps with a rising learning rate; it falls linearly after", low=0, high=1
+    )
+    clip: float = setting(1.0, "largest norm of the combined gradient; 0 never clips", low=0)
+    dropout: float = setting(0.1, "dropout of body and heads", low=0, high=0.9)
+    max_length: int = setting(64, "tokens kept of a text, special ones included", low=4, unit="token")
+    select_probability: float = setting(0.15, "chance that a transform selects a token", low=0, high=1, open_low=True)
+    eval_every: int = setting(20, "steps between evaluations on select-dev", low=1, unit="step")
+    patience: int = setting(0, "evaluations without a new best before a phase ends; 0 never", low=0, unit="evaluation")
+    checkpoint_every: int = setting(0, "steps between checkpoints; 0 at every evaluation", low=0, unit="step")
+    micro_batches: int = setting(1, "parts that a step's rows go through the encoder in, one after another", low=1)
+    recompute: bool = setting(False, "keep no activations of the encoder's layers, compute them again on the way back")
+    engine: str = setting(
         "auto",
         "single gradients from layers' products, or by a backward each (the reference, and auto where a body mixes "
         "rows); or their products with the dev gradient alone, by jvp (exact) or finite difference",
         choices=("auto", "products", "jvp", "difference", "backward"),
     )
-    precision: str = knob("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
-    weights_every: int = knob(1, "fewest steps between two entries of the weights table", low=1, unit="step")
-    lm_head: str = knob(
+    precision: str = setting("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
+    weights_every: int = setting(1, "fewest steps between two entries of the weights table", low=1, unit="step")
+    lm_head: str = setting(
         "tied",
         "decoder of a head over the vocabulary: tied to the embeddings; shared, one tied head for each output; "
         "low_rank, tied plus a correction of rank lm_rank; untied, a copy (the papers)",
         choices=("tied", "shared", "low_rank", "untied"),
     )
-    lm_rank: int = knob(8, "rank of the correction of lm_head 'low_rank'", low=1)
+    lm_rank: int = setting(8, "rank of the correction of lm_head 'low_rank'", low=1)

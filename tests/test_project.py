@@ -175,7 +175,7 @@ def test_method_has_a_docs_row_with_paper_and_valid_settings(name: str) -> None:
     (row,) = [line for line in lines if line.startswith(f"| `{name}` |")]
     cells = [cell.strip() for cell in row.strip("|").split(" | ")]
     assert "raysearch's own" in row or method.paper == "baseline" or method.paper.rpartition(" ")[2] in row
-    assert set(re.findall(r"`(\w+)`", cells[3] if len(cells) > 3 else "")) <= set(method.knobs)
+    assert set(re.findall(r"`(\w+)`", cells[3] if len(cells) > 3 else "")) <= set(method.setting_names)
 
 
 def test_dependencies_match_the_imports() -> None:

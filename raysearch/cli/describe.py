@@ -16,7 +16,7 @@ from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import KINDS, load_space
 from raysearch.schema import catalog, yaml_source
 from raysearch.search.dry_run import outline
-from raysearch.training_settings import Training
+from raysearch.training_settings import TrainingSettings
 
 Row = dict[str, Any]
 
@@ -134,7 +134,7 @@ def _search(name: str) -> Row:
 def _method(name: str) -> Row:
     method = METHODS[name]
     about = {"method": name, "family": method.family, "meaning": method.meaning, "paper": method.paper}
-    return {**about, "settings": list(method.knobs)}
+    return {**about, "settings": list(method.setting_names)}
 
 
 def _profiles() -> list[Row]:
@@ -149,7 +149,9 @@ def _profiles() -> list[Row]:
 def _setting(name: str) -> Row:
     about = SETTINGS[name].metadata
     users = (
-        ["every trial"] if name in Training.__dataclass_fields__ else [m for m in METHODS if name in METHODS[m].knobs]
+        ["every trial"]
+        if name in TrainingSettings.__dataclass_fields__
+        else [m for m in METHODS if name in METHODS[m].setting_names]
     )
     low = "(-inf" if about["low"] is None else f"{'(' if about['open_low'] else '['}{about['low']:g}"
     high = "inf)" if about["high"] is None else f"{about['high']:g}]"

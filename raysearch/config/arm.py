@@ -17,11 +17,11 @@ from raysearch.config.sections import Dimension, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import Profile, bundle
-from raysearch.methods.weighting.settings import MetaBatch, MetaGradient
+from raysearch.methods.weighting.settings import MetaBatchSettings, MetaGradientSettings
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import Space
 from raysearch.schema.fields import Value
-from raysearch.training_settings import Training
+from raysearch.training_settings import TrainingSettings
 
 PLAINEST = MethodSpec()
 AUXILIARY = (
@@ -205,7 +205,7 @@ def has_auxiliaries(methods: Methods) -> bool:
 def needs_meta_dev(methods: Methods) -> bool:
     """Does this weighting look at the dev set while it trains?"""
     method = METHODS[methods["weighting"]]
-    return method.rounds or issubclass(method.settings, MetaBatch)
+    return method.rounds or issubclass(method.settings, MetaBatchSettings)
 
 
 def uses(methods: Methods, name: str) -> bool:
@@ -218,7 +218,9 @@ def uses(methods: Methods, name: str) -> bool:
         return methods["weighting"] == SEARCHED
     if name in BALANCE and methods["schedule"] == "pretrain_then_finetune":
         return False  # never trains them together
-    return name in Training.__dataclass_fields__ or any(name in METHODS[methods[f]].knobs for f in FAMILIES)
+    return name in TrainingSettings.__dataclass_fields__ or any(
+        name in METHODS[methods[f]].setting_names for f in FAMILIES
+    )
 
 
 def why_impossible(methods: Methods, settings: Mapping[str, Value]) -> str | None:
@@ -289,7 +291,7 @@ def _why_no_forwards(methods: Methods, settings: Mapping[str, Value]) -> str | N
         return f"gives products with a dev head's gradient alone; weighting {methods['weighting']!r} asks for more"
     if methods["surgery"] not in ("none", "attittud"):
         return f"knows no gradients for surgery {methods['surgery']!r} to compare: leave it out"
-    if not issubclass(METHODS[methods["weighting"]].settings, MetaGradient):
+    if not issubclass(METHODS[methods["weighting"]].settings, MetaGradientSettings):
         return None  # asks for none
     if settings.get("similarity", "dot") != "dot" or settings.get("task_clip"):
         return "knows no norms: similarity: dot and no task_clip, or leave it out"

@@ -14,12 +14,12 @@ from raysearch.methods import FAMILIES, METHODS, Family, named
 from raysearch.objectives.space import KINDS
 from raysearch.schema.fields import Settings, Value, check_value
 from raysearch.schema.yaml_source import Node
-from raysearch.training_settings import Training
+from raysearch.training_settings import TrainingSettings
 
 INCLUDE = "include."  # include.<stage>.<primitive>: is that primitive of the space in?
 WEIGHT = "weight."  # weight.<stage>.<primitive>, weight.<objective>: factors of an objective's static weight
 
-_GROUPS: list[type[Settings]] = [Training, *(method.settings for method in METHODS.values())]
+_GROUPS: list[type[Settings]] = [TrainingSettings, *(method.settings for method in METHODS.values())]
 SETTINGS: dict[str, Field[Any]] = {about.name: about for group in _GROUPS for about in fields(group)}
 DEFAULTS: dict[str, Value] = {name: cast(Value, about.default) for name, about in SETTINGS.items()}
 

@@ -1,8 +1,7 @@
 """The parts of a declared search: method, dimensions, baselines, budget, scheduler, resources.
 
-Each is a frozen dataclass that `reading.Node` fills from a file and `reading.plain` writes back; a field's range is
-its `knob`. What concerns one part alone is refused here; what concerns several, in `refusals`. Tasks and models are in
-`text_specs`.
+Each is a frozen dataclass that `Node.read` fills from a file and `to_plain` writes back; a field's range is its
+`setting`. What concerns one section alone is refused here; what concerns several, in `validation`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from raysearch.config.parameters import (
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
-from raysearch.schema.fields import Settings, Value, knob
+from raysearch.schema.fields import Settings, Value, setting
 from raysearch.schema.yaml_source import Node, said
 
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
@@ -185,9 +184,9 @@ class Paper:
 class Scheduler(Settings):
     """Which trials are stopped early: none, or the losers of each rung of successive halving."""
 
-    name: str = knob("fifo", "fifo stops none, asha the losers", choices=("fifo", "asha"))
-    grace: int = knob(20, "steps that every trial gets", low=1, unit="step")
-    reduction: int = knob(3, "one in so many goes on to the next rung, which is so many times longer", low=2)
+    name: str = setting("fifo", "fifo stops none, asha the losers", choices=("fifo", "asha"))
+    grace: int = setting(20, "steps that every trial gets", low=1, unit="step")
+    reduction: int = setting(3, "one in so many goes on to the next rung, which is so many times longer", low=2)
 
     @classmethod
     def read(cls, node: Node) -> Scheduler:
@@ -211,10 +210,10 @@ class Scheduler(Settings):
 class Resources(Settings):
     """What a trial gets, and how many run at a time."""
 
-    workers: int = knob(1, "data-parallel ranks of a trial", low=1)
-    cpus: float = knob(1.0, "CPU cores of a rank", low=0)
-    gpus: float = knob(0.0, "GPUs of a rank", low=0)
-    groups: int = knob(0, "trials at a time; 0 as many as fit", low=0)
+    workers: int = setting(1, "data-parallel ranks of a trial", low=1)
+    cpus: float = setting(1.0, "CPU cores of a rank", low=0)
+    gpus: float = setting(0.0, "GPUs of a rank", low=0)
+    groups: int = setting(0, "trials at a time; 0 as many as fit", low=0)
 
 
 def _choices(node: Node, name: str) -> tuple[Value, ...]:

@@ -182,9 +182,9 @@ def _unused(name: str, reachable: list[dict[str, str]], who: str) -> str:
     """Says whose setting it is, and what is used instead."""
     if all(not has_auxiliaries(methods) for methods in reachable):
         return f"concerns auxiliary objectives; {who} uses weighting 'end_task_only'"
-    if name in BALANCE and all(name in METHODS[methods["weighting"]].knobs for methods in reachable):
+    if name in BALANCE and all(name in METHODS[methods["weighting"]].setting_names for methods in reachable):
         return "weighs end task against auxiliaries; schedule 'pretrain_then_finetune' never trains them together"
-    owners = [(method.family, key) for key, method in METHODS.items() if name in method.knobs]
+    owners = [(method.family, key) for key, method in METHODS.items() if name in method.setting_names]
     owners += [("weighting", SEARCHED)] * name.startswith(WEIGHT)
     families = {family for family, _ in owners}
     of = " and ".join(f"{family} {_either(key for f, key in owners if f == family)}" for family in sorted(families))

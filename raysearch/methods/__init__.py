@@ -35,7 +35,7 @@ class Method:
     balances: bool = False  # weighs the end task by what is seen of it: wants it trained beside its auxiliaries
 
     @property
-    def knobs(self) -> tuple[str, ...]:
+    def setting_names(self) -> tuple[str, ...]:
         """Names of the settings that this method uses."""
         return tuple(about.name for about in fields(self.settings))
 
@@ -91,36 +91,44 @@ METHODS: dict[str, Method] = {
         "weighting", "weighting.static:EndTaskOnly", NoSettings, "the end task alone: plain fine-tuning", "baseline"
     ),
     "static": Method(
-        "weighting", "weighting.static:Static", s.Static, "equal weights, fixed lambda_e: multitask learning", _AANG
+        "weighting",
+        "weighting.static:Static",
+        s.StaticSettings,
+        "equal weights, fixed lambda_e: multitask learning",
+        _AANG,
     ),
     "static_searched": Method(
         "weighting",
         "weighting.static:Searched",
-        s.Static,
+        s.StaticSettings,
         "fixed weights, searched as dimensions `weight.`",
         "baseline",
     ),
     "eta_prim": Method(
         "weighting",
         "weighting.static:EtaPrimSum",
-        s.EtaPrim,
+        s.EtaPrimSettings,
         "equal weights, update g~_aux + eta_prim g_prim",
         _ATTITTUD,
     ),
     "meta_tartan": Method(
         "weighting",
         "weighting.meta_gradient:MetaTartan",
-        s.MetaTartan,
+        s.MetaTartanSettings,
         "a softmax over all tasks, learned from meta-gradients",
         _TARTAN,
     ),
     "aang": Method(
-        "weighting", "weighting.meta_gradient:Aang", s.Aang, "factored weights and lambda_e from meta-gradients", _AANG
+        "weighting",
+        "weighting.meta_gradient:Aang",
+        s.AangSettings,
+        "factored weights and lambda_e from meta-gradients",
+        _AANG,
     ),
     "gates": Method(
         "weighting",
         "weighting.gates:Gates",
-        s.Gates,
+        s.GatesSettings,
         "each objective by itself, on evidence from left-out labelled rows",
         OWN,
         looks=True,
@@ -128,7 +136,7 @@ METHODS: dict[str, Method] = {
     "probes": Method(
         "weighting",
         "weighting.probes:Probes",
-        s.Probes,
+        s.ProbesSettings,
         "those whose own short training helps left-out labelled rows",
         OWN,
         rounds=True,
@@ -136,7 +144,7 @@ METHODS: dict[str, Method] = {
     "alphavil": Method(
         "weighting",
         "weighting.branch_merging:AlphaVIL",
-        s.AlphaVIL,
+        s.AlphaVILSettings,
         "from how much of each task's own training helps the end task",
         _ALPHAVIL,
         rounds=True,
@@ -144,7 +152,7 @@ METHODS: dict[str, Method] = {
     "diw": Method(
         "weighting",
         "weighting.branch_merging:DIW",
-        s.DIW,
+        s.DIWSettings,
         "from what a pass on a task alone brings the end task (re-interpretation)",
         _ALPHAVIL,
         rounds=True,
@@ -152,7 +160,7 @@ METHODS: dict[str, Method] = {
     "forkmerge": Method(
         "weighting",
         "weighting.branch_merging:ForkMerge",
-        s.ForkMerge,
+        s.ForkMergeSettings,
         "branches with an objective each, merged as scores best on meta-dev",
         _FORKMERGE,
         rounds=True,
@@ -160,7 +168,7 @@ METHODS: dict[str, Method] = {
     "uncertainty": Method(
         "weighting",
         "weighting.loss_balancing:Uncertainty",
-        s.Uncertainty,
+        s.UncertaintySettings,
         "each loss over its learned variance",
         _UW,
         balances=True,
@@ -168,7 +176,7 @@ METHODS: dict[str, Method] = {
     "dwa": Method(
         "weighting",
         "weighting.loss_balancing:DWA",
-        s.DWA,
+        s.DWASettings,
         "more for tasks whose loss falls more slowly",
         _DWA,
         balances=True,
@@ -176,7 +184,7 @@ METHODS: dict[str, Method] = {
     "gradnorm": Method(
         "weighting",
         "weighting.loss_balancing:GradNorm",
-        s.GradNorm,
+        s.GradNormSettings,
         "gradient norms by training rates",
         _GRADNORM,
         balances=True,
@@ -185,7 +193,7 @@ METHODS: dict[str, Method] = {
     "famo": Method(
         "weighting",
         "weighting.loss_balancing:FAMO",
-        s.FAMO,
+        s.FAMOSettings,
         "the logarithms of all losses fall alike",
         _FAMO,
         balances=True,
@@ -193,7 +201,7 @@ METHODS: dict[str, Method] = {
     "rlw": Method(
         "weighting",
         "weighting.loss_balancing:RLW",
-        s.RLW,
+        s.RLWSettings,
         "a softmax of Gaussians, anew at each step",
         _RLW,
         balances=True,
@@ -201,7 +209,7 @@ METHODS: dict[str, Method] = {
     "ol_aux": Method(
         "weighting",
         "weighting.gradient_alignment:OlAux",
-        s.OlAux,
+        s.OlAuxSettings,
         "more for gradients that agree with the end task's",
         _OL_AUX,
         balances=True,
@@ -210,7 +218,7 @@ METHODS: dict[str, Method] = {
     "dga": Method(
         "weighting",
         "weighting.gradient_alignment:DGA",
-        s.DGA,
+        s.DGASettings,
         "more for gradients that agree with meta-dev's",
         _DGA,
         balances=True,
@@ -219,7 +227,7 @@ METHODS: dict[str, Method] = {
     "auxinash": Method(
         "weighting",
         "weighting.gradient_alignment:AuxiNash",
-        s.AuxiNash,
+        s.AuxiNashSettings,
         "a bargain under preferences learned on meta-dev",
         _AUXINASH,
         balances=True,
@@ -227,23 +235,33 @@ METHODS: dict[str, Method] = {
     ),
     "none": Method("surgery", "surgery.attittud:keep", NoSettings, "the auxiliary gradient as it is", "baseline"),
     "attittud": Method(
-        "surgery", "surgery.attittud:Attittud", f.Attittud, "re-weigh the gradient's parts by their effect", _ATTITTUD
+        "surgery",
+        "surgery.attittud:Attittud",
+        f.AttittudSettings,
+        "re-weigh the gradient's parts by their effect",
+        _ATTITTUD,
     ),
-    "gcs": Method("surgery", "surgery.base:GCS", f.GCS, "an auxiliary as far as it agrees with the end task", _GCS),
+    "gcs": Method(
+        "surgery", "surgery.base:GCS", f.GCSSettings, "an auxiliary as far as it agrees with the end task", _GCS
+    ),
     "pcgrad": Method(
         "surgery",
         "surgery.torchjd_adapter:PCGRAD",
-        f.Conflict,
+        f.ConflictSettings,
         "off each gradient, the part that opposes another",
         _PCGRAD,
     ),
     "mgda": Method(
-        "surgery", "surgery.torchjd_adapter:MGDA", f.Conflict, "the shortest convex combination of the gradients", _MGDA
+        "surgery",
+        "surgery.torchjd_adapter:MGDA",
+        f.ConflictSettings,
+        "the shortest convex combination of the gradients",
+        _MGDA,
     ),
     "cagrad": Method(
         "surgery",
         "surgery.torchjd_adapter:CAGRAD",
-        f.CAGrad,
+        f.CAGradSettings,
         "near the mean gradient, the direction whose least gain is largest",
         _CAGRAD,
         needs=("cvxpy", "clarabel"),
@@ -251,17 +269,17 @@ METHODS: dict[str, Method] = {
     "aligned_mtl": Method(
         "surgery",
         "surgery.torchjd_adapter:ALIGNED_MTL",
-        f.AlignedMTL,
+        f.AlignedMTLSettings,
         "principal components of one length",
         _ALIGNED_MTL,
     ),
     "imtl_g": Method(
-        "surgery", "surgery.torchjd_adapter:IMTL_G", f.Conflict, "equal projections on every gradient", _IMTL_G
+        "surgery", "surgery.torchjd_adapter:IMTL_G", f.ConflictSettings, "equal projections on every gradient", _IMTL_G
     ),
     "upgrad": Method(
         "surgery",
         "surgery.torchjd_adapter:UPGRAD",
-        f.Conflict,
+        f.ConflictSettings,
         "each gradient moved until it opposes none",
         _UPGRAD,
         needs=_QP,
@@ -269,21 +287,26 @@ METHODS: dict[str, Method] = {
     "dualproj": Method(
         "surgery",
         "surgery.torchjd_adapter:DUALPROJ",
-        f.Conflict,
+        f.ConflictSettings,
         "their mean, moved until it opposes none",
         _DUALPROJ,
         needs=_QP,
     ),
     "config": Method(
-        "surgery", "surgery.torchjd_adapter:CONFIG", f.Conflict, "equal cosines with every gradient", _CONFIG
+        "surgery", "surgery.torchjd_adapter:CONFIG", f.ConflictSettings, "equal cosines with every gradient", _CONFIG
     ),
     "fairgrad": Method(
-        "surgery", "surgery.torchjd_adapter:FAIRGRAD", f.FairGrad, "alpha-fair gains", _FAIRGRAD, needs=("scipy",)
+        "surgery",
+        "surgery.torchjd_adapter:FAIRGRAD",
+        f.FairGradSettings,
+        "alpha-fair gains",
+        _FAIRGRAD,
+        needs=("scipy",),
     ),
     "nash_mtl": Method(
         "surgery",
         "surgery.torchjd_adapter:NashMTL",
-        f.NashMTL,
+        f.NashMTLSettings,
         "the bargain in which relative gains balance",
         _NASH_MTL,
         needs=("cvxpy", "ecos"),
@@ -292,7 +315,7 @@ METHODS: dict[str, Method] = {
     "gradvac": Method(
         "surgery",
         "surgery.torchjd_adapter:GRADVAC",
-        f.GradVac,
+        f.GradVacSettings,
         "gradients kept at their usual cosine",
         _GRADVAC,
         memory=True,
@@ -300,26 +323,30 @@ METHODS: dict[str, Method] = {
     "pcd": Method(
         "surgery",
         "surgery.torchjd_adapter:PCD",
-        f.PCD,
+        f.PCDSettings,
         "the end task first, a share of progress for each",
         _PCD,
         memory=True,
     ),
     "joint": Method("schedule", "schedule.phases:joint", NoSettings, "end task and auxiliaries together", "baseline"),
     "joint_then_finetune": Method(
-        "schedule", "schedule.phases:joint_then_finetune", c.FineTune, "together, then the end task alone", _AANG
+        "schedule",
+        "schedule.phases:joint_then_finetune",
+        c.FineTuneSettings,
+        "together, then the end task alone",
+        _AANG,
     ),
     "joint_then_retrain": Method(
         "schedule",
         "schedule.phases:joint_then_retrain",
-        c.Retrain,
+        c.RetrainSettings,
         "together, then anew with the weights learned",
         _AANG,
     ),
     "pretrain_then_finetune": Method(
         "schedule",
         "schedule.phases:pretrain_then_finetune",
-        c.Pretrain,
+        c.PretrainSettings,
         "auxiliaries first, then the end task alone",
         _DAPT,
     ),

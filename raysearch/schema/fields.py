@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
+import dataclasses
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from raysearch.errors import did_you_mean
@@ -10,7 +11,7 @@ from raysearch.errors import did_you_mean
 Value = bool | int | float | str
 
 
-def knob(
+def setting(
     default: Value,
     meaning: str,
     *,
@@ -22,13 +23,13 @@ def knob(
 ) -> Any:
     """A dataclass field of one setting; its range is [low, high], or (low, high] when `open_low`."""
     about = {"meaning": meaning, "low": low, "high": high, "open_low": open_low, "unit": unit, "choices": choices}
-    return field(default=default, metadata=about)
+    return dataclasses.field(default=default, metadata=about)
 
 
-def check_value(setting: Field[Any], value: object) -> None:
-    """Raise ValueError, with the remedy, unless `value` may be given to `setting`."""
-    about, kind = setting.metadata, type(setting.default)
-    name = setting.name
+def check_value(field: Field[Any], value: object) -> None:
+    """Raise ValueError, with the remedy, unless `value` may be given to the field."""
+    about, kind = field.metadata, type(field.default)
+    name = field.name
     wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -50,8 +51,8 @@ class Settings:
     """Base of all groups of settings: values are checked against their declared ranges."""
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            check_value(setting, getattr(self, setting.name))
+        for each in fields(self):
+            check_value(each, getattr(self, each.name))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 A file is read whole into a tree of `Node`s that know where they were written. `node.read(kind)` gives a value of
 that type or refuses: an unknown key, a missing one, a wrong type, a number out of the range that its field declares
-(`settings.knob`). A class with a `read(node)` of its own is asked instead. `plain` goes back to JSON-able values.
+(`fields.setting`). A class with a `read(node)` of its own is asked instead. `plain` goes back to JSON-able values.
 
 Scalars are YAML 1.2's, not 1.1's: `1e-4` is a number; `none`, `on`, `off`, `yes` and `no` are words.
 """
@@ -134,7 +134,7 @@ class Node:
         return kind(**values)
 
     def check(self, about: Field[Any], value: object) -> None:
-        """Refuse a value outside the range that `about`, a `settings.knob`, declares; a field without one takes all."""
+        """Refuse a value outside the range that the field declares; a field without `fields.setting` takes all."""
         if "meaning" in about.metadata:
             try:
                 check_value(about, value)

@@ -41,7 +41,7 @@ class Examples:
     ) -> None:
         self.plan, self.network, self.scope, self.ranks = plan, network, scope, ranks
         self.split, self.batches, self.arithmetic = split, batches, arithmetic
-        self.settings: f.Attittud = plan.method("surgery")
+        self.settings: f.AttittudSettings = plan.method("surgery")
         self.coupled = network.couples_rows and self.settings.batch_norm == "coupled"
         every = [*network.body_parameters(), *network.head_parameters()]
         self.numbers = sorted(i for block in scope.blocks for i in block)

@@ -23,7 +23,7 @@ from raysearch.gradients.flat import flat_gradient
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK
 from raysearch.methods.weighting.branch_merging import Branch, Branching, coefficients_of
-from raysearch.methods.weighting.settings import Branches
+from raysearch.methods.weighting.settings import BranchSettings
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
@@ -56,7 +56,7 @@ class Rounds:
         """`score` gives the metric and the loss of the network as it stands on meta-dev, on every rank the same."""
         assert isinstance(update.weighting, Branching)
         self.weighting: Branching = update.weighting
-        self.settings: Branches = update.plan.method("weighting")
+        self.settings: BranchSettings = update.plan.method("weighting")
         self.update, self.ranks = update.alone(), ranks
         self.plan: TrialPlan = update.plan
         self.new_optimizer, self.take, self.score = new_optimizer, take, score
@@ -235,7 +235,7 @@ class Snapshot:
 class Changes:
     """What the branches of a round changed: of every branch its delta (D,), None if it rested, and statistics."""
 
-    def __init__(self, before: Snapshot, settings: Branches, ranks: Ranks) -> None:
+    def __init__(self, before: Snapshot, settings: BranchSettings, ranks: Ranks) -> None:
         self.before, self.ranks = before, ranks
         self.precision = torch.bfloat16 if settings.delta_precision == "bfloat16" else torch.float32
         self.place = torch.device("cpu") if settings.delta_place == "cpu" else ranks.device

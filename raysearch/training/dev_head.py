@@ -18,7 +18,7 @@ from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.heads import LabelHead
 
 
-def parts(size: int, training: int, settings: s.DevHead) -> tuple[Tensor, Tensor]:
+def parts(size: int, training: int, settings: s.DevHeadSettings) -> tuple[Tensor, Tensor]:
     """Row numbers for the head, of meta-dev or of `training` rows, and those of meta-dev for meta batches.
 
     If both are of meta-dev, they are disjoint where it has more than one row; where it is too small, each takes half.
@@ -43,7 +43,7 @@ def some_of(rows: Tensor, count: int, generator: Generator) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator)[:count]]
 
 
-def fit(features: Tensor, labels: Tensor, classes: int, settings: s.DevHead, generator: Generator) -> LabelHead:
+def fit(features: Tensor, labels: Tensor, classes: int, settings: s.DevHeadSettings, generator: Generator) -> LabelHead:
     """A new head fitted full-batch on `features` (n, H) that the body gave once; AdamW as in the authors' code."""
     head = LabelHead(features.shape[1], classes, nn.Tanh, dropout=0.0)
     initialise(head, generator)
@@ -99,7 +99,7 @@ Encode = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 
 
 def dev_loss(
-    encode: Encode, fitted_on: Tensor, meta: Tensor, classes: int, settings: s.DevHead, seed: Generator
+    encode: Encode, fitted_on: Tensor, meta: Tensor, classes: int, settings: s.DevHeadSettings, seed: Generator
 ) -> Tensor:
     """L_dev of the `meta` rows through a head fitted on the rows `fitted_on`; depends on the body."""
     with torch.no_grad():

@@ -9,7 +9,7 @@ from raysearch.methods import METHODS
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.objective import Objective
 from raysearch.plan import TrialPlan
-from raysearch.training_settings import Training
+from raysearch.training_settings import TrainingSettings
 
 MODEL = {
     "config": {
@@ -52,7 +52,7 @@ FAST_WEIGHTING_SETTINGS = {
 
 def fast_weighting_settings(weighting: str) -> dict[str, int]:
     """Settings under which a weighting of the field moves within a few steps."""
-    return {name: value for name, value in FAST_WEIGHTING_SETTINGS.items() if name in METHODS[weighting].knobs}
+    return {name: value for name, value in FAST_WEIGHTING_SETTINGS.items() if name in METHODS[weighting].setting_names}
 
 
 def prepare_tiny_task(task: dict[str, str], folder: Path) -> Path:
@@ -67,7 +67,7 @@ def tiny_plan(
     """A plan of a few steps; `settings` as a search would set them, `seed` among them."""
     seed = settings.pop("seed", 0)
     workers = settings.pop("workers", 1)
-    complete = asdict(Training())
+    complete = asdict(TrainingSettings())
     for method in (weighting, surgery, schedule):
         complete |= asdict(METHODS[method].settings())
     complete |= {k: v for k, v in SHORT_PHASES.items() if k in complete}

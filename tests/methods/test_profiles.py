@@ -13,7 +13,7 @@ from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES, Profile, bundle
 from raysearch.schema.fields import check_value
 from raysearch.training.trainer import train
-from raysearch.training_settings import Training
+from raysearch.training_settings import TrainingSettings
 
 
 def search(method: dict[str, str], **more: Any) -> Search:
@@ -28,7 +28,7 @@ def settings(method: dict[str, str], **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", BUNDLES)
 def test_bundle_sets_valid_values_of_its_method(method: str) -> None:
-    own = {*METHODS[method].knobs, *(about.name for about in fields(Training))}
+    own = {*METHODS[method].setting_names, *(about.name for about in fields(TrainingSettings))}
     for name, values in BUNDLES[method].items():
         assert name in own
         assert values[0] != values[1]

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysearch.errors import SpecError
-from raysearch.schema.fields import knob
+from raysearch.schema.fields import setting
 from raysearch.schema.yaml_source import Node, load, override, plain, spelled
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inner:
-    rate: float = knob(0.5, "a rate", low=0, high=1)
+    rate: float = setting(0.5, "a rate", low=0, high=1)
     word: str = "none"
 
 

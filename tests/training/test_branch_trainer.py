@@ -143,7 +143,7 @@ def random_deltas(trial: Trial, count: int) -> tuple[Snapshot, Changes]:
     """Random changes of the trial's network, as branches would leave them."""
     assert trial.rounds is not None
     before = Snapshot(trial.network, trial.update.parameters)
-    changes = Changes(before, s.AlphaVIL(), Ranks())
+    changes = Changes(before, s.AlphaVILSettings(), Ranks())
     chance = torch.Generator().manual_seed(0)
     for b in range(count):
         with torch.no_grad():
@@ -197,7 +197,7 @@ def test_merge_averages_statistics_and_takes_first_counts() -> None:
     torch.manual_seed(0)
     network: Any = BatchNormLinear()
     before = Snapshot(network, list(network.parameters()))
-    changes, seen = Changes(before, s.AlphaVIL(), Ranks()), []
+    changes, seen = Changes(before, s.AlphaVILSettings(), Ranks()), []
     for b, passes in enumerate((2, 5)):
         for _ in range(passes):
             network(torch.randn(8, 3) + 3 * b)
@@ -215,9 +215,9 @@ def test_merge_averages_statistics_and_takes_first_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "tolerance"), [(s.AlphaVIL(), 1e-6), (s.AlphaVIL(delta_precision="bfloat16"), 1e-2)]
+    ("settings", "tolerance"), [(s.AlphaVILSettings(), 1e-6), (s.AlphaVILSettings(delta_precision="bfloat16"), 1e-2)]
 )
-def test_merge_adds_alpha_times_delta(settings: s.AlphaVIL, tolerance: float) -> None:
+def test_merge_adds_alpha_times_delta(settings: s.AlphaVILSettings, tolerance: float) -> None:
     torch.manual_seed(0)
     network: Any = nn.Linear(5, 4)
     theta = torch.cat([p.detach().flatten() for p in network.parameters()]).double()

@@ -11,7 +11,7 @@ from typing import Any
 
 from raysearch.methods.schedule import settings as c
 from raysearch.schema.fields import NoSettings
-from raysearch.training_settings import Training
+from raysearch.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +29,20 @@ class Phase:
     anew: bool = False  # begin with the parameters that the trial began with
 
 
-def joint(training: Training, settings: NoSettings) -> tuple[Phase, ...]:
+def joint(training: TrainingSettings, settings: NoSettings) -> tuple[Phase, ...]:
     """End task and auxiliaries together."""
     del settings
     return (Phase(name="joint", steps=training.steps, lr=training.lr, head_lr=training.head_lr),)
 
 
-def joint_then_finetune(training: Training, settings: c.FineTune) -> tuple[Phase, ...]:
+def joint_then_finetune(training: TrainingSettings, settings: c.FineTuneSettings) -> tuple[Phase, ...]:
     """Together; then the end task alone, from the best state so far, at a small constant rate."""
     rate: dict[str, Any] = {"lr": settings.finetune_lr, "head_lr": settings.finetune_lr}
     last = Phase(name="finetune", steps=settings.finetune_steps, **rate, auxiliary=False, constant=True, from_best=True)
     return (*joint(training, NoSettings()), last)
 
 
-def joint_then_retrain(training: Training, settings: c.Retrain) -> tuple[Phase, ...]:
+def joint_then_retrain(training: TrainingSettings, settings: c.RetrainSettings) -> tuple[Phase, ...]:
     """Together; then again from the first parameters, with the weights as they were learned (AANG's `-do-retrain`).
 
     One trial, and not two of which the second names the first: its plan tells all that it does, it is stopped, resumed
@@ -52,7 +52,7 @@ def joint_then_retrain(training: Training, settings: c.Retrain) -> tuple[Phase, 
     return (first, replace(first, name="retrain", steps=settings.retrain_steps, anew=True))
 
 
-def pretrain_then_finetune(training: Training, settings: c.Pretrain) -> tuple[Phase, ...]:
+def pretrain_then_finetune(training: TrainingSettings, settings: c.PretrainSettings) -> tuple[Phase, ...]:
     """The auxiliaries alone; then the end task alone (TAPT, DAPT, vanilla pre-training)."""
     first = Phase(
         name="pretrain",

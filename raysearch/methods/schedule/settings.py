@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raysearch.schema.fields import Settings, knob
+from raysearch.schema.fields import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTune(Settings):
+class FineTuneSettings(Settings):
     """A last phase on the end task alone."""
 
-    finetune_steps: int = knob(50, "steps on the end task alone", low=1, unit="step")
-    finetune_lr: float = knob(1e-4, "constant rate of body and head in that phase", low=0, open_low=True)
+    finetune_steps: int = setting(50, "steps on the end task alone", low=1, unit="step")
+    finetune_lr: float = setting(1e-4, "constant rate of body and head in that phase", low=0, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrain(Settings):
+class RetrainSettings(Settings):
     """A second run from the first parameters, with the weights that the first one learned."""
 
-    retrain_steps: int = knob(200, "steps of the second run, at the rates of the first", low=1, unit="step")
+    retrain_steps: int = setting(200, "steps of the second run, at the rates of the first", low=1, unit="step")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(Settings):
+class PretrainSettings(Settings):
     """A first phase on the auxiliary objectives alone."""
 
-    pretrain_steps: int = knob(100, "steps on the auxiliary objectives alone", low=1, unit="step")
-    pretrain_lr: float = knob(5e-4, "peak learning rate of the body in that phase", low=0, open_low=True)
+    pretrain_steps: int = setting(100, "steps on the auxiliary objectives alone", low=1, unit="step")
+    pretrain_lr: float = setting(5e-4, "peak learning rate of the body in that phase", low=0, open_low=True)

@@ -37,13 +37,13 @@ def check_rank(k: int, m: int, D: int) -> None:
         raise ValueError(f"k must be in [1, min(m, D)] = [1, {min(m, D)}], got {k}")
 
 
-def surrogate_gradient(g_aux: Tensor, g_prim: Tensor, V: Tensor, eta: f.Attittud) -> Tensor:
+def surrogate_gradient(g_aux: Tensor, g_prim: Tensor, V: Tensor, eta: f.AttittudSettings) -> Tensor:
     """Equation 2: g_aux (D,) re-weighted by its effect on the end task, (D,)."""
     p_prim, p_aux = V @ g_prim, V @ g_aux  # (k,)
     return eta.eta_perp * g_aux + kept(p_prim, p_aux, eta) @ V
 
 
-def kept(p_prim: Tensor, p_aux: Tensor, eta: f.Attittud) -> Tensor:
+def kept(p_prim: Tensor, p_aux: Tensor, eta: f.AttittudSettings) -> Tensor:
     """What is added along each direction to eta_perp g_aux, from the projections on it; all of one shape."""
     agree = p_prim * p_aux >= 0
     return torch.where(agree, eta.eta_pos - eta.eta_perp, eta.eta_neg - eta.eta_perp) * p_aux
@@ -52,7 +52,7 @@ def kept(p_prim: Tensor, p_aux: Tensor, eta: f.Attittud) -> Tensor:
 class Attittud:
     """The surgery: a new basis every `basis_every` steps; with 1 none is ever stored."""
 
-    def __init__(self, settings: f.Attittud) -> None:
+    def __init__(self, settings: f.AttittudSettings) -> None:
         self.settings = settings
         self.V: list[Tensor] = []  # of each block of parameters; empty while none is kept
         self.age = 0

@@ -58,7 +58,7 @@ class GCS(Conflict):
     is 1, and a row of zeros is at right angles to all.
     """
 
-    settings: f.GCS
+    settings: f.GCSSettings
 
     def _factors(self, G: Tensor, generator: Generator) -> Tensor:
         del generator

@@ -144,7 +144,7 @@ class NashMTL(Remembering):
     on the norm of the update is left to the setting `clip`.
     """
 
-    settings: f.NashMTL
+    settings: f.NashMTLSettings
 
     def _begin(self, rows: int) -> None:
         super()._begin(rows)

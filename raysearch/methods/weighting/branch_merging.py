@@ -148,7 +148,7 @@ def _shared(end_task: float, objectives: Tensor) -> Coefficients:
 class AlphaVIL(Branching):
     """A branch for each task; alphas by steps down L(alpha) from 1; then w_t += alpha_t - 1."""
 
-    settings: s.AlphaVIL
+    settings: s.AlphaVILSettings
 
     @property
     def levels(self) -> bool:
@@ -192,10 +192,10 @@ class DIW(Branching):
     objective's weight, w_i <- max(0, w_i + eta gain_i / max |gain|), and the copies are dropped.
     """
 
-    settings: s.DIW
+    settings: s.DIWSettings
     told = "gain"
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.DIW) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.DIWSettings) -> None:
         super().__init__(objectives, settings)
         self.looks = False
 
@@ -240,9 +240,9 @@ class ForkMerge(Branching):
     The alphas are the paper's Lambda, which sum to 1, and an objective's weight is its branch's: equation 11.
     """
 
-    settings: s.ForkMerge
+    settings: s.ForkMergeSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.ForkMerge) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.ForkMergeSettings) -> None:
         super().__init__(objectives, settings)
         self.merges = 0
         self.left = list(range(len(self._all())))  # branches that are not pruned

@@ -28,9 +28,9 @@ from raysearch.objectives.objective import Objective
 class Gates(Weighting):
     """A gate for each objective; a closed one still has a row in the steps that sample it."""
 
-    settings: s.Gates
+    settings: s.GatesSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.Gates) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.GatesSettings) -> None:
         super().__init__(objectives, settings)
         self.evidence = torch.full((len(objectives),), settings.gate_start, dtype=torch.float64)
 

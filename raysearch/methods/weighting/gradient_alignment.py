@@ -31,9 +31,9 @@ class OlAux(Weighting):
     Weights begin as `static` has them, u_k = 1, and stay >= 0 (ours). Similarities are cosines, or products as printed.
     """
 
-    settings: s.OlAux
+    settings: s.OlAuxSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.OlAux) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.OlAuxSettings) -> None:
         super().__init__(objectives, settings)
         self.u = torch.ones(len(objectives), dtype=torch.float64)
         self.gained = torch.zeros_like(self.u)
@@ -74,9 +74,9 @@ class DGA(Weighting):
     update is that of DoGE with the end task as its target.
     """
 
-    settings: s.DGA
+    settings: s.DGASettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.DGA) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.DGASettings) -> None:
         super().__init__(objectives, settings)
         self.log_alpha = torch.zeros(len(objectives), dtype=torch.float64)
         self.average = torch.softmax(self.log_alpha, dim=0)
@@ -117,10 +117,10 @@ class AuxiNash(Balanced):
     v enter as a unit vector, the hypergradient is clipped to norm 1, and p is brought back to the simplex.
     """
 
-    settings: s.AuxiNash
+    settings: s.AuxiNashSettings
     settles = True
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.AuxiNash) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.AuxiNashSettings) -> None:
         super().__init__(objectives, settings)
         self.p = torch.full((self.tasks,), 1 / self.tasks, dtype=torch.float64)
         self.momentum = torch.zeros_like(self.p)

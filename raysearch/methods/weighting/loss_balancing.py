@@ -57,9 +57,9 @@ class Uncertainty(Balanced):
     has exp(-s_k) L_k + s_k / 2 for cross-entropy: half of this, with s_k less log 2.)
     """
 
-    settings: s.Uncertainty
+    settings: s.UncertaintySettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.Uncertainty) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.UncertaintySettings) -> None:
         super().__init__(objectives, settings)
         self.log_variances = torch.zeros(self.tasks, dtype=torch.float64)
 
@@ -88,9 +88,9 @@ class DWA(Balanced):
     The paper's windows are epochs; here so many steps that learned. Until two are over, weights are equal.
     """
 
-    settings: s.DWA
+    settings: s.DWASettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.DWA) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.DWASettings) -> None:
         super().__init__(objectives, settings)
         self.total = torch.zeros(self.tasks, dtype=torch.float64)  # of the losses in the window so far
         self.steps = 0  # in the window so far
@@ -128,9 +128,9 @@ class GradNorm(Balanced):
     loss. g_k is the gradient of the whole body (the paper's, of the last shared layer).
     """
 
-    settings: s.GradNorm
+    settings: s.GradNormSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.GradNorm) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.GradNormSettings) -> None:
         super().__init__(objectives, settings)
         self.w = torch.ones(self.tasks, dtype=torch.float64)
         self.first: Tensor | None = None  # L_k(0)
@@ -174,11 +174,11 @@ class FAMO(Balanced):
     the gradient of sum_k z_k (log L_k(before) - log L_k(after)), with weight decay (Algorithm 2).
     """
 
-    settings: s.FAMO
+    settings: s.FAMOSettings
     settles = True
     looks_after = True
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.FAMO) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.FAMOSettings) -> None:
         super().__init__(objectives, settings)
         self.xi = torch.zeros(self.tasks, dtype=torch.float64)
         self.before = torch.ones(self.tasks, dtype=torch.float64)  # losses, of the last step
@@ -218,9 +218,9 @@ class FAMO(Balanced):
 class RLW(Balanced):
     """Random loss weighting: a softmax of Gaussians, drawn anew at each step."""
 
-    settings: s.RLW
+    settings: s.RLWSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.RLW) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.RLWSettings) -> None:
         super().__init__(objectives, settings)
         self.drawn = torch.zeros(self.tasks, dtype=torch.float64)
 

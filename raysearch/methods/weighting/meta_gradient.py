@@ -39,9 +39,9 @@ Logits = Mapping[str, Tensor]
 class MetaGradient(Weighting):
     """What both share: logits that climb, by plain SGD, what the step's gradients were worth."""
 
-    settings: s.MetaGradient
+    settings: s.MetaGradientSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.MetaGradient) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.MetaGradientSettings) -> None:
         super().__init__(objectives, settings)
         self.logits: dict[str, Tensor] = {}
         self.rates: dict[str, float] = {}
@@ -93,9 +93,9 @@ class MetaGradient(Weighting):
 class MetaTartan(MetaGradient):
     """One softmax over the end task and every objective; all take part in every step."""
 
-    settings: s.MetaTartan
+    settings: s.MetaTartanSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.MetaTartan) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.MetaTartanSettings) -> None:
         super().__init__(objectives, settings)
         count = len(objectives) + 1
         self.logits = {"tasks": torch.full((count,), 1 / count, dtype=torch.float64)}  # the end task's first
@@ -128,9 +128,9 @@ class Aang(MetaGradient):
     lambda_e is the first of a softmax over two logits, or a number of its own whose derivative is m_E - m_A.
     """
 
-    settings: s.Aang
+    settings: s.AangSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.Aang) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.AangSettings) -> None:
         super().__init__(objectives, settings)
         self.primitives = {st: sorted({getattr(o, st) for o in objectives}) for st in STAGES}
         self.index = {

@@ -29,10 +29,10 @@ from raysearch.objectives.objective import Objective
 class Probes(Branching):
     """One round that looks; then weights that stay."""
 
-    settings: s.Probes
+    settings: s.ProbesSettings
     told = "gain"
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.Probes) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: s.ProbesSettings) -> None:
         super().__init__(objectives, settings)
         self.looked = False
         self._share(torch.ones(len(objectives), dtype=torch.float64))

@@ -26,7 +26,7 @@ class EndTaskOnly(Weighting):
 class Static(Weighting):
     """Multitask learning: lambda_e for the end task, the rest in equal parts (AANG's Static Multitask)."""
 
-    settings: s.Static
+    settings: s.StaticSettings
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """Fixed; without objectives the end task has it all."""
@@ -39,9 +39,11 @@ class Static(Weighting):
 class Searched(Weighting):
     """Static multitask learning with weights from outside, as a search draws them; equal ones if none are given."""
 
-    settings: s.Static
+    settings: s.StaticSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: s.Static, weights: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self, objectives: tuple[Objective, ...], settings: s.StaticSettings, weights: tuple[float, ...] = ()
+    ) -> None:
         super().__init__(objectives, settings)
         self.given = torch.tensor(weights or [1.0] * len(objectives), dtype=torch.float64)
 
@@ -56,7 +58,7 @@ class Searched(Weighting):
 class EtaPrimSum(Weighting):
     """ATTITTUD's update g~_aux + eta_prim g_prim, auxiliaries in equal parts (section 3, after equation 2)."""
 
-    settings: s.EtaPrim
+    settings: s.EtaPrimSettings
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """The auxiliary gradient in full, the end task's times eta_prim; or both as shares of a batch of both."""

@@ -16,7 +16,7 @@ import torch
 from torch import Generator
 
 from raysearch.methods.weighting.base import Coefficients, Weighting
-from raysearch.training_settings import Training
+from raysearch.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Draw:
     sets: tuple[tuple[int, ...], ...] = ()  # what `sampled` is the union of, if of several
 
 
-def draw(weighting: Weighting, training: Training, generator: Generator) -> Draw:
+def draw(weighting: Weighting, training: TrainingSettings, generator: Generator) -> Draw:
     """A step's draw, one set or one for each micro-batch."""
     each = getattr(weighting.settings, "sample_every", "step") == "micro_step"
     count = training.micro_batches if each else 1

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import check_split
-from raysearch.schema.fields import knob
+from raysearch.schema.fields import setting
 from raysearch.schema.yaml_source import Node, plain
 
 ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
@@ -47,7 +47,7 @@ class Source:
     shape: tuple[int, ...] = ()  # height, width and perhaps channels of images that are raw bytes
     classes: tuple[str | int, ...] = ()  # those that are used; all, if nothing is said
     where: dict[str, str | int] = field(default_factory=dict)  # column: value, of the rows that are used
-    train_per_class: int = knob(0, "images kept of each class for training; 0 all", low=0, unit="image")
+    train_per_class: int = setting(0, "images kept of each class for training; 0 all", low=0, unit="image")
 
     def plain(self) -> dict[str, Any]:
         """What `read` reads: kind and metric, and all else that is not as it would be anyway."""
@@ -71,11 +71,11 @@ class ImageTask(Source):
     metric: ImageMetric = "accuracy"
     auxiliary: Source | None = None  # images with labels of their own; with `train: rest` what the end task leaves
     overlay: dict[str, int] = field(default_factory=dict)  # images of two digits to make, for train, dev and test
-    size: int = knob(0, "side that images are scaled to; 0 leaves them", low=0, unit="pixel")
-    channels: int = knob(0, "1 grey, 3 colour; 0 as the images are, and 3 for models of transformers", low=0, high=3)
-    dev_per_class: int = knob(0, "images of each class for dev, held out of train; 0 a share", low=0, unit="image")
+    size: int = setting(0, "side that images are scaled to; 0 leaves them", low=0, unit="pixel")
+    channels: int = setting(0, "1 grey, 3 colour; 0 as the images are, and 3 for models of transformers", low=0, high=3)
+    dev_per_class: int = setting(0, "images of each class for dev, held out of train; 0 a share", low=0, unit="image")
     split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
-    meta_dev: float = knob(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
+    meta_dev: float = setting(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
     base: str = ""  # the folder of the declaring file
 
     hub: ClassVar[None] = None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import check_extra, check_split
-from raysearch.schema.fields import Settings, knob
+from raysearch.schema.fields import Settings, setting
 from raysearch.schema.yaml_source import Node, plain
 
 TableMetric = Literal["r2", "accuracy", "macro_f1", "micro_f1", "mean_auc"]
@@ -38,21 +38,21 @@ class Planted(Settings):
     They are named from 1 on: first the helpful, then the harmful, then the unrelated ones.
     """
 
-    draw: int = knob(0, "seed of the tables", low=0)
-    dim: int = knob(32, "features", low=2)
-    rank: int = knob(4, "directions of the features that a label depends on", low=1)
-    teacher: str = knob(
+    draw: int = setting(0, "seed of the tables", low=0)
+    dim: int = setting(32, "features", low=2)
+    rank: int = setting(4, "directions of the features that a label depends on", low=1)
+    teacher: str = setting(
         "tanh", "labels are sums of tanh of each direction; or of products of two", choices=("tanh", "product")
     )
-    helpful: int = knob(4, "auxiliary tables whose labels depend on the end task's directions", low=0)
-    harmful: int = knob(6, "auxiliary tables whose labels depend on directions of their own, at right angles", low=0)
-    unrelated: int = knob(0, "auxiliary tables whose labels are noise", low=0)
-    rows: int = knob(2000, "rows of an auxiliary table", low=2, unit="row")
-    train: int = knob(60, "labelled rows of the end task", low=2, unit="row")
-    meta_dev: int = knob(60, "rows of meta-dev", low=0, unit="row")
-    select_dev: int = knob(2000, "rows of select-dev", low=2, unit="row")
-    test: int = knob(4000, "rows of test", low=2, unit="row")
-    noise: float = knob(0.2, "standard deviation of the labels' noise, in standard deviations of the labels", low=0)
+    helpful: int = setting(4, "auxiliary tables whose labels depend on the end task's directions", low=0)
+    harmful: int = setting(6, "auxiliary tables whose labels depend on directions of their own, at right angles", low=0)
+    unrelated: int = setting(0, "auxiliary tables whose labels are noise", low=0)
+    rows: int = setting(2000, "rows of an auxiliary table", low=2, unit="row")
+    train: int = setting(60, "labelled rows of the end task", low=2, unit="row")
+    meta_dev: int = setting(60, "rows of meta-dev", low=0, unit="row")
+    select_dev: int = setting(2000, "rows of select-dev", low=2, unit="row")
+    test: int = setting(4000, "rows of test", low=2, unit="row")
+    noise: float = setting(0.2, "standard deviation of the labels' noise, in standard deviations of the labels", low=0)
 
     @property
     def tables(self) -> int:
@@ -75,7 +75,7 @@ class TableTask:
     planted: Planted | None = None  # drawn tables instead of files
     metric: TableMetric = "r2"
     split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
-    meta_dev: float = knob(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
+    meta_dev: float = setting(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
     base: str = ""  # the folder of the declaring file
 
     hub: ClassVar[None] = None

@@ -13,7 +13,7 @@ from raysearch.modalities.base import check_extra, check_split
 from raysearch.modalities.image.config import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
 from raysearch.modalities.table.config import TABLE_MODELS, TABLE_TASKS, TableModel, TableTask
 from raysearch.modalities.text.paper_tasks import PAPER_TASKS
-from raysearch.schema.fields import knob
+from raysearch.schema.fields import setting
 from raysearch.schema.yaml_source import Node, plain
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
@@ -76,7 +76,7 @@ class TaskSpec:
     label: str = "label"  # column of the label
     metric: Metric = "accuracy"
     split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
-    meta_dev: float = knob(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
+    meta_dev: float = setting(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
     base: str = ""  # the folder of the declaring file
 
     kind: ClassVar[Literal["text"]] = "text"
@@ -129,7 +129,7 @@ class ModelSpec:
     config: dict[str, Any] | None = None
     path: str | None = None
     package: str | None = None
-    layers: int = knob(0, "layers kept of a loaded encoder, from the input; 0 all", low=0)
+    layers: int = setting(0, "layers kept of a loaded encoder, from the input; 0 all", low=0)
 
     @classmethod
     def read(cls, node: Node) -> ModelSpec | ImageModel | TableModel:

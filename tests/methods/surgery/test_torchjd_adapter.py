@@ -14,7 +14,7 @@ from raysearch.config.search_config import load_search
 from raysearch.errors import SpecError
 from raysearch.methods import METHODS, named
 from raysearch.methods.surgery.base import Conflict
-from raysearch.methods.surgery.settings import GCS
+from raysearch.methods.surgery.settings import GCSSettings
 from raysearch.training import checkpoint
 
 SURGERIES = [name for name in named("surgery") if name not in ("none", "attittud")]
@@ -385,4 +385,4 @@ def test_search_with_missing_surgery_package_is_rejected(
 
 def test_gcs_unknown_gate_is_rejected() -> None:
     with pytest.raises(ValueError, match="gcs_gate: unknown choice 'weigthed'; did you mean 'weighted'"):
-        GCS(gcs_gate="weigthed")
+        GCSSettings(gcs_gate="weigthed")

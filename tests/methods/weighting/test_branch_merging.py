@@ -33,7 +33,7 @@ def merge_with_slope(weighting: Branching, slope: list[float]) -> tuple[Tensor, 
 
 
 def test_alphavil_starts_one_branch_per_task_with_weight_one() -> None:
-    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL())
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVILSettings())
     assert [(b.name, b.factors, b.rate) for b in weighting.branches()] == [
         ("end_task", {END_TASK: 1.0}, 1.0), (HELPS, {0: 1.0}, 1.0), (HARMS, {1: 1.0}, 1.0),
     ]  # fmt: skip
@@ -41,7 +41,7 @@ def test_alphavil_starts_one_branch_per_task_with_weight_one() -> None:
 
 
 def test_alphavil_lowers_weight_of_task_opposing_dev_gradient() -> None:
-    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=3, alpha_lr=0.1))
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVILSettings(alpha_steps=3, alpha_lr=0.1))
     alphas, dev = merge_with_slope(weighting, [-1.0, -0.5, 2.0])
     assert alphas.tolist() == pytest.approx([1.3, 1.15, 0.4])
     assert weighting.w.tolist() == pytest.approx([1.3, 1.15, 0.4])  # w += alpha - 1
@@ -52,16 +52,16 @@ def test_alphavil_lowers_weight_of_task_opposing_dev_gradient() -> None:
 
 @pytest.mark.parametrize("optimizer", ["gd", "newton", "black_box"])
 def test_alphavil_zero_dev_gradient_keeps_weights(optimizer: str) -> None:
-    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_optimizer=optimizer))
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVILSettings(alpha_optimizer=optimizer))
     alphas, _ = merge_with_slope(weighting, [0.0, 0.0, 0.0])
     assert alphas.tolist() == weighting.w.tolist() == [1, 1, 1]
 
 
 def test_alphavil_weight_floor_holds_and_zero_branch_rests() -> None:
-    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.1))
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVILSettings(alpha_steps=1, alpha_lr=1.0, weight_floor=0.1))
     merge_with_slope(weighting, [0.0, 0.0, 1.5])
     assert weighting.w.tolist() == [1, 1, 0.1]
-    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVILSettings(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
     merge_with_slope(weighting, [0.0, 0.0, 1.5])
     assert [branch.rests for branch in weighting.branches()] == [False, False, True]
     alphas, _ = merge_with_slope(weighting, [0.0, 0.0, 1.5])  # a slope that a branch at rest cannot have
@@ -69,7 +69,7 @@ def test_alphavil_weight_floor_holds_and_zero_branch_rests() -> None:
 
 
 def test_alphavil_all_zero_weights_raise_with_remedy() -> None:
-    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVILSettings(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
     merge_with_slope(weighting, [1.0, 1.0, 1.5])
     with pytest.raises(ArithmeticError, match="give a weight_floor"):
         weighting.branches()
@@ -78,7 +78,8 @@ def test_alphavil_all_zero_weights_raise_with_remedy() -> None:
 def test_alphavil_weights_scale_learning_rate_or_loss() -> None:
     for scales, renormalise in (("rate", False), ("loss", False), ("rate", True)):
         weighting = AlphaVIL(
-            TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0, weight_scales=scales, renormalise=renormalise)
+            TWO_OBJECTIVES,
+            s.AlphaVILSettings(alpha_steps=1, alpha_lr=1.0, weight_scales=scales, renormalise=renormalise),
         )
         merge_with_slope(weighting, [-1.0, -0.5, 0.5])
         sizes = [branch.rate * next(iter(branch.factors.values())) for branch in weighting.branches()]
@@ -97,12 +98,12 @@ class MisleadingMetaDev(LinearMetaDev):
 
 def test_alpha_accept_better_rejects_alphas_that_raise_dev_loss() -> None:
     for accept, expected in (("always", [1.5, 1.0, 1.0]), ("better", [1.0, 1.0, 1.0])):
-        weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=0.5, alpha_accept=accept))
+        weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVILSettings(alpha_steps=1, alpha_lr=0.5, alpha_accept=accept))
         assert weighting.merge(weighting.branches(), MisleadingMetaDev([1.0, 0.0, 0.0])).tolist() == expected
 
 
 def test_diw_alternates_joint_training_and_evaluation_rounds() -> None:
-    weighting = DIW(TWO_OBJECTIVES, s.DIW(diw_rate=0.5))
+    weighting = DIW(TWO_OBJECTIVES, s.DIWSettings(diw_rate=0.5))
     assert [(b.name, b.factors) for b in weighting.branches()] == [
         ("together", pytest.approx({-1: 1 / 3, 0: 1 / 3, 1: 1 / 3}))
     ]
@@ -118,14 +119,14 @@ def test_diw_alternates_joint_training_and_evaluation_rounds() -> None:
 
 
 def test_diw_gain_score_uses_metric_gains() -> None:
-    weighting = DIW(TWO_OBJECTIVES, s.DIW(diw_rate=0.5, diw_gain="score"))
+    weighting = DIW(TWO_OBJECTIVES, s.DIWSettings(diw_rate=0.5, diw_gain="score"))
     merge_with_slope(weighting, [0.0])
     merge_with_slope(weighting, [-0.4, 2.0])  # the metric is whole here: nothing is gained by the first
     assert weighting.w.tolist() == pytest.approx([1, 1.0, 0.5])
 
 
 def test_forkmerge_objective_weight_is_its_branch_weight() -> None:
-    weighting = ForkMerge(TWO_OBJECTIVES, s.ForkMerge())
+    weighting = ForkMerge(TWO_OBJECTIVES, s.ForkMergeSettings())
     assert [b.factors for b in weighting.branches()] == [
         {END_TASK: 1.0},
         {END_TASK: 1.0, 0: 1.0},
@@ -139,7 +140,7 @@ def test_forkmerge_objective_weight_is_its_branch_weight() -> None:
 
 def test_forkmerge_prunes_zero_branches_and_keeps_the_largest() -> None:
     three = OBJECTIVES[:3]
-    weighting = ForkMerge(three, s.ForkMerge(prune_after=1, keep_branches=1))
+    weighting = ForkMerge(three, s.ForkMergeSettings(prune_after=1, keep_branches=1))
 
     class QuadraticMetaDev(LinearMetaDev):
         def score(self, alphas: Tensor) -> tuple[float, float]:
@@ -150,13 +151,13 @@ def test_forkmerge_prunes_zero_branches_and_keeps_the_largest() -> None:
     assert alphas[2] == 0
     assert min(alphas[1], alphas[3]) > 0
     assert [branch.name for branch in weighting.branches()] == ["end_task", three[0].name]
-    pruned = ForkMerge(three, s.ForkMerge(prune_after=1))
+    pruned = ForkMerge(three, s.ForkMergeSettings(prune_after=1))
     pruned.merge(pruned.branches(), dev)
     assert [branch.name for branch in pruned.branches()] == ["end_task", three[0].name, three[2].name]
 
 
 def test_forkmerge_together_has_two_branches() -> None:
-    weighting = ForkMerge(TWO_OBJECTIVES, s.ForkMerge(fork_branches="together"))
+    weighting = ForkMerge(TWO_OBJECTIVES, s.ForkMergeSettings(fork_branches="together"))
     assert [b.factors for b in weighting.branches()] == [{END_TASK: 1.0}, {END_TASK: 1.0, 0: 0.5, 1: 0.5}]
     assert merge_with_slope(weighting, [-1.0, 1.0])[0].tolist() == [1.0, 0.0]
     assert weighting.coefficients([0, 1]).lambda_e == 1.0
@@ -164,7 +165,9 @@ def test_forkmerge_together_has_two_branches() -> None:
 
 @pytest.mark.parametrize("kind", [AlphaVIL, DIW, ForkMerge])
 def test_branch_weighting_resumes_from_saved_state(kind: type[Branching]) -> None:
-    settings = {AlphaVIL: s.AlphaVIL(), DIW: s.DIW(), ForkMerge: s.ForkMerge(prune_after=1)}[kind]
+    settings = {AlphaVIL: s.AlphaVILSettings(), DIW: s.DIWSettings(), ForkMerge: s.ForkMergeSettings(prune_after=1)}[
+        kind
+    ]
     first, second = kind(TWO_OBJECTIVES, settings), kind(TWO_OBJECTIVES, settings)
     merge_with_slope(first, [-1.0, 0.5, 2.0][: len(first.branches())])
     second.load(first.state())
@@ -173,7 +176,7 @@ def test_branch_weighting_resumes_from_saved_state(kind: type[Branching]) -> Non
 
 
 def test_alphavil_logs_normalised_shares_and_raw_branch_weights() -> None:
-    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVIL(alpha_steps=1, alpha_lr=1.0))
+    weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVILSettings(alpha_steps=1, alpha_lr=1.0))
     merge_with_slope(weighting, [-1.0, -0.5, 0.5])
     rows = dict(zip(weighting.names(), weighting.weights().tolist(), strict=True))
     for kind in ("task", "objective"):
@@ -186,6 +189,6 @@ def test_alphavil_logs_normalised_shares_and_raw_branch_weights() -> None:
 
 
 def test_branch_coefficients_equal_branch_factors() -> None:
-    _, pair, _ = ForkMerge(TWO_OBJECTIVES, s.ForkMerge()).branches()
+    _, pair, _ = ForkMerge(TWO_OBJECTIVES, s.ForkMergeSettings()).branches()
     alone = coefficients_of(pair)
     assert (alone.end_task, alone.aux, alone.objectives.tolist()) == (1.0, 1.0, [1.0])

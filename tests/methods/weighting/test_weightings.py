@@ -9,15 +9,13 @@ import torch
 from raysearch.methods import METHODS, named
 from raysearch.methods.weighting.base import Asks, Scores, Seen
 from raysearch.methods.weighting.meta_gradient import STAGES, Aang, MetaTartan
-from raysearch.methods.weighting.settings import Aang as AangSettings
-from raysearch.methods.weighting.settings import MetaTartan as MetaTartanSettings
-from raysearch.methods.weighting.settings import Static as StaticSettings
+from raysearch.methods.weighting.settings import AangSettings, MetaTartanSettings, StaticSettings
 from raysearch.methods.weighting.static import Searched, Static
 from raysearch.methods.weighting.task_sampling import draw
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
 from raysearch.training import checkpoint
-from raysearch.training_settings import Training
+from raysearch.training_settings import TrainingSettings
 
 
 def objective(transform: str = "bert", representation: str = "bidirectional") -> Objective:
@@ -277,7 +275,7 @@ def test_micro_step_samples_are_averaged_into_one_step() -> None:
     settings = AangSettings(sample_every="micro_step", objectives_per_step=2, lr_weights=0.1)
     weighting = Aang(OBJECTIVES, settings)
     randomise_logits(weighting)
-    training = Training(micro_batches=3, aux_batch_size=48)
+    training = TrainingSettings(micro_batches=3, aux_batch_size=48)
     found = draw(weighting, training, torch.Generator().manual_seed(1))
     assert len(found.sets) == 3
     assert found.sampled == sorted(set(itertools.chain(*found.sets)))
@@ -302,7 +300,7 @@ def test_micro_step_samples_are_averaged_into_one_step() -> None:
 @pytest.mark.parametrize("name", ["static", "eta_prim", "aang", "meta_tartan"])
 def test_draw_of_a_single_sample_is_unchanged(name: str) -> None:
     weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
-    found = draw(weighting, Training(), torch.Generator().manual_seed(1))
+    found = draw(weighting, TrainingSettings(), torch.Generator().manual_seed(1))
     assert found.sampled == weighting.sample(torch.Generator().manual_seed(1))
     assert found.sets == ()
     assert list(found.rows) == found.sampled

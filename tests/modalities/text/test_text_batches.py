@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Generator
 
-from raysearch.methods.weighting.settings import DevHead
+from raysearch.methods.weighting.settings import DevHeadSettings
 from raysearch.modalities.text.batches import TextBatches, padded
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.transforms import Vocabulary
@@ -55,7 +55,7 @@ def test_collate_keeps_masks_and_padding_attends_only_to_itself() -> None:
 
 
 def test_dev_head_examples_are_disjoint_from_meta_batches() -> None:
-    settings = DevHead(dev_head_examples=10, meta_batch_size=8)
+    settings = DevHeadSettings(dev_head_examples=10, meta_batch_size=8)
     fitted_on, rest = parts(40, 9, settings)
     assert len(fitted_on) == 10
     assert sorted([*fitted_on.tolist(), *rest.tolist()]) == list(range(40))
@@ -67,7 +67,7 @@ def test_dev_head_examples_are_disjoint_from_meta_batches() -> None:
 def test_dev_head_fits_separable_classes_reproducibly() -> None:
     features = torch.randn(32, 16, generator=Generator().manual_seed(0))
     labels = (features[:, 0] > 0).long()
-    settings = DevHead(dev_head_steps=100, dev_head_tolerance=0.0)
+    settings = DevHeadSettings(dev_head_steps=100, dev_head_tolerance=0.0)
     head = fit(features, labels, 2, settings, Generator().manual_seed(1))
     assert (head(features).argmax(1) == labels).float().mean() > 0.95
     again = fit(features, labels, 2, settings, Generator().manual_seed(1))
@@ -77,7 +77,9 @@ def test_dev_head_fits_separable_classes_reproducibly() -> None:
 @pytest.mark.parametrize("tolerance", [0.0, 1e9])
 def test_dev_head_stops_when_loss_stops_improving(tolerance: float) -> None:
     features, labels = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
-    before = fit(features, labels, 2, DevHead(dev_head_steps=1, dev_head_tolerance=0.0), Generator().manual_seed(1))
-    settings = DevHead(dev_head_steps=50, dev_head_tolerance=tolerance)
+    before = fit(
+        features, labels, 2, DevHeadSettings(dev_head_steps=1, dev_head_tolerance=0.0), Generator().manual_seed(1)
+    )
+    settings = DevHeadSettings(dev_head_steps=50, dev_head_tolerance=tolerance)
     after = fit(features, labels, 2, settings, Generator().manual_seed(1))
     assert torch.equal(before(features), after(features)) == (tolerance > 0)
