@@ -33,14 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     skip_reasons = {}
     if "RAYSEARCH_DATA" not in os.environ:
         skip_reasons["data"] = "RAYSEARCH_DATA names no folder of data sets"
-    if any("gpu" in item.keywords for item in items):
+    if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
         if not torch.cuda.is_available():
             skip_reasons["gpu"] = "no accelerator"
     for item in items:
-        for mark in skip_reasons.keys() & set(item.keywords):
-            item.add_marker(pytest.mark.skip(reason=skip_reasons[mark]))
+        for mark, reason in skip_reasons.items():
+            if item.get_closest_marker(mark):  # not `item.keywords`, which holds the names of folders too
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
