@@ -21,7 +21,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from raysearch.data.row_readers import Rows
+from raysearch.data.row_readers import TextRows
 from raysearch.modalities.text import docstrings
 
 SIZES = (80, 160, 400, 800, 1600)
@@ -31,14 +31,14 @@ FINE_TUNE = {"steps": 400, "lr": 1e-3, "eval_every": 20}
 SEEDS = (0, 1, 2)
 
 
-def labelled_domain(rows: dict[str, Rows]) -> Rows:
+def labelled_domain(rows: dict[str, TextRows]) -> TextRows:
     """The domain texts with their labels, which `load_rows` leaves out."""
     label_of = {text: label for label, texts in docstrings.texts_by_label().items() for text in texts}
     texts = rows["domain"].texts
-    return Rows("domain", texts, [label_of[text] for text in texts], range(1, len(texts) + 1), False)
+    return TextRows("domain", texts, [label_of[text] for text in texts], range(1, len(texts) + 1), False)
 
 
-def draw(pool: Rows, size: int, seed: int) -> Rows:
+def draw(pool: TextRows, size: int, seed: int) -> TextRows:
     """`size` rows, the same number of each label."""
     chance = np.random.default_rng(seed)
     labels = np.array(pool.labels)
@@ -48,7 +48,7 @@ def draw(pool: Rows, size: int, seed: int) -> Rows:
     )
 
 
-def score(train: Rows, rows: dict[str, Rows], unlabelled: list[str]) -> tuple[float, float]:
+def score(train: TextRows, rows: dict[str, TextRows], unlabelled: list[str]) -> tuple[float, float]:
     """Macro-F1 on dev and on test, C chosen on dev."""
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(train.texts + unlabelled)
     best = (-1.0, -1.0)
@@ -60,9 +60,9 @@ def score(train: Rows, rows: dict[str, Rows], unlabelled: list[str]) -> tuple[fl
     return best
 
 
-def tf_idf(rows: dict[str, Rows]) -> None:
+def tf_idf(rows: dict[str, TextRows]) -> None:
     train, more = rows["train"], labelled_domain(rows)
-    both = Rows("both", train.texts + more.texts, train.labels + more.labels, [*train.places, *more.places], False)
+    both = TextRows("both", train.texts + more.texts, train.labels + more.labels, [*train.places, *more.places], False)
     print("\n| labelled | dev | test | test, domain text too |\n|---|---|---|---|")
     for size in SIZES:
         pool = train if size <= len(train) else both

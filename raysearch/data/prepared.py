@@ -35,7 +35,7 @@ FRACTIONS = {"dev": 0.1, "test": 0.1}  # of the distinct rows, when one file has
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """What the driver needs to know of a folder of prepared splits."""
 
     folder: Path
@@ -64,10 +64,10 @@ class Split(Protocol):
         """Row `i` as it is stored."""
 
 
-def load_prepared(folder: Path) -> Prepared:
+def load_prepared_data(folder: Path) -> PreparedData:
     """What `tasks.prepare` left in `folder`. Raises SpecError when there is nothing."""
-    about = about_of(folder)
-    return Prepared(
+    about = load_metadata(folder)
+    return PreparedData(
         folder=folder,
         task=about["task"],
         metric=about["metric"],
@@ -78,7 +78,7 @@ def load_prepared(folder: Path) -> Prepared:
     )
 
 
-def about_of(folder: Path) -> dict[str, Any]:
+def load_metadata(folder: Path) -> dict[str, Any]:
     """What data.json says. Raises SpecError when there is none."""
     try:
         about: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
@@ -87,11 +87,11 @@ def about_of(folder: Path) -> dict[str, Any]:
     return about
 
 
-def is_there(folder: Path, source: Mapping[str, Any]) -> bool:
+def is_up_to_date(folder: Path, source: Mapping[str, Any]) -> bool:
     """Has `folder` been prepared from these sources? Raises SpecError if from others."""
     if not (folder / "data.json").exists():
         return False
-    before = about_of(folder)["source"]
+    before = load_metadata(folder)["source"]
     if before != source:
         changed = [name for name in source if before.get(name) != source[name]]
         problem = f"prepared from other data or settings ({', '.join(changed)} changed); use another run name"
@@ -99,17 +99,17 @@ def is_there(folder: Path, source: Mapping[str, Any]) -> bool:
     return True
 
 
-def written(folder: Path, write: Callable[[Path], None]) -> Prepared:
+def write_atomically(folder: Path, write: Callable[[Path], None]) -> PreparedData:
     """What `write` has put into `folder`: all of it, or nothing when it fails."""
     draft = folder.parent / f".{folder.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     write(draft)
     draft.replace(folder)  # an empty folder gives way, any other is refused by the system
-    return load_prepared(folder)
+    return load_prepared_data(folder)
 
 
-def find(given: str, key: str, base: str, data_root: Path | None, *, folders: bool = False) -> Path:
+def resolve_path(given: str, key: str, base: str, data_root: Path | None, *, folders: bool = False) -> Path:
     """The file that `given` names, under the data root or `base`; a folder too where `folders` are allowed."""
     places = [folder / given for folder in (data_root, Path(base)) if folder is not None]
     for path in places:
@@ -119,17 +119,17 @@ def find(given: str, key: str, base: str, data_root: Path | None, *, folders: bo
     raise SpecError(f"{problem}; name the folder that holds your data sets by --data DIR or RAYSEARCH_DATA", key=key)
 
 
-def ranked(contents: Iterable[str], salt: str) -> list[str]:
+def order_by_hash(contents: Iterable[str], salt: str) -> list[str]:
     """Distinct contents, in order of the sha256 of salt and content."""
     return sorted(set(contents), key=lambda content: hashlib.sha256(f"{salt}\0{content}".encode()).digest())
 
 
-def deal(contents: Iterable[str], shares: Mapping[str, float], salt: str) -> dict[str, str]:
+def split_by_hash(contents: Iterable[str], shares: Mapping[str, float], salt: str) -> dict[str, str]:
     """The split of every distinct content: `shares` of them, in this order, and the rest to "".
 
     Contents are put in order of the sha256 of salt and content and cut there; a share above 0 gets at least one.
     """
-    order = ranked(contents, salt)
+    order = order_by_hash(contents, salt)
     dealt: dict[str, str] = dict.fromkeys(order, "")
     start = 0
     for name, share in shares.items():
@@ -139,7 +139,7 @@ def deal(contents: Iterable[str], shares: Mapping[str, float], salt: str) -> dic
     return dealt
 
 
-def leaks(contents: Mapping[str, Iterable[str]]) -> dict[str, int]:
+def count_leaks(contents: Mapping[str, Iterable[str]]) -> dict[str, int]:
     """Rows of a split whose content also stands in one that is learned from or selected on: "test in train": count."""
     found = {}
     lists = {name: list(rows) for name, rows in contents.items()}
@@ -165,7 +165,7 @@ def leak_notes(leaked: Mapping[str, int], sizes: Mapping[str, int], what: str) -
     return notes
 
 
-def in_order(names: Iterable[str]) -> list[str]:
+def sort_labels(names: Iterable[str]) -> list[str]:
     """Distinct labels, sorted; numbers by value."""
     return sorted(set(names), key=lambda name: (0, int(name), "") if _is_number(name) else (1, 0, name))
 

@@ -20,7 +20,7 @@ HUB_SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"),
 
 
 @dataclass(frozen=True)
-class Rows:
+class TextRows:
     """Texts in the order of their source; `labels` is empty for unlabelled text."""
 
     source: str  # a file, or the data set's name
@@ -32,10 +32,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def take(self, chosen: Sequence[int]) -> Rows:
+    def take(self, chosen: Sequence[int]) -> TextRows:
         """The rows of these indices, in this order."""
         labels = [self.labels[i] for i in chosen] if self.labels else []
-        return Rows(
+        return TextRows(
             self.source, [self.texts[i] for i in chosen], labels, [self.places[i] for i in chosen], self.by_line
         )
 
@@ -44,7 +44,7 @@ class Rows:
         return _error(self.source, self.places[i], self.by_line, key, problem)
 
 
-def read_rows(path: Path, text: str, label: str | None) -> Rows:
+def read_text_rows(path: Path, text: str, label: str | None) -> TextRows:
     """The rows of a file; `text` and `label` name its columns, and `label` None reads unlabelled text.
 
     Raises SpecError with file and line for a row that cannot be used, and for a file of another kind.
@@ -60,7 +60,7 @@ def read_rows(path: Path, text: str, label: str | None) -> Rows:
     return _collect(str(path), by_line, columns, reader(path, columns))
 
 
-def read_hub(name: str, text: str, label: str | None) -> dict[str, Rows]:
+def read_hub_data_set(name: str, text: str, label: str | None) -> dict[str, TextRows]:
     """The train, dev and test rows of a data set that `datasets.load_dataset` knows; NAME or NAME:CONFIG.
 
     Class numbers become their names. Raises SpecError when `datasets` is not installed or cannot load it.
@@ -77,7 +77,7 @@ def read_hub(name: str, text: str, label: str | None) -> dict[str, Rows]:
     except Exception as error:  # whatever the network, the hub or the loader says, in one line
         said = " ".join(str(error).split())[:300]
         raise SpecError(f"cannot load data set {name!r}: {type(error).__name__}: {said}", key="task.hub") from error
-    rows: dict[str, Rows] = {}
+    rows: dict[str, TextRows] = {}
     for split, known in HUB_SPLITS.items():
         table = next((found[part] for part in known if part in found), None)
         if table is not None:
@@ -85,7 +85,7 @@ def read_hub(name: str, text: str, label: str | None) -> dict[str, Rows]:
     return rows
 
 
-def _hub_rows(source: str, table: Any, text: str, label: str | None) -> Rows:
+def _hub_rows(source: str, table: Any, text: str, label: str | None) -> TextRows:
     columns = [text] if label is None else [text, label]
     for column in columns:
         if column not in table.column_names:
@@ -102,7 +102,7 @@ def _hub_rows(source: str, table: Any, text: str, label: str | None) -> Rows:
     return _collect(source, False, columns, values())
 
 
-def _collect(source: str, by_line: bool, columns: list[str], rows: Iterator[tuple[int, dict[str, Any]]]) -> Rows:
+def _collect(source: str, by_line: bool, columns: list[str], rows: Iterator[tuple[int, dict[str, Any]]]) -> TextRows:
     texts: list[str] = []
     labels: list[str] = []
     places: list[int] = []
@@ -121,7 +121,7 @@ def _collect(source: str, by_line: bool, columns: list[str], rows: Iterator[tupl
             labels.append(_label(row[columns[1]], partial(_error, source, place, by_line, columns[1])))
     if not texts:
         raise SpecError("holds no rows", file=source)
-    return Rows(source, texts, labels, places, by_line)
+    return TextRows(source, texts, labels, places, by_line)
 
 
 def _label(value: object, error: Callable[[str], SpecError]) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raysearch.config.search_config import Search
-from raysearch.data.prepared import Split, about_of, load_prepared
+from raysearch.data.prepared import Split, load_metadata, load_prepared_data
 from raysearch.errors import RunError, did_you_mean
 from raysearch.export import test_split
 from raysearch.export.model_card import card
@@ -119,7 +119,7 @@ def _export(
         weights_sha256=digest,
         trained_again=again is not None,
         verified=verified,
-        notes=(*notes, *load_prepared(data).notes),
+        notes=(*notes, *load_prepared_data(data).notes),
     )
     _write_papers(run, row, plan, exported, draft)
     return exported
@@ -169,7 +169,7 @@ def _confirmed(run: Run, row: Mapping[str, Any]) -> list[float]:
 
 def _save_model(plan: TrialPlan, parameters: Mapping[str, Tensor], folder: Path) -> None:
     data = Path(plan.task["data"])
-    about = about_of(data)
+    about = load_metadata(data)
     network = build(plan, about)
     set_parameters(network, dict(parameters))
     if isinstance(network, ImageNetwork):
@@ -187,7 +187,7 @@ def _save_model(plan: TrialPlan, parameters: Mapping[str, Tensor], folder: Path)
 
 def _score(folder: Path, split: Split, data: Path, longest: int) -> tuple[float, float]:
     """Metric and mean loss (nat) on a split of the model that `folder` holds, loaded as its users will."""
-    about = about_of(data)
+    about = load_metadata(data)
     said, wanted = (
         logits_of(folder, split) if about.get("kind") == "image" else _text_logits(folder, split, about, longest)
     )
@@ -218,7 +218,7 @@ def _write_papers(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: E
     (folder / "search.yaml").write_text(heading + declared, encoding="utf-8")
     portable = replace(plan, task=plan.task | {"data": ""})
     (folder / "plan.json").write_text(json.dumps(json.loads(portable.to_json()), indent=1) + "\n", encoding="utf-8")
-    data = load_prepared(Path(plan.task["data"]))
+    data = load_prepared_data(Path(plan.task["data"]))
     result = asdict(exported) | {"data": data.fingerprint}
     del result["folder"]
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,16 +9,16 @@ from typing import Any
 
 import yaml
 
-from raysearch.data.prepared import Prepared, about_of
+from raysearch.data.prepared import PreparedData, load_metadata
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
 
 
-def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: Prepared, result: Mapping[str, Any]) -> str:
+def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: PreparedData, result: Mapping[str, Any]) -> str:
     """The Markdown text; `row` is the trial's, `result` what result.json holds."""
     base = plan.model.get("path") or plan.model.get("package") or _timm_base(plan)
-    images = about_of(data.folder).get("kind") == "image"
+    images = load_metadata(data.folder).get("kind") == "image"
     own = images and bool(plan.model.get("image") or plan.model.get("timm"))
     head: dict[str, Any] = {"library_name": "raysearch" if own else "transformers"}
     head |= {"pipeline_tag": f"{'image' if images else 'text'}-classification", "tags": ["raysearch"]}
@@ -38,7 +38,7 @@ def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: Prepared, resu
     return "\n".join(parts)
 
 
-def _first_sentence(plan: TrialPlan, data: Prepared, base: str | None, images: bool) -> str:
+def _first_sentence(plan: TrialPlan, data: PreparedData, base: str | None, images: bool) -> str:
     labels = ", ".join(f"`{label}`" for label in data.labels)
     begun = f"begun from `{base}`" if base else f"a {_encoder(plan)} encoder begun from random weights"
     kept = f", its first {plan.model['layers']} layers" if plan.model.get("layers") else ""
@@ -146,7 +146,7 @@ def _training(plan: TrialPlan) -> str:
     )
 
 
-def _data(data: Prepared, result: Mapping[str, Any]) -> str:
+def _data(data: PreparedData, result: Mapping[str, Any]) -> str:
     sizes = _table(("split", "rows"), list(data.sizes.items()))
     return f"{sizes}\nFingerprint `{result['data']}`.\n"
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch.data.prepared import about_of, load_prepared
+from raysearch.data.prepared import load_metadata, load_prepared_data
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.export.retrain import Retrained, sha256_of, train_again
@@ -65,7 +65,7 @@ def parameters_of_trial(
 
 def on_record(run: Run, row: Mapping[str, Any], weights: str) -> Scored | None:
     """What is written down of these weights on test."""
-    what = {"weights": weights, "data": load_prepared(run.path / "data").fingerprint, "trial_id": row["trial_id"]}
+    what = {"weights": weights, "data": load_prepared_data(run.path / "data").fingerprint, "trial_id": row["trial_id"]}
     if any(opening.items() >= what.items() for opening in openings(run)):
         for said in run.evaluations(row["trial_id"]).to_pylist():
             if said["split"] == "test":
@@ -76,7 +76,7 @@ def on_record(run: Run, row: Mapping[str, Any], weights: str) -> Scored | None:
 def open_test(run: Run, row: Mapping[str, Any], weights: str, purpose: str, score: Callable[[], Scored]) -> Scored:
     """Note the opening, score, note the score. RunError when another process writes the run."""
     whose = {"trial_id": row["trial_id"], "attempt": max(0, (row["attempts"] or 1) - 1)}
-    data, metric = load_prepared(run.path / "data").fingerprint, about_of(run.path / "data")["metric"]
+    data, metric = load_prepared_data(run.path / "data").fingerprint, load_metadata(run.path / "data")["metric"]
     with Ledger.open(run.path, purpose=purpose) as ledger:
         ledger.event(OPENED, **whose, detail={"weights": weights, "data": data}, durable=True)
         value, loss = score()
@@ -119,7 +119,7 @@ def repetitions(run: Run) -> list[dict[str, Any]]:
 def _score(plan: TrialPlan, parameters: Mapping[str, Tensor]) -> Scored:
     """Metric and mean loss on test of a plan's network."""
     data = Path(plan.task["data"])
-    about = about_of(data)
+    about = load_metadata(data)
     ranks = Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     network = build(plan, about).to(ranks.device)
     set_parameters(network, dict(parameters))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from raysearch.data.prepared import SPLITS, Prepared, Split
+from raysearch.data.prepared import SPLITS, PreparedData, Split
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.modalities.image.dataset import opened_images, prepare_images
 from raysearch.modalities.table.dataset import opened_table, prepare_table
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def prepare(
     task: TaskSpec | ImageTask | TableTask, model: Mapping[str, Any], folder: Path, data_root: Path | None = None
-) -> Prepared:
+) -> PreparedData:
     """The splits of `task` in `folder`, as `model` reads them; what is there is kept if its sources are the same.
 
     Files are looked for under `data_root` (None: what RAYSEARCH_DATA names), then beside the declaration.

@@ -24,7 +24,7 @@ from raysearch.config.environment import check_packages
 from raysearch.config.search_config import Search, load_search
 from raysearch.config.sections import Executor
 from raysearch.config.validation import check_consistency
-from raysearch.data.prepared import Prepared
+from raysearch.data.prepared import PreparedData
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
 from raysearch.executors.broker import Kind, Said
@@ -114,7 +114,7 @@ def launch(
     return open_run(folder)
 
 
-def _taken_up(search: Search, ledger: Ledger, folder: Path, prepared: Prepared) -> Recorder:
+def _taken_up(search: Search, ledger: Ledger, folder: Path, prepared: PreparedData) -> Recorder:
     """The recorder of a run that begins, or goes on from where its tables say."""
     past = resume.past(folder)
     study = Study(

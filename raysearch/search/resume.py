@@ -22,7 +22,7 @@ import yaml
 
 from raysearch.config.environment import here
 from raysearch.config.search_config import Search
-from raysearch.data.prepared import Prepared
+from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import asked_plans, open_run
@@ -84,7 +84,7 @@ def store(search: Search, folder: Path) -> None:
         scratch.replace(folder / name)
 
 
-def describe(search: Search, name: str, prepared: Prepared) -> dict[str, Any]:
+def describe(search: Search, name: str, prepared: PreparedData) -> dict[str, Any]:
     """The row of the table of searches: what is searched, with what, on what."""
     data = {"fingerprint": prepared.fingerprint, "sizes": prepared.sizes, "labels": list(prepared.labels)}
     cores, gpus = here()

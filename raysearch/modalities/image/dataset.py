@@ -18,10 +18,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysearch.data.prepared import Prepared, Split, find, in_order, is_there, leak_notes, leaks, load_prepared, written
+from raysearch.data.prepared import (
+    PreparedData,
+    Split,
+    count_leaks,
+    is_up_to_date,
+    leak_notes,
+    load_prepared_data,
+    resolve_path,
+    sort_labels,
+    write_atomically,
+)
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.modalities.image import splits
-from raysearch.modalities.image.readers import SUFFIXES, Images, Label, decoded, fitted, read_images
+from raysearch.modalities.image.readers import SUFFIXES, Images, Label, decode_picture, read_images, resize_pixels
 
 if TYPE_CHECKING:
     from raysearch.modalities.image.config import ImageTask, Source
@@ -51,21 +61,21 @@ class ImageSplit:
         return pixels
 
 
-def prepare_images(task: ImageTask, model: Mapping[str, Any], folder: Path, data_root: Path | None) -> Prepared:
+def prepare_images(task: ImageTask, model: Mapping[str, Any], folder: Path, data_root: Path | None) -> PreparedData:
     """See `tasks.prepare`."""
     auxiliary = task.auxiliary.train if task.auxiliary is not None else None
     given = {"train": task.train, "dev": task.dev, "test": task.test}
     given["auxiliary"] = auxiliary if auxiliary != "rest" else None
     keys = {part: f"task.{part}" for part in given} | {"auxiliary": "task.auxiliary.train"}
     paths = {
-        part: find(name, keys[part], task.base, data_root, folders=True) if name else None
+        part: resolve_path(name, keys[part], task.base, data_root, folders=True) if name else None
         for part, name in given.items()
     }
     source = _source(task, model, paths)
-    if is_there(folder, source):
-        return load_prepared(folder)
+    if is_up_to_date(folder, source):
+        return load_prepared_data(folder)
     splits = _splits(task, paths)
-    return written(folder, lambda draft: _write(draft, task, model, splits, source))
+    return write_atomically(folder, lambda draft: _write(draft, task, model, splits, source))
 
 
 def opened_images(batch: pa.RecordBatch) -> Split:
@@ -119,11 +129,11 @@ def _digest(path: Path) -> str:
 
 def _splits(task: ImageTask, paths: Mapping[str, Path | None]) -> dict[str, Images]:
     if task.embedded:
-        return splits.digits(task)
+        return splits.split_digits(task)
     sources: dict[str, Source] = dict.fromkeys(("train", "dev", "test"), task.end_task())
     if task.auxiliary is not None:
         sources["auxiliary"] = task.auxiliary
-    return splits.dealt(task, {p: read_images(path, sources[p]) for p, path in paths.items() if path})
+    return splits.split_images(task, {p: read_images(path, sources[p]) for p, path in paths.items() if path})
 
 
 # ---- labels ----
@@ -134,7 +144,7 @@ def _end_task_labels(task: ImageTask, splits: Mapping[str, Images]) -> list[str]
     if task.labels:
         return list(task.labels)
     train = splits["train"]
-    names = list(map(str, task.classes)) or in_order(map(str, train.labels))
+    names = list(map(str, task.classes)) or sort_labels(map(str, train.labels))
     if len(names) < 2:
         raise SpecError(f"only one label, {names[0]!r}; a task has at least two", file=train.source)
     known = set(names)
@@ -151,7 +161,7 @@ def _auxiliary_labels(task: ImageTask, splits: Mapping[str, Images]) -> list[str
         return []
     if task.auxiliary is not None and task.auxiliary.labels:
         return list(task.auxiliary.labels)
-    return in_order(map(str, splits["auxiliary"].labels))
+    return sort_labels(map(str, splits["auxiliary"].labels))
 
 
 # ---- writing ----
@@ -183,7 +193,7 @@ def _write(
     about["fingerprint"] = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     about["meta_dev_from"] = "dev"
     about["duplicates"] = {name: len(images) - len(set(images.keys)) for name, images in splits.items()}
-    about["leaks"] = leaks({name: images.keys for name, images in splits.items()})
+    about["leaks"] = count_leaks({name: images.keys for name, images in splits.items()})
     about["notes"] = _notes(splits, labels, about)
     about["source"] = source
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -192,14 +202,14 @@ def _write(
 def _common_shape(task: ImageTask, model: Mapping[str, Any], splits: Mapping[str, Images]) -> tuple[int, int, int]:
     """(C, H, W) of all images as they will be stored."""
     train = splits["train"]
-    first = decoded(train.pictures[0], train.source)
+    first = decode_picture(train.pictures[0], train.source)
     side = task.size or first.shape[0]
     if not task.size and first.shape[0] != first.shape[1]:
         problem = f"images are {first.shape[0]} x {first.shape[1]}; give task.size: they are made square"
         raise SpecError(problem, file=train.source)
     channels = task.channels or _wanted_channels(model)
     if not channels:
-        some = (decoded(p, images.source) for images in splits.values() for p in images.pictures[:LOOKED_AT])
+        some = (decode_picture(p, images.source) for images in splits.values() for p in images.pictures[:LOOKED_AT])
         channels = 3 if any(pixels.ndim == 3 for pixels in some) else 1
     return channels, side, side
 
@@ -207,12 +217,12 @@ def _common_shape(task: ImageTask, model: Mapping[str, Any], splits: Mapping[str
 def _fill(pixels: NDArray[np.uint8], images: Images, shape: tuple[int, int, int], *, scaled: bool) -> None:
     """Decode all images into `pixels`; refuses one of another size unless all are `scaled`."""
     for i, picture in enumerate(images.pictures):
-        found = decoded(picture, images.source)
+        found = decode_picture(picture, images.source)
         if not scaled and found.shape[:2] != shape[1:]:
             there, here = (" x ".join(map(str, size)) for size in (shape[1:], found.shape[:2]))
             where = str(picture) if isinstance(picture, Path) else images.source
             raise SpecError(f"this image is {here}, the first one {there}; give task.size: all are scaled", file=where)
-        pixels[i] = fitted(found, shape[1], shape[0])
+        pixels[i] = resize_pixels(found, shape[1], shape[0])
 
 
 def _moments(pixels: NDArray[np.uint8], model: Mapping[str, Any]) -> dict[str, list[float]]:

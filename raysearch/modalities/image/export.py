@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from raysearch.data.prepared import Split
 from raysearch.errors import RunError
 from raysearch.modalities.image.network import ImageNetwork, joined, parted
-from raysearch.modalities.image.readers import Picture, decoded, fitted
+from raysearch.modalities.image.readers import Picture, decode_picture, resize_pixels
 from raysearch.plan import TrialPlan
 
 FORMAT = 1  # of config.json
@@ -45,7 +45,9 @@ class ImageClassifier(nn.Module):
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """Normalised pixels of images: paths, encoded bytes, Pillow images, or uint8 arrays (H, W[, 3])."""
-        found = [fitted(decoded(_picture(image), "an image"), self.size, self.channels) for image in images]
+        found = [
+            resize_pixels(decode_picture(_picture(image), "an image"), self.size, self.channels) for image in images
+        ]
         return self.normalised(np.stack(found))
 
     def normalised(self, pixels: np.ndarray) -> Tensor:

@@ -77,7 +77,7 @@ def read_images(path: Path, source: Source) -> Images:
     return images
 
 
-def decoded(picture: Picture, source: str) -> NDArray[np.uint8]:
+def decode_picture(picture: Picture, source: str) -> NDArray[np.uint8]:
     """Pixels (H, W) of a grey picture, (H, W, 3) of one in colour. SpecError for what is no picture."""
     if isinstance(picture, np.ndarray):
         return picture[:, :, 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
@@ -95,7 +95,7 @@ def decoded(picture: Picture, source: str) -> NDArray[np.uint8]:
         raise SpecError(f"not a picture: {' '.join(str(error).split())[:120]}", file=where) from None
 
 
-def fitted(pixels: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:
+def resize_pixels(pixels: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:
     """Pixels (C, size, size); scaled with Pillow's bilinear filter where the side is another."""
     from PIL import Image
 
@@ -109,7 +109,7 @@ def fitted(pixels: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.ui
     return np.moveaxis(pixels, 2, 0)
 
 
-def key_of(picture: Picture) -> str:
+def content_hash(picture: Picture) -> str:
     """The sha256 of a picture as it stands: encoded bytes, or shape and pixels."""
     if isinstance(picture, np.ndarray):
         return hashlib.sha256(f"{picture.shape}".encode() + picture.tobytes()).hexdigest()
@@ -120,7 +120,7 @@ def key_of(picture: Picture) -> str:
 
 
 def _made(source: str, pictures: Sequence[Picture], labels: Sequence[Label], chosen: Sequence[bool] = ()) -> Images:
-    return Images(source, pictures, labels, [key_of(p) for p in pictures], chosen)
+    return Images(source, pictures, labels, [content_hash(p) for p in pictures], chosen)
 
 
 def _folder(path: Path, source: Source) -> Images:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from raysearch.data.prepared import FRACTIONS, SPLITS, ranked
+from raysearch.data.prepared import FRACTIONS, SPLITS, order_by_hash
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.modalities.image.readers import Images, Label, decoded, fitted, key_of
+from raysearch.modalities.image.readers import Images, Label, content_hash, decode_picture, resize_pixels
 
 if TYPE_CHECKING:
     from raysearch.modalities.image.config import ImageTask, Source
@@ -27,7 +27,7 @@ PAIRED_EACH = {"test": 50, "dev": 60, "train": 60}  # images of each of the ten 
 PAIRS = {"train": 600, "dev": 600, "test": 500}
 
 
-def dealt(task: ImageTask, parts: Mapping[str, Images]) -> dict[str, Images]:
+def split_images(task: ImageTask, parts: Mapping[str, Images]) -> dict[str, Images]:
     """The splits of a task, of the images that it came in: train, perhaps dev, test and auxiliary."""
     end_task, rest = _chosen(task, parts["train"])
     splits = {name: _chosen(task, parts[name])[0] for name in ("dev", "test") if name in parts}
@@ -52,7 +52,7 @@ def dealt(task: ImageTask, parts: Mapping[str, Images]) -> dict[str, Images]:
     return _with_meta_dev(splits, task.meta_dev)
 
 
-def digits(task: ImageTask) -> dict[str, Images]:
+def split_digits(task: ImageTask) -> dict[str, Images]:
     """The splits of the embedded tasks, of scikit-learn's 8x8 digits (Alpaydin & Kaynak 1998).
 
     digits: three of them are the end task, the other seven the auxiliary images. multi_digits: pairs of them laid over
@@ -63,7 +63,9 @@ def digits(task: ImageTask) -> dict[str, Images]:
     found = load_digits()
     pixels = np.round(found.images * (255 / 16)).astype(np.uint8)
     pictures = list(pixels)
-    whole = Images("scikit-learn's digits", pictures, [str(n) for n in found.target], [key_of(p) for p in pictures])
+    whole = Images(
+        "scikit-learn's digits", pictures, [str(n) for n in found.target], [content_hash(p) for p in pictures]
+    )
     paired = task.name == "multi_digits"
     end_task = whole if paired else _of_classes(whole, DIGITS)
     splits: dict[str, Images] = {}
@@ -153,7 +155,7 @@ def _held_out(images: Images, shares: Mapping[str, float], salt: str) -> dict[st
         raise SpecError("the shares leave nothing to train on", key="task.split")
     part: dict[str, str] = {}
     for keys in _classes(images).values():
-        order, start = ranked(keys, salt), 0
+        order, start = order_by_hash(keys, salt), 0
         for name, share in shares.items():
             most = max(0, len(order) - start - 1)
             some = min(max(1, round(share * len(order))), most) if share > 0 else 0
@@ -170,7 +172,7 @@ def _few(images: Images, each: int, salt: str, key: str) -> Images:
         return _balanced(images, each, salt)
     chosen: set[str] = set()
     for label, keys in _classes(images).items():
-        order = ranked(keys, salt)
+        order = order_by_hash(keys, salt)
         if len(order) < each:
             raise SpecError(f"asks for {each} images of each class, and {label} has {len(order)}", key=key)
         chosen |= set(order[:each])
@@ -180,7 +182,7 @@ def _few(images: Images, each: int, salt: str, key: str) -> Images:
 def _balanced(images: Images, each: int, salt: str) -> Images:
     """`each` rows for every label, half of which have it, as far as there are any; no row is taken twice."""
     rows = {key: i for i, key in enumerate(images.keys)}
-    order = [rows[key] for key in ranked(images.keys, salt)]
+    order = [rows[key] for key in order_by_hash(images.keys, salt)]
     taken: set[int] = set()
     for number in range(len(images.labels[0])):
         for value, wanted in ((1, (each + 1) // 2), (0, each // 2)):
@@ -217,16 +219,18 @@ def _pairs(images: Images, number: int) -> tuple[Images, Images]:
     for turn in count():
         if len(pairs) >= number:
             break
-        pairs += zip(ranked(pixels, f"top left {turn}"), ranked(pixels, f"bottom right {turn}"), strict=True)
+        pairs += zip(
+            order_by_hash(pixels, f"top left {turn}"), order_by_hash(pixels, f"bottom right {turn}"), strict=True
+        )
     pictures = [_laid_over(pixels[first], pixels[second]) for first, second in pairs[:number]]
-    keys = [key_of(picture) for picture in pictures]
+    keys = [content_hash(picture) for picture in pictures]
     above, below = ([labels[pair[side]] for pair in pairs[:number]] for side in (0, 1))
     return Images(images.source, pictures, above, keys), Images(images.source, pictures, below, keys)
 
 
 def _grey(images: Images, i: int) -> NDArray[np.uint8]:
-    pixels = decoded(images.pictures[i], images.source)
-    return fitted(pixels, pixels.shape[0], 1).reshape(pixels.shape[:2])
+    pixels = decode_picture(images.pictures[i], images.source)
+    return resize_pixels(pixels, pixels.shape[0], 1).reshape(pixels.shape[:2])
 
 
 def _laid_over(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.uint8]:

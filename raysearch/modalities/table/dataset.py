@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 from raysearch.data.prepared import (
     FRACTIONS,
     SPLITS,
-    Prepared,
+    PreparedData,
     Split,
-    deal,
-    find,
-    in_order,
-    is_there,
+    count_leaks,
+    is_up_to_date,
     leak_notes,
-    leaks,
-    load_prepared,
-    written,
+    load_prepared_data,
+    resolve_path,
+    sort_labels,
+    split_by_hash,
+    write_atomically,
 )
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.modalities.table import planted
-from raysearch.modalities.table.readers import Rows, read_table
+from raysearch.modalities.table.readers import TableRows, read_table
 
 if TYPE_CHECKING:
     from raysearch.modalities.table.config import TableTask
@@ -63,17 +63,17 @@ class TableSplit:
         return features
 
 
-def prepare_table(task: TableTask, folder: Path, data_root: Path | None) -> Prepared:
+def prepare_table(task: TableTask, folder: Path, data_root: Path | None) -> PreparedData:
     """See `tasks.prepare`."""
     given = {part: getattr(task, part) for part in ("train", "dev", "test")}
-    paths = {part: find(name, f"task.{part}", task.base, data_root) for part, name in given.items() if name}
+    paths = {part: resolve_path(name, f"task.{part}", task.base, data_root) for part, name in given.items() if name}
     for name, extra in task.extra.items():
-        paths[f"extra_{name}"] = find(extra.train, f"task.extra.{name}.train", task.base, data_root)
+        paths[f"extra_{name}"] = resolve_path(extra.train, f"task.extra.{name}.train", task.base, data_root)
     source = _source(task, paths)
-    if is_there(folder, source):
-        return load_prepared(folder)
+    if is_up_to_date(folder, source):
+        return load_prepared_data(folder)
     splits = _drawn(task) if task.planted is not None else _dealt(task, _read(task, paths))
-    return written(folder, lambda draft: _write(draft, task, splits, source))
+    return write_atomically(folder, lambda draft: _write(draft, task, splits, source))
 
 
 def opened_table(batch: pa.RecordBatch) -> Split:
@@ -94,20 +94,20 @@ def _source(task: TableTask, paths: Mapping[str, Path]) -> dict[str, Any]:
     return plain
 
 
-def _drawn(task: TableTask) -> dict[str, Rows]:
+def _drawn(task: TableTask) -> dict[str, TableRows]:
     about = task.planted
     assert about is not None
     names = tuple(f"x{i}" for i in range(about.dim))
     return {
-        name: Rows("planted", names, table.features.astype(np.float32), table.labels.tolist())
-        for name, table in planted.draw(about).items()
+        name: TableRows("planted", names, table.features.astype(np.float32), table.labels.tolist())
+        for name, table in planted.draw_tables(about).items()
     }
 
 
-def _read(task: TableTask, paths: Mapping[str, Path]) -> dict[str, Rows]:
+def _read(task: TableTask, paths: Mapping[str, Path]) -> dict[str, TableRows]:
     """The tables; all have the features of train."""
     others = frozenset({task.label, *(extra.label for extra in task.extra.values())})
-    parts: dict[str, Rows] = {}
+    parts: dict[str, TableRows] = {}
     features = task.features
     for part, path in paths.items():
         label = task.extra[part.removeprefix("extra_")].label if part.startswith("extra_") else task.label
@@ -120,7 +120,7 @@ def _read(task: TableTask, paths: Mapping[str, Path]) -> dict[str, Rows]:
 # ---- dealing out ----
 
 
-def _dealt(task: TableTask, parts: dict[str, Rows]) -> dict[str, Rows]:
+def _dealt(task: TableTask, parts: dict[str, TableRows]) -> dict[str, TableRows]:
     given = task.split or {}
     shares = {name: float(given.get(name, share)) for name, share in FRACTIONS.items() if name not in parts}
     whole = parts["train"]
@@ -138,9 +138,9 @@ def _dealt(task: TableTask, parts: dict[str, Rows]) -> dict[str, Rows]:
     return {name: splits[name] for name in (*SPLITS, *extra) if name in splits}
 
 
-def _cut(rows: Rows, shares: Mapping[str, float], salt: str, rest: str) -> dict[str, Rows]:
+def _cut(rows: TableRows, shares: Mapping[str, float], salt: str, rest: str) -> dict[str, TableRows]:
     keys = rows.keys
-    dealt = deal(keys, shares, salt)
+    dealt = split_by_hash(keys, shares, salt)
     names = {name: name for name in shares} | {rest: ""}
     return {name: rows.take([i for i, key in enumerate(keys) if dealt[key] == to]) for name, to in names.items()}
 
@@ -148,11 +148,11 @@ def _cut(rows: Rows, shares: Mapping[str, float], salt: str, rest: str) -> dict[
 # ---- labels ----
 
 
-def _labels(name: str, splits: Mapping[str, Rows], train: str) -> dict[str, Any]:
+def _labels(name: str, splits: Mapping[str, TableRows], train: str) -> dict[str, Any]:
     """What is said of a label: its classes, or one column with mean and standard deviation."""
     rows = splits[train]
     if isinstance(rows.labels[0], str):
-        classes = in_order(map(str, rows.labels))
+        classes = sort_labels(map(str, rows.labels))
         if len(classes) < 2:
             raise SpecError(f"only one class, {classes[0]!r}; there must be at least two", file=rows.source)
         for split in ("meta_dev", "select_dev", "test") if train == "train" else ():
@@ -167,7 +167,7 @@ def _labels(name: str, splits: Mapping[str, Rows], train: str) -> dict[str, Any]
     return {"kind": "number", "labels": [name], "mean": float(values.mean()), "std": float(values.std())}
 
 
-def _encoded(rows: Rows, about: Mapping[str, Any]) -> NDArray[Any]:
+def _encoded(rows: TableRows, about: Mapping[str, Any]) -> NDArray[Any]:
     if about["kind"] == "class":
         number = {label: i for i, label in enumerate(about["labels"])}
         return np.array([number[str(label)] for label in rows.labels], dtype=np.int32)
@@ -178,7 +178,7 @@ def _encoded(rows: Rows, about: Mapping[str, Any]) -> NDArray[Any]:
 # ---- writing ----
 
 
-def _write(folder: Path, task: TableTask, splits: Mapping[str, Rows], source: Mapping[str, Any]) -> None:
+def _write(folder: Path, task: TableTask, splits: Mapping[str, TableRows], source: Mapping[str, Any]) -> None:
     train = splits["train"]
     label = _labels(task.label, splits, "train")
     extra = {name: _labels(name, splits, name) for name in splits if name.startswith("extra_")}
@@ -194,7 +194,7 @@ def _write(folder: Path, task: TableTask, splits: Mapping[str, Rows], source: Ma
     about["meta_dev_from"] = "dev"
     keys = {name: rows.keys for name, rows in splits.items()}
     about["duplicates"] = {name: len(found) - len(set(found)) for name, found in keys.items()}
-    about["leaks"] = leaks(keys)
+    about["leaks"] = count_leaks(keys)
     scored = {where: count for where, count in about["leaks"].items() if " in extra_" not in where}
     about["notes"] = leak_notes(scored, about["sizes"], "rows have features that also stand")
     about["source"] = source

@@ -25,14 +25,14 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PlantedTable:
     """One table: features (n, dim) and labels (n,)."""
 
     features: Array
     labels: Array
 
 
-def draw(about: Planted) -> dict[str, Drawn]:
+def draw_tables(about: Planted) -> dict[str, PlantedTable]:
     """All tables, by split: train, meta_dev, select_dev, test, extra_1, extra_2, ...; a function of `about` alone."""
     directions = _directions(about, np.random.default_rng([about.draw, 0]))
     own = np.random.default_rng([about.draw, 1])
@@ -47,7 +47,7 @@ def draw(about: Planted) -> dict[str, Drawn]:
             tables[f"extra_{number}"] = _table(about, directions[at], _readout(about, rng), about.rows, rng)
         else:
             x = rng.standard_normal((about.rows, about.dim))
-            tables[f"extra_{number}"] = Drawn(x, rng.standard_normal(about.rows))
+            tables[f"extra_{number}"] = PlantedTable(x, rng.standard_normal(about.rows))
     return tables
 
 
@@ -76,7 +76,7 @@ def _readout(about: Planted, rng: np.random.Generator) -> Array:
 _TANH = 0.6352612
 
 
-def _table(about: Planted, U: Array, a: Array, rows: int, rng: np.random.Generator) -> Drawn:
+def _table(about: Planted, U: Array, a: Array, rows: int, rng: np.random.Generator) -> PlantedTable:
     x = rng.standard_normal((rows, about.dim))
     z = x @ U.T
     if about.teacher == "tanh":
@@ -84,4 +84,4 @@ def _table(about: Planted, U: Array, a: Array, rows: int, rng: np.random.Generat
     else:
         pairs = list(combinations(range(about.rank), 2))
         signal = np.stack([z[:, i] * z[:, j] for i, j in pairs], axis=1) @ a
-    return Drawn(x, signal + about.noise * rng.standard_normal(rows))
+    return PlantedTable(x, signal + about.noise * rng.standard_normal(rows))

@@ -21,7 +21,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npz")
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """Rows in the order of their source."""
 
     source: str
@@ -32,10 +32,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, chosen: Sequence[int]) -> Rows:
+    def take(self, chosen: Sequence[int]) -> TableRows:
         """The rows of these indices, in this order."""
         labels: Any = [self.labels[i] for i in chosen]
-        return Rows(self.source, self.names, self.features[list(chosen)], labels)
+        return TableRows(self.source, self.names, self.features[list(chosen)], labels)
 
     @property
     def keys(self) -> list[str]:
@@ -45,7 +45,7 @@ class Rows:
 
 def read_table(
     path: Path, label: str, *, numbers: bool, features: Sequence[str] = (), others: frozenset[str] = frozenset()
-) -> Rows:
+) -> TableRows:
     """The rows of a file; its features are those named, or else all columns but the label and `others`.
 
     Raises SpecError with file and place for what cannot be used.
@@ -67,7 +67,7 @@ def read_table(
         raise SpecError("holds no rows", file=str(path))
     values = [_numbers(columns[name], name, place) for name in names]
     labels: Any = _numbers(columns[label], label, place).tolist() if numbers else _classes(columns[label], label, place)
-    return Rows(str(path), names, np.stack(values, axis=1).astype(np.float32), labels)
+    return TableRows(str(path), names, np.stack(values, axis=1).astype(np.float32), labels)
 
 
 Place = Callable[[int, str, str], SpecError]  # row from 0, column, problem

@@ -17,24 +17,24 @@ from raysearch.data.prepared import (
     FRACTIONS,
     SPLITS,
     UNLABELLED,
-    Prepared,
-    deal,
-    find,
-    in_order,
-    is_there,
+    PreparedData,
+    count_leaks,
+    is_up_to_date,
     leak_notes,
-    leaks,
-    load_prepared,
-    written,
+    load_prepared_data,
+    resolve_path,
+    sort_labels,
+    split_by_hash,
+    write_atomically,
 )
-from raysearch.data.row_readers import Rows, read_hub, read_rows
+from raysearch.data.row_readers import TextRows, read_hub_data_set, read_text_rows
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.modalities.text import docstrings
-from raysearch.modalities.text.token_labels import Tagged, encode_tags, read_tagged
+from raysearch.modalities.text.token_labels import TaggedRows, encode_tags, read_tagged_rows
 
 if TYPE_CHECKING:
     from raysearch.modalities.text.config import TaskSpec
-    from raysearch.modalities.text.tokenizer import Vocabulary
+    from raysearch.modalities.text.tokenizer import TaskTokenizer
 
 
 EMBEDDED = {"docstrings": docstrings.load_rows}
@@ -63,21 +63,21 @@ class TextSplit:
         return self.tokens[self.offsets[i] : self.offsets[i + 1]]
 
 
-def prepare_text(task: TaskSpec, model: Mapping[str, Any], folder: Path, data_root: Path | None) -> Prepared:
+def prepare_text(task: TaskSpec, model: Mapping[str, Any], folder: Path, data_root: Path | None) -> PreparedData:
     """The splits of a text task in `folder`, as `opening.prepare` says."""
     paths = {part: _find(task, part, data_root) for part in ("train", "dev", "test", "domain")}
     for part in ("out_of_domain", "neural_lm"):
         if getattr(task, part) is not None:
             paths[part] = _find(task, part, data_root)
     for name, about in task.extra.items():
-        paths[f"extra_{name}"] = find(about.train, f"task.extra.{name}.train", task.base, data_root)
+        paths[f"extra_{name}"] = resolve_path(about.train, f"task.extra.{name}.train", task.base, data_root)
     source = _source(task, model, paths)
-    if is_there(folder, source):
-        return load_prepared(folder)
+    if is_up_to_date(folder, source):
+        return load_prepared_data(folder)
     parts = _read(task, paths)
     splits = _deal(task, parts)
     labels = _label_names(splits)
-    return written(folder, lambda draft: _write(draft, task, model, splits, labels, source))
+    return write_atomically(folder, lambda draft: _write(draft, task, model, splits, labels, source))
 
 
 def opened_text(batch: pa.RecordBatch) -> TextSplit:
@@ -93,7 +93,7 @@ def opened_text(batch: pa.RecordBatch) -> TextSplit:
 
 def _find(task: TaskSpec, part: str, data_root: Path | None) -> Path | None:
     given: str | None = getattr(task, part)
-    return None if given is None else find(given, f"task.{part}", task.base, data_root)
+    return None if given is None else resolve_path(given, f"task.{part}", task.base, data_root)
 
 
 def _source(task: TaskSpec, model: Mapping[str, Any], paths: Mapping[str, Path | None]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _fractions(task: TaskSpec) -> dict[str, float]:
     return {part: float(given.get(part, default)) for part, default in FRACTIONS.items()}
 
 
-def _read(task: TaskSpec, paths: Mapping[str, Path | None]) -> dict[str, Rows]:
+def _read(task: TaskSpec, paths: Mapping[str, Path | None]) -> dict[str, TextRows]:
     """Rows by part: train, dev, test, domain; those that the task has."""
     if task.embedded:
         if task.name not in EMBEDDED:
@@ -124,7 +124,7 @@ def _read(task: TaskSpec, paths: Mapping[str, Path | None]) -> dict[str, Rows]:
             raise SpecError(problem, key="task.train")
         parts = dict(EMBEDDED[task.name]())
     elif task.hub:
-        parts = read_hub(task.hub, task.text, task.label)
+        parts = read_hub_data_set(task.hub, task.text, task.label)
         if "train" not in parts:
             raise SpecError(f"data set {task.hub!r} has no train split", key="task.hub")
     else:
@@ -132,20 +132,20 @@ def _read(task: TaskSpec, paths: Mapping[str, Path | None]) -> dict[str, Rows]:
     for part, path in paths.items():
         if path is not None and part.startswith("extra_"):
             extra = task.extra[part.removeprefix("extra_")]
-            parts[part] = (read_tagged if extra.kind == "token" else read_rows)(path, *extra.columns)
+            parts[part] = (read_tagged_rows if extra.kind == "token" else read_text_rows)(path, *extra.columns)
         elif path is not None:
-            parts[part] = read_rows(path, task.text, None if part in UNLABELLED else task.label)
+            parts[part] = read_text_rows(path, task.text, None if part in UNLABELLED else task.label)
     return parts
 
 
 # ---- dealing out ----
 
 
-def _part(rows: Rows, dealt: Mapping[str, str], name: str) -> Rows:
+def _part(rows: TextRows, dealt: Mapping[str, str], name: str) -> TextRows:
     return rows.take([i for i, text in enumerate(rows.texts) if dealt[text] == name])
 
 
-def _deal(task: TaskSpec, parts: dict[str, Rows]) -> dict[str, Rows]:
+def _deal(task: TaskSpec, parts: dict[str, TextRows]) -> dict[str, TextRows]:
     """The splits, of the parts that the task came in."""
     parts = dict(parts)
     shares = {part: share for part, share in _fractions(task).items() if part not in parts}
@@ -153,12 +153,12 @@ def _deal(task: TaskSpec, parts: dict[str, Rows]) -> dict[str, Rows]:
         if sum(shares.values()) >= 1:
             raise SpecError("the fractions leave nothing to train on", key="task.split")
         whole = parts["train"]
-        dealt = deal(whole.texts, shares, "split")
+        dealt = split_by_hash(whole.texts, shares, "split")
         parts |= {name: _part(whole, dealt, name) for name in shares} | {"train": _part(whole, dealt, "")}
     dev = parts.pop("dev", None)
     if dev is None:
         raise SpecError("no dev rows to select on; give dev, or a fraction for it in split", key="task.dev")
-    dealt = deal(dev.texts, {"meta_dev": task.meta_dev}, "meta_dev")
+    dealt = split_by_hash(dev.texts, {"meta_dev": task.meta_dev}, "meta_dev")
     splits = {**parts, "meta_dev": _part(dev, dealt, "meta_dev"), "select_dev": _part(dev, dealt, "")}
     for name in ("train", "select_dev"):
         if not len(splits.get(name, ())):
@@ -168,9 +168,9 @@ def _deal(task: TaskSpec, parts: dict[str, Rows]) -> dict[str, Rows]:
     return {name: splits[name] for name in names if name in splits}
 
 
-def _label_names(splits: Mapping[str, Rows]) -> list[str]:
+def _label_names(splits: Mapping[str, TextRows]) -> list[str]:
     """The labels of train, in order (numbers by value); raises SpecError for a label that train does not have."""
-    names = in_order(splits["train"].labels)
+    names = sort_labels(splits["train"].labels)
     if len(names) < 2:
         raise SpecError(f"only one label, {names[0]!r}; a task has at least two", file=splits["train"].source)
     known = set(names)
@@ -189,14 +189,14 @@ def _write(
     folder: Path,
     task: TaskSpec,
     model: Mapping[str, Any],
-    splits: Mapping[str, Rows],
+    splits: Mapping[str, TextRows],
     labels: list[str],
     source: Mapping[str, Any],
 ) -> None:
-    from raysearch.modalities.text.tokenizer import make_vocabulary
+    from raysearch.modalities.text.tokenizer import make_tokenizer
 
     texts = [text for name in ("train", "domain") if name in splits for text in splits[name].texts]
-    vocabulary = make_vocabulary(model, texts, folder / "tokenizer")
+    vocabulary = make_tokenizer(model, texts, folder / "tokenizer")
     number = {label: i for i, label in enumerate(labels)}
     about: dict[str, Any] = {"task": task.name, "metric": task.metric, "labels": labels}
     about["sizes"] = {name: len(rows) for name, rows in splits.items()}
@@ -211,23 +211,23 @@ def _write(
     about["fingerprint"] = digest.hexdigest()
     about["meta_dev_from"] = "dev"
     about["duplicates"] = {name: len(rows) - len(set(rows.texts)) for name, rows in splits.items()}
-    about["leaks"] = leaks({name: rows.texts for name, rows in splits.items()})
+    about["leaks"] = count_leaks({name: rows.texts for name, rows in splits.items()})
     about["notes"] = _notes(splits, labels, about)
     about["source"] = source
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _extra(rows: Rows) -> dict[str, Any]:
+def _extra(rows: TextRows) -> dict[str, Any]:
     """The kind and the labels of a further data set; SpecError for fewer than two."""
-    tagged = isinstance(rows, Tagged)
-    labels = rows.names if isinstance(rows, Tagged) else in_order(rows.labels)
+    tagged = isinstance(rows, TaggedRows)
+    labels = rows.names if isinstance(rows, TaggedRows) else sort_labels(rows.labels)
     if len(labels) < 2:
         raise SpecError(f"only one label, {labels[0]!r}; there must be at least two", file=rows.source)
     return {"kind": "token" if tagged else "sentence", "labels": labels}
 
 
 def _write_split(
-    folder: Path, name: str, rows: Rows, number: Mapping[str, int], vocabulary: Vocabulary
+    folder: Path, name: str, rows: TextRows, number: Mapping[str, int], vocabulary: TaskTokenizer
 ) -> dict[str, Any]:
     tokens, offsets = vocabulary.encode(rows.texts)
     if offsets[-1] > np.iinfo(np.int32).max:
@@ -235,7 +235,7 @@ def _write_split(
     lists = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(tokens))
     columns = {"tokens": lists}
     digest = hashlib.sha256(offsets.tobytes() + tokens.tobytes())
-    if isinstance(rows, Tagged):
+    if isinstance(rows, TaggedRows):
         tags = encode_tags(rows, vocabulary, number)
         columns["tags"] = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(tags))
         digest.update(tags.tobytes())
@@ -251,7 +251,7 @@ def _write_split(
     return {"rows": len(rows), "sha256": digest.hexdigest(), "tokens_p50": middle, "tokens_p95": long}
 
 
-def _notes(splits: Mapping[str, Rows], labels: list[str], about: Mapping[str, Any]) -> list[str]:
+def _notes(splits: Mapping[str, TextRows], labels: list[str], about: Mapping[str, Any]) -> list[str]:
     notes = leak_notes(about["leaks"], about["sizes"], "rows have a text that also stands")
     train = splits["train"]
     if conflicts := len({*zip(train.texts, train.labels, strict=True)}) - len(set(train.texts)):

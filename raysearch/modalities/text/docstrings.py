@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raysearch.data.row_readers import Rows
+    from raysearch.data.row_readers import TextRows
 
 RECIPE = "1"  # goes up when the same libraries would give other rows
 LIBRARIES = {  # label, which is also the package that is imported: the distribution it comes from
@@ -63,12 +63,12 @@ _NAMES = re.compile(rf"{_ANYWHERE}|(?<![a-z])(?:{_ALONE})(?![a-z])", re.IGNORECA
 _RAY_IN_CAMEL_CASE = re.compile(r"(?<![A-Za-z])Ray(?=[A-Z])|(?<=[a-z])Ray(?![a-z])")
 
 
-def load_rows() -> dict[str, Rows]:
+def load_rows() -> dict[str, TextRows]:
     """Rows of train, dev, test and domain; collected once per set of library versions, then read from the cache.
 
     Raises SpecError when a library is missing or gives too few texts.
     """
-    from raysearch.data.row_readers import Rows
+    from raysearch.data.row_readers import TextRows
     from raysearch.errors import SpecError
 
     texts = texts_by_label()
@@ -86,7 +86,7 @@ def load_rows() -> dict[str, Rows]:
     for part, pairs in parts.items():
         pairs.sort(key=lambda pair: hashlib.sha256(f"order\0{pair[0]}".encode()).digest())
         labels = [label for _, label in pairs] if part != "domain" else []
-        rows[part] = Rows(f"docstrings[{part}]", [t for t, _ in pairs], labels, range(1, len(pairs) + 1), False)
+        rows[part] = TextRows(f"docstrings[{part}]", [t for t, _ in pairs], labels, range(1, len(pairs) + 1), False)
     return rows
 
 

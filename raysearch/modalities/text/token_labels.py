@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from raysearch.data.row_readers import READERS, Rows
+from raysearch.data.row_readers import READERS, TextRows
 from raysearch.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
-    from raysearch.modalities.text.tokenizer import Vocabulary
+    from raysearch.modalities.text.tokenizer import TaskTokenizer
 
 NO_TAG = -1  # of a token that is asked for nothing
 KINDS = (".jsonl", ".ndjson", ".parquet")
 
 
 @dataclass(frozen=True)
-class Tagged(Rows):
+class TaggedRows(TextRows):
     """Texts of words joined by spaces; `labels` is empty."""
 
     words: Sequence[Sequence[str]] = ()
@@ -37,7 +37,7 @@ class Tagged(Rows):
         return sorted({tag for tags in self.tags for tag in tags})
 
 
-def read_tagged(path: Path, words: str, tags: str) -> Tagged:
+def read_tagged_rows(path: Path, words: str, tags: str) -> TaggedRows:
     """The rows of a file whose columns `words` and `tags` hold lists.
 
     Raises SpecError, with its line, for a row that does not fit.
@@ -48,11 +48,11 @@ def read_tagged(path: Path, words: str, tags: str) -> Tagged:
             file=str(path),
         )
     by_line = path.suffix.lower() != ".parquet"
-    empty = Rows(str(path), [], [], (), by_line)
+    empty = TextRows(str(path), [], [], (), by_line)
     found: list[tuple[list[str], list[str]]] = []
     places: list[int] = []
     for place, row in READERS[path.suffix.lower()](path, [words, tags]):
-        at = Rows(str(path), [], [], (place,), by_line)
+        at = TextRows(str(path), [], [], (place,), by_line)
         for column in (words, tags):
             if column not in row:
                 raise at.error(0, column, f"no such column{did_you_mean(column, row)}")
@@ -67,10 +67,10 @@ def read_tagged(path: Path, words: str, tags: str) -> Tagged:
     if not found:
         raise SpecError("holds no rows", file=empty.source)
     texts = [" ".join(own) for own, _ in found]
-    return Tagged(empty.source, texts, [], places, by_line, [own for own, _ in found], [tags for _, tags in found])
+    return TaggedRows(empty.source, texts, [], places, by_line, [own for own, _ in found], [tags for _, tags in found])
 
 
-def encode_tags(rows: Tagged, vocabulary: Vocabulary, number: Mapping[str, int]) -> NDArray[np.int32]:
+def encode_tags(rows: TaggedRows, vocabulary: TaskTokenizer, number: Mapping[str, int]) -> NDArray[np.int32]:
     """For every token of `vocabulary.encode(rows.texts)` its word's tag if it is the word's first; else NO_TAG."""
     parts = []
     for text, words, tags in zip(rows.texts, rows.words, rows.tags, strict=True):

@@ -28,7 +28,7 @@ CHUNK = 4096  # texts encoded at once
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class TaskTokenizer:
     """A tokenizer and the ids that training needs of it."""
 
     tokenizer: Tokenizer
@@ -48,7 +48,7 @@ class Vocabulary:
         return tokens, np.cumsum(lengths, dtype=np.int64)
 
 
-def make_vocabulary(model: Mapping[str, Any], texts: Iterable[str], folder: Path) -> Vocabulary:
+def make_tokenizer(model: Mapping[str, Any], texts: Iterable[str], folder: Path) -> TaskTokenizer:
     """The vocabulary of a declared model, saved in `folder` so that AutoTokenizer loads it.
 
     A model made from a config gets word pieces of `texts`, as many as its vocab_size says; any other has its own.
@@ -110,7 +110,7 @@ def _word_piece_tokenizer(trained: Tokenizer, pieces: dict[str, int]) -> Tokeniz
     return tokenizer
 
 
-def _pretrained(source: str, folder: Path) -> Vocabulary:
+def _pretrained(source: str, folder: Path) -> TaskTokenizer:
     from transformers import AutoTokenizer
 
     try:
@@ -130,11 +130,13 @@ def _pretrained(source: str, folder: Path) -> Vocabulary:
     return _vocabulary(tokenizer, ids, sorted(found.all_special_ids))
 
 
-def _vocabulary(tokenizer: Tokenizer, ids: dict[str, int], special: list[int]) -> Vocabulary:
+def _vocabulary(tokenizer: Tokenizer, ids: dict[str, int], special: list[int]) -> TaskTokenizer:
     tokenizer = Tokenizer.from_str(tokenizer.to_str())
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.no_padding()
     mask = tokenizer.encode("a").special_tokens_mask
     prefix = mask.index(0)
     suffix = mask[::-1].index(0)
-    return Vocabulary(tokenizer, {**ids, "special": special, "vocab_size": tokenizer.get_vocab_size()}, prefix, suffix)
+    return TaskTokenizer(
+        tokenizer, {**ids, "special": special, "vocab_size": tokenizer.get_vocab_size()}, prefix, suffix
+    )

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.images import encode_image, noise_image, write_class_folders
 
-from raysearch.data.prepared import Prepared, about_of
+from raysearch.data.prepared import PreparedData, load_metadata
 from raysearch.errors import SpecError
 from raysearch.modalities.image.config import ImageTask
 from raysearch.modalities.image.dataset import ImageSplit
-from raysearch.modalities.image.readers import decoded, fitted
-from raysearch.modalities.image.splits import digits
+from raysearch.modalities.image.readers import decode_picture, resize_pixels
+from raysearch.modalities.image.splits import split_digits
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.modalities.text.config import TaskSpec
 from raysearch.schema.yaml_source import Node
@@ -32,18 +32,18 @@ def task(folder: Path, **declared: Any) -> ImageTask:
     return result
 
 
-def prepared(folder: Path, model: dict[str, Any] = CNN, **declared: Any) -> Prepared:
+def prepared(folder: Path, model: dict[str, Any] = CNN, **declared: Any) -> PreparedData:
     return prepare(task(folder, **declared), model, folder / "data")
 
 
-def split(result: Prepared, name: str) -> ImageSplit:
+def split(result: PreparedData, name: str) -> ImageSplit:
     opened = open_split(result.folder, name)
     assert isinstance(opened, ImageSplit)
     return opened
 
 
-def label_names(result: Prepared, name: str) -> list[str]:
-    labels = about_of(result.folder)["auxiliary_labels"] if name == "auxiliary" else result.labels
+def label_names(result: PreparedData, name: str) -> list[str]:
+    labels = load_metadata(result.folder)["auxiliary_labels"] if name == "auxiliary" else result.labels
     numbers = split(result, name).labels
     assert numbers is not None
     return [labels[number] for number in numbers]
@@ -57,7 +57,7 @@ def test_class_folders_become_splits_with_pixels_and_labels(tmp_path: Path) -> N
     result = prepared(tmp_path, train="train", split={"dev": 0.2, "test": 0.1})
     assert result.labels == ("dark", "grey", "light")
     assert result.sizes == {"train": 42, "meta_dev": 6, "select_dev": 6, "test": 6}
-    metadata = about_of(result.folder)
+    metadata = load_metadata(result.folder)
     assert metadata["shape"] == [3, 8, 8]
     train = split(result, "train")
     for i, label in enumerate(label_names(result, "train")):
@@ -113,7 +113,7 @@ def test_every_image_file_format_gives_the_same_images(tmp_path: Path, kind: str
         more = {}
     result = prepared(tmp_path, train=file, split={"dev": 0.2, "test": 0.0}, **more)
     assert result.labels == ("dark", "light")
-    assert about_of(result.folder)["shape"] == [1, 8, 8]
+    assert load_metadata(result.folder)["shape"] == [1, 8, 8]
     assert result.sizes == {"train": 16, "meta_dev": 2, "select_dev": 2}
     by_pixels = {array.tobytes(): name for array, name in zip(pixels, names, strict=True)}
     for part in result.sizes:
@@ -171,7 +171,7 @@ def test_classes_select_the_end_task_and_rest_is_auxiliary(tmp_path: Path) -> No
     assert result.sizes == {"train": 10, "meta_dev": 4, "select_dev": 4, "test": 4, "auxiliary": 40}
     for name in ("train", "meta_dev", "select_dev", "test"):
         assert sorted(label_names(result, name)) == sorted(["light", "dark"] * (result.sizes[name] // 2))
-    assert about_of(result.folder)["auxiliary_labels"] == ["grey", "white"]
+    assert load_metadata(result.folder)["auxiliary_labels"] == ["grey", "white"]
     assert set(label_names(result, "auxiliary")) == {"grey", "white"}
     rows = [row.tobytes() for name in result.sizes for row in split(result, name).pixels]
     assert len(rows) == len(set(rows))
@@ -183,7 +183,7 @@ def test_where_selects_a_superclass_as_end_task(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": images, "label": fine, "coarse_label": coarse}), tmp_path / "a.parquet")
     result = prepared(tmp_path, train="a.parquet", where={"coarse_label": "sea"}, auxiliary="rest", split={"dev": 0.3})
     assert result.labels == ("f0", "f1", "f2")
-    assert about_of(result.folder)["auxiliary_labels"] == ["f3", "f4", "f5"]
+    assert load_metadata(result.folder)["auxiliary_labels"] == ["f3", "f4", "f5"]
     with pytest.raises(SpecError, match="no row has coarse_label: see; did you mean 'sea'"):
         prepare(task(tmp_path, train="a.parquet", where={"coarse_label": "see"}), CNN, tmp_path / "other")
 
@@ -194,7 +194,7 @@ def test_second_data_set_provides_auxiliary_labels(tmp_path: Path) -> None:
     source = {"train": "theirs", "train_per_class": 5}
     result = prepared(tmp_path, train="mine", auxiliary=source, size=8)
     assert result.sizes["auxiliary"] == 10
-    assert about_of(result.folder)["auxiliary_labels"] == ["cat", "dog"]
+    assert load_metadata(result.folder)["auxiliary_labels"] == ["cat", "dog"]
     with pytest.raises(SpecError, match=r"this image is 12 x 12, the first one 8 x 8; give task\.size"):
         prepare(task(tmp_path, train="mine", auxiliary=source), CNN, tmp_path / "unscaled")
 
@@ -221,7 +221,7 @@ def test_overlay_uses_the_second_digit_as_auxiliary_label(tmp_path: Path) -> Non
         tmp_path, train="digits.npz", overlay={"train": 50, "dev": 20, "test": 10}, split={"dev": 0.25, "test": 0.25}
     )
     assert result.sizes == {"train": 50, "meta_dev": 10, "select_dev": 10, "test": 10, "auxiliary": 50}
-    assert about_of(result.folder)["shape"] == [1, 36, 36]
+    assert load_metadata(result.folder)["shape"] == [1, 36, 36]
     train, below = split(result, "train"), split(result, "auxiliary")
     assert np.array_equal(train.pixels, below.pixels)
     assert train.labels is not None
@@ -239,7 +239,7 @@ def test_built_in_digits_have_documented_splits(tmp_path: Path) -> None:
     result = prepare(ImageTask(name="digits"), CNN, tmp_path / "data")
     assert result.labels == ("1", "8", "9")
     assert result.sizes == {"train": 15, "meta_dev": 120, "select_dev": 120, "test": 180, "auxiliary": 1261}
-    assert about_of(result.folder)["auxiliary_labels"] == ["0", "2", "3", "4", "5", "6", "7"]
+    assert load_metadata(result.folder)["auxiliary_labels"] == ["0", "2", "3", "4", "5", "6", "7"]
     assert result.notes == ()
     assert prepare(ImageTask(name="digits"), CNN, tmp_path / "data") == result
     with pytest.raises(SpecError, match="prepared from other data or settings"):
@@ -261,7 +261,7 @@ def test_image_duplicates_leaks_and_missing_labels_are_noted(tmp_path: Path) -> 
         "1 train images carry more than one label",
         "no test image has the label grey, light",
     )
-    assert about_of(result.folder)["duplicates"]["train"] == 1
+    assert load_metadata(result.folder)["duplicates"]["train"] == 1
 
 
 @pytest.mark.parametrize(
@@ -323,18 +323,18 @@ def test_invalid_image_task_is_rejected(tmp_path: Path, declared: dict[str, Any]
 
 
 def test_images_are_resized_and_converted_to_grey_or_colour() -> None:
-    colour, grey = (decoded(encode_image(noise_image(0, 100, colour=c)), "x") for c in (True, False))
+    colour, grey = (decode_picture(encode_image(noise_image(0, 100, colour=c)), "x") for c in (True, False))
     assert colour.shape == (8, 8, 3)
     assert grey.shape == (8, 8)
-    assert np.array_equal(fitted(colour, 8, 3)[1], colour[:, :, 1])
-    assert np.array_equal(fitted(grey, 8, 3), np.stack([grey] * 3))
-    assert fitted(colour, 4, 1).shape == (1, 4, 4)
-    assert fitted(grey, 16, 1).mean() == pytest.approx(grey.mean(), abs=2)
+    assert np.array_equal(resize_pixels(colour, 8, 3)[1], colour[:, :, 1])
+    assert np.array_equal(resize_pixels(grey, 8, 3), np.stack([grey] * 3))
+    assert resize_pixels(colour, 4, 1).shape == (1, 4, 4)
+    assert resize_pixels(grey, 16, 1).mean() == pytest.approx(grey.mean(), abs=2)
 
 
 def test_hugging_face_image_models_get_three_channels(tmp_path: Path) -> None:
     result = prepare(ImageTask(name="digits"), {"config": {"model_type": "resnet"}}, tmp_path / "data")
-    assert about_of(result.folder)["shape"] == [3, 8, 8]
+    assert load_metadata(result.folder)["shape"] == [3, 8, 8]
 
 
 @pytest.mark.data
@@ -343,8 +343,8 @@ def test_cat_vs_dog_splits_match_the_paper(tmp_path: Path) -> None:
     declared = {**files, "classes": ["cat", "dog"], "auxiliary": "rest", "train_per_class": 50, "dev_per_class": 50}
     result = prepare(task(tmp_path, **declared), CNN, tmp_path / "data", DATA)
     assert result.sizes == {"train": 100, "meta_dev": 50, "select_dev": 50, "test": 2000, "auxiliary": 40000}
-    assert about_of(result.folder)["shape"] == [3, 32, 32]
-    assert len(about_of(result.folder)["auxiliary_labels"]) == 8
+    assert load_metadata(result.folder)["shape"] == [3, 32, 32]
+    assert len(load_metadata(result.folder)["auxiliary_labels"]) == 8
 
 
 @pytest.mark.data
@@ -353,12 +353,12 @@ def test_mnist_overlay_pairs_digits(tmp_path: Path) -> None:
     result = prepare(task(tmp_path, **files), CNN, tmp_path / "data", DATA)
     assert result.sizes["train"] == result.sizes["auxiliary"] == 100
     assert result.sizes["meta_dev"] + result.sizes["select_dev"] == 50
-    assert about_of(result.folder)["shape"] == [1, 36, 36]
+    assert load_metadata(result.folder)["shape"] == [1, 36, 36]
     assert result.labels == tuple("0123456789")
 
 
 def test_multi_digits_splits_share_no_source_digits() -> None:
-    splits = digits(ImageTask(name="multi_digits"))
+    splits = split_digits(ImageTask(name="multi_digits"))
     assert {name: len(images) for name, images in splits.items()} == {
         "train": 600, "meta_dev": 300, "select_dev": 300, "test": 500, "auxiliary": 600,
     }  # fmt: skip

