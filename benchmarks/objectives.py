@@ -100,7 +100,7 @@ def together(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
     network, body = one.network, one.network.body_parameters()
     heads = torch.nn.ModuleList(LabelHead(network.width, 4, torch.nn.ReLU, 0.0) for _ in range(k)).to(asked.device)
     rows = torch.arange(asked.rows)
-    group = one.batches.plain(one.splits("train"), rows).to(torch.device(asked.device))
+    group = one.batches.end_task_batch(one.splits("train"), rows).to(torch.device(asked.device))
     labels = [(group.targets.labels + i) % 4 for i in range(k)]
     parameters = [*body, *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)

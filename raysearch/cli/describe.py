@@ -13,7 +13,7 @@ from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES
 from raysearch.objectives.literature import literature_name
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import KINDS, load_space
+from raysearch.objectives.space import STAGES_OF, load_space
 from raysearch.schema import catalog, yaml_source
 from raysearch.search.dry_run import outline
 from raysearch.training_settings import TrainingSettings
@@ -58,12 +58,12 @@ def described(thing: str) -> list[Row]:
         found += [_setting(thing)] if thing in SETTINGS else []
         found += [
             {"primitive": thing, "of": kind, "stage": stage, "meaning": primitives[thing]}
-            for kind, stages in KINDS.items()
+            for kind, stages in STAGES_OF.items()
             for stage, primitives in stages.items()
             if thing in primitives
         ]
     if not found:
-        known = {*METHODS, *SETTINGS, *(p for stages in KINDS.values() for stage in stages.values() for p in stage)}
+        known = {*METHODS, *SETTINGS, *(p for stages in STAGES_OF.values() for stage in stages.values() for p in stage)}
         known |= {name for each in catalog.KINDS for name in catalog.names(each)}
         raise SpecError(f"nothing is called {thing!r}; did you mean {_nearest(thing, known)}")
     return found
@@ -95,8 +95,8 @@ def _space(name: str) -> Row:
         "space": space.name,
         "meaning": _title("spaces", name),
         "source": space.source,
-        "of": space.kind,
-        **({"primitives": space.own.file} if space.own else {}),
+        "of": space.modality,
+        **({"primitives": space.user_primitives.file} if space.user_primitives else {}),
         **stages,
         "excluded": "\n".join(", ".join(f"{s} {' or '.join(p)}" for s, p in rule.items()) for rule in space.exclude),
         "count": len(space.objectives),
@@ -113,7 +113,7 @@ def why_not(thing: str, objective: str) -> Row:
     if len(parts) != len(stages):
         raise SpecError(f"{objective!r} is no objective: one is named {'/'.join(stages)}")
     named = Objective(**dict(zip(stages, parts, strict=True)))
-    known = literature_name(named) if space.kind == "text" else ""
+    known = literature_name(named) if space.modality == "text" else ""
     reason = space.why_not(named)
     return {"space": space.name, "objective": named.name, "named": known, "legal": reason is None, "why not": reason}
 

@@ -129,7 +129,7 @@ class Arm:
             raise ValueError(problem)
         if "objectives_per_step" in used:
             used["objectives_per_step"] = min(int(used["objectives_per_step"]) or len(objectives), len(objectives))
-        own = self._space(values).own if objectives else None
+        own = self._space(values).user_primitives if objectives else None
         primitives = own.plan() if own else {}
         return Configuration(
             methods=methods,

@@ -55,8 +55,8 @@ def check_packages(search: Search, node: Node) -> None:
             raise node.error(problem, *keys)
     check_timm(search, node)
     for space in search.spaces.values():
-        if space.own is not None:
-            check_unchanged(space.own.file, space.own.sha256)
+        if space.user_primitives is not None:
+            check_unchanged(space.user_primitives.file, space.user_primitives.sha256)
     if (encoder := search.model.package) is None:
         return
     if encoder not in PACKAGES:

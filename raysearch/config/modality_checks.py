@@ -32,8 +32,8 @@ def check_kinds(search: Search, node: Node) -> None:
     """Refuse a space, a model or a setting (unless it is as it would be anyway) of another kind than the task's."""
     kind = search.task.kind
     for name, space in search.spaces.items():
-        if space.kind != kind:
-            problem = f"{name} has objectives on {_called(space.kind)}, and the task is of {_called(kind)}"
+        if space.modality != kind:
+            problem = f"{name} has objectives on {_called(space.modality)}, and the task is of {_called(kind)}"
             raise node.error(problem, *_place(search, name))
         if "auxiliary" in space.stages["data"] and not search.task.has_auxiliary:
             problem = f"has objectives on auxiliary images, and the task has no `auxiliary:` ({name})"

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS, Family, named
-from raysearch.objectives.space import KINDS
+from raysearch.objectives.space import STAGES_OF
 from raysearch.schema.fields import Settings, Value, check_value
 from raysearch.schema.yaml_source import Node
 from raysearch.training_settings import TrainingSettings
@@ -38,8 +38,8 @@ def check_name(node: Node, name: str) -> None:
     prefix = next((prefix for prefix in (INCLUDE, WEIGHT) if name.startswith(prefix)), "")
     stage, dot, primitive = name.removeprefix(prefix).partition(".")
     if prefix == INCLUDE or (prefix and dot):
-        if stage not in KINDS["text"]:
-            raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, KINDS['text'])}")
+        if stage not in STAGES_OF["text"]:
+            raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, STAGES_OF['text'])}")
         if not primitive:
             raise node.error(f"name a primitive: {prefix}{stage}.PRIMITIVE")
     elif prefix:

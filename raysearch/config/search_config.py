@@ -36,7 +36,7 @@ from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.modalities.image.config import ImageModel, ImageTask
 from raysearch.modalities.table.config import TableModel, TableTask
-from raysearch.modalities.text.config import MODELS, TASKS, ModelSpec, TaskSpec
+from raysearch.modalities.text.config import MODELS, TASKS, TextModel, TextTask
 from raysearch.objectives.space import Space, load_space
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog, yaml_source
@@ -52,12 +52,12 @@ __all__ = [
     "Confirm",
     "Dimension",
     "MethodSpec",
-    "ModelSpec",
     "Paper",
     "Resources",
     "Scheduler",
     "Search",
-    "TaskSpec",
+    "TextModel",
+    "TextTask",
     "load_search",
 ]
 
@@ -67,8 +67,8 @@ class Search:
     """A declared search; consistent when it came from `read`."""
 
     name: str
-    task: TaskSpec | ImageTask | TableTask
-    model: ModelSpec | ImageModel | TableModel
+    task: TextTask | ImageTask | TableTask
+    model: TextModel | ImageModel | TableModel
     method: MethodSpec = PLAINEST  # an empty word where the family is a dimension
     space: str | None = None  # None where it is a dimension or not needed
     spaces: dict[str, Space] = field(default_factory=dict)  # every space that is named, by the name used

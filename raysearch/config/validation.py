@@ -29,7 +29,7 @@ from raysearch.config.sections import Dimension
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
-from raysearch.objectives.space import KINDS
+from raysearch.objectives.space import STAGES_OF
 from raysearch.schema.yaml_source import Keys, Node, said
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _spaces(search: Search, node: Node) -> None:
         known = sorted({p for space in search.spaces.values() for p in space.stages.get(stage, ())})
         if name.startswith(INCLUDE) and primitive not in known:
             under = "dimensions" if name in search.dimensions else "settings"
-            every = {*known, *(p for stages in KINDS.values() for p in stages.get(stage, ()))}
+            every = {*known, *(p for stages in STAGES_OF.values() for p in stages.get(stage, ()))}
             if primitive not in every:
                 raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, every)}", under, name)
             raise node.error(f"{primitive!r} is not in the space{did_you_mean('', known)}", under, name)

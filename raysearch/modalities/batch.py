@@ -22,7 +22,7 @@ Open = Callable[[str], Split]
 
 
 @dataclass(frozen=True)
-class Group:
+class TaskBatch:
     """The rows of one task within a batch."""
 
     inputs: tuple[Tensor, ...]  # what the body takes, each (b, ...)
@@ -31,35 +31,35 @@ class Group:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
-    def slice(self, rank: int, world: int) -> Group:
+    def slice(self, rank: int, world: int) -> TaskBatch:
         """Every world-th row, beginning with `rank`; the totals stay those of the whole group."""
         if world == 1:
             return self
         return self._each(lambda rows: rows[rank::world])
 
-    def to(self, device: torch.device) -> Group:
+    def to(self, device: torch.device) -> TaskBatch:
         """The same rows on `device`."""
         return self._each(lambda rows: rows.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Group:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
         t = self.targets
         targets = replace(t, original=change(t.original), selected=change(t.selected), labels=change(t.labels))
-        return Group(tuple(change(rows) for rows in self.inputs), targets)
+        return TaskBatch(tuple(change(rows) for rows in self.inputs), targets)
 
 
-class Batches(Protocol):
+class BatchBuilder(Protocol):
     """A kind of task's way from row numbers to groups."""
 
-    def plain(self, split: Split, rows: Tensor) -> Group:
+    def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
         """`rows` (b,) of a split as they are: the end task's own batch."""
 
-    def objective(self, objective: Objective, count: int, generator: Generator) -> Group:
+    def objective_batch(self, objective: Objective, count: int, generator: Generator) -> TaskBatch:
         """`count` examples drawn with replacement for `objective`, transformed and masked as it says."""
 
     def size(self, objective: Objective) -> int:
         """How many rows the objective's examples are drawn from."""
 
-    def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
+    def collate(self, task_batches: Sequence[TaskBatch]) -> tuple[Tensor, ...]:
         """The inputs of all groups, one after another, for one forward."""
 
 

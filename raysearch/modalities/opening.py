@@ -21,11 +21,11 @@ from raysearch.modalities.text.dataset import opened_text, prepare_text
 if TYPE_CHECKING:
     from raysearch.modalities.image.config import ImageTask
     from raysearch.modalities.table.config import TableTask
-    from raysearch.modalities.text.config import TaskSpec
+    from raysearch.modalities.text.config import TextTask
 
 
 def prepare(
-    task: TaskSpec | ImageTask | TableTask, model: Mapping[str, Any], folder: Path, data_root: Path | None = None
+    task: TextTask | ImageTask | TableTask, model: Mapping[str, Any], folder: Path, data_root: Path | None = None
 ) -> PreparedData:
     """The splits of `task` in `folder`, as `model` reads them; what is there is kept if its sources are the same.
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
-class Given(nn.Module):
+class PrecomputedBody(nn.Module):
     """Stands where a Hugging Face model has its body, and hands on hidden states that are already there."""
 
     def __init__(self, pooler: nn.Module | None) -> None:
@@ -42,7 +42,7 @@ class HuggingFaceHead(nn.Module):
     def __init__(self, model: PreTrainedModel, pooler: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
-        setattr(model, model.base_model_prefix, Given(pooler))
+        setattr(model, model.base_model_prefix, PrecomputedBody(pooler))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits of `hidden` (B, S, H): (B, C) for classification, (B, S, V) for a language model."""

@@ -17,7 +17,7 @@ from typing import Literal
 
 from raysearch.errors import did_you_mean
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.user_primitives import Own, read_own
+from raysearch.objectives.user_primitives import UserPrimitives, parse_user_primitives
 from raysearch.schema import catalog, yaml_source
 from raysearch.schema.yaml_source import Node
 
@@ -99,8 +99,8 @@ TABLE_STAGES: dict[str, dict[str, str]] = {
         "above_mean": "is the extra table's own number above its mean?",
     },
 }
-Kind = Literal["text", "image", "table"]
-KINDS: dict[str, dict[str, dict[str, str]]] = {"text": STAGES, "image": IMAGE_STAGES, "table": TABLE_STAGES}
+Modality = Literal["text", "image", "table"]
+STAGES_OF: dict[str, dict[str, dict[str, str]]] = {"text": STAGES, "image": IMAGE_STAGES, "table": TABLE_STAGES}
 # Outputs that need one of certain primitives in another stage: without it there is nothing to predict, or all is seen.
 NEEDS: dict[str, dict[str, tuple[str, tuple[str, ...], str]]] = {
     "text": {
@@ -140,8 +140,8 @@ class Space:
     stages: dict[str, tuple[str, ...]]
     exclude: tuple[Rule, ...] = ()
     source: str = ""
-    kind: Kind = "text"  # of the tasks that it is for
-    own: Own | None = None  # primitives of the user's own
+    modality: Modality = "text"  # of the tasks that it is for
+    user_primitives: UserPrimitives | None = None  # primitives of the user's own
 
     @classmethod
     def read(cls, node: Node, folder: Path = Path()) -> Space:
@@ -150,14 +150,16 @@ class Space:
         Refuses a wrong count, an unknown primitive, an objective that has nothing to predict.
         """
         node.mapping(("source", "kind", "primitives", "stages", "exclude", "objectives"))
-        kind: Kind = node["kind"].read(Kind) if "kind" in node else "text"
-        own = _own(node["primitives"], kind, folder) if "primitives" in node else None
-        known = _known(node, kind, own)
+        modality: Modality = node["kind"].read(Modality) if "kind" in node else "text"
+        user_primitives = _own(node["primitives"], modality, folder) if "primitives" in node else None
+        known = _known(node, modality, user_primitives)
         stages = _stages(node, known)
         rules = tuple(_rule(rule, stages, known) for rule in node["exclude"].items()) if "exclude" in node else ()
         source = node["source"].read(str) if "source" in node else ""
         name = str(node.keys[-1]) if node.keys else ""
-        space = cls(name=name, stages=stages, exclude=rules, source=source, kind=kind, own=own)
+        space = cls(
+            name=name, stages=stages, exclude=rules, source=source, modality=modality, user_primitives=user_primitives
+        )
         if "objectives" not in node:
             raise node.error("the key 'objectives' is missing: say how many there are, so that it can be checked")
         stated, counted = node["objectives"].read(int), len(space.objectives)
@@ -175,8 +177,8 @@ class Space:
     def plain(self) -> dict[str, object]:
         """What `read` reads."""
         source = {"source": self.source} if self.source else {}
-        source |= {"kind": self.kind} if self.kind != "text" else {}
-        source |= {"primitives": yaml_source.plain(self.own)} if self.own else {}
+        source |= {"kind": self.modality} if self.modality != "text" else {}
+        source |= {"primitives": yaml_source.plain(self.user_primitives)} if self.user_primitives else {}
         rules = {"exclude": yaml_source.plain(self.exclude)} if self.exclude else {}
         return {**source, "stages": yaml_source.plain(self.stages), **rules, "objectives": len(self.objectives)}
 
@@ -190,17 +192,19 @@ class Space:
 
     def without_answer(self, objective: Objective) -> tuple[str, str] | None:
         """The stage that keeps an output from having anything to predict, and why; None where it has."""
-        if objective.output not in NEEDS[self.kind]:
+        if objective.output not in NEEDS[self.modality]:
             return None
-        stage, needed, problem = NEEDS[self.kind][objective.output]
+        stage, needed, problem = NEEDS[self.modality][objective.output]
         found = getattr(objective, stage)
-        needed += tuple(self.own.stages.get(stage, ())) if self.own else ()  # the user knows what they give
+        needed += (
+            tuple(self.user_primitives.stages.get(stage, ())) if self.user_primitives else ()
+        )  # the user knows what they give
         return None if any(fnmatchcase(found, name) for name in needed) else (stage, problem)
 
     def why_not(self, objective: Objective) -> str | None:
         """Why an objective is not in the space: the stage or the rule that bars it; None if it is in."""
         parts = asdict(objective)
-        known = KINDS[self.kind]
+        known = STAGES_OF[self.modality]
         for stage, primitive in parts.items():
             if primitive in self.stages[stage]:
                 continue
@@ -244,24 +248,27 @@ def load_space(name_or_path: str | Path) -> Space:
     return replace(Space.read(node, file.parent), name=file.stem)
 
 
-def _own(node: Node, kind: Kind, folder: Path) -> Own:
+def _own(node: Node, modality: Modality, folder: Path) -> UserPrimitives:
     """The user's own primitives: of a file that is named, or as an earlier reading has found them."""
-    if kind != "text":
+    if modality != "text":
         raise node.error("primitives of your own are for text; images and tables have those that are built in")
     if isinstance(node.value, dict):
-        own: Own = node.fields_of(Own)
-        return own
+        user_primitives: UserPrimitives = node.fields_of(UserPrimitives)
+        return user_primitives
     file = folder / Path(node.read(str)).expanduser()
     if not file.is_file():
         raise node.error(f"no such file {str(file)!r}")
-    return read_own(file, KINDS[kind])
+    return parse_user_primitives(file, STAGES_OF[modality])
 
 
-def _known(node: Node, kind: Kind, own: Own | None) -> dict[str, dict[str, str]]:
-    """The primitives that a space may name: the kind's, the user's own, and extra data sets of the task."""
-    known = {stage: {**named, **(own.stages.get(stage, {}) if own else {})} for stage, named in KINDS[kind].items()}
+def _known(node: Node, modality: Modality, user_primitives: UserPrimitives | None) -> dict[str, dict[str, str]]:
+    """The primitives that a space may name: the modality's, the user's own, and extra data sets of the task."""
+    known = {
+        stage: {**named, **(user_primitives.stages.get(stage, {}) if user_primitives else {})}
+        for stage, named in STAGES_OF[modality].items()
+    }
     named = node.value["stages"].get("data") if isinstance(node.value.get("stages"), dict) else None
-    for name in (named if isinstance(named, list) else [named]) if kind != "image" else ():
+    for name in (named if isinstance(named, list) else [named]) if modality != "image" else ():
         if isinstance(name, str) and EXTRA.fullmatch(name):
             known["data"][name] = f"the task's extra data set {name.removeprefix('extra_')}"
     return known

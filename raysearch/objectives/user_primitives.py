@@ -3,9 +3,9 @@
     PRIMITIVES = {"transform": {"swap": swap}, "output": {"length": length}}
     HEADS = {"length": 1}       # numbers that an output's head gives for a hidden state; or "vocabulary"
 
-`read_own` looks at the file without running it: that each function is there and takes what its stage gives. `load`
-runs it, in whoever trains, and only if it is the file that was read: plans and runs hold its path and sha256, never
-its text.
+`parse_user_primitives` reads the file without running it, and checks that each function exists and takes its stage's
+arguments. `load` runs the file, in the processes that train, and only if it is the file that was parsed: plans and
+runs hold its path and sha256, never its text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Functions = Mapping[str, Mapping[str, Callable[..., Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Own:
+class UserPrimitives:
     """What a file of primitives holds."""
 
     file: str  # absolute: every node that trains has to see it there
@@ -48,7 +48,7 @@ class Own:
         return {"file": self.file, "sha256": self.sha256, "heads": self.heads}
 
 
-def read_own(file: Path, known: Mapping[str, Mapping[str, str]]) -> Own:
+def parse_user_primitives(file: Path, known: Mapping[str, Mapping[str, str]]) -> UserPrimitives:
     """What `file` declares, its code not run; `known` are the primitives there are already.
 
     Raises SpecError with file and line for what does not fit.
@@ -80,7 +80,7 @@ def read_own(file: Path, known: Mapping[str, Mapping[str, str]]) -> Own:
     if not any(stages.values()):
         raise SpecError('defines no PRIMITIVES = {"transform": {"name": function}}', file=name)
     heads = _heads(tree, stages.get("output", {}), name)
-    return Own(file=str(file.resolve()), sha256=hashlib.sha256(data).hexdigest(), stages=stages, heads=heads)
+    return UserPrimitives(file=str(file.resolve()), sha256=hashlib.sha256(data).hexdigest(), stages=stages, heads=heads)
 
 
 def check_unchanged(file: str, sha256: str) -> bytes:
@@ -115,7 +115,7 @@ def load(file: str, sha256: str) -> Functions:
 
 
 def functions_of(primitives: Mapping[str, Any]) -> Functions:
-    """The functions of what a plan holds (`Own.plan`); none where it holds none. Runs the file."""
+    """The functions of what a plan holds (`UserPrimitives.plan`); none where it holds none. Runs the file."""
     return load(primitives["file"], primitives["sha256"]) if primitives else {}
 
 

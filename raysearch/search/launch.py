@@ -87,7 +87,9 @@ def launch(
     for check in (check_consistency, check_packages):
         check(search, Node(search.to_dict()))
     for space in search.spaces.values():
-        functions_of(space.own.plan() if space.own else {})  # refuses here what would fail in every worker
+        functions_of(
+            space.user_primitives.plan() if space.user_primitives else {}
+        )  # refuses here what would fail in every worker
     folder = Path(search.runs).absolute() / (fork or name or search.name)
     before = resume.stored(folder)
     if before is not None and fork:

@@ -19,7 +19,7 @@ from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit,
 from raysearch.gradients.layer_rules import BatchNorm
 from raysearch.gradients.parameter_blocks import Scope
 from raysearch.methods.surgery import settings as f
-from raysearch.modalities.batch import Batches
+from raysearch.modalities.batch import BatchBuilder
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
@@ -35,7 +35,7 @@ class Examples:
         network: Network,
         scope: Scope,
         split: Split,
-        batches: Batches,
+        batches: BatchBuilder,
         ranks: Ranks,
         arithmetic: Callable[[], AbstractContextManager[object]],
     ) -> None:
@@ -64,7 +64,7 @@ class Examples:
 
     def losses(self, rows: Tensor) -> Tensor:
         """Each row's own loss (b,), by one forward."""
-        group = self.batches.plain(self.split, rows).to(self.ranks.device)
+        group = self.batches.end_task_batch(self.split, rows).to(self.ranks.device)
         with self.arithmetic():
             logits = self.network.end_task(self.network.hidden(*group.inputs))
         return example_losses(logits, group.targets.labels)

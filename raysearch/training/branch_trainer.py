@@ -292,7 +292,7 @@ class MetaDev:
         update.network.eval()
         value, slope = 0.0, torch.zeros_like(self.before.theta)
         for some in rows.split(ROWS):
-            group = update.batches.plain(split, some).to(slope.device)
+            group = update.batches.end_task_batch(split, some).to(slope.device)
             with update.arithmetic():
                 logits = update.network.end_task(update.network.hidden(*group.inputs))
             loss = example_losses(logits, group.targets.labels).sum() / len(rows)

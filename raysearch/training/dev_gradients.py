@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raysearch.distributed import Ranks
 from raysearch.gradients.flat import flat_gradient
-from raysearch.modalities.batch import Batches
+from raysearch.modalities.batch import BatchBuilder
 from raysearch.modalities.opening import Splits
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
@@ -34,7 +34,7 @@ class DevGradients:
         plan: TrialPlan,
         network: Network,
         splits: Splits,
-        batches: Batches,
+        batches: BatchBuilder,
         classes: int,
         ranks: Ranks,
         arithmetic: Callable[[], AbstractContextManager[object]],
@@ -61,7 +61,7 @@ class DevGradients:
     def _own_head(self, step: int) -> Tensor:
         settings, generator = self.plan.method("weighting"), stream(self.plan.seed, "meta", step)
         rows = some_of(torch.arange(len(self.splits("meta_dev"))), settings.meta_batch_size, generator)
-        group = self.batches.plain(self.splits("meta_dev"), rows).to(self.ranks.device)
+        group = self.batches.end_task_batch(self.splits("meta_dev"), rows).to(self.ranks.device)
         with self.arithmetic():
             logits = self.network.end_task(self.network.hidden(*group.inputs))
             return example_losses(logits, group.targets.labels).mean()
@@ -88,6 +88,6 @@ class DevGradients:
 
     def _encode(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states at position 0 (n, H) and labels of rows of a split."""
-        group = self.batches.plain(self.splits(split), rows).to(self.ranks.device)
+        group = self.batches.end_task_batch(self.splits(split), rows).to(self.ranks.device)
         with self.arithmetic():
             return self.network.hidden(*group.inputs)[:, 0], group.targets.labels

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK, Coefficients
-from raysearch.modalities.batch import Group
+from raysearch.modalities.batch import TaskBatch
 
 SHARED = -3  # of a head's parameter: several objectives'
-Grouped = list[tuple[int, Group]]  # tasks and their rows
+Grouped = list[tuple[int, TaskBatch]]  # tasks and their rows
 
 
 class Losses(NamedTuple):

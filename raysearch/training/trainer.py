@@ -22,13 +22,13 @@ from raysearch.distributed import Ranks
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.branch_merging import Branching
-from raysearch.modalities.batch import Batches, Open
-from raysearch.modalities.image.batches import ImageBatches
+from raysearch.modalities.batch import BatchBuilder, Open
+from raysearch.modalities.image.batches import ImageBatchBuilder
 from raysearch.modalities.image.network import ImageNetwork
 from raysearch.modalities.opening import Splits
-from raysearch.modalities.table.batches import TableBatches
+from raysearch.modalities.table.batches import TableBatchBuilder
 from raysearch.modalities.table.network import TableNetwork
-from raysearch.modalities.text.batches import TextBatches
+from raysearch.modalities.text.batches import TextBatchBuilder
 from raysearch.modalities.text.network import TextNetwork
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.modalities.text.transforms import Vocabulary
@@ -66,7 +66,7 @@ def train(plan: TrialPlan, *, folder: Path, ranks: Ranks | None = None) -> Gener
 
 
 def evaluate(
-    network: Network, split: Split, batches: Batches, metric: str, ranks: Ranks | None = None
+    network: Network, split: Split, batches: BatchBuilder, metric: str, ranks: Ranks | None = None
 ) -> tuple[float, float]:
     """The metric and the mean loss of `network` on a split; the ranks share the work and all get the same."""
     ranks = ranks or Ranks()
@@ -77,7 +77,7 @@ def evaluate(
     network.eval()
     with torch.no_grad():
         for rows in by_length.split(EVALUATION_BATCH):
-            group = batches.plain(split, rows).to(ranks.device)
+            group = batches.end_task_batch(split, rows).to(ranks.device)
             logits.append(network.end_task(network.hidden(*group.inputs)).float())
             labels.append(group.targets.labels)
     network.train()
@@ -91,15 +91,15 @@ def vocabulary_of(about: dict[str, Any]) -> Vocabulary:
     return Vocabulary(tokens["vocab_size"], tokens["pad"], tokens["cls"], tokens["sep"], tokens["mask"])
 
 
-def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: Open) -> Batches:
+def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: Open) -> BatchBuilder:
     """How rows of the plan's task become batches."""
     training = plan.training
     if about.get("kind") == "image":
-        return ImageBatches(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
+        return ImageBatchBuilder(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
     if about.get("kind") == "table":
-        return TableBatches(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
+        return TableBatchBuilder(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
     own = functions_of(plan.primitives)
-    return TextBatches(open_split, vocabulary_of(about), training.max_length, training.select_probability, own)
+    return TextBatchBuilder(open_split, vocabulary_of(about), training.max_length, training.select_probability, own)
 
 
 def build(plan: TrialPlan, about: dict[str, Any]) -> Network:

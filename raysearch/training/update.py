@@ -28,7 +28,7 @@ from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.surgery.attittud import Attittud
 from raysearch.methods.weighting.base import END_TASK, Asks, Scores, Seen, Weighting
 from raysearch.methods.weighting.task_sampling import draw, nothing
-from raysearch.modalities.batch import Batches, Group
+from raysearch.modalities.batch import BatchBuilder, TaskBatch
 from raysearch.modalities.opening import Splits
 from raysearch.modalities.text.outputs import example_losses, outputs_of
 from raysearch.models.network import Network
@@ -46,7 +46,7 @@ class Update:
     """Computes the gradient of a step and leaves it in `.grad`; knows nothing of optimizers, phases' ends and files."""
 
     def __init__(
-        self, plan: TrialPlan, network: Network, splits: Splits, batches: Batches, classes: int, ranks: Ranks
+        self, plan: TrialPlan, network: Network, splits: Splits, batches: BatchBuilder, classes: int, ranks: Ranks
     ) -> None:
         self.plan, self.network, self.splits, self.ranks = plan, network, splits, ranks
         self.batches, self.classes, self.training, self.outputs = batches, classes, plan.training, outputs_of(plan)
@@ -345,9 +345,11 @@ class Update:
         for task in step.tasks:
             if task == END_TASK:
                 rows = self.order.rows((step.number - 1) * self.training.batch_size, self.training.batch_size)
-                groups.append((task, self.batches.plain(self.splits("train"), rows)))
+                groups.append((task, self.batches.end_task_batch(self.splits("train"), rows)))
             else:
-                groups.append((task, self.batches.objective(self.plan.objectives[task], step.rows[task], generator)))
+                groups.append(
+                    (task, self.batches.objective_batch(self.plan.objectives[task], step.rows[task], generator))
+                )
         return groups
 
     def _mine(self, groups: Grouped) -> Grouped:
@@ -373,14 +375,14 @@ class Update:
             if self.network.couples_rows:
                 hidden = [self.network.hidden(*group.inputs) for _, group in groups]
             else:
-                rows = self.network.hidden(*self.batches.stack([group for _, group in groups]))
+                rows = self.network.hidden(*self.batches.collate([group for _, group in groups]))
                 hidden = list(rows.split([len(group) for _, group in groups]))
             for (task, group), part in zip(groups, hidden, strict=True):
                 with self.capture.head_of(task):
                     losses[task] = self._loss(task, part[:, : group.inputs[0].shape[1]], group)
         return losses
 
-    def _loss(self, task: int, hidden: Tensor, group: Group) -> Tensor:
+    def _loss(self, task: int, hidden: Tensor, group: TaskBatch) -> Tensor:
         if task != END_TASK:
             return self.outputs[self.plan.objectives[task].output](hidden, group.targets, self.network.heads[task])
         return example_losses(self.network.end_task(hidden), group.targets.labels).sum() / group.targets.rows_total

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raysearch.config.search_config import TaskSpec
+from raysearch.config.search_config import TextTask
 from raysearch.methods import METHODS
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.objective import Objective
@@ -57,7 +57,7 @@ def fast_weighting_settings(weighting: str) -> dict[str, int]:
 
 def prepare_tiny_task(task: dict[str, str], folder: Path) -> Path:
     """The prepared splits of a declared task."""
-    prepare(TaskSpec(**task), MODEL, folder)
+    prepare(TextTask(**task), MODEL, folder)
     return folder
 
 

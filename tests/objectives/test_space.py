@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raysearch.errors import SpecError
 from raysearch.objectives.literature import NAMED, literature_name
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import KINDS, NEEDS, STAGES, Space, load_space
+from raysearch.objectives.space import NEEDS, STAGES, STAGES_OF, Space, load_space
 from raysearch.schema import catalog
 from raysearch.schema.yaml_source import Node, plain
 
@@ -37,7 +37,7 @@ EXPECTED_COUNTS |= {
 }
 ALL_OBJECTIVES = [
     Objective(**dict(zip(STAGES, parts, strict=True)))
-    for kind, stages in KINDS.items()
+    for kind, stages in STAGES_OF.items()
     for parts in itertools.product(
         [*stages["data"], *(["extra_first", "extra_second"] if kind == "text" else [])], *list(stages.values())[1:]
     )

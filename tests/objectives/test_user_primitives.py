@@ -9,7 +9,7 @@ from raysearch.config.environment import check_packages
 from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
 from raysearch.objectives.space import STAGES, Space, load_space
-from raysearch.objectives.user_primitives import check_unchanged, functions_of, read_own
+from raysearch.objectives.user_primitives import check_unchanged, functions_of, parse_user_primitives
 from raysearch.plan import TrialPlan
 from raysearch.schema.yaml_source import Node, plain
 from raysearch.search.resume import stored
@@ -41,9 +41,9 @@ def search(space: Path, task: dict[str, str], runs: Path) -> Search:
 
 def test_documented_primitives_file_round_trips_through_json(space_file: Path) -> None:
     space = load_space(space_file)
-    assert space.own is not None
-    assert space.own.stages["transform"]["swap"].startswith("Swap each selected token")
-    assert space.own.heads == {"length": 1}
+    assert space.user_primitives is not None
+    assert space.user_primitives.stages["transform"]["swap"].startswith("Swap each selected token")
+    assert space.user_primitives.heads == {"length": 1}
     assert Space.read(Node(plain(space))) == replace(space, name="")
     assert "end_task/swap/window/length" in {o.name for o in space.objectives}
 
@@ -66,7 +66,7 @@ def test_documented_user_objectives_train_without_code_in_plan(
 
 
 def test_plan_key_of_loaded_file_ignores_its_path(space_file: Path) -> None:
-    own = load_space(space_file).own
+    own = load_space(space_file).user_primitives
     assert own is not None
     plan = replace(tiny_plan(Path()), primitives=own.plan())
     assert replace(plan, primitives=own.plan() | {"file": "/elsewhere.py"}).key == plan.key
@@ -166,10 +166,10 @@ def test_check_and_run_loading_do_not_execute_the_file(
 def test_invalid_primitives_file_is_rejected_at_its_line(tmp_path: Path, before: str, after: str, problem: str) -> None:
     file = tmp_path / "mine.py"
     file.write_text(VALID_FILE)
-    assert read_own(file, STAGES).stages == {"transform": {"swap": "of your own"}}
+    assert parse_user_primitives(file, STAGES).stages == {"transform": {"swap": "of your own"}}
     file.write_text(VALID_FILE.replace(before, after, 1))
     with pytest.raises(SpecError) as error:
-        read_own(file, STAGES)
+        parse_user_primitives(file, STAGES)
     assert str(error.value).startswith(str(file))
     assert problem in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Batches of images: the end task's as they are, an objective's transformed and partly hidden as it says.
+"""BatchBuilder of images: the end task's as they are, an objective's transformed and partly hidden as it says.
 
 pixels (b, C, H, W) float, normalised by the channels' mean and standard deviation in data.json
 """
@@ -13,14 +13,14 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
-from raysearch.modalities.batch import Group, Open, labels_of
+from raysearch.modalities.batch import Open, TaskBatch, labels_of
 from raysearch.modalities.image.primitives import IMAGE_DATA, IMAGE_REPRESENTATIONS, IMAGE_TRANSFORMS
 from raysearch.modalities.text.outputs import Targets
 from raysearch.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
-class ImageBatches:
+class ImageBatchBuilder:
     """Groups whose inputs are pixels (b, C, H, W)."""
 
     open_split: Open
@@ -34,13 +34,13 @@ class ImageBatches:
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (stored.float() / 255 - mean) / std
 
-    def plain(self, split: Split, rows: Tensor) -> Group:
+    def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
         """`rows` as they are."""
         pixels = self.pixels(split, rows)
         everything = torch.ones(pixels[:, 0].shape, dtype=torch.bool)
-        return Group((pixels,), Targets(pixels, everything, labels_of(split, rows), 0, len(rows)))
+        return TaskBatch((pixels,), Targets(pixels, everything, labels_of(split, rows), 0, len(rows)))
 
-    def objective(self, objective: Objective, count: int, generator: Generator) -> Group:
+    def objective_batch(self, objective: Objective, count: int, generator: Generator) -> TaskBatch:
         """`count` examples drawn with replacement for `objective`, transformed and hidden as it says."""
         split = IMAGE_DATA[objective.data](self.open_split)
         rows = torch.randint(len(split), (count,), generator=generator)
@@ -50,12 +50,12 @@ class ImageBatches:
         asked[~asked.flatten(1).any(1)] = True  # nothing is spoiled: the whole image is to be given back
         labels = view.turns if objective.output == "rotation" else labels_of(split, rows)
         targets = Targets(view.original, asked, labels, int(asked.sum()), count)
-        return Group((view.pixels.masked_fill(hidden[:, None], 0.0),), targets)
+        return TaskBatch((view.pixels.masked_fill(hidden[:, None], 0.0),), targets)
 
     def size(self, objective: Objective) -> int:
         """Images that the objective draws from."""
         return len(IMAGE_DATA[objective.data](self.open_split))
 
-    def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
-        """All groups' pixels, one after another."""
-        return (torch.cat([group.inputs[0] for group in groups]),)
+    def collate(self, task_batches: Sequence[TaskBatch]) -> tuple[Tensor, ...]:
+        """All task batches' pixels, one after another."""
+        return (torch.cat([batch.inputs[0] for batch in task_batches]),)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from raysearch.data.prepared import Split
 from raysearch.errors import RunError
-from raysearch.modalities.image.network import ImageNetwork, joined, parted
+from raysearch.modalities.image.network import ImageNetwork, merge_classifier, split_classifier
 from raysearch.modalities.image.readers import Picture, decode_picture, resize_pixels
 from raysearch.plan import TrialPlan
 
@@ -74,7 +74,7 @@ def load_image_model(folder: Path | str) -> ImageClassifier:
         return _from_hugging_face(folder, config)
     architecture = {**config["architecture"], "pretrained": False}
     shape = (config["channels"], config["size"], config["size"])
-    model = joined(*parted(architecture, len(config["labels"]), shape, dropout=0.0))
+    model = merge_classifier(*split_classifier(architecture, len(config["labels"]), shape, dropout=0.0))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return ImageClassifier(model.eval(), config).eval()
 

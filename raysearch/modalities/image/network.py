@@ -173,7 +173,7 @@ class ImageNetwork(Network):
     def __init__(self, plan: TrialPlan, about: Mapping[str, Any]) -> None:
         super().__init__()
         shape, classes = tuple(about["shape"]), len(about["labels"])
-        self.body, linear, self.place = parted(plan.model, classes, shape, plan.training.dropout)
+        self.body, linear, self.place = split_classifier(plan.model, classes, shape, plan.training.dropout)
         self.end_task = PooledHead(linear)
         self.features = linear.in_features
         self.heads = nn.ModuleList()
@@ -198,10 +198,10 @@ class ImageNetwork(Network):
 
     def classifier(self) -> nn.Module:
         """A copy of body and end-task head as one model: pixels in; logits, or a Hugging Face output, out."""
-        return joined(copy.deepcopy(self.body), copy.deepcopy(self.end_task.linear), self.place).eval()
+        return merge_classifier(copy.deepcopy(self.body), copy.deepcopy(self.end_task.linear), self.place).eval()
 
 
-def parted(
+def split_classifier(
     model: Mapping[str, Any], classes: int, shape: tuple[int, ...], dropout: float
 ) -> tuple[nn.Module, nn.Linear, str]:
     """The declared model as body, classifier, and the classifier's name within it ("" where they are two)."""
@@ -216,11 +216,11 @@ def parted(
     for module in whole.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # gradients are taken layer by layer
-    return _cut(whole, classes, shape)
+    return _split_at_last_linear(whole, classes, shape)
 
 
-def joined(body: nn.Module, linear: nn.Linear, place: str) -> nn.Module:
-    """What `parted` has parted, as one model again."""
+def merge_classifier(body: nn.Module, linear: nn.Linear, place: str) -> nn.Module:
+    """Puts body and classifier, as `split_classifier` returns them, together as one model."""
     if isinstance(body, FeaturesOf):
         body.whole.set_submodule(place, linear)
         return body.whole
@@ -245,7 +245,7 @@ def _norm(name: str, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if name == "batch" else nn.GroupNorm(math.gcd(GROUP, channels), channels)
 
 
-def _cut(whole: nn.Module, classes: int, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Linear, str]:
+def _split_at_last_linear(whole: nn.Module, classes: int, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Linear, str]:
     """Part a whole classifier before its last linear layer; ValueError when that does not give its logits."""
     probe = torch.linspace(-1, 1, 2 * math.prod(shape)).view(2, *shape)
     whole.eval()

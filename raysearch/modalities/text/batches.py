@@ -1,4 +1,4 @@
-"""Batches of text: end task and all sampled objectives side by side.
+"""BatchBuilder of text: end task and all sampled objectives side by side.
 
 A representation is only a mask of who sees whom, a transform only other token ids, so one forward serves all.
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
-from raysearch.modalities.batch import Group, Open, labels_of
+from raysearch.modalities.batch import Open, TaskBatch, labels_of
 from raysearch.modalities.text.attention_masks import REPRESENTATIONS
 from raysearch.modalities.text.data_sources import data_of
 from raysearch.modalities.text.dataset import TextSplit
@@ -55,7 +55,7 @@ def aligned(values: NDArray[Any], split: TextSplit, rows: Sequence[int], width: 
 
 
 @dataclass(frozen=True)
-class TextBatches:
+class TextBatchBuilder:
     """Groups whose inputs are tokens (b, S) and who sees whom, visible (b, S, S).
 
     Where embeddings get noise, a third says where, noise (b, S): 0, or a number that the row's noise is drawn by.
@@ -65,26 +65,26 @@ class TextBatches:
     vocabulary: Vocabulary
     longest: int  # tokens kept of a text
     probability: float  # that a token is selected by a transform
-    own: Functions = field(default_factory=dict)  # primitives of the user's own
+    user_functions: Functions = field(default_factory=dict)  # primitives of the user's own
     statistics: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)  # of data, as far as asked for
 
-    def plain(self, split: Split, rows: Tensor) -> Group:
+    def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
         """`rows` as they are, each position seeing all others."""
         tokens = padded(split, rows.tolist(), self.vocabulary, self.longest)
         real = tokens != self.vocabulary.pad
         visible = REPRESENTATIONS["bidirectional"](real, Generator())
         nothing = torch.zeros_like(real)
-        return Group((tokens, visible), Targets(tokens, nothing, labels_of(split, rows), 0, len(rows)))
+        return TaskBatch((tokens, visible), Targets(tokens, nothing, labels_of(split, rows), 0, len(rows)))
 
-    def objective(self, objective: Objective, count: int, generator: Generator) -> Group:
+    def objective_batch(self, objective: Objective, count: int, generator: Generator) -> TaskBatch:
         """`count` examples drawn with replacement for `objective`, transformed and masked as it says."""
         split = self._data(objective)
         rows = torch.randint(len(split), (count,), generator=generator)
         tokens = padded(split, rows.tolist(), self.vocabulary, self.longest)
         selected = select(tokens, self.probability, self.vocabulary, generator)
-        transform = {**TRANSFORMS, **self.own.get("transform", {})}[objective.transform]
+        transform = {**TRANSFORMS, **self.user_functions.get("transform", {})}[objective.transform]
         view = viewed(tokens, selected, transform(tokens, selected, self.vocabulary, generator), self.vocabulary)
-        representation = {**REPRESENTATIONS, **self.own.get("representation", {})}[objective.representation]
+        representation = {**REPRESENTATIONS, **self.user_functions.get("representation", {})}[objective.representation]
         visible = representation(view.real, generator)
         original, asked = self._asked(objective, view, visible, split, rows)
         labels = labels_of(split, rows)
@@ -95,19 +95,19 @@ class TextBatches:
         if view.noise.any():
             numbers = torch.randint(1, 1 << 62, (count, 1), generator=generator)
             inputs += (view.noise * numbers,)
-        return Group(inputs, targets)
+        return TaskBatch(inputs, targets)
 
     def size(self, objective: Objective) -> int:
         """Texts that the objective draws from."""
         return len(self._data(objective))
 
-    def stack(self, groups: Sequence[Group]) -> tuple[Tensor, ...]:
-        """All groups' inputs, padded to the longest; padding sees only itself."""
-        width = max(group.inputs[0].shape[1] for group in groups)
-        noisy = any(len(group.inputs) > 2 for group in groups)
+    def collate(self, task_batches: Sequence[TaskBatch]) -> tuple[Tensor, ...]:
+        """All task batches' inputs, padded to the longest; padding sees only itself."""
+        width = max(batch.inputs[0].shape[1] for batch in task_batches)
+        noisy = any(len(batch.inputs) > 2 for batch in task_batches)
         tokens, masks, noise = [], [], []
-        for group in groups:
-            own, seen, *more_noise = group.inputs
+        for batch in task_batches:
+            own, seen, *more_noise = batch.inputs
             length = own.shape[1]
             more = width - length
             tokens.append(F.pad(own, (0, more), value=self.vocabulary.pad))
@@ -119,7 +119,7 @@ class TextBatches:
         return (torch.cat(tokens), torch.cat(masks), *([torch.cat(noise)] if noisy else []))
 
     def _data(self, objective: Objective) -> Split:
-        data = self.own.get("data", {}).get(objective.data) or data_of(objective.data)
+        data = self.user_functions.get("data", {}).get(objective.data) or data_of(objective.data)
         return data(self.open_split)
 
     def _asked(

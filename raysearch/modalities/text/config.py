@@ -57,7 +57,7 @@ class ExtraTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSpec:
+class TextTask:
     """An end task: where its rows are, which columns, which score. Without files or `hub` it is an embedded one.
 
     A relative path is looked for under the data root, then in `base`.
@@ -83,7 +83,7 @@ class TaskSpec:
     has_auxiliary: ClassVar[bool] = False
 
     @classmethod
-    def read(cls, node: Node) -> TaskSpec | ImageTask | TableTask:
+    def read(cls, node: Node) -> TextTask | ImageTask | TableTask:
         """A task by its name, or declared in full; of images or tables where it says `kind: image` or `kind: table`."""
         if isinstance(node.value, str):
             node = Node(TASKS.get(node.value, {"name": node.value}), node.keys, node.places)
@@ -123,7 +123,7 @@ class TaskSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSpec:
+class TextModel:
     """An encoder: made from a config, or loaded from a path, a hub name or an installed package."""
 
     config: dict[str, Any] | None = None
@@ -132,7 +132,7 @@ class ModelSpec:
     layers: int = setting(0, "layers kept of a loaded encoder, from the input; 0 all", low=0)
 
     @classmethod
-    def read(cls, node: Node) -> ModelSpec | ImageModel | TableModel:
+    def read(cls, node: Node) -> TextModel | ImageModel | TableModel:
         """A model by its name, or declared in full."""
         if isinstance(node.value, str):
             if node.value not in MODELS:

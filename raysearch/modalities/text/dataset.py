@@ -33,7 +33,7 @@ from raysearch.modalities.text import docstrings
 from raysearch.modalities.text.token_labels import TaggedRows, encode_tags, read_tagged_rows
 
 if TYPE_CHECKING:
-    from raysearch.modalities.text.config import TaskSpec
+    from raysearch.modalities.text.config import TextTask
     from raysearch.modalities.text.tokenizer import TaskTokenizer
 
 
@@ -63,7 +63,7 @@ class TextSplit:
         return self.tokens[self.offsets[i] : self.offsets[i + 1]]
 
 
-def prepare_text(task: TaskSpec, model: Mapping[str, Any], folder: Path, data_root: Path | None) -> PreparedData:
+def prepare_text(task: TextTask, model: Mapping[str, Any], folder: Path, data_root: Path | None) -> PreparedData:
     """The splits of a text task in `folder`, as `opening.prepare` says."""
     paths = {part: _find(task, part, data_root) for part in ("train", "dev", "test", "domain")}
     for part in ("out_of_domain", "neural_lm"):
@@ -91,12 +91,12 @@ def opened_text(batch: pa.RecordBatch) -> TextSplit:
 # ---- reading ----
 
 
-def _find(task: TaskSpec, part: str, data_root: Path | None) -> Path | None:
+def _find(task: TextTask, part: str, data_root: Path | None) -> Path | None:
     given: str | None = getattr(task, part)
     return None if given is None else resolve_path(given, f"task.{part}", task.base, data_root)
 
 
-def _source(task: TaskSpec, model: Mapping[str, Any], paths: Mapping[str, Path | None]) -> dict[str, Any]:
+def _source(task: TextTask, model: Mapping[str, Any], paths: Mapping[str, Path | None]) -> dict[str, Any]:
     """What the prepared data is a function of, as far as it can be told without reading the rows."""
     files = {part: hashlib.sha256(path.read_bytes()).hexdigest() if path else None for part, path in paths.items()}
     embedded = docstrings.versions() if task.embedded else None
@@ -111,12 +111,12 @@ def _source(task: TaskSpec, model: Mapping[str, Any], paths: Mapping[str, Path |
     return plain
 
 
-def _fractions(task: TaskSpec) -> dict[str, float]:
+def _fractions(task: TextTask) -> dict[str, float]:
     given: Mapping[str, float] = task.split or {}
     return {part: float(given.get(part, default)) for part, default in FRACTIONS.items()}
 
 
-def _read(task: TaskSpec, paths: Mapping[str, Path | None]) -> dict[str, TextRows]:
+def _read(task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, TextRows]:
     """Rows by part: train, dev, test, domain; those that the task has."""
     if task.embedded:
         if task.name not in EMBEDDED:
@@ -145,7 +145,7 @@ def _part(rows: TextRows, dealt: Mapping[str, str], name: str) -> TextRows:
     return rows.take([i for i, text in enumerate(rows.texts) if dealt[text] == name])
 
 
-def _deal(task: TaskSpec, parts: dict[str, TextRows]) -> dict[str, TextRows]:
+def _deal(task: TextTask, parts: dict[str, TextRows]) -> dict[str, TextRows]:
     """The splits, of the parts that the task came in."""
     parts = dict(parts)
     shares = {part: share for part, share in _fractions(task).items() if part not in parts}
@@ -187,7 +187,7 @@ def _label_names(splits: Mapping[str, TextRows]) -> list[str]:
 
 def _write(
     folder: Path,
-    task: TaskSpec,
+    task: TextTask,
     model: Mapping[str, Any],
     splits: Mapping[str, TextRows],
     labels: list[str],

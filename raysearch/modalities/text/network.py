@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from raysearch.modalities.text.outputs import HEADS
 from raysearch.modalities.text.pretrained import pretrained_source
-from raysearch.models.heads import DenoiseHead, Given, HuggingFaceHead, LabelHead
+from raysearch.models.heads import DenoiseHead, HuggingFaceHead, LabelHead, PrecomputedBody
 from raysearch.models.huggingface import set_dropout
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
@@ -155,7 +155,7 @@ class TextNetwork(Network):
         """A copy of body and end-task head as one Hugging Face model, for `save_pretrained`."""
         whole = copy.deepcopy(self.end_task.model)
         prefix = whole.base_model_prefix
-        given: Given = getattr(whole, prefix)
+        given: PrecomputedBody = getattr(whole, prefix)
         body = copy.deepcopy(self.body)
         if given.pooler is not None:
             body.pooler = given.pooler

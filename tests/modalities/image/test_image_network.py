@@ -8,7 +8,7 @@ from helpers.plans import tiny_plan
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from raysearch.modalities.image.network import Decoder, ImageNetwork, SmallCNN, WideResNet, parted
+from raysearch.modalities.image.network import Decoder, ImageNetwork, SmallCNN, WideResNet, split_classifier
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import IMAGE_STAGES
 from raysearch.plan import TrialPlan
@@ -131,7 +131,7 @@ def test_image_model_of_other_input_size_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [10, 28, 36])
 def test_lenet_accepts_any_image_size(side: int) -> None:
-    body, linear, place = parted({"image": "lenet", "widths": [4, 6, 7]}, 3, (1, side, side), 0.0)
+    body, linear, place = split_classifier({"image": "lenet", "widths": [4, 6, 7]}, 3, (1, side, side), 0.0)
     assert place == ""
     assert linear(body(torch.randn(2, 1, side, side))).shape == (2, 3)
     assert linear.in_features == 7

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from raysearch.modalities.image.batches import ImageBatches
+from raysearch.modalities.image.batches import ImageBatchBuilder
 from raysearch.modalities.image.dataset import ImageSplit
 from raysearch.modalities.image.primitives import (
     HIDDEN,
@@ -24,7 +24,7 @@ SPLIT = ImageSplit(
     labels=(torch.arange(20) % 4).int().numpy(),
 )
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-BATCHES = ImageBatches(lambda _: SPLIT, MEAN, STD, probability=0.25)
+BATCHES = ImageBatchBuilder(lambda _: SPLIT, MEAN, STD, probability=0.25)
 
 
 def images(b: int = 64, side: int = 16) -> torch.Tensor:
@@ -100,7 +100,7 @@ def test_patches_cover_images_of_any_size(side: int) -> None:
 
 def test_end_task_image_batch_is_normalised_without_augmentation() -> None:
     rows = torch.tensor([3, 5])
-    group = BATCHES.plain(SPLIT, rows)
+    group = BATCHES.end_task_batch(SPLIT, rows)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     back = (group.inputs[0] * std + mean) * 255
     torch.testing.assert_close(back, torch.from_numpy(SPLIT.pixels[rows]).float(), atol=1e-3, rtol=0)
@@ -108,8 +108,10 @@ def test_end_task_image_batch_is_normalised_without_augmentation() -> None:
 
 
 def test_rotation_labels_are_turns_and_other_labels_are_stored() -> None:
-    turned = BATCHES.objective(objective("auxiliary/rotate/full/rotation"), 40, Generator().manual_seed(0))
-    labelled = BATCHES.objective(objective("auxiliary/rotate/full/auxiliary_label"), 40, Generator().manual_seed(0))
+    turned = BATCHES.objective_batch(objective("auxiliary/rotate/full/rotation"), 40, Generator().manual_seed(0))
+    labelled = BATCHES.objective_batch(
+        objective("auxiliary/rotate/full/auxiliary_label"), 40, Generator().manual_seed(0)
+    )
     assert torch.equal(turned.inputs[0], labelled.inputs[0])
     assert not torch.equal(turned.targets.labels, labelled.targets.labels)
     for shown, turns, original in zip(turned.inputs[0], turned.targets.labels, labelled.inputs[0], strict=True):
@@ -118,20 +120,22 @@ def test_rotation_labels_are_turns_and_other_labels_are_stored() -> None:
 
 
 def test_reconstruct_targets_select_the_hidden_pixels() -> None:
-    masked = BATCHES.objective(objective("end_task/none/masked_patches/reconstruct"), 10, Generator().manual_seed(0))
+    masked = BATCHES.objective_batch(
+        objective("end_task/none/masked_patches/reconstruct"), 10, Generator().manual_seed(0)
+    )
     hidden = masked.targets.selected
     assert hidden.any()
     assert not hidden.all()
     assert (masked.inputs[0][hidden[:, None].expand_as(masked.inputs[0])] == 0).all()
     assert masked.targets.selected_total == int(hidden.sum())
-    whole = BATCHES.objective(objective("end_task/none/full/reconstruct"), 10, Generator().manual_seed(0))
+    whole = BATCHES.objective_batch(objective("end_task/none/full/reconstruct"), 10, Generator().manual_seed(0))
     assert whole.targets.selected.all()
 
 
 @pytest.mark.parametrize("space", ["image", "image_td", "auxiliary_label"])
 def test_image_batch_slices_of_all_ranks_form_the_batch(space: str) -> None:
     for one in load_space(space).objectives:
-        group = BATCHES.objective(one, 7, Generator().manual_seed(0))
+        group = BATCHES.objective_batch(one, 7, Generator().manual_seed(0))
         parts = [group.slice(rank, 2) for rank in range(2)]
         assert sum(len(part) for part in parts) == 7
         assert torch.equal(parts[1].inputs[0], group.inputs[0][1::2])

@@ -93,10 +93,10 @@ def test_body_with_batch_norm_resumes_bit_equal(data: Path, tmp_path: Path) -> N
 
 def test_end_task_images_are_normalised_and_deterministic(data: Path, tmp_path: Path) -> None:
     trial = Trial(plan(data), TrialFolder(tmp_path), Ranks())
-    first, second = (trial.batches.plain(trial.splits("train"), torch.arange(4)).inputs[0] for _ in range(2))
+    first, second = (trial.batches.end_task_batch(trial.splits("train"), torch.arange(4)).inputs[0] for _ in range(2))
     assert torch.equal(first, second)
     pixels = np.stack([trial.splits("train").row(i) for i in range(15)])
-    everything = trial.batches.plain(trial.splits("train"), torch.arange(15)).inputs[0]
+    everything = trial.batches.end_task_batch(trial.splits("train"), torch.arange(15)).inputs[0]
     assert everything.shape == pixels.shape
     assert everything.mean().item() == pytest.approx(0, abs=1e-4)
     assert everything.std(correction=0).item() == pytest.approx(1, abs=1e-4)

@@ -4,7 +4,7 @@ import torch
 from torch import Generator
 
 from raysearch.methods.weighting.settings import DevHeadSettings
-from raysearch.modalities.text.batches import TextBatches, padded
+from raysearch.modalities.text.batches import TextBatchBuilder, padded
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.transforms import Vocabulary
 from raysearch.objectives.objective import Objective
@@ -18,7 +18,7 @@ SPLIT = TextSplit(
     tokens=np.concatenate([np.array(text, dtype=np.int32) for text in TEXTS]),
     labels=np.array([0, 1, 0, 1], dtype=np.int32),
 )
-BATCHES = TextBatches(lambda _: SPLIT, VOCABULARY, longest=8, probability=0.5)
+BATCHES = TextBatchBuilder(lambda _: SPLIT, VOCABULARY, longest=8, probability=0.5)
 
 
 def test_shuffled_rows_cover_each_epoch_once_from_any_position() -> None:
@@ -37,7 +37,7 @@ def test_padded_texts_are_truncated_before_separator() -> None:
 
 def test_text_batch_slices_of_all_ranks_form_the_batch() -> None:
     objective = Objective(data="end_task", transform="bert", representation="random_factorized", output="denoise")
-    group = BATCHES.objective(objective, 10, Generator().manual_seed(0))
+    group = BATCHES.objective_batch(objective, 10, Generator().manual_seed(0))
     slices = [group.slice(rank, 3) for rank in range(3)]
     assert sum(len(part) for part in slices) == 10
     assert sum(int(part.targets.selected.sum()) for part in slices) == group.targets.selected_total
@@ -46,8 +46,8 @@ def test_text_batch_slices_of_all_ranks_form_the_batch() -> None:
 
 
 def test_collate_keeps_masks_and_padding_attends_only_to_itself() -> None:
-    long, short = (BATCHES.plain(SPLIT, torch.tensor(rows)) for rows in ([0], [1, 2]))
-    tokens, visible = BATCHES.stack([short, long])
+    long, short = (BATCHES.end_task_batch(SPLIT, torch.tensor(rows)) for rows in ([0], [1, 2]))
+    tokens, visible = BATCHES.collate([short, long])
     assert tokens.shape == (3, 6)
     assert torch.equal(visible[:2, :4, :4], short.inputs[1])
     assert not visible[0, :4, 4:].any()

