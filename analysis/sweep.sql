@@ -1,10 +1,10 @@
 -- Values: what does each value of a dimension score, and how far is it from the best one?
 -- Complete trials of the search. Values drawn from a range are grouped into intervals with about equally many trials.
 -- `error` is the standard error of the mean. `reference` is the dimension's value with the highest mean. `difference` is
--- the value's score minus the reference's, over `pairs` of trials with the same seed that are otherwise drawn alike, where
--- there are any. `low` and `high` bound it with 95 % confidence (Student's t) for this value alone, treating pairs on the
--- same seed as independent. The reference was chosen by these same scores, and there are many values, so only a difference
--- far from 0 is meaningful. `paper` is what `source` printed, for its own data and budget.
+-- the value's score minus the reference's, over `pairs` of trials with the same seed and equal values of all other
+-- dimensions, if there are any. `low` and `high` bound it with 95 % confidence (Student's t) for this value alone,
+-- treating pairs on the same seed as independent. The reference was chosen by these same scores, and there are many
+-- values, so only a difference far from 0 is meaningful. `paper` is what `source` printed, for its own data and budget.
 WITH declared AS (SELECT arg_max(spec, time) AS spec FROM searches),
 drawn AS (
     SELECT trial_id, seed, score, params, unnest(json_keys(params)) AS dimension
