@@ -26,8 +26,8 @@ class TrialPlan:
 
     number: int  # of the configuration in its arm, from 0
     seed: int
-    arm: str  # "search", or the name of a baseline
-    role: str  # "search", or "confirm" for a repetition on a fresh seed
+    arm: str  # MAIN_ARM, or the name of a baseline
+    role: str  # a TrialRole
     weighting: str
     surgery: str
     schedule: str

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from raysearch.storage.states import ENDED_STATES, RunState
+
 SHORT = 28  # longest text that is never wrapped
 WIDTH = 140  # columns where the output is no terminal
 
@@ -138,9 +140,7 @@ def standings(found: Sequence[Mapping[str, Any]]) -> None:
     """A row for each run, given their `status()`."""
     rows: list[dict[str, Any]] = []
     for about in found:
-        counts = {
-            state: sum(arm[state] for arm in about["arms"].values()) for state in ("complete", "stopped", "failed")
-        }
+        counts = {str(state): sum(arm[state] for arm in about["arms"].values()) for state in ENDED_STATES}
         best = about["best"] or {}
         rows.append({"run": about["name"], "state": about["state"], **counts, about["metric"]: best.get("score")})
     table(rows, columns=dict.fromkeys(key for row in rows for key in row))
@@ -150,7 +150,7 @@ def standing(found: Mapping[str, Any]) -> None:
     """How far one run is, given its `status()`."""
     left, best = found["left"], found["best"]
     said = [f"{found['name']}: {found['state']}, {duration(found['seconds'])} spent"]
-    if found["state"] != "finished":
+    if found["state"] != RunState.FINISHED:
         said += [f"{left['trials']} configurations left"] if left["trials"] is not None else []
         said += [f"{duration(left['seconds'])} left"] if left["seconds"] is not None else []
     line("; ".join(said))

@@ -17,6 +17,7 @@ import typer
 
 from raysearch.cli import console
 from raysearch.errors import RunError, SpecError
+from raysearch.storage.states import RunState
 
 app = typer.Typer(
     name="raysearch",
@@ -169,7 +170,7 @@ def status(
         if watch and not json and sys.stdout.isatty():
             console.clear()
         console.as_json(found) if json else console.standing(found)
-        if not watch or found["state"] != "running":
+        if not watch or found["state"] != RunState.RUNNING:
             return
         time.sleep(2)
 

@@ -42,6 +42,7 @@ from raysearch.plan import TrialPlan
 from raysearch.schema import catalog, yaml_source
 from raysearch.schema.fields import Value
 from raysearch.schema.yaml_source import HIDDEN, Node, plain
+from raysearch.storage.states import MAIN_ARM, TrialRole
 
 __all__ = [
     "MODELS",
@@ -150,7 +151,7 @@ class Search:
         """The search proper under "search", then the baselines."""
         ordered = in_order(self.dimensions)
         proper = Arm(
-            name="search",
+            name=MAIN_ARM,
             trials=self.budget.trials,
             method=self.method,
             space=self.space or "",
@@ -159,7 +160,7 @@ class Search:
             spaces=self.spaces,
             profile=self.profile,
         )
-        return {"search": proper} | {name: self._baseline(name, ordered) for name in self.baselines}
+        return {MAIN_ARM: proper} | {name: self._baseline(name, ordered) for name in self.baselines}
 
     def resolve(
         self,
@@ -168,7 +169,7 @@ class Search:
         *,
         number: int,
         seed: int,
-        role: str = "search",
+        role: str = TrialRole.SEARCH,
         data: str = "",
         labels: int | list[str] = 0,
     ) -> TrialPlan:

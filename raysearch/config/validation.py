@@ -31,6 +31,7 @@ from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.objectives.space import STAGES_OF
 from raysearch.schema.yaml_source import Keys, Node, said
+from raysearch.storage.states import MAIN_ARM
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
@@ -92,12 +93,12 @@ def _dimensions(search: Search, node: Node) -> None:
 def _names(search: Search, node: Node) -> None:
     """Baselines have sound names; a paper's scores are of arms and values of this search."""
     for name in search.baselines:
-        if not _ARM_NAME.fullmatch(name) or name == "search":
+        if not _ARM_NAME.fullmatch(name) or name == MAIN_ARM:
             raise node.error("a baseline's name is small letters, digits and _, and not 'search'", "baselines", name)
     if search.paper is None:
         return
     for arm in search.paper.scores:
-        if arm not in (arms := ("search", *search.baselines)):
+        if arm not in (arms := (MAIN_ARM, *search.baselines)):
             raise node.error(f"unknown arm {arm!r}{did_you_mean(arm, arms)}", "paper", "scores", arm)
     for name, printed in search.paper.values.items():
         if name not in search.dimensions:
@@ -126,7 +127,7 @@ def _methods(search: Search, node: Node) -> None:
 
 def _used(search: Search, node: Node) -> None:
     """Every setting and dimension is looked at by a method that a trial can have."""
-    arm = search.arms["search"]
+    arm = search.arms[MAIN_ARM]
     for name in (*search.dimensions, *search.settings):
         under = "dimensions" if name in search.dimensions else "settings"
         if not any(uses(methods, name) for methods in arm.reachable()):
@@ -146,7 +147,7 @@ def _used(search: Search, node: Node) -> None:
 def _profiles(search: Search, node: Node) -> None:
     """A profile says something of a method of its arm; settings of profiles and files go with the methods."""
     for name, arm in search.arms.items():
-        own = search.baselines[name].profile if name != "search" else None
+        own = search.baselines[name].profile if name != MAIN_ARM else None
         if own is not None and not any(bundle(own, methods) for methods in arm.reachable()):
             raise node.error(_no_bundle(own), "baselines", name, "profile")
         for methods in arm.reachable():
@@ -158,7 +159,7 @@ def _profiles(search: Search, node: Node) -> None:
             if values and (problem := why_impossible(methods, values)):
                 where = _place(search, arm, *values)
                 raise node.error(problem, *(where if where[-1] in arm.settings else ("profile",)))
-    arms = [arm for name, arm in search.arms.items() if name == "search" or not search.baselines[name].profile]
+    arms = [arm for name, arm in search.arms.items() if name == MAIN_ARM or not search.baselines[name].profile]
     if search.profile and not any(bundle(search.profile, m) for arm in arms for m in arm.reachable()):
         raise node.error(_no_bundle(search.profile), "profile")
 
@@ -201,7 +202,7 @@ def _spaces(search: Search, node: Node) -> None:
     needing = [name for name, arm in search.arms.items() if any(map(has_auxiliaries, arm.reachable()))]
     for name in needing:
         if not search.arms[name].space and "space" not in search.arms[name].dimensions:
-            where: Keys = ("baselines", name) if name != "search" else ()
+            where: Keys = ("baselines", name) if name != MAIN_ARM else ()
             weightings = _either(m["weighting"] for m in search.arms[name].reachable() if has_auxiliaries(m))
             raise node.error(f"weighting {weightings} needs auxiliary objectives: name a space", *where)
     if search.space and not any(search.arms[name].space == search.space for name in needing):
@@ -234,7 +235,7 @@ def _spaces(search: Search, node: Node) -> None:
             try:
                 search.spaces[arm.space].restrict(include)
             except ValueError as error:
-                raise node.error(str(error), *(("baselines", name) if name != "search" else ()), "settings") from None
+                raise node.error(str(error), *(("baselines", name) if name != MAIN_ARM else ()), "settings") from None
 
 
 def _values(search: Search, node: Node) -> None:
@@ -251,7 +252,7 @@ def _values(search: Search, node: Node) -> None:
                 problem = f"{batch:g} examples cannot be shared by {search.resources.workers} workers"
                 raise node.error(problem, *_place(search, arm, "batch_size"))
             steps = sum(high[key] for key in STEPS if key in high)
-            if arm.name == "search" and search.scheduler.name == "asha" and search.scheduler.grace >= steps:
+            if arm.name == MAIN_ARM and search.scheduler.name == "asha" and search.scheduler.grace >= steps:
                 problem = (
                     f"grace {search.scheduler.grace} is not below a trial's {steps:g} steps: none would be stopped"
                 )
@@ -277,7 +278,7 @@ def _budget(search: Search, node: Node) -> None:
     if not search.dimensions and search.budget.trials != 1:
         raise node.error("there are no dimensions: the search has one configuration, trials: 1", "budget", "trials")
     for name, arm in search.arms.items():
-        if name == "search":
+        if name == MAIN_ARM:
             continue
         if arm.trials is None and search.budget.compute is None:
             problem = f"say how many configurations to try, trials: N; its dimensions: {', '.join(arm.dimensions)}"
@@ -314,7 +315,7 @@ def _grid(search: Search, node: Node) -> None:
             continue
         points = sum(1 for _ in itertools.islice(arm.grid(), arm.trials))
         if points < arm.trials:
-            keys: Keys = ("budget", "trials") if name == "search" else ("baselines", name, "trials")
+            keys: Keys = ("budget", "trials") if name == MAIN_ARM else ("baselines", name, "trials")
             raise node.error(f"asks for {arm.trials} configurations; the grid has {points}", *keys)
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raysearch.storage.schemas import Report
+from raysearch.storage.states import TrialState
 
 NAMESPACE = "raysearch"  # of the actor
 DEATHS = 2  # groups that a trial may bring down; then it has failed
@@ -69,7 +70,7 @@ class Member:
 class Ending:
     """How a rank saw the end of a trial."""
 
-    state: str  # complete, stopped or failed
+    state: TrialState  # complete, stopped or failed
     why: str
     error: str = ""  # what was raised, and where; alike on all ranks, or they cannot go on together
 
@@ -82,7 +83,7 @@ class Job:
     plan: str  # JSON
     attempt: int
     only: str  # the group that it is for; any if empty
-    state: str = "queued"  # then running, then complete, stopped or failed
+    state: TrialState = TrialState.QUEUED
     stop: bool = False
     deaths: int = 0
     marks: list[Mark] = field(default_factory=list)
@@ -91,7 +92,7 @@ class Job:
     @property
     def open(self) -> bool:
         """Is it still to end?"""
-        return self.state in ("queued", "running")
+        return self.state in (TrialState.QUEUED, TrialState.RUNNING)
 
 
 @dataclass
@@ -204,7 +205,7 @@ class Broker:
         if job is None:
             return name in self._jobs and not self._jobs[name].open  # a group of one trial, which has ended
         self._queue.remove(job)
-        job.state, job.endings, group.at = "running", {}, job
+        job.state, job.endings, group.at = TrialState.RUNNING, {}, job
         group.handed.append((job.trial_id, job.plan, job.attempt))
         self._failures[name] = 0
         self._say("started", job, device=group.device)
@@ -214,7 +215,7 @@ class Broker:
         """Take reports of a trial; is it to leave?"""
         async with self._news:
             job = self._jobs.get(trial_id)
-            if job is None or job.attempt != attempt or job.state != "running":
+            if job is None or job.attempt != attempt or job.state != TrialState.RUNNING:
                 return True
             self._say("reports", job, reports=tuple(reports))
             for report in reports:
@@ -243,8 +244,8 @@ class Broker:
     def _through(self, group: Group, job: Job, ending: Ending) -> None:
         """All ranks have left the trial alike."""
         group.at = None
-        if ending.state == "stopped" and not job.stop:
-            job.state = "queued"  # the search was closed: a later driver goes on with it
+        if ending.state == TrialState.STOPPED and not job.stop:
+            job.state = TrialState.QUEUED  # the search was closed: a later driver goes on with it
         else:
             self._end(job, ending.state, ending.why)
         self._news.notify_all()
@@ -285,15 +286,17 @@ class Broker:
             job.deaths += 1
             self._say("lost", job, why=why)
             if job.deaths >= DEATHS:
-                self._end(job, "failed", f"brought down its worker group {job.deaths} times; the last time: {why}")
+                self._end(
+                    job, TrialState.FAILED, f"brought down its worker group {job.deaths} times; the last time: {why}"
+                )
             else:
-                job.attempt, job.state = job.attempt + 1, "queued"
+                job.attempt, job.state = job.attempt + 1, TrialState.QUEUED
                 self._queue.appendleft(job)
         self._news.notify_all()
 
     # ---- saying and waiting ----
 
-    def _end(self, job: Job, state: str, why: str) -> None:
+    def _end(self, job: Job, state: TrialState, why: str) -> None:
         job.state = state
         self._say("ended", job, state=state, why=why)
 

@@ -22,6 +22,7 @@ from raysearch.distributed import Ranks
 from raysearch.executors.broker import Ending
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
+from raysearch.storage.states import TrialState
 
 TRAIN = "raysearch.training.trainer:train"
 
@@ -51,7 +52,7 @@ def run_plan(plan: TrialPlan, folder: Path, ranks: Ranks, train: Train, push: Pu
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{type(error).__qualname__} at {place.filename}:{place.lineno}"
-        return Ending("failed", "".join(traceback.format_exception(error)), where)
+        return Ending(TrialState.FAILED, "".join(traceback.format_exception(error)), where)
 
 
 def _run(reports: Generator[Report, bool, None], ranks: Ranks, push: Push) -> Ending:
@@ -68,15 +69,15 @@ def _run(reports: Generator[Report, bool, None], ranks: Ranks, push: Push) -> En
         leave, sound = ranks.broadcast((leave, sound))
         if not sound:
             reports.close()
-            return Ending("failed", f"the score at step {report.step} is {score}, not a number")
+            return Ending(TrialState.FAILED, f"the score at step {report.step} is {score}, not a number")
         if leave and not report.last:
             with contextlib.suppress(StopIteration):
                 reports.send(True)
             reports.close()
-            return Ending("stopped", f"stopped after step {report.step}")
+            return Ending(TrialState.STOPPED, f"stopped after step {report.step}")
     if unsaid and ranks.rank == 0:
         push(unsaid)
-    return Ending("complete", "")
+    return Ending(TrialState.COMPLETE, "")
 
 
 def name_of(device: torch.device) -> str:

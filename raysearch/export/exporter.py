@@ -40,6 +40,7 @@ from raysearch.modalities.text.network import TextNetwork
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
+from raysearch.storage.states import MAIN_ARM, TrialRole
 from raysearch.training.metrics import score
 from raysearch.training.trainer import EVALUATION_BATCH, build, set_parameters, vocabulary_of
 
@@ -141,9 +142,9 @@ def _check_same(run: Run, row: Mapping[str, Any], score: float, loss: float) -> 
 
 
 def _row(run: Run, trial: str) -> dict[str, Any]:
-    arms = ["search", *run.search.get("baselines", {})]
+    arms = [MAIN_ARM, *run.search.get("baselines", {})]
     if trial == "best" or trial in arms:
-        return run.best("search" if trial == "best" else trial)
+        return run.best(MAIN_ARM if trial == "best" else trial)
     rows = {row["trial_id"]: row for row in run.trials().to_pylist()}
     if trial not in rows:
         raise RunError(f"{run.path}: no trial {trial!r} has ended{did_you_mean(trial, ['best', *arms, *rows])}")
@@ -155,12 +156,16 @@ def _row(run: Run, trial: str) -> dict[str, Any]:
 
 def _configurations(run: Run, arm: str) -> int:
     rows = run.trials().select(["arm", "role", "number", "score"]).to_pylist()
-    return len({r["number"] for r in rows if (r["arm"], r["role"]) == (arm, "search") and r["score"] is not None})
+    return len(
+        {r["number"] for r in rows if (r["arm"], r["role"]) == (arm, TrialRole.SEARCH) and r["score"] is not None}
+    )
 
 
 def _confirmed(run: Run, row: Mapping[str, Any]) -> list[float]:
     rows = run.trials().select(["arm", "role", "number", "seed", "score"]).to_pylist()
-    same = [r for r in rows if (r["arm"], r["number"]) == (row["arm"], row["number"]) and r["role"] == "confirm"]
+    same = [
+        r for r in rows if (r["arm"], r["number"]) == (row["arm"], row["number"]) and r["role"] == TrialRole.CONFIRM
+    ]
     return [r["score"] for r in sorted(same, key=lambda r: r["seed"]) if r["score"] is not None]
 
 
@@ -211,7 +216,7 @@ def _write_papers(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: E
     search = Search.from_dict(run.search).only(
         row["arm"], row["params"], seed=row["seed"], name=f"{run.name}-{trial_name(row)}"
     )
-    same = search.resolve("search", {}, number=0, seed=row["seed"], labels=plan.task["labels"])
+    same = search.resolve(MAIN_ARM, {}, number=0, seed=row["seed"], labels=plan.task["labels"])
     assert same.key == plan.key, "the exported search is another trial than the one exported"
     heading = f"# Trial {row['trial_id']} of run {run.name}: the one configuration, to be trained again.\n"
     declared = yaml.safe_dump(search.to_dict(), sort_keys=False, allow_unicode=True)

@@ -13,6 +13,7 @@ from raysearch.data.prepared import PreparedData, load_metadata
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
+from raysearch.storage.states import MAIN_ARM, TrialRole
 
 
 def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: PreparedData, result: Mapping[str, Any]) -> str:
@@ -109,7 +110,7 @@ def _search(run: Run, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         f"Arm `{row['arm']}`: {_count(result['configurations'], 'configuration')} with a score; "
         f"trials, further seeds among them: {counted}.\n"
     )
-    arms = [(arm, *_arm(run, arm)) for arm in ("search", *search.get("baselines", {}))]
+    arms = [(arm, *_arm(run, arm)) for arm in (MAIN_ARM, *search.get("baselines", {}))]
     header = ("arm", "configurations", "best select-dev", "fresh seeds")
     return f"{text}\n{_table(header, arms)}"
 
@@ -118,9 +119,11 @@ def _arm(run: Run, arm: str) -> tuple[str, str, str]:
     """How many configurations an arm tried, its best score, and the mean on fresh seeds of what it chose."""
     trials = list(_columns(run, "arm", "role", "number", "score"))
     chosen = [
-        (score, number) for a, role, number, score in trials if (a, role) == (arm, "search") and score is not None
+        (score, number)
+        for a, role, number, score in trials
+        if (a, role) == (arm, TrialRole.SEARCH) and score is not None
     ]
-    fresh = [score for a, role, _, score in trials if (a, role) == (arm, "confirm") and score is not None]
+    fresh = [score for a, role, _, score in trials if (a, role) == (arm, TrialRole.CONFIRM) and score is not None]
     best = f"{max(chosen)[0]:.4f}" if chosen else "-"
     return str(len({number for _, number in chosen})), best, f"{mean(fresh):.4f} ({len(fresh)})" if fresh else "-"
 

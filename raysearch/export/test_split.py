@@ -25,11 +25,11 @@ from raysearch.modalities.opening import Splits, open_split
 from raysearch.plan import TrialPlan
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run
+from raysearch.storage.states import MAIN_ARM, EventName, TrialRole, TrialState
 from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import batches_of, build, evaluate, set_parameters
 
-OPENED = "opened_test"
 Scored = tuple[float, float]  # metric, mean loss (nat)
 
 
@@ -41,7 +41,9 @@ def has_test(run: Run) -> bool:
 def openings(run: Run) -> list[dict[str, Any]]:
     """Trial, weights and data of every opening of the test split in this run."""
     events = run.events().select(["event", "trial_id", "detail"]).to_pylist()
-    return [{**json.loads(e["detail"]), "trial_id": e["trial_id"]} for e in events if e["event"] == OPENED]
+    return [
+        {**json.loads(e["detail"]), "trial_id": e["trial_id"]} for e in events if e["event"] == EventName.OPENED_TEST
+    ]
 
 
 def plan_of(run: Run, row: Mapping[str, Any]) -> TrialPlan:
@@ -78,7 +80,7 @@ def open_test(run: Run, row: Mapping[str, Any], weights: str, purpose: str, scor
     whose = {"trial_id": row["trial_id"], "attempt": max(0, (row["attempts"] or 1) - 1)}
     data, metric = load_prepared_data(run.path / "data").fingerprint, load_metadata(run.path / "data")["metric"]
     with Ledger.open(run.path, purpose=purpose) as ledger:
-        ledger.event(OPENED, **whose, detail={"weights": weights, "data": data}, durable=True)
+        ledger.event(EventName.OPENED_TEST, **whose, detail={"weights": weights, "data": data}, durable=True)
         value, loss = score()
         said = {"step": row["best_step"], "split": "test", "metric": metric, "score": value, "loss": loss}
         ledger.append("evaluations", [whose | said], durable=True)
@@ -109,9 +111,9 @@ def final(run: Run) -> Iterator[tuple[str, float, bool]]:
 def repetitions(run: Run) -> list[dict[str, Any]]:
     """The complete trials on fresh seeds of the configuration that each arm last chose, arms in their order."""
     rows = run.trials().to_pylist()
-    fresh = [row for row in rows if row["role"] == "confirm" and row["state"] == "complete"]
+    fresh = [row for row in rows if row["role"] == TrialRole.CONFIRM and row["state"] == TrialState.COMPLETE]
     latest = {row["arm"]: row["number"] for row in sorted(fresh, key=lambda row: row["ended"])}
-    order = ["search", *run.search.get("baselines", {})]
+    order = [MAIN_ARM, *run.search.get("baselines", {})]
     mine = [row for row in fresh if row["number"] == latest[row["arm"]]]
     return sorted(mine, key=lambda row: (order.index(row["arm"]), row["seed"]))
 

@@ -8,8 +8,14 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from raysearch.reports.plots import STATES
+from raysearch.storage.states import TrialState
 
-MARKS = {"complete": "●", "stopped": "▼", "failed": "✕", "running": "○"}
+MARKS: dict[str, str] = {
+    TrialState.COMPLETE: "●",
+    TrialState.STOPPED: "▼",
+    TrialState.FAILED: "✕",
+    TrialState.RUNNING: "○",
+}
 Cell = tuple[str, str]  # classes, HTML
 
 
@@ -70,10 +76,10 @@ def legend(states: Iterable[str], *more: str, edge: bool = True) -> str:
     """The key to the states that occur; `edge`: trials without a full score lie at the edge of the picture."""
     known, beside = set(states), " (at the lower edge)" if edge else ""
     said = {
-        "complete": "complete",
-        "stopped": f"stopped early{beside}",
-        "failed": f"failed{beside}",
-        "running": "running",
+        TrialState.COMPLETE: "complete",
+        TrialState.STOPPED: f"stopped early{beside}",
+        TrialState.FAILED: f"failed{beside}",
+        TrialState.RUNNING: "running",
     }
     keys = [f'<span><i class="{name}">{MARKS[name]}</i>{said[name]}</span>' for name in STATES if name in known]
     return f'<div class="legend">{"".join([*keys, *more])}</div>'

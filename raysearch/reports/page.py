@@ -20,6 +20,7 @@ from raysearch.reports import markup as m
 from raysearch.reports import plots, plots_sweep, plots_weights
 from raysearch.reports.plots import STATES, VARIABLES, Rows, column
 from raysearch.reports.verdicts import arms, as_declared, finals, values
+from raysearch.storage.states import MAIN_ARM, EventName, RunState, TrialState
 
 if TYPE_CHECKING:
     from raysearch.reports.query import Report
@@ -100,20 +101,20 @@ def _header(name: str, search: dict[str, Any], metric: str) -> str:
 
 
 def _tiles(status: dict[str, Any], said: Mapping[str, Rows], metric: str) -> str:
-    best, board = status["best"], [row for row in said["leaderboard"] if row["arm"] == "search"]
+    best, board = status["best"], [row for row in said["leaderboard"] if row["arm"] == MAIN_ARM]
     ended = Counter(column(board, "state"))
     states = " · ".join(f"{ended[state]} {state}" for state in STATES if state in ended)
-    whole = ended["complete"]
+    whole = ended[TrialState.COMPLETE]
     chosen = f"{metric} of the search's winner"
     if whole > 1:
         chosen += f": the highest of {whole} scores on the same examples, expect less on fresh ones"
-    doing = "still running: this page is a moment of it" if status["state"] == "running" else status["state"]
+    doing = "still running: this page is a moment of it" if status["state"] == RunState.RUNNING else status["state"]
     tiles = [
         ("best select-dev score", f"{best['score']:.3f}" if best else "none yet", chosen),
         ("configurations", str(len(board)), states),
         ("at work", m.duration(status["seconds"]), doing),
     ]
-    for winner in (row for row in said["arms"] if row["arm"] == "search" and row["fresh"]):
+    for winner in (row for row in said["arms"] if row["arm"] == MAIN_ARM and row["fresh"]):
         spread = f"; standard deviation {winner['sd']:.3f}" if winner["seeds"] > 1 else ""
         mean = f"mean of {m.count(winner['seeds'], 'seed')} that chose nothing{spread}"
         tiles.insert(1, ("winner on fresh seeds", f"{winner['mean']:.3f}", mean))
@@ -208,7 +209,9 @@ def _leaderboard(found: Rows, declared: Mapping[str, Any], metric: str) -> str:
         ]
         for row in found[:_LEADERS]
     ]
-    best = next((i for i, row in enumerate(found) if (row["arm"], row["state"]) == ("search", "complete")), None)
+    best = next(
+        (i for i, row in enumerate(found) if (row["arm"], row["state"]) == (MAIN_ARM, TrialState.COMPLETE)), None
+    )
     more = f'<p class="notes">and {len(found) - _LEADERS} more in the tables</p>' if len(found) > _LEADERS else ""
     return m.table([*heads, "values drawn", "trial"], rows, best=best) + more
 
@@ -240,7 +243,7 @@ def _compute(found: Rows) -> str:
 
 def _origin(search: dict[str, Any], events: list[str]) -> str:
     data, versions, hardware = (json.loads(search[name] or "{}") for name in ("data", "versions", "hardware"))
-    opened = events.count("opened_test")
+    opened = events.count(EventName.OPENED_TEST)
     rows = {
         "begun": f"{search['time']:%Y-%m-%d %H:%M} UTC",
         "search": f"sha256 {search['fingerprint']}",

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raysearch.storage.states import MAIN_ARM, TrialState
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -27,7 +29,12 @@ INK, MUTED, LINE = "#1c2126", "#6a7178", "#dcdad5"
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 BLUE, ORANGE, GREEN, PINK, SKY, RED = SERIES
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line"} | {colour: f"s{i + 1}" for i, colour in enumerate(SERIES)}
-STATES = {"complete": (BLUE, "o"), "stopped": (ORANGE, "v"), "failed": (RED, "x"), "running": (MUTED, "o")}
+STATES = {
+    TrialState.COMPLETE: (BLUE, "o"),
+    TrialState.STOPPED: (ORANGE, "v"),
+    TrialState.FAILED: (RED, "x"),
+    TrialState.RUNNING: (MUTED, "o"),
+}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -109,7 +116,7 @@ def column(rows: Rows, name: str) -> list[Any]:
 
 def complete(rows: Rows) -> Rows:
     """The rows of trials that ran to their end."""
-    return [row for row in rows if row["state"] == "complete"]
+    return [row for row in rows if row["state"] == TrialState.COMPLETE]
 
 
 def best_so_far(found: Rows, over: str, metric: str) -> str:
@@ -117,7 +124,7 @@ def best_so_far(found: Rows, over: str, metric: str) -> str:
     words = {"nth": "configurations tried", "seconds": "seconds at work"}[over]
     found = [row for row in found if row[over] is not None]
     with picture(f"best-{over}", f"Best {metric} over {words}", 4.4, 2.6) as (drawing, axes):
-        scatter_states(axes, [row for row in found if row["arm"] == "search"], over, found)
+        scatter_states(axes, [row for row in found if row["arm"] == MAIN_ARM], over, found)
         for i, (arm, rows) in enumerate(grouped(found, "arm").items()):
             known = [row for row in rows if row["best"] is not None]
             if known:
@@ -140,12 +147,12 @@ def curves(found: Rows, metric: str) -> list[str]:
         for arm, rows in grouped(complete(found), "arm").items()
     }
     trials, drawn = grouped(found, "trial_id"), []
-    ours = [rows for rows in trials.values() if rows[0]["arm"] == "search"]
+    ours = [rows for rows in trials.values() if rows[0]["arm"] == MAIN_ARM]
     if ours:
         with _curves_axes("curves-all", "every trial of the search", metric) as (drawing, axes):
             for rows in ours:
                 colour, marker = STATES[rows[0]["state"]]
-                strong = rows[0]["trial_id"] == best.get("search")
+                strong = rows[0]["trial_id"] == best.get(MAIN_ARM)
                 width, alpha = (2.2, 1.0) if strong else (1.0, 0.6)
                 axes.plot(column(rows, "step"), column(rows, "score"), color=colour, linewidth=width, alpha=alpha)
                 axes.plot(rows[-1]["step"], rows[-1]["score"], marker, color=colour, markersize=4)
@@ -219,7 +226,7 @@ def scatter_states(axes: Axes, rows: Rows, x: str, all_rows: Rows) -> None:
     axes.set_ylim(low - 2.5 * room, high + room)
     for state, (colour, marker) in STATES.items():
         these = [row for row in rows if row["state"] == state]
-        y = column(these, "score") if state == "complete" else [low - 1.8 * room] * len(these)
+        y = column(these, "score") if state == TrialState.COMPLETE else [low - 1.8 * room] * len(these)
         if these:
             axes.plot(column(these, x), y, marker, color=colour, markersize=4.5, alpha=0.85, zorder=3)
 
@@ -290,4 +297,4 @@ def whole_numbers(axes: Axes) -> None:
 
 def arm_colour(arm: str, place: int) -> str:
     """Blue for the search; the baselines, which come after it, have others."""
-    return BLUE if arm == "search" else (GREEN, PINK, SKY)[(place - 1) % 3]
+    return BLUE if arm == MAIN_ARM else (GREEN, PINK, SKY)[(place - 1) % 3]

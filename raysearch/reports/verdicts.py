@@ -12,6 +12,7 @@ from typing import Any
 from raysearch.reports import markup as m
 from raysearch.reports import plots, plots_sweep
 from raysearch.reports.plots import Rows, column
+from raysearch.storage.states import MAIN_ARM
 
 
 def arms(found: Rows, metric: str) -> str:
@@ -43,7 +44,7 @@ def arms(found: Rows, metric: str) -> str:
         for row in found
     ]
     judged = [row for row in found if row["low"] is not None and not _unfair(row)]
-    verdicts = "".join(_verdict(row, metric, len(judged)) for row in found if row["arm"] != "search")
+    verdicts = "".join(_verdict(row, metric, len(judged)) for row in found if row["arm"] != MAIN_ARM)
     picture = f'<div class="narrow">{plots.differences(judged, metric)}</div>' if judged else ""
     best = next((i for i, row in enumerate(found) if row["place"] == 1), None)
     return verdicts + picture + m.table(heads, rows, best=best) + _source(found)

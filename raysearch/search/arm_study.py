@@ -13,18 +13,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
 
 from raysearch.config.arm import Arm
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.search.samplers import distribution, draw, draw_again, is_conditional, make_sampler, seed_of
+from raysearch.storage.states import TrialState
 
 POSSIBLE_DRAWS = 100  # a draw that no plan can be made of is drawn again, so many times
 FRESH_DRAWS = 10  # and one that was tried before, so many times
 
-Verdict = tuple[TrialState, float | None, dict[int, float]]  # state, value, value at the step it was stopped at
+Verdict = tuple[OptunaState, float | None, dict[int, float]]  # state, value, value at the step it was stopped at
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Result:
     @property
     def ranked(self) -> float | None:
         """The score, if the trial ran to its end with one."""
-        sound = self.state == "complete" and self.score is not None and math.isfinite(self.score)
+        sound = self.state == TrialState.COMPLETE and self.score is not None and math.isfinite(self.score)
         return self.score if sound else None
 
 
@@ -66,10 +68,10 @@ class Configuration:
             return None
         mean = self.mean(seeds)
         if mean is not None:
-            return TrialState.COMPLETE, mean, {}
-        if first.state == "stopped" and first.score is not None and math.isfinite(first.score):
-            return TrialState.PRUNED, None, {first.step: first.score}
-        return TrialState.FAIL, None, {}
+            return OptunaState.COMPLETE, mean, {}
+        if first.state == TrialState.STOPPED and first.score is not None and math.isfinite(first.score):
+            return OptunaState.PRUNED, None, {first.step: first.score}
+        return OptunaState.FAIL, None, {}
 
 
 class ArmStudy:
@@ -113,7 +115,7 @@ class ArmStudy:
             state=state, value=value, params=dict(params), distributions=known, intermediate_values=values
         )
         self.study.add_trial(told)
-        if state == TrialState.COMPLETE:
+        if state == OptunaState.COMPLETE:
             self.earlier.append(told)
 
     # ---- asking ----
@@ -131,10 +133,10 @@ class ArmStudy:
                 plan = resolve(draw(trial, self.arm), number)
             except ValueError as error:
                 refused = error
-                self.study.tell(trial, state=TrialState.FAIL)
+                self.study.tell(trial, state=OptunaState.FAIL)
                 continue
             if plan.key in self.keys and self.points is None and tries < FRESH_DRAWS:
-                self.study.tell(trial, state=TrialState.FAIL)
+                self.study.tell(trial, state=OptunaState.FAIL)
                 continue
             self.configurations[number] = Configuration(plan.params, trial, {plan.seed: None})
             self.keys.add(plan.key)

@@ -13,6 +13,7 @@ from raysearch.config.environment import here
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
+from raysearch.storage.states import TrialState
 
 
 def outline(search: Search) -> dict[str, Any]:
@@ -118,6 +119,11 @@ def _paces(search: Search, runs: Path) -> Iterator[tuple[float, dict[str, str], 
         for row in rows:
             plan = json.loads(row["plan"])
             alike = plan["task"]["name"] == search.task.name and plan["model"] == search.model.plain()
-            if row["state"] == "complete" and row["steps"] and alike and plan["workers"] == search.resources.workers:
+            if (
+                row["state"] == TrialState.COMPLETE
+                and row["steps"]
+                and alike
+                and plan["workers"] == search.resources.workers
+            ):
                 methods = {family: plan[family] for family in ("weighting", "surgery", "schedule")}
                 yield row["seconds"] / row["steps"], methods, name

@@ -39,6 +39,7 @@ from raysearch.search.study import Study
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import Report
+from raysearch.storage.states import EventName, TrialState
 
 if TYPE_CHECKING:  # a search in this process needs no Ray
     from raysearch.executors.worker_groups import Cluster, Fleet
@@ -108,7 +109,7 @@ def launch(
                     ledger.append("searches", [resume.describe(search, folder.name, prepared)], durable=True)
                     resume.store(search, folder)
                 work()
-            ledger.event("finished")
+            ledger.event(EventName.FINISHED)
     finally:
         if fresh and resume.stored(folder) is None:
             shutil.rmtree(folder)  # refused before it had begun
@@ -212,7 +213,7 @@ def _run_here(recorder: Recorder, train: str, interrupted: threading.Event) -> N
         renew(proposal.plan.seed, max(1, int(resources.cpus)))
         say("started")
         ending = run_plan(proposal.plan, recorder.folder / "trials" / trial_id, ranks, function, push)
-        if interrupted.is_set() and ending.state == "stopped":
+        if interrupted.is_set() and ending.state == TrialState.STOPPED:
             raise Interrupted
         say("ended", state=ending.state, why=ending.why)
         if interrupted.is_set():
@@ -248,9 +249,9 @@ def _run_on_ray(
 
 def _scheduled(recorder: Recorder) -> list[dict[str, Any]]:
     """The evaluations of committed trials that the scheduler has looked at, in the order of their coming."""
-    run, first = open_run(recorder.folder), recorder.study.search.seeds[0]
+    run, competes = open_run(recorder.folder), recorder.study.competes
     rows = run.trials().select(["trial_id", "arm", "role", "seed"]).to_pylist()
-    competing = {r["trial_id"] for r in rows if (r["arm"], r["role"], r["seed"]) == ("search", "search", first)}
+    competing = {row["trial_id"] for row in rows if competes(row["arm"], row["role"], row["seed"])}
     found = run.evaluations().select(["trial_id", "step", "best", "time"]).to_pylist()
     sound = [row for row in found if row["trial_id"] in competing and row["best"] is not None]
     return sorted(sound, key=lambda row: row["time"])

@@ -18,6 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from raysearch.storage.states import ENDED_STATES, TrialState
+
 ROWS = 8  # running trials shown
 REFRESH = 4.0  # a second
 
@@ -47,7 +49,7 @@ class Standing:
     @property
     def ended(self) -> int:
         """Trials that have ended."""
-        return self.counts["complete"] + self.counts["stopped"] + self.counts["failed"]
+        return sum(self.counts[state] for state in ENDED_STATES)
 
     @property
     def share(self) -> float:
@@ -101,7 +103,7 @@ class Progress:
             of = f"/{standing.expected}" if standing.expected is not None else ""
             score = f"{row['score']:.4f}" if row["score"] is not None else "-"
             best = f"best {standing.best[0]:.4f}" if standing.best else ""
-            why = row["why"].strip().splitlines()[-1] if row["state"] == "failed" else ""
+            why = row["why"].strip().splitlines()[-1] if row["state"] == TrialState.FAILED else ""
             parts = (
                 f"{standing.ended}{of}",
                 row["trial_id"],

@@ -22,6 +22,7 @@ from raysearch.plan import TrialPlan
 from raysearch.search.progress import Line, Standing
 from raysearch.search.study import Proposal, Study
 from raysearch.storage.ledger import Ledger
+from raysearch.storage.states import MAIN_ARM, EventName, TrialRole, TrialState
 from raysearch.training.checkpoint import TrialFolder
 
 
@@ -90,7 +91,9 @@ class Recorder:
         known, rows = set(told), list(committed)
         for row in rows:
             if row["trial_id"] not in known:
-                self.ledger.event("told", row["trial_id"], detail={"state": row["state"], "score": row["score"]})
+                self.ledger.event(
+                    EventName.TOLD, row["trial_id"], detail={"state": row["state"], "score": row["score"]}
+                )
             self._rank(row)
         for row in rows:
             self._tidy(row["arm"], row["role"], row["trial_id"])
@@ -115,7 +118,7 @@ class Recorder:
             plan, attempt = proposal.plan, self._attempts.get(proposal.plan.trial_id, 0)
             self.running[plan.trial_id] = Running(plan, attempt)
             what = {} if proposal.resumed else {"plan": json.loads(plan.to_json())}
-            name = "resumed" if proposal.resumed else "asked"
+            name = EventName.RESUMED if proposal.resumed else EventName.ASKED
             self.ledger.event(name, plan.trial_id, attempt, what, durable=True)
             return proposal, attempt
 
@@ -130,19 +133,19 @@ class Recorder:
             elif said.kind == "reports":
                 self._reported(trial, said)
             elif said.kind == "lost":
-                self.ledger.event("lost", said.trial_id, said.attempt, {"why": said.why})
+                self.ledger.event(EventName.LOST, said.trial_id, said.attempt, {"why": said.why})
             elif said.kind == "ended":
                 self._ended(trial, said)
 
     def _started(self, trial: Running, said: Said) -> None:
         trial.begin(said.attempt, said.time, said.device)
-        self.ledger.event("started", said.trial_id, said.attempt, {"device": said.device}, durable=True)
+        self.ledger.event(EventName.STARTED, said.trial_id, said.attempt, {"device": said.device}, durable=True)
 
     def _reported(self, trial: Running, said: Said) -> None:
         whose = {"trial_id": said.trial_id, "attempt": said.attempt}
         for report in said.reports:
             if report.anew:
-                self.ledger.event("anew", said.trial_id, said.attempt, {"why": report.anew})
+                self.ledger.event(EventName.ANEW, said.trial_id, said.attempt, {"why": report.anew})
                 if self.on_anew:
                     self.on_anew(report.anew)
             self.ledger.append("evaluations", [report.evaluation], fill=whose)
@@ -157,11 +160,11 @@ class Recorder:
     def _ended(self, trial: Running, said: Said) -> None:
         """Commit, tell, tidy: in this order."""
         plan, state, why = trial.plan, said.state, said.why
-        if state == "failed":
+        if state == TrialState.FAILED:
             trial.fall_back()
         score, best_step = trial.best or (None, None)
-        if state == "complete" and score is None:
-            state, why = "failed", "it ended without a score"
+        if state == TrialState.COMPLETE and score is None:
+            state, why = TrialState.FAILED, "it ended without a score"
         began = said.time if trial.started is None else trial.started
         seconds = trial.seconds or max(0.0, said.time - began)
         row = {
@@ -184,9 +187,11 @@ class Recorder:
             "params": json.dumps(plan.params, sort_keys=True),
             "plan": plan.to_json(),
         }
-        self.ledger.commit(row, [("failed", {"why": why.strip().splitlines()[-1]})] if state == "failed" else ())
+        self.ledger.commit(
+            row, [(EventName.FAILED, {"why": why.strip().splitlines()[-1]})] if state == TrialState.FAILED else ()
+        )
         self.study.tell(said.trial_id, state, score, trial.step, seconds)
-        self.ledger.event("told", said.trial_id, said.attempt, {"state": state, "score": score})
+        self.ledger.event(EventName.TOLD, said.trial_id, said.attempt, {"state": state, "score": score})
         del self.running[said.trial_id]
         self._ended_now += 1
         self._rank(row)
@@ -195,17 +200,19 @@ class Recorder:
             self.on_commit(row)
 
     def _rank(self, row: Mapping[str, Any]) -> None:
-        if row["state"] != "complete" or row["role"] != "search":  # a repetition is not what will be exported
+        if (
+            row["state"] != TrialState.COMPLETE or row["role"] != TrialRole.SEARCH
+        ):  # a repetition is not what will be exported
             return
         score, name = row["score"], row["trial_id"]
         self._ranked.setdefault(row["arm"], []).append((score, name))
-        if row["arm"] == "search" and (self._leader is None or score > self._leader[0]):
+        if row["arm"] == MAIN_ARM and (self._leader is None or score > self._leader[0]):
             self._leader = score, name, json.loads(row["params"])
 
     def _tidy(self, arm: str, role: str, trial_id: str) -> None:
         """Keep the trained models of the arm's best trials, and nothing else of those that have ended."""
         confirm = self.study.search.confirm
-        if role == "confirm" and confirm is not None and confirm.keep:
+        if role == TrialRole.CONFIRM and confirm is not None and confirm.keep:
             TrialFolder(self.folder / "trials" / trial_id).clear()
             return
         keep, ranked = self.study.search.keep, sorted(self._ranked.get(arm, []), reverse=True)

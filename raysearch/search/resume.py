@@ -26,6 +26,7 @@ from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import asked_plans, open_run
+from raysearch.storage.states import EventName
 from raysearch.version import version_of
 
 OPEN = re.compile(r"executor|keep|resources\.groups")  # how it runs: may change from session to session
@@ -112,9 +113,9 @@ def past(folder: Path) -> Past:
     attempts: dict[str, int] = {}
     told: set[str] = set()
     for event in events.select(["event", "trial_id", "attempt"]).to_pylist():
-        if event["event"] == "started":
+        if event["event"] == EventName.STARTED:
             attempts[event["trial_id"]] = max(attempts.get(event["trial_id"], 0), event["attempt"] + 1)
-        elif event["event"] == "told":
+        elif event["event"] == EventName.TOLD:
             told.add(event["trial_id"])
     asked = [TrialPlan.from_json(json.dumps(plan)) for plan in asked_plans(events).values()]
     return Past(run.trials().to_pylist(), asked, attempts, told, run.seconds())

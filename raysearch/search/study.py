@@ -19,6 +19,7 @@ from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.search.arm_study import ArmStudy, Result
+from raysearch.storage.states import MAIN_ARM, TrialRole, TrialState
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Study:
             arm.keys.add(plan.key)
             if result is None:
                 self._again.append(replace(plan, task={**plan.task, "data": self._data}))
-            if plan.role == "confirm":
+            if plan.role == TrialRole.CONFIRM:
                 arm.confirmed[plan.number, plan.seed] = result
             else:
                 arm.spent += [spent[trial_id]] if result is not None else []
@@ -101,7 +102,7 @@ class Study:
                 number, seed = found
                 configuration = arm.configurations[number]
                 configuration.results[seed] = None
-                return self._plan(arm, configuration.params, number, seed, "search")
+                return self._plan(arm, configuration.params, number, seed, TrialRole.SEARCH)
         return None
 
     def _new(self) -> TrialPlan | None:
@@ -109,13 +110,13 @@ class Study:
         if not waiting:
             return None
         arm = min(waiting, key=self._progress)
-        return arm.draw(lambda params, number: self._plan(arm, params, number, self.search.seeds[0], "search"))
+        return arm.draw(lambda params, number: self._plan(arm, params, number, self.search.seeds[0], TrialRole.SEARCH))
 
     def _confirm(self) -> TrialPlan | None:
         for arm in self._arms.values():
             for number, seed in self._unconfirmed(arm):
                 arm.confirmed[number, seed] = None
-                return self._plan(arm, arm.configurations[number].params, number, seed, "confirm")
+                return self._plan(arm, arm.configurations[number].params, number, seed, TrialRole.CONFIRM)
         return None
 
     def _unconfirmed(self, arm: ArmStudy) -> list[tuple[int, int]]:
@@ -150,7 +151,7 @@ class Study:
 
     def _in_flight(self, arm: ArmStudy) -> int:
         plans = [*self._flying.values(), *self._again]
-        return sum(plan.arm == arm.arm.name and plan.role == "search" for plan in plans)
+        return sum(plan.arm == arm.arm.name and plan.role == TrialRole.SEARCH for plan in plans)
 
     @property
     def _out_of_time(self) -> bool:
@@ -161,6 +162,10 @@ class Study:
         return self.search.resolve(
             arm.arm.name, params, number=number, seed=seed, role=role, data=self._data, labels=self._labels
         )
+
+    def competes(self, arm: str, role: str, seed: int) -> bool:
+        """Says whether the scheduler may stop a trial: only new configurations of the search proper compete."""
+        return (arm, role, seed) == (MAIN_ARM, TrialRole.SEARCH, self.search.seeds[0])
 
     # ---- telling ----
 
@@ -174,7 +179,7 @@ class Study:
             raise ValueError(f"{trial_id} {'has been told' if trial_id in self._told else 'was not asked for'}")
         result = self._told[trial_id] = Result(state, score, step)
         arm = self._arms[plan.arm]
-        if plan.role == "confirm":
+        if plan.role == TrialRole.CONFIRM:
             arm.confirmed[plan.number, plan.seed] = result
         else:
             arm.spent.append(seconds)
@@ -198,7 +203,7 @@ class Study:
     @property
     def counts(self) -> Counter[str]:
         """Trials by state: complete, stopped, failed, and running."""
-        return Counter([result.state for result in self._told.values()] + ["running"] * len(self._flying))
+        return Counter([result.state for result in self._told.values()] + [TrialState.RUNNING] * len(self._flying))
 
     @property
     def expected(self) -> int | None:

@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 
 from raysearch.errors import RunError
 from raysearch.executors.broker import NAMESPACE, Mark
+from raysearch.storage.states import TrialState
 
 if TYPE_CHECKING:  # Tune's trials import this module, and have no use for torch
     from raysearch.config.search_config import Scheduler, Search
@@ -51,13 +52,13 @@ class Relay(tune.Trainable):
         """Go on with another trial."""
         self._trial, self._exempt = new_config[TRIAL], new_config[EXEMPT]
         self._marks: deque[Mark] = deque()
-        self._seen, self._state = 0, "queued"
+        self._seen, self._state = 0, str(TrialState.QUEUED)
         self._last: dict[str, Any] = {STEP: 0, SCORE: float("-inf"), REPLAYED: False}
         return True
 
     def step(self) -> dict[str, Any]:
         """The next score, or the end."""
-        while not self._marks and self._state in ("queued", "running"):
+        while not self._marks and self._state in (TrialState.QUEUED, TrialState.RUNNING):
             news: tuple[list[Mark], str] = ray.get(self._broker.pull.remote(self._trial, self._seen))
             marks, self._state = news
             self._seen += len(marks)
@@ -132,7 +133,8 @@ class Asker(Searcher):
         if asked is None:
             return Searcher.FINISHED if self._driver.recorder.done else None
         self._trials[trial_id] = asked.trial_id
-        return {TRIAL: asked.trial_id, EXEMPT: self._driver.is_exempt(asked)}
+        competes = self._driver.recorder.study.competes(asked.arm, asked.role, asked.seed)
+        return {TRIAL: asked.trial_id, EXEMPT: not competes}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Reports go to the driver by the broker."""
@@ -231,10 +233,6 @@ class Driver:
         proposal, attempt = asked
         self.fleet.submit(proposal.plan.trial_id, proposal.plan, attempt)
         return proposal.plan
-
-    def is_exempt(self, plan: TrialPlan) -> bool:
-        """May the scheduler not stop it? Only new configurations of the search compete."""
-        return (plan.arm, plan.role, plan.seed) != ("search", "search", self.search.seeds[0])
 
     def _listen(self) -> None:
         """Record what the fleet says, until the session is over."""

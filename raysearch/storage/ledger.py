@@ -25,10 +25,10 @@ import pyarrow as pa
 from raysearch.errors import RunError, did_you_mean
 from raysearch.storage import journal
 from raysearch.storage.schemas import TABLES
+from raysearch.storage.states import ENDED_STATES, EventName, TrialState
 
 Rows: TypeAlias = list[dict[str, Any]] | pa.RecordBatch | pa.Table
 
-STATES = ("complete", "stopped", "failed")
 KEYS: dict[str, tuple[str, ...]] = {  # what may not be null; with the attempt set aside, what makes a row one of a kind
     "searches": ("search", "time"),
     "trials": ("trial_id", "arm", "role", "number", "seed", "state"),
@@ -73,7 +73,7 @@ class Ledger:
         except BaseException:
             ledger._lock.close()
             raise
-        ledger.event("opened", detail={"purpose": purpose, "pid": os.getpid(), "host": socket.gethostname()})
+        ledger.event(EventName.OPENED, detail={"purpose": purpose, "pid": os.getpid(), "host": socket.gethostname()})
         ledger.compact()
         return ledger
 
@@ -131,9 +131,9 @@ class Ledger:
         """
         row = _checked("trials", [trial], {})
         trial_id, state, score = trial["trial_id"], trial["state"], trial.get("score")
-        if state not in STATES:
-            raise ValueError(f"state {state!r}{did_you_mean(str(state), STATES)}")
-        if (score is None and state == "complete") or (score is not None and not math.isfinite(score)):
+        if state not in ENDED_STATES:
+            raise ValueError(f"state {state!r}{did_you_mean(str(state), map(str, ENDED_STATES))}")
+        if (score is None and state == TrialState.COMPLETE) or (score is not None and not math.isfinite(score)):
             raise ValueError(f"trial {trial_id} ({state}): score must be a finite number, got {score!r}")
         attempt = max(0, (trial.get("attempts") or 1) - 1)
         with self._mutex:
@@ -142,7 +142,7 @@ class Ledger:
             self.flush()
             self._write("trials", row)
             self._committed.add(trial_id)
-            after = [("committed", {"state": state, "score": score}), *events]
+            after = [(EventName.COMMITTED, {"state": state, "score": score}), *events]
             self.append("events", [_event(name, trial_id, attempt, detail) for name, detail in after], durable=True)
 
     def flush(self) -> None:
@@ -168,7 +168,7 @@ class Ledger:
         with self._mutex:
             if not self._lock.closed:
                 try:
-                    self.event("closed")
+                    self.event(EventName.CLOSED)
                     self.compact()
                 finally:
                     self._lock.close()

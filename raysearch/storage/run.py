@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 
 from raysearch.errors import RunError, did_you_mean
 from raysearch.storage.journal import read_table
-from raysearch.storage.ledger import KEYS, STATES, holder
+from raysearch.storage.ledger import KEYS, holder
+from raysearch.storage.states import ENDED_STATES, MAIN_ARM, EventName, RunState, TrialRole, TrialState
 
 
 def open_run(name_or_path: str | Path, runs: str | Path = "runs") -> Run:
@@ -85,7 +86,7 @@ class Run:
             rows = rows.filter(pc.equal(rows["trial_id"], trial_id))
         return _within(_last_attempts(rows, [key for key in KEYS[table] if key != "attempt"]), trials)
 
-    def best(self, arm: str = "search") -> dict[str, Any]:
+    def best(self, arm: str = MAIN_ARM) -> dict[str, Any]:
         """The row of the trial to keep, its `plan` and `params` parsed.
 
         It is the best trial of the configuration with the highest mean score over the search's seeds. A configuration
@@ -114,15 +115,20 @@ class Run:
         """
         search, trials, events = self.search, self.trials(), self.events()
         pid = holder(self.path)
-        arms = _count(trials, events, list(search.get("baselines", {})), "interrupted" if pid is None else "running")
-        best = best_of(trials, search.get("seeds", []), "search")
+        if pid is not None:
+            state, unfinished = RunState.RUNNING, TrialState.RUNNING
+        else:
+            state = RunState.FINISHED if self._finished(events) else RunState.INTERRUPTED
+            unfinished = TrialState.INTERRUPTED
+        arms = _count(trials, events, list(search.get("baselines", {})), unfinished)
+        best = best_of(trials, search.get("seeds", []), MAIN_ARM)
         budget, seconds = search.get("budget", {}), self.seconds()
-        asked = len({plan["number"] for plan in asked_plans(events).values() if plan["arm"] == "search"})
+        asked = len({plan["number"] for plan in asked_plans(events).values() if plan["arm"] == MAIN_ARM})
         left = {"trials": (budget.get("trials"), asked), "seconds": (budget.get("seconds"), seconds)}
         return {
             "name": self.name,
             "path": str(self.path),
-            "state": "running" if pid else "finished" if self._finished(events) else "interrupted",
+            "state": state,
             "pid": pid,
             "arms": arms,
             "best": best and {name: best[name] for name in ("trial_id", "score", "best_step", "params")},
@@ -133,7 +139,7 @@ class Run:
 
     def _sessions(self, events: pa.Table) -> Iterator[tuple[int, int]]:
         """First and last event of each session of the search."""
-        opened = [i for i, event in enumerate(events["event"].to_pylist()) if event == "opened"]
+        opened = [i for i, event in enumerate(events["event"].to_pylist()) if event == EventName.OPENED]
         for begin, end in pairwise([*opened, len(events)]):
             if json.loads(events["detail"][begin].as_py())["purpose"] == "search":
                 yield begin, end - 1
@@ -141,29 +147,36 @@ class Run:
     def _finished(self, events: pa.Table) -> bool:
         """Did the last session of the search do all that was to do?"""
         names, sessions = events["event"].to_pylist(), list(self._sessions(events))
-        return bool(sessions) and "finished" in names[sessions[-1][0] : sessions[-1][1] + 1]
+        return bool(sessions) and EventName.FINISHED in names[sessions[-1][0] : sessions[-1][1] + 1]
 
 
 def asked_plans(events: pa.Table) -> dict[str, dict[str, Any]]:
     """The plan of every trial that was ever handed out, by trial, in the order of asking."""
-    asked = events.filter(pc.equal(events["event"], "asked")).select(["trial_id", "detail"]).to_pylist()
+    asked = events.filter(pc.equal(events["event"], EventName.ASKED)).select(["trial_id", "detail"]).to_pylist()
     return {row["trial_id"]: json.loads(row["detail"])["plan"] for row in asked}
 
 
 def best_of(trials: pa.Table, seeds: list[int], arm: str) -> dict[str, Any] | None:
     """See `Run.best`; None when no trial of the arm has a score."""
-    ours = pc.and_(pc.equal(trials["arm"], arm), pc.equal(trials["role"], "search"))
+    ours = pc.and_(pc.equal(trials["arm"], arm), pc.equal(trials["role"], TrialRole.SEARCH))
     rows = trials.filter(pc.and_(ours, pc.is_valid(trials["score"]))).to_pylist()
     complete: dict[int, list[float]] = {}
     for row in rows:
-        if row["state"] == "complete":
+        if row["state"] == TrialState.COMPLETE:
             complete.setdefault(row["number"], []).append(row["score"])
 
     def rank(row: dict[str, Any]) -> tuple[Any, ...]:
         scores = complete.get(row["number"], [])
         mean = sum(scores) / len(scores) if scores else row["score"]
         on_all = len(scores) >= max(1, len(seeds))
-        return on_all, row["state"] == "complete", row["state"] == "stopped", mean, row["score"], -row["number"]
+        return (
+            on_all,
+            row["state"] == TrialState.COMPLETE,
+            row["state"] == TrialState.STOPPED,
+            mean,
+            row["score"],
+            -row["number"],
+        )
 
     if not rows:
         return None
@@ -175,12 +188,11 @@ def _count(trials: pa.Table, events: pa.Table, baselines: list[str], unfinished:
     ended = dict(zip(trials["trial_id"].to_pylist(), trials["state"].to_pylist(), strict=True))
     of_arm = dict(zip(trials["trial_id"].to_pylist(), trials["arm"].to_pylist(), strict=True))
     of_arm |= {trial_id: plan["arm"] for trial_id, plan in asked_plans(events).items()}
-    arms: dict[str, Counter[str]] = {arm: Counter() for arm in ("search", *baselines)}
+    arms: dict[str, Counter[str]] = {arm: Counter() for arm in (MAIN_ARM, *baselines)}
     for trial_id, arm in of_arm.items():
-        arms.setdefault(arm, Counter()).update(["asked", ended.get(trial_id, unfinished)])
-    return {
-        arm: {name: count[name] for name in ("asked", "running", "interrupted", *STATES)} for arm, count in arms.items()
-    }
+        arms.setdefault(arm, Counter()).update([EventName.ASKED, ended.get(trial_id, unfinished)])
+    columns = (EventName.ASKED, TrialState.RUNNING, TrialState.INTERRUPTED, *ENDED_STATES)
+    return {arm: {str(name): count[name] for name in columns} for arm, count in arms.items()}
 
 
 def _last_attempts(rows: pa.Table, keys: list[str]) -> pa.Table:

@@ -11,10 +11,11 @@ import raysearch
 from raysearch.config.search_config import Search, load_search
 from raysearch.errors import RunError
 from raysearch.export.exporter import export
-from raysearch.export.test_split import OPENED, final
+from raysearch.export.test_split import final
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
+from raysearch.storage.states import EventName
 from raysearch.training import checkpoint
 from raysearch.training.trainer import train
 
@@ -53,7 +54,7 @@ def result(folder: Path) -> dict[str, object]:
 
 
 def openings(run: Run) -> int:
-    return run.events()["event"].to_pylist().count(OPENED)
+    return run.events()["event"].to_pylist().count(EventName.OPENED_TEST)
 
 
 def test_transformers_loads_exported_model_with_labels(exported: Path) -> None:
