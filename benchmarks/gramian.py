@@ -41,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
 from raysearch.gradients.flat import flat_gradient
-from raysearch.gradients.jacobian import factored
+from raysearch.gradients.jacobian import factored_jacobian
 from raysearch.modalities.opening import prepare
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial
@@ -114,8 +114,8 @@ def works(folder: Path, m: int, k: int, asked: argparse.Namespace) -> dict[str, 
         return torch.stack(V)
 
     def ours() -> Tensor:
-        J = factored(examples.losses, rows, examples.capture, Ranks(device=torch.device(device)))
-        return J.products([])[0]
+        J = factored_jacobian(examples.losses, rows, examples.capture, Ranks(device=torch.device(device)))
+        return J.inner_products([])[0]
 
     def plain_gradient() -> Tensor:
         return flat_gradient(examples.losses(rows).mean(), body)

@@ -35,8 +35,8 @@ from torch import Tensor
 
 from raysearch.config.search_config import Search
 from raysearch.distributed import Ranks
-from raysearch.gradients.directional import difference, jvp
-from raysearch.gradients.flat import assign, flat_gradient
+from raysearch.gradients.directional import finite_differences, jvp
+from raysearch.gradients.flat import assign_gradient, flat_gradient
 from raysearch.modalities.opening import prepare
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.heads import LabelHead
@@ -115,7 +115,7 @@ def together(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
 
     def static() -> dict[int, Tensor]:
         said = losses()
-        assign(flat_gradient(sum(said.values()) / k, parameters), parameters)
+        assign_gradient(flat_gradient(sum(said.values()) / k, parameters), parameters)
         optimizer.step()
         return {i: loss.detach() for i, loss in said.items()}
 
@@ -125,15 +125,15 @@ def together(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
 
     def by_difference() -> None:
         said = losses()
-        assign(flat_gradient(sum(said.values()) / k, parameters), parameters)
-        difference(losses, {i: loss.detach() for i, loss in said.items()}, body, v)
+        assign_gradient(flat_gradient(sum(said.values()) / k, parameters), parameters)
+        finite_differences(losses, {i: loss.detach() for i, loss in said.items()}, body, v)
         optimizer.step()
 
     def by_backward() -> None:
         said = losses()
         for loss in said.values():
             flat_gradient(loss, body, keep_graph=True) @ v
-        assign(flat_gradient(sum(said.values()) / k, parameters), parameters)
+        assign_gradient(flat_gradient(sum(said.values()) / k, parameters), parameters)
         optimizer.step()
 
     return {"static": static, "jvp": by_jvp, "difference": by_difference, "backward": by_backward}

@@ -28,13 +28,13 @@ def main() -> None:
         torch.manual_seed(0)
         animal = make()
         v, weights = direction(animal), torch.eye(len(LINES), dtype=torch.float64)
-        expected = plain(animal).look(weights, v, norms=True)
-        found = segmented(animal, 1).look(weights, v, norms=True)
+        expected = plain(animal).summarise(weights, v, norms=True)
+        found = segmented(animal, 1).summarise(weights, v, norms=True)
         forwards = {engine: by_forwards(animal, engine).double() for engine in ("jvp", "difference")}
-        cells = [error(found.along, expected.along)]
+        cells = [error(found.products, expected.products)]
         cells += [error(found.gramian.diagonal().sqrt(), expected.gramian.diagonal().sqrt())]
-        cells += [error(forwards[engine], expected.along) for engine in ("jvp", "difference")]
-        correlation = float(torch.corrcoef(torch.stack([forwards["difference"], expected.along]))[0, 1])
+        cells += [error(forwards[engine], expected.products) for engine in ("jvp", "difference")]
+        correlation = float(torch.corrcoef(torch.stack([forwards["difference"], expected.products]))[0, 1])
         print(f"| {name} | " + " | ".join(f"{cell:.0e}" for cell in cells) + f" | {correlation:.7f} |", flush=True)
 
 

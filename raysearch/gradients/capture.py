@@ -2,7 +2,7 @@
 
 The backward goes to the layers' outputs only: no parameter's gradient is computed, none is written down. Linear,
 embedding, convolution and normalisation layers have product forms (`factors`); in any other module that owns
-parameters the rows go back through that module alone, one at a time, and `Capture.slow` names it.
+parameters the rows go back through that module alone, one at a time, and `LayerCapture.slow` names it.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from raysearch.gradients.factors import Factor, Rows
-from raysearch.gradients.layer_rules import KINDS, NORMS, by_row, form_of
+from raysearch.gradients.factors import DenseFactor, Factor
+from raysearch.gradients.layer_rules import NORMALIZATION_LAYERS, SUPPORTED_LAYERS, gradient_rule_for, group_by_example
 
-NO_TASK = -2
+WHOLE_BATCH = -2
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Found:
-    """One use of a parameter: its factor, and the task whose rows alone are in it (NO_TASK: the whole batch's)."""
+class TaskFactor:
+    """One use of a parameter: its factor, and the task whose rows alone are in it (WHOLE_BATCH: the whole batch's)."""
 
     factor: Factor
     task: int
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """One call of a module."""
 
     module: nn.Module
     given: Tensor | None  # its first input
     version: int  # of that input
     sent: tuple[GradientEdge, ...]  # where the gradients of its outputs arrive; the outputs are not kept
-    task: int  # whose head it is part of; NO_TASK in the body, where all rows are
+    task: int  # whose head it is part of; WHOLE_BATCH in the body, where all rows are
 
 
-Taker = Callable[[int, Found], None]  # number of a parameter, its only use
+FactorCallback = Callable[[int, TaskFactor], None]  # number of a parameter, its only use
 
 
-class Capture:
+class LayerCapture:
     """Watches the layers of `root` that use `parameters`; `pieces` gives each parameter's factors."""
 
     def __init__(self, root: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
-        self.slow: dict[str, str] = {}  # modules whose rows go back one at a time, and their class
+        self.slow_modules: dict[str, str] = {}  # modules whose rows go back one at a time, and their class
         wanted = {id(p) for p in parameters}
         self._names = {module: name for name, module in root.named_modules()}
         self._owners: dict[int, list[nn.Module]] = {id(p): [] for p in parameters}
@@ -64,12 +64,12 @@ class Capture:
             if any(id(p) in wanted for p in module.parameters()):
                 self._watched.append(module)
         self._parents = {child: module for module in root.modules() for child in module.children()}
-        self._calls: dict[nn.Module, list[Call]] = {}
+        self._calls: dict[nn.Module, list[ModuleCall]] = {}
         self._rows = 0
-        self._task = NO_TASK
+        self._task = WHOLE_BATCH
 
     @contextmanager
-    def watching(self, rows: int) -> Iterator[None]:
+    def recording(self, rows: int) -> Iterator[None]:
         """Remember the calls of a forward whose inputs have `rows` rows."""
         self._calls, self._rows = {}, rows
         hooks = [module.register_forward_hook(self._remember) for module in self._watched]
@@ -81,17 +81,17 @@ class Capture:
                 hook.remove()
 
     @contextmanager
-    def head_of(self, task: int) -> Iterator[None]:
+    def inside_head(self, task: int) -> Iterator[None]:
         """What is called now sees rows of this task alone, in an order of its own."""
         self._task = task
         try:
             yield
         finally:
-            self._task = NO_TASK
+            self._task = WHOLE_BATCH
 
-    def pieces(
-        self, loss: Tensor, others: Sequence[Tensor] = (), at_once: Taker | None = None
-    ) -> tuple[list[tuple[Found, ...]], list[Tensor]]:
+    def collect_factors(
+        self, loss: Tensor, others: Sequence[Tensor] = (), at_once: FactorCallback | None = None
+    ) -> tuple[list[tuple[TaskFactor, ...]], list[Tensor]]:
         """For each parameter the factors of every row's own share of the gradient of `loss`; gradients of `others`.
 
         With `at_once`, the factor of a parameter that is used but once is handed to it as the backward passes by, and
@@ -108,11 +108,11 @@ class Capture:
         factors: dict[tuple[int, int], list[Factor]] = {}
         once = {id(p): n for n, (p, own) in enumerate(zip(self.parameters, used, strict=True)) if len(own) == 1}
 
-        def take(call: Call, back: tuple[Tensor | None, ...]) -> None:
+        def take(call: ModuleCall, back: tuple[Tensor | None, ...]) -> None:
             for p in owned[id(call)]:
                 found = list(self._factor(call, p, back))
                 if at_once is not None and id(p) in once and len(found) == 1:
-                    at_once(once[id(p)], Found(found[0], call.task))
+                    at_once(once[id(p)], TaskFactor(found[0], call.task))
                 else:
                     factors[id(call), id(p)] = found
 
@@ -130,13 +130,15 @@ class Capture:
             take(call, got[at : at + len(call.sent)])
             at += len(call.sent)
         found = [
-            tuple(Found(factor, call.task) for call in own for factor in factors.get((id(call), id(parameter)), ()))
+            tuple(
+                TaskFactor(factor, call.task) for call in own for factor in factors.get((id(call), id(parameter)), ())
+            )
             for parameter, own in zip(self.parameters, used, strict=True)
         ]
         rest = [torch.zeros_like(o) if g is None else g for o, g in zip(others, got[at:], strict=True)]
         return found, rest
 
-    def agree(self, found: Tensor, expected: Tensor, tolerance: float) -> None:
+    def check_gradient(self, found: Tensor, expected: Tensor, tolerance: float) -> None:
         """Raise ValueError, naming a layer, unless a gradient from factors is that of a plain backward, (D,) both."""
         sizes = [p.numel() for p in self.parameters]
         off = (found - expected).norm()
@@ -150,10 +152,10 @@ class Capture:
             "this model needs engine: backward"
         )
 
-    def say_slow(self) -> None:
+    def warn_about_slow_modules(self) -> None:
         """Log which modules have no product form, if any."""
-        if self.slow:
-            named = ", ".join(f"{name} ({kind})" for name, kind in sorted(self.slow.items()))
+        if self.slow_modules:
+            named = ", ".join(f"{name} ({kind})" for name, kind in sorted(self.slow_modules.items()))
             logger.warning("no product form for %s: rows go back through each alone, one at a time", named)
 
     # ---- what was called ----
@@ -165,9 +167,9 @@ class Capture:
                 f"{self._name(module)} runs without gradients, as under re-entrant activation checkpointing; "
                 "use use_reentrant=False"
             )
-        first = given[0] if given and isinstance(given[0], Tensor) and isinstance(module, KINDS) else None
+        first = given[0] if given and isinstance(given[0], Tensor) and isinstance(module, SUPPORTED_LAYERS) else None
         edges = tuple(get_gradient_edge(tensor) for tensor in tensors)
-        call = Call(module, first, first._version if first is not None else 0, edges, self._task)
+        call = ModuleCall(module, first, first._version if first is not None else 0, edges, self._task)
         self._calls.setdefault(module, []).append(call)
 
     def _expand(self, module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -176,9 +178,9 @@ class Capture:
         ids = given[0]
         return (ids.expand(self._rows, *ids.shape[1:]), *given[1:]) if ids.shape[0] == 1 < self._rows else None
 
-    def _users(self, parameter: nn.Parameter) -> list[Call]:
+    def _users(self, parameter: nn.Parameter) -> list[ModuleCall]:
         """The calls of the modules that own a parameter, or of the nearest that were called around them."""
-        found: dict[int, Call] = {}
+        found: dict[int, ModuleCall] = {}
         for module in self._owners[id(parameter)]:
             around: nn.Module | None = module
             while around is not None and around not in self._calls:
@@ -192,20 +194,23 @@ class Capture:
 
     # ---- factors ----
 
-    def _has_form(self, call: Call, parameter: nn.Parameter) -> bool:
-        return any(own is parameter for own in call.module._parameters.values()) and form_of(call.module) is not None
+    def _has_form(self, call: ModuleCall, parameter: nn.Parameter) -> bool:
+        return (
+            any(own is parameter for own in call.module._parameters.values())
+            and gradient_rule_for(call.module) is not None
+        )
 
-    def _factor(self, call: Call, parameter: nn.Parameter, back: tuple[Tensor | None, ...]) -> Iterator[Factor]:
+    def _factor(self, call: ModuleCall, parameter: nn.Parameter, back: tuple[Tensor | None, ...]) -> Iterator[Factor]:
         if all(g is None for g in back):
             return
         if self._has_form(call, parameter):
-            form, gradient = form_of(call.module), back[0]
+            form, gradient = gradient_rule_for(call.module), back[0]
             assert form is not None
             assert gradient is not None
             assert call.given is not None
             if call.given._version != call.version:
                 raise ValueError(f"{self._name(call.module)}: its input is changed in place afterwards")
-            in_head = call.task != NO_TASK
+            in_head = call.task != WHOLE_BATCH
             for tensor in () if in_head else (call.given, gradient):
                 self._lines(call, tensor)
             dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
@@ -214,12 +219,12 @@ class Capture:
             for name, own in call.module._parameters.items():
                 if own is parameter:
                     factor = form(call.module, name, given, gradient.to(dtype))
-                    yield factor if in_head else by_row(factor, self._rows)
+                    yield factor if in_head else group_by_example(factor, self._rows)
         else:
-            self.slow[self._names.get(call.module, "?")] = type(call.module).__name__
-            yield Rows(self._one_by_one(call, parameter, back))
+            self.slow_modules[self._names.get(call.module, "?")] = type(call.module).__name__
+            yield DenseFactor(self._one_by_one(call, parameter, back))
 
-    def _lines(self, call: Call, tensor: Tensor) -> int:
+    def _lines(self, call: ModuleCall, tensor: Tensor) -> int:
         """Lines that a row has in this layer: one, or several in succession, as windows of an image are."""
         if len(tensor) % self._rows:
             raise ValueError(
@@ -227,7 +232,7 @@ class Capture:
             )
         return len(tensor) // self._rows
 
-    def _one_by_one(self, call: Call, parameter: nn.Parameter, back: tuple[Tensor | None, ...]) -> Tensor:
+    def _one_by_one(self, call: ModuleCall, parameter: nn.Parameter, back: tuple[Tensor | None, ...]) -> Tensor:
         outputs = [s for s, g in zip(call.sent, back, strict=True) if g is not None]
         gradients = [g for g in back if g is not None]
         rows = []
@@ -243,7 +248,7 @@ class Capture:
         return torch.stack(rows).reshape(self._rows, parameter.shape[0] if parameter.ndim else 1, -1)
 
 
-def _passed(loss: Tensor, calls: Sequence[Call], alone: set[int]) -> tuple[list[Call], list[Call]]:
+def _passed(loss: Tensor, calls: Sequence[ModuleCall], alone: set[int]) -> tuple[list[ModuleCall], list[ModuleCall]]:
     """Calls whose factors are taken while the backward passes by, so that nothing else is kept of them; the rest.
 
     Those are norms, whose factors are small, and the calls in `alone`, whose factors are used up at once. The backward
@@ -253,10 +258,12 @@ def _passed(loss: Tensor, calls: Sequence[Call], alone: set[int]) -> tuple[list[
     able = {
         call.sent[0].node: call
         for call in calls
-        if len(call.sent) == 1 and (isinstance(call.module, NORMS) or id(call) in alone) and form_of(call.module)
+        if len(call.sent) == 1
+        and (isinstance(call.module, NORMALIZATION_LAYERS) or id(call) in alone)
+        and gradient_rule_for(call.module)
     }
     leads: dict[Node, bool] = {edge.node: True for call in calls for edge in call.sent if edge.node not in able}
-    passed: list[Call] = []
+    passed: list[ModuleCall] = []
     stack: list[tuple[Node, bool]] = [(loss.grad_fn, False)] if loss.grad_fn is not None else []
     while stack:
         node, seen = stack.pop()
@@ -273,7 +280,7 @@ def _passed(loss: Tensor, calls: Sequence[Call], alone: set[int]) -> tuple[list[
 
 
 def _taking(
-    take: Callable[[Call, tuple[Tensor | None, ...]], None], call: Call, back: tuple[Tensor | None, ...]
+    take: Callable[[ModuleCall, tuple[Tensor | None, ...]], None], call: ModuleCall, back: tuple[Tensor | None, ...]
 ) -> None:
     """Hand on what arrives at a call's only output."""
     take(call, (back[call.sent[0].output_nr],))

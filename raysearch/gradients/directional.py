@@ -46,7 +46,7 @@ def jvp(losses: Losses, root: nn.Module, parameters: Sequence[nn.Parameter], v: 
         return {task: torch.zeros_like(said[task]) if t is None else t.clone() for task, t in tangents.items()}
 
 
-def difference(
+def finite_differences(
     losses: Losses, before: dict[int, Tensor], parameters: Sequence[nn.Parameter], v: Tensor
 ) -> dict[int, Tensor]:
     """<g_k, v> of every task, from its losses at theta (`before`) and at theta + e v; theta is left as it was."""
@@ -59,7 +59,9 @@ def difference(
     return {task: (after[task].double() - loss.double()) / e for task, loss in before.items()}
 
 
-def check_along(found: Tensor, expected: Tensor, scale: Tensor, tolerance: float, engine: str) -> None:
+def check_directional_derivatives(
+    found: Tensor, expected: Tensor, scale: Tensor, tolerance: float, engine: str
+) -> None:
     """Raise ValueError unless products add up to the `expected` one of their sum, of a backward that was made anyway.
 
     Their difference may be `tolerance` of `scale`, the product of the two lengths.

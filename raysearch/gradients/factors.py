@@ -27,7 +27,7 @@ SHARES = 8  # of the columns of long lines, multiplied side by side: few lines b
 
 
 @dataclass(frozen=True)
-class Outer:
+class OuterProductFactor:
     """Row i's gradient is sum_t x[i, t] y[i, t]^T."""
 
     x: Tensor  # (m, T, p)
@@ -50,7 +50,7 @@ class Outer:
 
 
 @dataclass(frozen=True)
-class Picked:
+class EmbeddingFactor:
     """Row i's gradient has y[i, t] added to its line ids[i, t]: an embedding's."""
 
     ids: Tensor  # (m, T) int64
@@ -77,7 +77,7 @@ class Picked:
 
 
 @dataclass(frozen=True)
-class Rows:
+class DenseFactor:
     """Row i's gradient as it is: small ones, and those of layers without a product form."""
 
     g: Tensor  # (m, p, q)
@@ -101,7 +101,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Convolved:
+class ConvolutionFactor:
     """Row i's gradient is that of a kernel laid over a[i] with b[i] coming back; patches are never written down."""
 
     a: Tensor  # (m, C, height, width)
@@ -141,10 +141,10 @@ class Convolved:
         return gradient
 
 
-Factor = Outer | Picked | Rows | Convolved
+Factor = OuterProductFactor | EmbeddingFactor | DenseFactor | ConvolutionFactor
 
 
-class Room:
+class Workspace:
     """Memory for one piece of rows' gradients after another: a new place for each would take as long as they do."""
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Layer:
+class ParameterJacobian:
     """Every row's gradient in one parameter: a sum over the parameter's uses, rows in one or more micro-batches."""
 
     shape: tuple[int, ...]
@@ -180,11 +180,11 @@ class Layer:
             size *= n
         return size
 
-    def products(self, directions: Sequence[Tensor], room: Room) -> tuple[Tensor, Tensor]:
+    def inner_products(self, directions: Sequence[Tensor], room: Workspace) -> tuple[Tensor, Tensor]:
         """This layer's share of J J^T (m, m) and of J's products with each of `directions` (n of (p, q)), (m, n)."""
         if pairs := self._by_positions():
             return self._position_products(pairs, directions)
-        if all(isinstance(use, Picked) for batch in self.batches for use in batch):
+        if all(isinstance(use, EmbeddingFactor) for batch in self.batches for use in batch):
             return self._line_products(directions, room)
         m = sum(self.sizes)
         like = self.like()
@@ -196,7 +196,7 @@ class Layer:
                 along.addmm_(flat, torch.stack([V[lines].flatten() for V in directions]).T)
         return G.triu() + G.triu(1).T, along
 
-    def combine(self, weights: Tensor, out: Tensor, room: Room) -> None:
+    def combine(self, weights: Tensor, out: Tensor, room: Workspace) -> None:
         """Add to out (c, p, q): sum_i weights[:, i] gradient_i for each line of `weights` (c, m)."""
         if len(weights) <= 2:  # cheaper than writing gradients down
             for total, line in zip(out, weights, strict=True):
@@ -210,16 +210,16 @@ class Layer:
     def like(self) -> Tensor:
         """A tensor of the factors' type and place."""
         use = self.batches[0][0]
-        if isinstance(use, Convolved):
+        if isinstance(use, ConvolutionFactor):
             return use.b
-        return use.g if isinstance(use, Rows) else use.y
+        return use.g if isinstance(use, DenseFactor) else use.y
 
-    def _parts(self, room: Room) -> Iterator[tuple[Tensor | slice, Tensor]]:
+    def _parts(self, room: Workspace) -> Iterator[tuple[Tensor | slice, Tensor]]:
         """All rows' gradients (m, n, q), some lines of the parameter at a time, each gone when the next comes."""
         m, uses = sum(self.sizes), [use for batch in self.batches for use in batch]
-        least = LINES if any(isinstance(use, Convolved) for use in uses) else 1
+        least = LINES if any(isinstance(use, ConvolutionFactor) for use in uses) else 1
         step = max(least, BUDGET // max(1, m * self.q))
-        picked = [use.ids.flatten() for use in uses if isinstance(use, Picked)]
+        picked = [use.ids.flatten() for use in uses if isinstance(use, EmbeddingFactor)]
         if len(picked) == len(uses):
             for some in torch.cat(picked).unique().split(step):
                 yield some, self._written(room.of((m, len(some), self.q), self.like()), some)
@@ -227,7 +227,7 @@ class Layer:
         alone = uses[0] if len(uses) == 1 else None
         for low in range(0, self.p, step):
             lines = slice(low, min(low + step, self.p))
-            if isinstance(alone, Rows | Convolved):
+            if isinstance(alone, DenseFactor | ConvolutionFactor):
                 yield lines, alone.dense(lines)
             else:
                 yield lines, self._written(room.of((m, lines.stop - low, self.q), self.like()), lines)
@@ -239,13 +239,13 @@ class Layer:
                 use.write(own, lines, anew=number == 0)
         return g
 
-    def _line_products(self, directions: Sequence[Tensor], room: Room) -> tuple[Tensor, Tensor]:
+    def _line_products(self, directions: Sequence[Tensor], room: Workspace) -> tuple[Tensor, Tensor]:
         """`products` of an embedding: two rows meet in the lines alone that both pick, which most lines are not."""
         m = sum(self.sizes)
         keys, values, start = [], [], 0
         for batch, size in zip(self.batches, self.sizes, strict=True):
             for use in batch:
-                assert isinstance(use, Picked)
+                assert isinstance(use, EmbeddingFactor)
                 row = torch.arange(start, start + size, device=use.ids.device)
                 keys.append((use.ids * m + row[:, None]).flatten())
                 values.append(use.y.flatten(0, 1))
@@ -276,17 +276,19 @@ class Layer:
             G.view(-1).index_add_(0, row[same + apart] * m + row[same], products)
         return G, along
 
-    def _by_positions(self) -> list[Outer]:
+    def _by_positions(self) -> list[OuterProductFactor]:
         """The uses, one a micro-batch, if products of positions are cheaper than gradients written down."""
         uses = [batch[0] for batch in self.batches if len(batch) == 1]
-        outers = [use for use in uses if isinstance(use, Outer)]
+        outers = [use for use in uses if isinstance(use, OuterProductFactor)]
         if len(outers) < len(self.batches):
             return []
         positions = sum(use.x.shape[0] * use.x.shape[1] for use in outers)
         m, p, q = sum(self.sizes), self.p, self.q
         return outers if positions * positions * (p + q) < (positions + m * m) * p * q else []
 
-    def _position_products(self, uses: Sequence[Outer], directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _position_products(
+        self, uses: Sequence[OuterProductFactor], directions: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         blocks = [[_inner(a, b) for b in uses] for a in uses]
         G = torch.cat([torch.cat(line, dim=1) for line in blocks])
         along = torch.cat([_along(use, directions) for use in uses])
@@ -306,14 +308,14 @@ def _put(part: Tensor, g: Tensor, *, anew: bool) -> None:
     g.copy_(part) if anew else g.add_(part)
 
 
-def _inner(a: Outer, b: Outer) -> Tensor:
+def _inner(a: OuterProductFactor, b: OuterProductFactor) -> Tensor:
     """Inner products (m_a, m_b) of the gradients of two micro-batches."""
     shape = (len(a.x), a.x.shape[1], len(b.x), b.x.shape[1])
     products = (a.x.flatten(0, 1) @ b.x.flatten(0, 1).T) * (a.y.flatten(0, 1) @ b.y.flatten(0, 1).T)
     return products.view(shape).sum(dim=(1, 3))
 
 
-def _along(use: Outer, matrices: Sequence[Tensor]) -> Tensor:
+def _along(use: OuterProductFactor, matrices: Sequence[Tensor]) -> Tensor:
     """Products of the gradients with each of `matrices` (n of (p, q)), (m, n)."""
     out = use.x.new_zeros(len(use.x), len(matrices))
     for column, M in zip(out.unbind(dim=1), matrices, strict=True):

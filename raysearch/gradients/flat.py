@@ -20,7 +20,7 @@ def flat_gradient(loss: Tensor, parameters: Parameters, *, keep_graph: bool = Fa
     )
 
 
-def assign(gradient: Tensor, parameters: Parameters) -> None:
+def assign_gradient(gradient: Tensor, parameters: Parameters) -> None:
     """Set `.grad` of `parameters` from a flat gradient (D,)."""
     start = 0
     for parameter in parameters:

@@ -2,8 +2,8 @@
 
     J (m, D)  one example's gradient a row;   G = J J^T (m, m)
 
-`Factored` keeps the layers' factors of one backward; `Explicit` keeps the matrix, for models whose rows cannot be
-told apart, and as the plain reference that the other is checked against.
+`FactoredJacobian` keeps the layers' factors of one backward. `ExplicitJacobian` keeps the matrix: for models whose
+examples cannot be separated, and as the reference that the other is checked against.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from raysearch.distributed import Ranks
-from raysearch.gradients.capture import Capture
-from raysearch.gradients.factors import Factor, Layer, Room, Rows
+from raysearch.gradients.capture import LayerCapture
+from raysearch.gradients.factors import DenseFactor, Factor, ParameterJacobian, Workspace
 from raysearch.gradients.flat import flat_gradient
 
 CHUNK = 1 << 18  # columns of an explicit J that are multiplied at a time
@@ -34,7 +34,7 @@ class Jacobian(Protocol):
     def noise(self) -> float:
         """Relative rounding error of G."""
 
-    def products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def inner_products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """G (m, m) and J's products with each of `directions` (n of (D,)), (m, n), both float64."""
 
     def combine(self, weights: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Jacobian(Protocol):
 
 
 @dataclass(frozen=True)
-class Explicit:
+class ExplicitJacobian:
     """J written down."""
 
     J: Tensor
@@ -57,7 +57,7 @@ class Explicit:
         """G is exact for a J that is rounded."""
         return float(torch.finfo(self.J.dtype).eps ** 1.5)
 
-    def products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def inner_products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """G and products with directions, summed in float64."""
         G = self.J.new_zeros(self.m, self.m, dtype=torch.float64)
         along = self.J.new_zeros(self.m, len(directions), dtype=torch.float64)
@@ -74,10 +74,10 @@ class Explicit:
 
 
 @dataclass(frozen=True)
-class Factored:
+class FactoredJacobian:
     """J as its layers' factors. The ranks share the layers' products, and sum m x m and m x n numbers."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[ParameterJacobian, ...]
     m: int
     ranks: Ranks
 
@@ -86,14 +86,14 @@ class Factored:
         """G is summed from products in the factors' own precision."""
         return max((float(torch.finfo(layer.like().dtype).eps) for layer in self.layers if layer.batches), default=0.0)
 
-    def products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def inner_products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """G and products with directions, summed over layers in float64."""
         both = torch.zeros(self.m, self.m + len(directions), dtype=torch.float64, device=self.ranks.device)
-        sizes, room = [layer.p * layer.q for layer in self.layers], Room()
+        sizes, room = [layer.p * layer.q for layer in self.layers], Workspace()
         parts = [V.split(sizes) for V in directions]
         for number, layer in enumerate(self.layers):
             if layer.batches and number % self.ranks.world == self.ranks.rank:
-                G, along = layer.products([own[number].view(layer.p, layer.q) for own in parts], room)
+                G, along = layer.inner_products([own[number].view(layer.p, layer.q) for own in parts], room)
                 both[:, : self.m] += G
                 both[:, self.m :] += along
         both = self.ranks.sum(both)
@@ -101,7 +101,7 @@ class Factored:
 
     def combine(self, weights: Tensor) -> Tensor:
         """J times weights, layer by layer."""
-        sizes, room = [layer.p * layer.q for layer in self.layers], Room()
+        sizes, room = [layer.p * layer.q for layer in self.layers], Workspace()
         dtype = next((layer.like().dtype for layer in self.layers if layer.batches), weights.dtype)
         out = torch.zeros(len(weights), sum(sizes), dtype=dtype, device=weights.device)
         for layer, own in zip(self.layers, out.split(sizes, dim=1), strict=True):
@@ -113,14 +113,14 @@ class Factored:
 Losses = Callable[[Tensor], Tensor]  # row numbers (b,) -> each row's own loss (b,), by one forward
 
 
-def factored(
+def factored_jacobian(
     losses_of: Losses,
     rows: Tensor,
-    capture: Capture,
+    capture: LayerCapture,
     ranks: Ranks,
     micro_batches: int = 1,
     check: float | None = None,
-) -> Factored:
+) -> FactoredJacobian:
     """J of `rows` by one forward and one backward for each micro-batch.
 
     With `check`, the first row's gradient is also taken by a plain backward, and may differ by that share of its norm.
@@ -129,11 +129,11 @@ def factored(
     found: list[list[tuple[Factor, ...]]] = []
     sizes = []
     for some in rows.chunk(micro_batches):
-        with capture.watching(len(some)):
+        with capture.recording(len(some)):
             losses = losses_of(some)
         if check is not None and not found:
             first = flat_gradient(losses[0], capture.parameters, keep_graph=True)
-        pieces, _ = capture.pieces(losses.sum())
+        pieces, _ = capture.collect_factors(losses.sum())
         found.append([tuple(use.factor for use in uses) for uses in pieces])
         sizes.append(len(some))
     layers = []
@@ -142,21 +142,23 @@ def factored(
         p = len(parameter) if parameter.ndim else 1
         for at, (uses, size) in enumerate(zip(batches, sizes, strict=True)):
             if not uses and any(batches):
-                batches[at] = (Rows(parameter.new_zeros(size, p, parameter.numel() // p)),)
-        layers.append(Layer(tuple(parameter.shape), tuple(batches) if any(batches) else (), tuple(sizes)))
-    J = Factored(tuple(layers), len(rows), ranks)
+                batches[at] = (DenseFactor(parameter.new_zeros(size, p, parameter.numel() // p)),)
+        layers.append(ParameterJacobian(tuple(parameter.shape), tuple(batches) if any(batches) else (), tuple(sizes)))
+    J = FactoredJacobian(tuple(layers), len(rows), ranks)
     if check is not None:
         alone = torch.zeros(1, len(rows), device=first.device)
         alone[0, 0] = 1
-        capture.agree(J.combine(alone)[0], first, check)
+        capture.check_gradient(J.combine(alone)[0], first, check)
     return J
 
 
-def explicit(losses_of: Losses, rows: Tensor, parameters: Sequence[nn.Parameter], *, coupled: bool) -> Explicit:
+def explicit_jacobian(
+    losses_of: Losses, rows: Tensor, parameters: Sequence[nn.Parameter], *, coupled: bool
+) -> ExplicitJacobian:
     """J of `rows` by one backward for each; the rows are in one forward together where they are `coupled`."""
     lines = []
     together = losses_of(rows) if coupled else None
     for i in range(len(rows)):
         loss = together[i] if together is not None else losses_of(rows[i : i + 1]).sum()
         lines.append(flat_gradient(loss, parameters, keep_graph=together is not None and i < len(rows) - 1))
-    return Explicit(torch.stack(lines))
+    return ExplicitJacobian(torch.stack(lines))

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Scope:
+class ParameterBlocks:
     """Blocks of parameters, each with a subspace of its own; what is in no block is left alone."""
 
     sizes: tuple[int, ...]  # of all parameters, in the order of flat gradients
     blocks: tuple[tuple[int, ...], ...]  # parameters' numbers
 
-    def parts(self, flat: Tensor) -> list[Tensor]:
+    def split(self, flat: Tensor) -> list[Tensor]:
         """Each block's part (D_block,) of a flat gradient (D,)."""
         parts = [[flat[low:high] for low, high in spans] for spans in self._spans()]
         return [own[0] if len(own) == 1 else torch.cat(own) for own in parts]
 
-    def replaced(self, flat: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    def replace(self, flat: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """The flat gradient with its blocks' parts replaced."""
         whole = flat.clone()
         for spans, part in zip(self._spans(), parts, strict=True):
@@ -44,16 +44,16 @@ class Scope:
         return found
 
 
-def scope_of(
+def select_parameter_blocks(
     kind: str, body: nn.Module, parameters: Sequence[nn.Parameter], heads: Sequence[nn.Parameter], last_layers: int
-) -> Scope:
+) -> ParameterBlocks:
     """The blocks among a body's `parameters` and its `heads`: body, last (layers), per_layer or all.
 
     Raises ValueError where the body has no list of layers, or fewer than are asked for.
     """
     sizes = tuple(parameter.numel() for parameter in (*parameters, *heads))
     if kind in ("body", "all"):
-        return Scope(sizes, (tuple(range(len(parameters) if kind == "body" else len(sizes))),))
+        return ParameterBlocks(sizes, (tuple(range(len(parameters) if kind == "body" else len(sizes))),))
     number = {id(parameter): i for i, parameter in enumerate(parameters)}
     if kind == "per_layer":
         blocks: list[tuple[int, ...]] = []
@@ -61,10 +61,10 @@ def scope_of(
             own = (number.pop(id(p), None) for p in module.parameters(recurse=False))
             if block := tuple(i for i in own if i is not None):
                 blocks.append(block)
-        return Scope(sizes, tuple(blocks))
+        return ParameterBlocks(sizes, tuple(blocks))
     layers = max((m for m in body.modules() if isinstance(m, nn.ModuleList)), key=len, default=None)
     if layers is None or len(layers) < last_layers:
         have = "no list of layers" if layers is None else f"{len(layers)} layers"
         raise ValueError(f"scope 'last' asks for the last {last_layers} layers; the encoder has {have}")
     last = {id(p) for layer in list(layers)[-last_layers:] for p in layer.parameters()}
-    return Scope(sizes, (tuple(i for i, p in enumerate(parameters) if id(p) in last),))
+    return ParameterBlocks(sizes, (tuple(i for i, p in enumerate(parameters) if id(p) in last),))

@@ -19,7 +19,14 @@ from itertools import accumulate, combinations_with_replacement
 import torch
 from torch import Tensor
 
-from raysearch.gradients.factors import Convolved, Factor, Outer, Picked, Room, Rows
+from raysearch.gradients.factors import (
+    ConvolutionFactor,
+    DenseFactor,
+    EmbeddingFactor,
+    Factor,
+    OuterProductFactor,
+    Workspace,
+)
 
 AT_ONCE = 1 << 21  # numbers of tasks' gradients that are written down at a time
 LINES = 32  # lines that are written down at a time, at the least: thinner products are slow
@@ -27,7 +34,7 @@ PASS = 40  # multiplications that take as long as a pass over one number
 
 
 @dataclass(frozen=True)
-class Use:
+class ParameterUse:
     """One use of a parameter: its factor, and each task's rows in it, one after another."""
 
     factor: Factor
@@ -35,16 +42,18 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Requested:
     """What is asked of a share."""
 
     weights: Tensor  # (c, n)
     norms: bool
     gramian: bool  # all pairs
-    room: Room  # where tasks' gradients are written down
+    room: Workspace  # where tasks' gradients are written down
 
 
-def add_share(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, along: Tensor, G: Tensor) -> None:
+def add_parameter_products(
+    uses: Sequence[ParameterUse], out: Tensor, asked: Requested, V: Tensor | None, along: Tensor, G: Tensor
+) -> None:
     """Set `out` (c, p, q) to the weighted sums; add products with V (p, q) to `along` (n,), pairs' to G (n, n)."""
     if not uses:
         out.zero_()
@@ -58,8 +67,10 @@ def add_share(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, 
 # ---- by lines ----
 
 
-def _by_lines(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, along: Tensor, G: Tensor) -> None:
-    if all(isinstance(use.factor, Picked) for use in uses):
+def _by_lines(
+    uses: Sequence[ParameterUse], out: Tensor, asked: Requested, V: Tensor | None, along: Tensor, G: Tensor
+) -> None:
+    if all(isinstance(use.factor, EmbeddingFactor) for use in uses):
         out.zero_()  # most lines are picked by none
     for lines, g in _written(uses, out, len(along), asked.room):
         flat = g.flatten(1)
@@ -75,14 +86,16 @@ def _by_lines(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, 
             G.diagonal().add_(torch.linalg.vector_norm(flat, dim=1).double().square())
 
 
-def _written(uses: Sequence[Use], like: Tensor, n: int, room: Room) -> Iterator[tuple[Tensor | slice, Tensor]]:
+def _written(
+    uses: Sequence[ParameterUse], like: Tensor, n: int, room: Workspace
+) -> Iterator[tuple[Tensor | slice, Tensor]]:
     """Some lines of a parameter and each task's gradient in them, (n, lines, q), gone when the next ones come."""
     _, p, q = like.shape
-    if all(isinstance(use.factor, Rows) for use in uses):
+    if all(isinstance(use.factor, DenseFactor) for use in uses):
         yield slice(0, p), _added(uses, slice(0, p), room.of((n, p, q), like))
         return
     step = max(LINES, AT_ONCE // max(1, n * q))
-    picked = [use.factor.ids.flatten() for use in uses if isinstance(use.factor, Picked)]
+    picked = [use.factor.ids.flatten() for use in uses if isinstance(use.factor, EmbeddingFactor)]
     if len(picked) == len(uses):
         for some in torch.cat(picked).unique().split(step):
             yield some, _added(uses, some, room.of((n, len(some), q), like))
@@ -92,14 +105,14 @@ def _written(uses: Sequence[Use], like: Tensor, n: int, room: Room) -> Iterator[
             yield some, _added(uses, some, room.of((n, some.stop - low, q), like))
 
 
-def _added(uses: Sequence[Use], lines: Tensor | slice, g: Tensor) -> Tensor:
+def _added(uses: Sequence[ParameterUse], lines: Tensor | slice, g: Tensor) -> Tensor:
     """All uses' gradients in some lines, written to g (n, lines, q)."""
     first = uses[0]
-    fills = isinstance(first.factor, Outer) and [task for task, _ in first.rows] == list(range(len(g)))
+    fills = isinstance(first.factor, OuterProductFactor) and [task for task, _ in first.rows] == list(range(len(g)))
     if not fills:
         g.zero_()
     for use in uses:
-        if isinstance(use.factor, Outer | Rows) and isinstance(lines, slice):
+        if isinstance(use.factor, OuterProductFactor | DenseFactor) and isinstance(lines, slice):
             for tasks, rows in _runs(use.rows):
                 _add_run(g[tasks], use.factor, rows, lines, anew=fills and use is first)
         else:
@@ -108,10 +121,10 @@ def _added(uses: Sequence[Use], lines: Tensor | slice, g: Tensor) -> Tensor:
     return g
 
 
-def _add_run(g: Tensor, factor: Outer | Rows, rows: slice, lines: slice, *, anew: bool) -> None:
+def _add_run(g: Tensor, factor: OuterProductFactor | DenseFactor, rows: slice, lines: slice, *, anew: bool) -> None:
     """Add to g (n, lines, q) the gradients of tasks with as many rows each; write them over what is there if `anew`."""
     n = len(g)
-    if isinstance(factor, Rows):
+    if isinstance(factor, DenseFactor):
         g += factor.g[rows, lines].unflatten(0, (n, -1)).sum(dim=1)
     else:
         x, y = (part[rows].reshape(n, -1, part.shape[2]) for part in (factor.x, factor.y))
@@ -136,7 +149,7 @@ def _follows(one: tuple[int, slice], other: tuple[int, slice], size: int) -> boo
 
 def _add(total: Tensor, factor: Factor, rows: slice, lines: Tensor | slice) -> None:
     """Add to total (lines, q) the summed gradient of some rows, in some lines of the parameter."""
-    if isinstance(factor, Picked):
+    if isinstance(factor, EmbeddingFactor):
         ids, y = factor.ids[rows].flatten(), factor.y[rows].flatten(0, 1)
         if isinstance(lines, slice):
             inside = (ids >= lines.start) & (ids < lines.stop)
@@ -146,7 +159,7 @@ def _add(total: Tensor, factor: Factor, rows: slice, lines: Tensor | slice) -> N
             total.index_add_(0, torch.searchsorted(lines, ids[inside].contiguous()), y[inside])
         return
     assert isinstance(lines, slice)
-    assert isinstance(factor, Convolved)
+    assert isinstance(factor, ConvolutionFactor)
     total += factor.of(rows, lines.start, lines.stop)
 
 
@@ -173,23 +186,31 @@ class Positions:
         return torch.arange(len(counts)).repeat_interleave(counts).to(self.y.device)
 
 
-def _positions_are_cheaper(uses: Sequence[Use], size: int, sides: int, n: int, asked: Asked, along: bool) -> bool:
+def _positions_are_cheaper(
+    uses: Sequence[ParameterUse], size: int, sides: int, n: int, asked: Requested, along: bool
+) -> bool:
     """Is it, by multiplications and passes? `size` is p q and `sides` p + q."""
-    if asked.gramian or not all(isinstance(use.factor, Outer | Picked) for use in uses):
+    if asked.gramian or not all(isinstance(use.factor, OuterProductFactor | EmbeddingFactor) for use in uses):
         return False
     counts = [0] * n
     for use in uses:
         for task, rows in use.rows:
-            if isinstance(use.factor, Outer):
+            if isinstance(use.factor, OuterProductFactor):
                 counts[task] += (rows.stop - rows.start) * use.factor.x.shape[1]
     pairs = asked.norms * sum(count**2 for count in counts)
     return along * sum(counts) * size + pairs * sides < n * size * PASS * (2 + along + asked.norms) / 2
 
 
-def _by_positions(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | None, along: Tensor, G: Tensor) -> None:
+def _by_positions(
+    uses: Sequence[ParameterUse], out: Tensor, asked: Requested, V: Tensor | None, along: Tensor, G: Tensor
+) -> None:
     n = len(along)
     out.zero_()
-    parts = [_spread(own, n) for kind in (Outer, Picked) if (own := [u for u in uses if isinstance(u.factor, kind)])]
+    parts = [
+        _spread(own, n)
+        for kind in (OuterProductFactor, EmbeddingFactor)
+        if (own := [u for u in uses if isinstance(u.factor, kind)])
+    ]
     if asked.norms:
         parts = [_once_each(part, out.shape[1]) if part.x.ndim == 1 else part for part in parts]
         for one, other in combinations_with_replacement(parts, 2):
@@ -210,12 +231,12 @@ def _by_positions(uses: Sequence[Use], out: Tensor, asked: Asked, V: Tensor | No
                 total.addmm_(part.x[some].T, y)
 
 
-def _spread(uses: Sequence[Use], n: int) -> Positions:
+def _spread(uses: Sequence[ParameterUse], n: int) -> Positions:
     """The positions of uses of one kind."""
     spans: list[tuple[int, Tensor, Tensor]] = []
     for use in uses:
-        assert isinstance(use.factor, Outer | Picked)
-        first = use.factor.x if isinstance(use.factor, Outer) else use.factor.ids
+        assert isinstance(use.factor, OuterProductFactor | EmbeddingFactor)
+        first = use.factor.x if isinstance(use.factor, OuterProductFactor) else use.factor.ids
         spans += [(task, first[rows].flatten(0, 1), use.factor.y[rows].flatten(0, 1)) for task, rows in use.rows]
     spans.sort(key=lambda span: span[0])
     counts = [0] * n

@@ -1,6 +1,6 @@
 """Each task's gradient within one batch: products, norms and sums, after one backward for all.
 
-g (n, D)  one task's gradient a line, never written down as a whole by `Segmented`
+g (n, D)  one task's gradient a line, never written down as a whole by `FactoredTaskGradients`
 v (D,)    the dev gradient
 """
 
@@ -13,16 +13,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from raysearch.gradients.capture import NO_TASK, Capture, Found
-from raysearch.gradients.factors import Room
-from raysearch.gradients.parameter_products import Asked, Use, add_share
+from raysearch.gradients.capture import WHOLE_BATCH, LayerCapture, TaskFactor
+from raysearch.gradients.factors import Workspace
+from raysearch.gradients.parameter_products import ParameterUse, Requested, add_parameter_products
 
 
 @dataclass(frozen=True)
-class Look:
+class GradientSummary:
     """What one pass over the tasks' gradients tells, float64."""
 
-    along: Tensor  # (n,) products with v
+    products: Tensor  # (n,) products with v
     gramian: Tensor  # (n, n); its diagonal alone if norms were asked for, zeros if neither was
     sums: Tensor  # (c, D) weights times g, in the parameters' own type
 
@@ -30,17 +30,21 @@ class Look:
 class TaskGradients(Protocol):
     """What a step asks of its tasks' gradients."""
 
-    def look(self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False) -> Look:
+    def summarise(
+        self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False
+    ) -> GradientSummary:
         """Products with v, norms or the whole Gramian as far as asked for, and the sums `weights` (c, n) times g."""
 
 
 @dataclass(frozen=True)
-class Plain:
+class DenseTaskGradients:
     """Gradients written down: for models whose rows cannot be told apart, and as the plain reference."""
 
     g: Tensor
 
-    def look(self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False) -> Look:
+    def summarise(
+        self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False
+    ) -> GradientSummary:
         """Products in float64."""
         g = self.g.double()
         along = g @ v.double() if v is not None else g.new_zeros(len(g))
@@ -48,36 +52,38 @@ class Plain:
             G = g @ g.T
         else:
             G = (torch.linalg.vector_norm(g, dim=1).square() if norms else g.new_zeros(len(g))).diag()
-        return Look(along, G, weights.to(self.g) @ self.g)
+        return GradientSummary(along, G, weights.to(self.g) @ self.g)
 
 
 @dataclass(frozen=True)
-class Piece:
+class CapturedParameter:
     """The uses of one parameter, of one or more micro-batches."""
 
     shape: torch.Size
-    uses: tuple[tuple[Found, dict[int, slice]], ...]  # with the rows of each task in the batch
+    uses: tuple[tuple[TaskFactor, dict[int, slice]], ...]  # with the rows of each task in the batch
 
 
 @dataclass(frozen=True)
-class Segmented:
+class FactoredTaskGradients:
     """Gradients as factors: a task's rows are multiplied among themselves, which all together is one pass."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[CapturedParameter, ...]
     tasks: tuple[int, ...]  # the lines of g
     like: Tensor
 
-    def look(self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False) -> Look:
+    def summarise(
+        self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False
+    ) -> GradientSummary:
         """Parameter by parameter, each by the way that is cheaper for it."""
         here = list(dict.fromkeys(task for piece in self.pieces for _, rows in piece.uses for task in rows))
         shapes = [piece.shape for piece in self.pieces]
         summed = _Sums(shapes, self.tasks, here, self.like, (weights, v, norms, gramian))
         for number, piece in enumerate(self.pieces):
-            summed.take(number, piece.uses)
-        return summed.look()
+            summed.add_parameter(number, piece.uses)
+        return summed.summarise()
 
 
-class Ahead:
+class StreamingTaskGradients:
     """One look, settled before the backward, which takes each parameter as it passes by: no factor is kept for it."""
 
     def __init__(
@@ -93,22 +99,24 @@ class Ahead:
         self._sums = _Sums(shapes, tasks, list(rows), parameters[0].detach(), (*asked, False))
         self._left = set(range(len(parameters)))
 
-    def take(self, number: int, found: Found) -> None:
+    def add_parameter(self, number: int, found: TaskFactor) -> None:
         """The only use of a parameter."""
         self._left.remove(number)
-        self._sums.take(number, ((found, self._rows),))
+        self._sums.add_parameter(number, ((found, self._rows),))
 
-    def finish(self, pieces: Sequence[tuple[Found, ...]]) -> None:
+    def add_remaining(self, pieces: Sequence[tuple[TaskFactor, ...]]) -> None:
         """The uses of the parameters that were not taken."""
         for number in self._left:
-            self._sums.take(number, tuple((found, self._rows) for found in pieces[number]))
+            self._sums.add_parameter(number, tuple((found, self._rows) for found in pieces[number]))
 
-    def look(self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False) -> Look:
+    def summarise(
+        self, weights: Tensor, v: Tensor | None = None, *, norms: bool = False, gramian: bool = False
+    ) -> GradientSummary:
         """What was asked for; nothing else can be had."""
         assert weights.equal(self.asked[0])
         assert v is self.asked[1]
         assert (norms, gramian) == (self.asked[2], False)
-        return self._sums.look()
+        return self._sums.summarise()
 
 
 class _Sums:
@@ -125,14 +133,14 @@ class _Sums:
         weights, v, norms, gramian = asked
         self.shapes, self.n, self.here = shapes, len(tasks), here
         self.lines = torch.tensor([tasks.index(task) for task in here], dtype=torch.long)
-        self.asked = Asked(weights[:, self.lines], norms, gramian, Room())
+        self.asked = Requested(weights[:, self.lines], norms, gramian, Workspace())
         sizes = [shape.numel() for shape in shapes]
         self.sums = like.new_empty(len(weights), sum(sizes))
         self.outs = self.sums.split(sizes, dim=1)
         self.directions: Sequence[Tensor | None] = v.split(sizes) if v is not None else [None] * len(sizes)
         self.products: dict[int, tuple[Tensor, Tensor]] = {}  # (n,) and (n, n) float64 of each parameter
 
-    def take(self, number: int, uses: Sequence[tuple[Found, dict[int, slice]]]) -> None:
+    def add_parameter(self, number: int, uses: Sequence[tuple[TaskFactor, dict[int, slice]]]) -> None:
         """All uses of a parameter, with the rows of each task in the batch."""
         shape, own = self.shapes[number], self.directions[number]
         p = shape[0] if shape else 1
@@ -140,36 +148,36 @@ class _Sums:
         out, V = self.outs[number].view(len(self.sums), p, -1), own.view(p, -1) if own is not None else None
         n = len(self.here)
         along, G = (out.new_zeros(shape, dtype=torch.float64) for shape in ((n,), (n, n)))
-        add_share(known, out, self.asked, V, along, G)
+        add_parameter_products(known, out, self.asked, V, along, G)
         self.products[number] = along, G
 
-    def look(self) -> Look:
+    def summarise(self) -> GradientSummary:
         """Of all tasks; zeros of those that are not here. Summed in one order, whenever parameters have come."""
         numbers = range(len(self.shapes))
         along, G = (sum((self.products[n][i] for n in numbers), torch.zeros(())) for i in (0, 1))
         lines, every = self.lines.to(G.device), G.new_zeros(self.n, self.n)
         every[lines[:, None], lines] = G
-        return Look(G.new_zeros(self.n).index_copy_(0, lines, along), every, self.sums)
+        return GradientSummary(G.new_zeros(self.n).index_copy_(0, lines, along), every, self.sums)
 
 
-def _use(found: Found, rows: dict[int, slice], here: list[int]) -> Use:
+def _use(found: TaskFactor, rows: dict[int, slice], here: list[int]) -> ParameterUse:
     """A use with the rows of each task that is in it."""
-    if found.task != NO_TASK:
-        return Use(found.factor, ((here.index(found.task), slice(0, found.factor.lines)),))
-    return Use(found.factor, tuple((here.index(task), own) for task, own in rows.items()))
+    if found.task != WHOLE_BATCH:
+        return ParameterUse(found.factor, ((here.index(found.task), slice(0, found.factor.lines)),))
+    return ParameterUse(found.factor, tuple((here.index(task), own) for task, own in rows.items()))
 
 
-def pieces_of(
-    parameters: Sequence[Tensor], batches: Sequence[tuple[list[tuple[Found, ...]], dict[int, slice]]]
-) -> tuple[Piece, ...]:
-    """The pieces of each parameter out of what `Capture.pieces` found in each micro-batch, with its tasks' rows."""
+def group_by_parameter(
+    parameters: Sequence[Tensor], batches: Sequence[tuple[list[tuple[TaskFactor, ...]], dict[int, slice]]]
+) -> tuple[CapturedParameter, ...]:
+    """Groups the factors of each micro-batch by parameter; each batch comes with the rows of its tasks."""
     return tuple(
-        Piece(parameter.shape, tuple((use, rows) for found, rows in batches for use in found[i]))
+        CapturedParameter(parameter.shape, tuple((use, rows) for found, rows in batches for use in found[i]))
         for i, parameter in enumerate(parameters)
     )
 
 
-def check_sum(gradients: Segmented, expected: Tensor, capture: Capture, *, lower: bool) -> None:
+def check_task_sum(gradients: FactoredTaskGradients, expected: Tensor, capture: LayerCapture, *, lower: bool) -> None:
     """Raise ValueError unless the tasks' gradients add up to the plain gradient (D,) of their losses' sum."""
-    whole = gradients.look(torch.ones(1, len(gradients.tasks), dtype=torch.float64)).sums[0]
-    capture.agree(whole, expected, 1e-2 if lower else 1e-3)
+    whole = gradients.summarise(torch.ones(1, len(gradients.tasks), dtype=torch.float64)).sums[0]
+    capture.check_gradient(whole, expected, 1e-2 if lower else 1e-3)

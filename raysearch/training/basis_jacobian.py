@@ -14,10 +14,16 @@ from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
 from raysearch.distributed import Ranks
-from raysearch.gradients.capture import Capture
-from raysearch.gradients.jacobian import Explicit, Factored, Jacobian, explicit, factored
+from raysearch.gradients.capture import LayerCapture
+from raysearch.gradients.jacobian import (
+    ExplicitJacobian,
+    FactoredJacobian,
+    Jacobian,
+    explicit_jacobian,
+    factored_jacobian,
+)
 from raysearch.gradients.layer_rules import BatchNorm
-from raysearch.gradients.parameter_blocks import Scope
+from raysearch.gradients.parameter_blocks import ParameterBlocks
 from raysearch.methods.surgery import settings as f
 from raysearch.modalities.batch import BatchBuilder
 from raysearch.modalities.text.outputs import example_losses
@@ -33,7 +39,7 @@ class Examples:
         self,
         plan: TrialPlan,
         network: Network,
-        scope: Scope,
+        scope: ParameterBlocks,
         split: Split,
         batches: BatchBuilder,
         ranks: Ranks,
@@ -46,7 +52,7 @@ class Examples:
         every = [*network.body_parameters(), *network.head_parameters()]
         self.numbers = sorted(i for block in scope.blocks for i in block)
         self.parameters = [every[i] for i in self.numbers]
-        self.capture = Capture(network if self.settings.scope == "all" else network.body, self.parameters)
+        self.capture = LayerCapture(network if self.settings.scope == "all" else network.body, self.parameters)
         self.order = Shuffled(len(split), number_of(plan.seed, "basis", 0))
         self.steps = Shuffled(len(split), plan.seed)
         self.taken = 0  # Jacobians so far
@@ -83,13 +89,15 @@ class Examples:
         if self.coupled and self.settings.basis == "range_finder":  # k backwards do: what is asked of J is Omega^T J
             k = min(self.settings.k, len(rows))
             sketch = torch.randn(k, len(rows), generator=generator).to(self.ranks.device)
-            return explicit(lambda _: sketch @ self.losses(rows), torch.arange(k), self.parameters, coupled=True)
+            return explicit_jacobian(
+                lambda _: sketch @ self.losses(rows), torch.arange(k), self.parameters, coupled=True
+            )
         if self.coupled or training.engine == "backward":
-            return explicit(self.losses, rows, self.parameters, coupled=self.coupled)
+            return explicit_jacobian(self.losses, rows, self.parameters, coupled=self.coupled)
         check = None if self._is_checked else (1e-2 if training.precision == "bfloat16" else 1e-3)
-        J = factored(self.losses, rows, self.capture, self.ranks, training.micro_batches, check)
+        J = factored_jacobian(self.losses, rows, self.capture, self.ranks, training.micro_batches, check)
         if check is not None:
-            self.capture.say_slow()
+            self.capture.warn_about_slow_modules()
         self._is_checked = True
         return J
 
@@ -97,11 +105,11 @@ class Examples:
         place = {number: at for at, number in enumerate(self.numbers)}
         if len(self.scope.blocks) == 1:
             return [J]
-        if isinstance(J, Factored):
-            return [Factored(tuple(J.layers[place[i]] for i in b), J.m, self.ranks) for b in self.scope.blocks]
-        assert isinstance(J, Explicit)
+        if isinstance(J, FactoredJacobian):
+            return [FactoredJacobian(tuple(J.layers[place[i]] for i in b), J.m, self.ranks) for b in self.scope.blocks]
+        assert isinstance(J, ExplicitJacobian)
         columns = J.J.split([p.numel() for p in self.parameters], dim=1)
-        return [Explicit(torch.cat([columns[place[i]] for i in block], dim=1)) for block in self.scope.blocks]
+        return [ExplicitJacobian(torch.cat([columns[place[i]] for i in block], dim=1)) for block in self.scope.blocks]
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from raysearch.distributed import Ranks
-from raysearch.gradients.directional import check_along, difference, jvp
-from raysearch.gradients.task_gradients import Look
+from raysearch.gradients.directional import check_directional_derivatives, finite_differences, jvp
+from raysearch.gradients.task_gradients import GradientSummary
 from raysearch.methods.weighting.base import END_TASK, Asks, Scores
 from raysearch.training.step import Grouped, Step
 
@@ -30,7 +30,7 @@ def checked(ranks: Ranks, step: Step, said: dict[int, Tensor]) -> Tensor:
     return each
 
 
-def kept_by(ranks: Ranks, limit: float, look: Look, *, summed: bool) -> Tensor | None:
+def kept_by(ranks: Ranks, limit: float, look: GradientSummary, *, summed: bool) -> Tensor | None:
     """What clipping to norm `limit` leaves of each task's gradient, (n,) in (0, 1]; None if all of all."""
     squares = look.gramian.diagonal()
     norms = (squares if summed else ranks.sum(squares.clone())).sqrt().cpu()
@@ -42,7 +42,7 @@ def seen(
     ranks: Ranks,
     step: Step,
     asks: Asks,
-    look: Look,
+    look: GradientSummary,
     sums: tuple[Tensor, Tensor],
     v: Tensor | None,
     *,
@@ -54,7 +54,7 @@ def seen(
     Ranks exchange numbers alone; none where the look was `summed` over them already.
     """
     (g_e, g_aux), size = sums, look.gramian.diagonal()
-    numbers = torch.cat([look.along, size])
+    numbers = torch.cat([look.products, size])
     along, squares = (numbers if summed else ranks.sum(numbers)).chunk(2)
     gramian = (look.gramian if asks.gradients == "products" else squares.diag()).cpu() if asks.gradients else None
     if asks.compare == "end_task":
@@ -95,11 +95,13 @@ def from_forwards(
     if engine == "jvp":
         found = jvp(lambda: again(update, step, sides), update.network, update.body, v)
     else:
-        found = difference(lambda: again(update, step, sides), before, update.body, v)
+        found = finite_differences(lambda: again(update, step, sides), before, update.body, v)
     none = v.new_zeros((), dtype=torch.float64)
     along = update.ranks.sum(torch.stack([found.get(task, none).double() for task in step.tasks]))
     exact = engine == "jvp" and update.training.precision == "float32"
     for side, gradient in zip(step.sides(), (g_e, g_aux), strict=True):
-        check_along(along @ side.to(along), gradient @ v, gradient.norm() * v.norm(), 1e-3 if exact else 0.02, engine)
+        check_directional_derivatives(
+            along @ side.to(along), gradient @ v, gradient.norm() * v.norm(), 1e-3 if exact else 0.02, engine
+        )
     along = torch.cat([(g_aux @ v).double()[None], along])
     return Scores.of(along, torch.zeros_like(along), None, end_task=step.tasks[0] == END_TASK, sets=step.sets)

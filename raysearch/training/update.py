@@ -19,10 +19,17 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.distributed import Ranks
-from raysearch.gradients.capture import Capture
-from raysearch.gradients.flat import assign, flat_gradient
-from raysearch.gradients.parameter_blocks import Scope, scope_of
-from raysearch.gradients.task_gradients import Ahead, Plain, Segmented, TaskGradients, check_sum, pieces_of
+from raysearch.gradients.capture import LayerCapture
+from raysearch.gradients.flat import assign_gradient, flat_gradient
+from raysearch.gradients.parameter_blocks import ParameterBlocks, select_parameter_blocks
+from raysearch.gradients.task_gradients import (
+    DenseTaskGradients,
+    FactoredTaskGradients,
+    StreamingTaskGradients,
+    TaskGradients,
+    check_task_sum,
+    group_by_parameter,
+)
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.surgery.attittud import Attittud
@@ -57,15 +64,17 @@ class Update:
         )
         self.surgery = METHODS[plan.surgery].load()(plan.method("surgery"))
         self.order = Shuffled(len(splits("train")), plan.seed)
-        self.capture = Capture(network, self.body)
+        self.capture = LayerCapture(network, self.body)
         self.dev_gradients = DevGradients(plan, network, splits, batches, classes, ranks, self.arithmetic)
         self.last_scores: tuple[list[int], Scores] | None = None
         self._taken: tuple[Step, Grouped] | None = None  # the step and its rows on this rank, to be looked at after
-        self.scope: Scope | None = None
+        self.scope: ParameterBlocks | None = None
         self.examples: Examples | None = None
         if isinstance(self.surgery, Attittud):
             settings = self.surgery.settings
-            self.scope = scope_of(settings.scope, network.body, self.body, self.heads, settings.last_layers)
+            self.scope = select_parameter_blocks(
+                settings.scope, network.body, self.body, self.heads, settings.last_layers
+            )
             self.examples = Examples(plan, network, self.scope, splits("train"), batches, ranks, self.arithmetic)
         own = {id(p): END_TASK for p in network.end_task.parameters()}
         for number, head in enumerate(network.heads):
@@ -141,7 +150,7 @@ class Update:
             step = self._learn(step, said)
         self._taken = (step, mine) if step.sampled and self.weighting.looks_after else None
         self._level()
-        assign(self.ranks.sum(gradient), self.parameters)
+        assign_gradient(self.ranks.sum(gradient), self.parameters)
         return step.losses(said)
 
     def _two(self, step: Step, groups: Grouped, forwards: bool, generator: Generator) -> Losses:
@@ -157,7 +166,7 @@ class Update:
         scores = from_forwards(self, step, sides, before, sums, v) if v is not None else None
         self._learn(step, said, scores)
         if forwards and self.surgery is None:
-            assign(step.factors.end_task * sums[0] + step.factors.aux * sums[1], self.parameters)
+            assign_gradient(step.factors.end_task * sums[0] + step.factors.aux * sums[1], self.parameters)
         else:
             self._cut(step, *sums, generator)
         return step.losses(said)
@@ -176,31 +185,31 @@ class Update:
         self._level()
         whole = pairs and self.ranks.world > 1
         if whole:  # rows of one product on two ranks: every gradient is summed over ranks
-            everything = gradients.look(torch.eye(len(step.tasks), dtype=torch.float64)).sums
-            gradients = Plain(self.ranks.sum(everything))
-        look = gradients.look(step.sides(), v, norms=norms, gramian=pairs)
+            everything = gradients.summarise(torch.eye(len(step.tasks), dtype=torch.float64)).sums
+            gradients = DenseTaskGradients(self.ranks.sum(everything))
+        look = gradients.summarise(step.sides(), v, norms=norms, gramian=pairs)
         g_e, g_aux = look.sums if whole else self.ranks.sum(look.sums)
         if clips and (kept := kept_by(self.ranks, clips, look, summed=whole)) is not None:
-            sums = gradients.look(step.sides() * kept).sums
+            sums = gradients.summarise(step.sides() * kept).sums
             g_e, g_aux = sums if whole else self.ranks.sum(sums)
         taught = self._learn(
             step, said, *seen(self.ranks, step, asks, look, (g_e, g_aux), v, cosine=cosine, summed=whole)
         )
         if taught is not step:
-            step, sums = taught, gradients.look(taught.sides()).sums
+            step, sums = taught, gradients.summarise(taught.sides()).sums
             g_e, g_aux = sums if whole else self.ranks.sum(sums)
         self._taken = (step, self._whole(groups)) if self.weighting.looks_after else None
         heads = self.ranks.sum(heads)
         if conflict:
-            assign(self._settled(step, gradients, look.gramian, generator), self.body)
-            assign(self._scaled(step, heads), self.heads)
+            assign_gradient(self._settled(step, gradients, look.gramian, generator), self.body)
+            assign_gradient(self._scaled(step, heads), self.heads)
         elif self.surgery is not None:
             both = torch.cat([g_e, heads * self.of_end_task])
             aux = torch.cat([g_aux, self._weighed(step, heads * ~self.of_end_task)])
             self._cut(step, both, aux, generator)
         else:
-            assign(g_e.mul_(step.factors.end_task).add_(g_aux, alpha=step.factors.aux), self.body)
-            assign(self._scaled(step, heads), self.heads)
+            assign_gradient(g_e.mul_(step.factors.end_task).add_(g_aux, alpha=step.factors.aux), self.body)
+            assign_gradient(self._scaled(step, heads), self.heads)
         return step.losses(said)
 
     # ---- learning ----
@@ -226,13 +235,13 @@ class Update:
         assert self.scope is not None
         assert self.examples is not None
         jacobians = self.examples.jacobians(step.number, generator)
-        parts_aux, parts_e = self.scope.parts(g_aux), self.scope.parts(g_e)
-        cut = self.scope.replaced(g_aux, self.surgery(parts_aux, parts_e, jacobians, generator))
+        parts_aux, parts_e = self.scope.split(g_aux), self.scope.split(g_e)
+        cut = self.scope.replace(g_aux, self.surgery(parts_aux, parts_e, jacobians, generator))
         gradient = cut.mul_(step.factors.aux).add_(g_e, alpha=step.factors.end_task)
         own = step.factors.end_task or 1.0  # its head still learns while only the auxiliaries move the body
         D = len(g_e) - len(self.of_end_task)
         gradient[D:] = torch.where(self.of_end_task, own * g_e[D:], gradient[D:])
-        assign(gradient, self.parameters)
+        assign_gradient(gradient, self.parameters)
 
     def _settled(self, step: Step, gradients: TaskGradients, gramian: Tensor, generator: Generator) -> Tensor:
         """The body's gradient (D,) after a surgery that looks at all pairs of tasks."""
@@ -244,8 +253,8 @@ class Update:
         factors: Tensor = self.surgery.coefficients(rows @ gramian @ rows.T, generator)
         if not step.factors.end_task:
             factors[0] = 0.0
-        summed = isinstance(gradients, Plain)
-        (gradient,) = gradients.look((factors @ rows)[None]).sums
+        summed = isinstance(gradients, DenseTaskGradients)
+        (gradient,) = gradients.summarise((factors @ rows)[None]).sums
         return gradient if summed else self.ranks.sum(gradient)
 
     # ---- gradients ----
@@ -271,7 +280,7 @@ class Update:
     ) -> tuple[Tensor, TaskGradients, dict[int, Tensor]]:
         """The heads' gradients, unweighted but shared ones; every task's in the body; their losses.
 
-        A task's rows are on one rank. `asked` is the only look that will be taken, if that is known, as in `Ahead`.
+        A task's rows are on one rank. `asked` is the only summary that will be taken, if that is known.
         """
         said: dict[int, Tensor] = {}
         mine = self._whole(groups)
@@ -284,32 +293,42 @@ class Update:
                 add_losses(said, own)
                 g[step.tasks.index(task)] = gradient[:D]
                 heads += torch.where(self.of_shared, self._head_factor(step, task), 1.0) * gradient[D:]
-            return heads, Plain(g), said
+            return heads, DenseTaskGradients(g), said
         found = []
         for some in self.micro(mine):
-            with self.capture.watching(sum(len(group) for _, group in some)):
+            with self.capture.recording(sum(len(group) for _, group in some)):
                 losses = self.losses(some)
             total = sum(losses.values(), torch.zeros(()))
             expected = flat_gradient(total, self.body, keep_graph=True) if not self._is_checked else None
             together = [self._head_factor(step, task) * loss for task, loss in losses.items()] if self.shared else []
             shared = flat_gradient(sum(together, torch.zeros(())), self.shared, keep_graph=True) if together else None
-            ahead = Ahead(self.body, tuple(step.tasks), rows_of(some), asked) if asked and expected is None else None
-            pieces, own_heads = self.capture.pieces(total, self.heads, ahead.take if ahead else None)
+            ahead = (
+                StreamingTaskGradients(self.body, tuple(step.tasks), rows_of(some), asked)
+                if asked and expected is None
+                else None
+            )
+            pieces, own_heads = self.capture.collect_factors(total, self.heads, ahead.add_parameter if ahead else None)
             if own_heads:
                 flat = torch.cat([g.flatten() for g in own_heads])
                 heads += flat if shared is None else flat.masked_scatter(self.of_shared, shared)
             if ahead is not None:
-                ahead.finish(pieces)
+                ahead.add_remaining(pieces)
                 add_losses(said, losses)
                 return heads, ahead, said
             found.append((pieces, rows_of(some)))
             if expected is not None:
-                here = Segmented(pieces_of(self.body, found[-1:]), tuple(task for task, _ in some), self.body[0])
-                check_sum(here, expected, self.capture, lower=self.training.precision == "bfloat16")
-                self.capture.say_slow()
+                here = FactoredTaskGradients(
+                    group_by_parameter(self.body, found[-1:]), tuple(task for task, _ in some), self.body[0]
+                )
+                check_task_sum(here, expected, self.capture, lower=self.training.precision == "bfloat16")
+                self.capture.warn_about_slow_modules()
                 self._is_checked = True
             add_losses(said, losses)
-        return heads, Segmented(pieces_of(self.body, found), tuple(step.tasks), self.body[0].detach()), said
+        return (
+            heads,
+            FactoredTaskGradients(group_by_parameter(self.body, found), tuple(step.tasks), self.body[0].detach()),
+            said,
+        )
 
     _is_checked = False  # have the tasks' gradients been held against a plain backward?
 
@@ -378,7 +397,7 @@ class Update:
                 rows = self.network.hidden(*self.batches.collate([group for _, group in groups]))
                 hidden = list(rows.split([len(group) for _, group in groups]))
             for (task, group), part in zip(groups, hidden, strict=True):
-                with self.capture.head_of(task):
+                with self.capture.inside_head(task):
                     losses[task] = self._loss(task, part[:, : group.inputs[0].shape[1]], group)
         return losses
 

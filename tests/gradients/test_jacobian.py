@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from raysearch.distributed import Ranks
 from raysearch.gradients import factors
-from raysearch.gradients.capture import Capture
-from raysearch.gradients.jacobian import Explicit, Factored, explicit, factored
+from raysearch.gradients.capture import LayerCapture
+from raysearch.gradients.jacobian import ExplicitJacobian, FactoredJacobian, explicit_jacobian, factored_jacobian
 
 
 @pytest.fixture(params=MODEL_ZOO)
@@ -15,11 +15,11 @@ def model_case(request: pytest.FixtureRequest) -> ModelCase:
     return MODEL_ZOO[request.param]()
 
 
-def jacobians(model_case: ModelCase, micro_batches: int = 1) -> tuple[Factored, Explicit, Capture]:
+def jacobians(model_case: ModelCase, micro_batches: int = 1) -> tuple[FactoredJacobian, ExplicitJacobian, LayerCapture]:
     parameters, rows = list(model_case.model.parameters()), torch.arange(ROWS)
-    capture = Capture(model_case.model, parameters)
-    J = factored(model_case.losses, rows, capture, Ranks(), micro_batches, check=1e-9)
-    return J, explicit(model_case.losses, rows, parameters, coupled=False), capture
+    capture = LayerCapture(model_case.model, parameters)
+    J = factored_jacobian(model_case.losses, rows, capture, Ranks(), micro_batches, check=1e-9)
+    return J, explicit_jacobian(model_case.losses, rows, parameters, coupled=False), capture
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
@@ -31,19 +31,19 @@ def test_factored_jacobian_equals_backward_per_example(
     J, plain, capture = jacobians(model_case, micro_batches)
     generator = torch.Generator().manual_seed(2)
     v = torch.randn(2, plain.J.shape[1], generator=generator, dtype=torch.float64)
-    for actual, expected in zip(J.products(list(v)), plain.products(list(v)), strict=True):
+    for actual, expected in zip(J.inner_products(list(v)), plain.inner_products(list(v)), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
     for count in (1, 4):
         weights = torch.randn(count, ROWS, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(J.combine(weights), plain.combine(weights), rtol=1e-10, atol=1e-12)
-    assert set(capture.slow.values()) == model_case.slow
+    assert set(capture.slow_modules.values()) == model_case.slow
 
 
 def test_products_by_positions_equal_products_by_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def layer(x: Tensor, y: Tensor) -> factors.Layer:
-        return factors.Layer((x.shape[2], y.shape[2]), ((factors.Outer(x, y),),), (len(x),))
+    def layer(x: Tensor, y: Tensor) -> factors.ParameterJacobian:
+        return factors.ParameterJacobian((x.shape[2], y.shape[2]), ((factors.OuterProductFactor(x, y),),), (len(x),))
 
     x, y = (torch.randn(4, 1, 40, generator=generator, dtype=torch.float64) for _ in range(2))
     v = torch.randn(2, 1600, generator=generator, dtype=torch.float64)
@@ -53,7 +53,10 @@ def test_products_by_positions_equal_products_by_gradients() -> None:
     long = layer(x.repeat(1, 60, 1), y.repeat(1, 60, 1))  # sixty times the same
     assert not long._by_positions()
     for one, sixty, power in zip(
-        short.products(matrices, factors.Room()), long.products(matrices, factors.Room()), (2, 1), strict=True
+        short.inner_products(matrices, factors.Workspace()),
+        long.inner_products(matrices, factors.Workspace()),
+        (2, 1),
+        strict=True,
     ):
         torch.testing.assert_close(one * 60**power, sixty)
 
@@ -102,6 +105,6 @@ def test_layer_products_split_over_ranks_sum_to_the_whole() -> None:
             def sum(self, value: Tensor) -> Tensor:
                 return value
 
-        parts.append(Factored(J.layers, J.m, NoReduction(rank=rank, world=3)).products(list(v)))
-    for actual, expected in zip(zip(*parts, strict=True), plain.products(list(v)), strict=True):
+        parts.append(FactoredJacobian(J.layers, J.m, NoReduction(rank=rank, world=3)).inner_products(list(v)))
+    for actual, expected in zip(zip(*parts, strict=True), plain.inner_products(list(v)), strict=True):
         torch.testing.assert_close(sum(actual), expected)

@@ -6,7 +6,7 @@ import torch
 from helpers.plans import prepare_tiny_task, tiny_plan
 
 from raysearch.distributed import Ranks
-from raysearch.gradients.task_gradients import Plain
+from raysearch.gradients.task_gradients import DenseTaskGradients
 from raysearch.methods.weighting.loss_balancing import FAMO
 from raysearch.training import checkpoint, update
 from raysearch.training.checkpoint import TrialFolder
@@ -125,7 +125,7 @@ def test_update_modules_without_a_layer_rule_are_logged_once(
 ) -> None:
     from raysearch.gradients import layer_rules
 
-    monkeypatch.delitem(layer_rules.FORMS, torch.nn.LayerNorm)
+    monkeypatch.delitem(layer_rules.GRADIENT_RULES, torch.nn.LayerNorm)
     slow, _ = parameters_after_training(tmp_path / "slow", data, "static", "attittud")
     (said,) = [record.getMessage() for record in caplog.records if "no product form" in record.getMessage()]
     assert "(LayerNorm)" in said
@@ -144,7 +144,7 @@ def test_task_clip_scales_each_gradient_before_weighting(
 
     def record_gradients(*given: Any) -> Any:
         heads, gradients, said = taken(*given)
-        assert isinstance(gradients, Plain)
+        assert isinstance(gradients, DenseTaskGradients)
         seen.append(gradients.g)
         return heads, gradients, said
 

@@ -80,7 +80,7 @@ class Attittud:
 
     def _in_one_go(self, g_aux: Tensor, g_prim: Tensor, J: Jacobian, generator: Generator) -> Tensor:
         check_rank(self.settings.k, J.m, len(g_aux))
-        G, along = J.products([g_prim, g_aux])
+        G, along = J.inner_products([g_prim, g_aux])
         C = self._combination(G, J.noise, generator)
         omega = C @ kept(C.T @ along[:, 0], C.T @ along[:, 1], self.settings)
         return J.combine(omega[None])[0].to(g_aux.dtype).add_(g_aux, alpha=self.settings.eta_perp)
@@ -92,7 +92,7 @@ class Attittud:
         bases = []
         for g, J in zip(like, jacobians(), strict=True):
             check_rank(k, J.m, len(g))
-            G, _ = J.products([])
+            G, _ = J.inner_products([])
             bases.append(J.combine(self._combination(G, J.noise, generator).T).to(g.dtype))
         return bases
 

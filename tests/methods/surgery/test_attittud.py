@@ -8,8 +8,8 @@ from torch import Tensor
 
 from raysearch.distributed import Ranks
 from raysearch.gradients import subspace
-from raysearch.gradients.capture import Capture
-from raysearch.gradients.jacobian import Explicit, Jacobian, explicit, factored
+from raysearch.gradients.capture import LayerCapture
+from raysearch.gradients.jacobian import ExplicitJacobian, Jacobian, explicit_jacobian, factored_jacobian
 from raysearch.methods.surgery.attittud import Attittud, check_rank, surrogate_gradient
 from raysearch.methods.surgery.settings import Attittud as Eta
 
@@ -30,8 +30,8 @@ def eta(perp: float, pos: float, neg: float) -> Eta:
 def leading_right_singular_vectors(J: Tensor, k: int) -> Tensor:
     """V (k, D) of J (m, D), written down as the surgery does with a basis that it keeps."""
     check_rank(k, *J.shape)
-    known = Explicit(J)
-    G, _ = known.products([])
+    known = ExplicitJacobian(J)
+    G, _ = known.inner_products([])
     return known.combine(subspace.exact(G, k, known.noise).T)
 
 
@@ -134,11 +134,11 @@ def test_factored_attittud_equals_explicit_svd_in_float64(name: str, values: tup
     torch.manual_seed(0)
     model_case, rows = MODEL_ZOO[name](), torch.arange(ROWS)
     parameters = list(model_case.model.parameters())
-    J = explicit(model_case.losses, rows, parameters, coupled=False).J
+    J = explicit_jacobian(model_case.losses, rows, parameters, coupled=False).J
     g_aux, g_prim = (torch.randn(J.shape[1], dtype=torch.float64) for _ in range(2))
     V = torch.linalg.svd(J, full_matrices=False).Vh[:3]
     expected = surrogate_gradient(g_aux, g_prim, V, eta(*values))
-    ghost = factored(model_case.losses, rows, Capture(model_case.model, parameters), Ranks())
+    ghost = factored_jacobian(model_case.losses, rows, LayerCapture(model_case.model, parameters), Ranks())
     for every in (1, 2):  # never written down, and written down once
         actual = apply_surgery(g_aux, g_prim, ghost, replace(eta(*values), k=3, basis_every=every))
         assert (actual - expected).abs().max() <= 1e-10
@@ -152,10 +152,11 @@ def test_attittud_special_cases_hold_for_every_basis(
     """PAPERS: fine-tuning, multitask and vanilla pre-training are exact points of ATTITTUD, whatever the basis."""
     J, g_prim, g_aux = jacobian_and_gradients
     more = {"basis": basis, "k": 1 if basis == "unit_average" else 3, "m": M, "basis_every": every}
-    torch.testing.assert_close(apply_surgery(g_aux, g_prim, Explicit(J), replace(eta(1, 1, 1), **more)), g_aux)
-    assert apply_surgery(g_aux, g_prim, Explicit(J), replace(eta(0, 0, 0), **more)).abs().max() < 1e-12
+    torch.testing.assert_close(apply_surgery(g_aux, g_prim, ExplicitJacobian(J), replace(eta(1, 1, 1), **more)), g_aux)
+    assert apply_surgery(g_aux, g_prim, ExplicitJacobian(J), replace(eta(0, 0, 0), **more)).abs().max() < 1e-12
     perp, pos, neg = (
-        apply_surgery(g_aux, g_prim, Explicit(J), replace(eta(*e), **more)) for e in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+        apply_surgery(g_aux, g_prim, ExplicitJacobian(J), replace(eta(*e), **more))
+        for e in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     )
     torch.testing.assert_close(perp + pos + neg, g_aux)
     assert math.isclose(g_aux @ g_aux, perp @ perp + pos @ pos + neg @ neg, rel_tol=1e-9)
@@ -168,14 +169,14 @@ def test_full_rank_basis_spans_all_example_gradients(
     jacobian_and_gradients: tuple[Tensor, Tensor, Tensor], basis: str
 ) -> None:
     J, g_prim, g_aux = jacobian_and_gradients
-    perp = apply_surgery(g_aux, g_prim, Explicit(J), replace(eta(1, 0, 0), basis=basis, k=M, m=M))
+    perp = apply_surgery(g_aux, g_prim, ExplicitJacobian(J), replace(eta(1, 0, 0), basis=basis, k=M, m=M))
     projected = g_aux - torch.linalg.lstsq(J.T, g_aux[:, None]).solution.T.squeeze() @ J
     torch.testing.assert_close(perp, projected)
 
 
 def test_randomized_svd_of_low_rank_gradients_is_exact() -> None:
     J = torch.randn(12, 3, generator=seeded_generator(), dtype=torch.float64) @ torch.randn(3, D, dtype=torch.float64)
-    G, noise = J @ J.T, Explicit(J).noise
+    G, noise = J @ J.T, ExplicitJacobian(J).noise
     V = subspace.randomized_svd(G, 3, noise, oversample=2, power_iterations=1, generator=seeded_generator()).T @ J
     expected = torch.linalg.svd(J, full_matrices=False).Vh[:3]
     torch.testing.assert_close((V @ expected.T).abs(), torch.eye(3, dtype=torch.float64), atol=1e-8, rtol=0)
@@ -213,7 +214,7 @@ def test_range_finder_is_gram_schmidt_on_random_combinations(
 def test_canonical_basis_treats_each_parameter_separately() -> None:
     g_aux, g_prim = torch.tensor([1.0, 2.0, -3.0, 4.0]), torch.tensor([1.0, -1.0, -1.0, 0.0])
     settings = replace(eta(5, 1, -1), basis="canonical")  # nothing is outside the span: eta_perp has no effect
-    assert apply_surgery(g_aux, g_prim, Explicit(torch.eye(4)), settings).tolist() == [1, -2, -3, 4]
+    assert apply_surgery(g_aux, g_prim, ExplicitJacobian(torch.eye(4)), settings).tolist() == [1, -2, -3, 4]
 
 
 def test_surrogate_never_increases_end_task_loss_to_first_order() -> None:
@@ -234,7 +235,10 @@ def test_attittud_projects_each_block_in_a_separate_subspace(
     settings = replace(eta(1, 0, -1), k=2, m=M)
     halves = [(g[:15], g[15:]) for g in (g_aux, g_prim)]
     actual = Attittud(settings)(
-        list(halves[0]), list(halves[1]), lambda: [Explicit(J[:, :15]), Explicit(J[:, 15:])], seeded_generator()
+        list(halves[0]),
+        list(halves[1]),
+        lambda: [ExplicitJacobian(J[:, :15]), ExplicitJacobian(J[:, 15:])],
+        seeded_generator(),
     )
     for part, columns in zip(actual, (slice(0, 15), slice(15, None)), strict=True):
         V = leading_right_singular_vectors(J[:, columns], 2)
@@ -248,7 +252,7 @@ def test_basis_is_recomputed_every_basis_every_steps(jacobian_and_gradients: tup
     def jacobians() -> list[Jacobian]:
         nonlocal jacobian_count
         jacobian_count += 1
-        return [Explicit(J)]
+        return [ExplicitJacobian(J)]
 
     surgery = Attittud(replace(eta(1, 1, -1), k=2, m=M, basis_every=3))
     for _ in range(7):
