@@ -87,7 +87,7 @@ def fine_tune() -> None:
     print("| seed | select-dev | at step | test | seconds |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "data"
-        prepared = prepare(search.task, search.model.plain(), data)
+        prepared = prepare(search.task, search.model.to_plain(), data)
         about = json.loads((data / "data.json").read_text(encoding="utf-8"))
         for seed in SEEDS:
             plan = search.resolve("search", {}, number=0, seed=seed, data=str(data), labels=list(prepared.labels))

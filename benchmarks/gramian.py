@@ -59,7 +59,7 @@ def trial(folder: Path, m: int, k: int, surgery: str, asked: argparse.Namespace)
     declared |= (text if asked.model == "text" else images)(folder, m, asked.layers)
     search = Search.from_dict(declared)
     data = folder / "data"
-    prepared = prepare(search.task, search.model.plain(), data)
+    prepared = prepare(search.task, search.model.to_plain(), data)
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
     return Trial(plan, TrialFolder(folder / surgery), Ranks(device=torch.device(asked.device)))
 

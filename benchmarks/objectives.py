@@ -69,7 +69,7 @@ def trial(folder: Path, k: int, asked: argparse.Namespace, weighting: str, **mor
         }
     )
     data = folder / "data"
-    prepared = prepare(search.task, search.model.plain(), data)
+    prepared = prepare(search.task, search.model.to_plain(), data)
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
     return Trial(plan, TrialFolder(folder / weighting), Ranks(device=torch.device(asked.device)))
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from raysearch.config.arm import uses
+from raysearch.config.arm import uses_setting
 from raysearch.config.search_config import Search
 from raysearch.modalities.opening import prepare
 from raysearch.plan import TrialPlan
@@ -107,12 +107,12 @@ def plan(name: str, at: Drawn, steps: int, more: dict[str, Any]) -> TrialPlan:
     given = {**SETTINGS, **few, **told, **own, "steps": steps, "eval_every": max(1, steps // 20), **more}
     methods = {"weighting": "static", "surgery": "none", "schedule": "joint"} | method
     auxiliary = method["weighting"] != "end_task_only"
-    settings = {k: v for k, v in given.items() if uses(methods, k)}
+    settings = {k: v for k, v in given.items() if uses_setting(methods, k)}
     declared = {"task": {"kind": "table", "name": "planted", "planted": tables}, "model": MODEL, "method": method}
     space = {"space": called} if auxiliary else {}
     search = Search.from_dict({"name": "planted", **declared, **space, "settings": settings})
     data = at.folder / "-".join(f"{key}{value}" for key, value in tables.items())
-    labels = list(prepare(search.task, search.model.plain(), data).labels)
+    labels = list(prepare(search.task, search.model.to_plain(), data).labels)
     return search.resolve("search", {}, number=0, seed=at.draw, data=str(data), labels=labels)
 
 

@@ -53,7 +53,7 @@ def trial(folder: Path, space: str, k: int) -> Trial:
         }
     )
     data = folder / "data"
-    prepared = prepare(search.task, search.model.plain(), data)
+    prepared = prepare(search.task, search.model.to_plain(), data)
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
     return Trial(plan, TrialFolder(folder / "trial"), Ranks())
 

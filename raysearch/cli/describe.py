@@ -44,7 +44,7 @@ def described(thing: str) -> list[Row]:
     file = Path(thing)
     kind, name = (str(file.parent), file.stem) if str(file.parent) in ("spaces", "trials", "analysis") else ("", thing)
     found = []
-    if file.suffix == ".yaml" and file.is_file() and "stages" in yaml_source.load(file)[0]:
+    if file.suffix == ".yaml" and file.is_file() and "stages" in yaml_source.load_yaml(file)[0]:
         return [_space(thing)]
     if name in catalog.names("spaces") and kind in ("", "spaces"):
         found.append(_space(name))
@@ -64,7 +64,7 @@ def described(thing: str) -> list[Row]:
         ]
     if not found:
         known = {*METHODS, *SETTINGS, *(p for stages in STAGES_OF.values() for stage in stages.values() for p in stage)}
-        known |= {name for each in catalog.KINDS for name in catalog.names(each)}
+        known |= {name for each in catalog.CATALOGS for name in catalog.names(each)}
         raise SpecError(f"nothing is called {thing!r}; did you mean {_nearest(thing, known)}")
     return found
 

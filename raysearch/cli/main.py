@@ -130,7 +130,7 @@ def launch(
     try:
         run = start(search, name=name, address=address, data_root=data, fork=fork, extend=extend, progress=not json)
     except SpecError as error:
-        raise search.located(error) from None
+        raise search.with_location(error) from None
     _ended(run, json)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysearch.config.parameters import DEFAULTS, INCLUDE, WEIGHT, in_own_type
+from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX, typed_value
 from raysearch.config.sections import Dimension, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS
@@ -23,22 +23,22 @@ from raysearch.objectives.space import Space
 from raysearch.schema.fields import Value
 from raysearch.training_settings import TrainingSettings
 
-PLAINEST = MethodSpec()
-AUXILIARY = (
+DEFAULT_METHOD = MethodSpec()
+AUXILIARY_SETTINGS = (
     "aux_batch_size",
     "select_probability",
     "lm_head",
     "lm_rank",
     "weights_every",
 )  # settings of Training that only auxiliary objectives use
-BALANCE = (
+BALANCE_SETTINGS = (
     "lambda_e",
     "lambda_form",
     "lr_lambda",
     "eta_prim",
     "eta_prim_form",
 )  # settings that weigh the end task against its auxiliaries
-STEPS = ("steps", "pretrain_steps", "finetune_steps", "retrain_steps")  # of all phases
+PHASE_STEPS = ("steps", "pretrain_steps", "finetune_steps", "retrain_steps")  # of all phases
 SEARCHED = "static_searched"  # the weighting whose weights are dimensions
 Methods = Mapping[str, str]  # family -> method
 
@@ -71,28 +71,30 @@ class Arm:
     def methods(self, drawn: Mapping[str, Any]) -> dict[str, str]:
         """The three methods under these values; without auxiliaries there is nothing to cut."""
         named: dict[str, str] = {
-            f: str(drawn.get(f) or getattr(self.method, f) or getattr(PLAINEST, f)) for f in FAMILIES
+            f: str(drawn.get(f) or getattr(self.method, f) or getattr(DEFAULT_METHOD, f)) for f in FAMILIES
         }
-        return named if has_auxiliaries(named) else {**named, "surgery": PLAINEST.surgery}
+        return named if has_auxiliaries(named) else {**named, "surgery": DEFAULT_METHOD.surgery}
 
-    def reachable(self) -> list[dict[str, str]]:
+    def method_combinations(self) -> list[dict[str, str]]:
         """Every triple of methods that a draw can give."""
         searched = {f: self.dimensions[f].choices for f in FAMILIES if f in self.dimensions}
         triples = itertools.product(*(searched.get(f) or (getattr(self.method, f),) for f in FAMILIES))
         named = [self.methods(dict(zip(FAMILIES, triple, strict=True))) for triple in triples]
         return [triple for i, triple in enumerate(named) if triple not in named[:i]]
 
-    def asks(self, dimension: Dimension, drawn: Mapping[str, Any]) -> bool:
+    def is_active(self, dimension: Dimension, drawn: Mapping[str, Any]) -> bool:
         """Is this dimension drawn, given the values of those before it?"""
         if any(drawn.get(parent) not in values for parent, values in dimension.when.items()):
             return False
         methods = self.methods(drawn)
-        if dimension.name.startswith(INCLUDE) and has_auxiliaries(methods):
-            stage, primitive = dimension.name.removeprefix(INCLUDE).split(".")
+        if dimension.name.startswith(INCLUDE_PREFIX) and has_auxiliaries(methods):
+            stage, primitive = dimension.name.removeprefix(INCLUDE_PREFIX).split(".")
             return primitive in self.spaces[str(drawn.get("space", self.space))].stages[stage]
-        if dimension.name.startswith(WEIGHT) and uses(methods, dimension.name):
-            return any(bears(objective, dimension.name) for objective in self._objectives({**self.settings, **drawn}))
-        return uses(methods, dimension.name)
+        if dimension.name.startswith(WEIGHT_PREFIX) and uses_setting(methods, dimension.name):
+            return any(
+                is_weighted_by(objective, dimension.name) for objective in self._objectives({**self.settings, **drawn})
+            )
+        return uses_setting(methods, dimension.name)
 
     def grid(self) -> Iterator[dict[str, Value]]:
         """Every possible draw, the last dimension fastest. Needs dimensions with an end of values."""
@@ -100,7 +102,7 @@ class Arm:
         def extend(drawn: dict[str, Value], rest: tuple[Dimension, ...]) -> Iterator[dict[str, Value]]:
             if not rest:
                 yield drawn
-            elif not self.asks(rest[0], drawn):
+            elif not self.is_active(rest[0], drawn):
                 yield from extend(drawn, rest[1:])
             else:
                 for value in rest[0].values or ():
@@ -118,12 +120,12 @@ class Arm:
                 raise ValueError(f"{name} is no dimension of arm {self.name!r}{did_you_mean(name, self.dimensions)}")
         drawn: dict[str, Value] = {}
         for dimension in self.dimensions.values():
-            if self.asks(dimension, drawn):
+            if self.is_active(dimension, drawn):
                 drawn[dimension.name] = _value_of(dimension, params)
         methods = self.methods(drawn)
         values = {**self.settings, **drawn}
         values = {**DEFAULTS, **bundle(self.profile, methods), **values}
-        used = {name: values[name] for name in DEFAULTS if uses(methods, name)}
+        used = {name: values[name] for name in DEFAULTS if uses_setting(methods, name)}
         objectives = self._objectives(values) if has_auxiliaries(methods) else ()
         if problem := _why_not(methods, used, len(objectives)):
             raise ValueError(problem)
@@ -143,7 +145,7 @@ class Arm:
     def bound(self, name: str, which: Callable[[Iterable[float]], float]) -> float:
         """The least (`min`) or largest (`max`) value that a numeric setting takes in this arm; 0 for other settings."""
         dimension = self.dimensions.get(name)
-        usual = [bundle(self.profile, methods).get(name, DEFAULTS[name]) for methods in self.reachable()]
+        usual = [bundle(self.profile, methods).get(name, DEFAULTS[name]) for methods in self.method_combinations()]
         values: tuple[Value, ...] = (self.settings[name],) if name in self.settings else tuple(usual)
         if dimension is not None:
             own = dimension.choices if dimension.kind == "choice" else (dimension.low, dimension.high)
@@ -152,9 +154,11 @@ class Arm:
         return which(numbers) if numbers else 0
 
     @property
-    def longest(self) -> float:
+    def max_steps(self) -> float:
         """The most optimizer steps that a trial of this arm can take, all phases."""
-        return max(sum(self.bound(key, max) for key in STEPS if uses(m, key)) for m in self.reachable())
+        return max(
+            sum(self.bound(key, max) for key in PHASE_STEPS if uses_setting(m, key)) for m in self.method_combinations()
+        )
 
     def _possible(self, drawn: Mapping[str, Value]) -> bool:
         try:
@@ -168,20 +172,22 @@ class Arm:
 
     def _objectives(self, values: Mapping[str, Value]) -> tuple[Objective, ...]:
         space = self._space(values)
-        include = {name.removeprefix(INCLUDE): bool(v) for name, v in values.items() if name.startswith(INCLUDE)}
+        include = {
+            name.removeprefix(INCLUDE_PREFIX): bool(v) for name, v in values.items() if name.startswith(INCLUDE_PREFIX)
+        }
         return space.restrict(include).objectives
 
 
-def bears(objective: Objective, name: str) -> bool:
+def is_weighted_by(objective: Objective, name: str) -> bool:
     """Is the weight of that name a factor of this objective's?"""
-    stage, dot, primitive = name.removeprefix(WEIGHT).partition(".")
+    stage, dot, primitive = name.removeprefix(WEIGHT_PREFIX).partition(".")
     return getattr(objective, stage, None) == primitive if dot else objective.name == stage
 
 
-def why_unborne(name: str, objectives: list[Objective]) -> str | None:
+def why_weight_unused(name: str, objectives: list[Objective]) -> str | None:
     """Why the weight of that name is of no objective; None if it is of one."""
-    stage, dot, what = name.removeprefix(WEIGHT).partition(".")
-    if any(bears(objective, name) for objective in objectives):
+    stage, dot, what = name.removeprefix(WEIGHT_PREFIX).partition(".")
+    if any(is_weighted_by(objective, name) for objective in objectives):
         return None
     known = dict.fromkeys(getattr(each, stage) if dot else each.name for each in objectives)
     kind, what = (stage, what) if dot else ("objective", stage)
@@ -190,8 +196,8 @@ def why_unborne(name: str, objectives: list[Objective]) -> str | None:
 
 def _weights(objectives: tuple[Objective, ...], values: Mapping[str, Value]) -> tuple[float, ...]:
     """Every objective's product of the weights that it bears. Raises ValueError when all are 0."""
-    given = {name: float(value) for name, value in values.items() if name.startswith(WEIGHT)}
-    weights = tuple(math.prod(w for name, w in given.items() if bears(each, name)) for each in objectives)
+    given = {name: float(value) for name, value in values.items() if name.startswith(WEIGHT_PREFIX)}
+    weights = tuple(math.prod(w for name, w in given.items() if is_weighted_by(each, name)) for each in objectives)
     if not any(weights):
         raise ValueError("every objective's weight is 0: use weighting 'end_task_only'")
     return weights
@@ -208,22 +214,22 @@ def needs_meta_dev(methods: Methods) -> bool:
     return method.rounds or issubclass(method.settings, MetaBatchSettings)
 
 
-def uses(methods: Methods, name: str) -> bool:
+def uses_setting(methods: Methods, name: str) -> bool:
     """Does a trial of these methods look at the setting, family, space or include of that name?"""
     if name in ("weighting", "schedule"):
         return True
-    if name in ("surgery", "space", *AUXILIARY) or name.startswith(INCLUDE):
+    if name in ("surgery", "space", *AUXILIARY_SETTINGS) or name.startswith(INCLUDE_PREFIX):
         return has_auxiliaries(methods)
-    if name.startswith(WEIGHT):
+    if name.startswith(WEIGHT_PREFIX):
         return methods["weighting"] == SEARCHED
-    if name in BALANCE and methods["schedule"] == "pretrain_then_finetune":
+    if name in BALANCE_SETTINGS and methods["schedule"] == "pretrain_then_finetune":
         return False  # never trains them together
     return name in TrainingSettings.__dataclass_fields__ or any(
         name in METHODS[methods[f]].setting_names for f in FAMILIES
     )
 
 
-def why_impossible(methods: Methods, settings: Mapping[str, Value]) -> str | None:
+def why_incompatible(methods: Methods, settings: Mapping[str, Value]) -> str | None:
     """Why no trial can run with these settings together, as far as they are known; None if it can.
 
     What is said of methods begins with the family that is at fault.
@@ -256,7 +262,7 @@ def _why_no_rounds(methods: Methods) -> str | None:
     weighting, surgery, schedule = (methods[family] for family in FAMILIES)
     if not METHODS[weighting].rounds:
         return None
-    if surgery != PLAINEST.surgery:
+    if surgery != DEFAULT_METHOD.surgery:
         return f"surgery {surgery!r} cuts gradients, and weighting {weighting!r} mixes what branches have learned"
     if schedule == "pretrain_then_finetune":
         return f"schedule {schedule!r} has no end task beside its auxiliaries: weighting {weighting!r} needs both"
@@ -266,7 +272,7 @@ def _why_no_rounds(methods: Methods) -> str | None:
 def _why_not(methods: Methods, settings: Mapping[str, Value], objectives: int) -> str | None:
     """Why no trial can run with these settings and so many objectives."""
     return (
-        why_impossible(methods, settings)
+        why_incompatible(methods, settings)
         or _why_forgotten(methods, settings, objectives)
         or _why_no_room(methods, settings, objectives)
     )
@@ -326,7 +332,7 @@ def _why_forgotten(methods: Methods, settings: Mapping[str, Value], objectives: 
     return None
 
 
-def in_order(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:
+def order_dimensions(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:
     """Families, space and primitives before settings, and whatever a condition names before what it governs.
 
     Raises ValueError when conditions go in a circle.
@@ -335,7 +341,7 @@ def in_order(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:
     def rank(name: str) -> int:
         if name in (*FAMILIES, "space"):
             return (*FAMILIES, "space").index(name)
-        return 4 if name.startswith(INCLUDE) else 6 if name.startswith(WEIGHT) else 5
+        return 4 if name.startswith(INCLUDE_PREFIX) else 6 if name.startswith(WEIGHT_PREFIX) else 5
 
     left = sorted(dimensions.values(), key=lambda dimension: rank(dimension.name))
     ordered: dict[str, Dimension] = {}
@@ -351,7 +357,7 @@ def in_order(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:
 def _value_of(dimension: Dimension, params: Mapping[str, Any]) -> Value:
     if dimension.name not in params:
         raise ValueError(f"{dimension.name} has no value")
-    value = in_own_type(dimension.name, params[dimension.name])
+    value = typed_value(dimension.name, params[dimension.name])
     if not dimension.holds(value):
         raise ValueError(f"{dimension.name} cannot be {value!r} in this search")
     return value

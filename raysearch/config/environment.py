@@ -27,7 +27,7 @@ _SAMPLER_PACKAGES = {"cmaes": ("cmaes",)}
 
 def check_machine(search: Search, node: Node) -> None:
     """Refuse resources that this machine does not have; a cluster is asked when it is joined."""
-    wanted, (cores, gpus) = search.resources, here()
+    wanted, (cores, gpus) = search.resources, local_resources()
     at_once = max(wanted.groups, 1) * wanted.workers
     for name, each, there in (("cpus", wanted.cpus, cores), ("gpus", wanted.gpus, gpus)):
         if at_once * each > there:
@@ -70,12 +70,12 @@ def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:
     places: list[tuple[Keys, MethodSpec]] = [(("method",), search.method)]
     places += [(("baselines", name, "method"), baseline.method) for name, baseline in search.baselines.items()]
     for keys, spec in places:
-        yield from ((name, (*keys, family)) for family, name in spec.plain().items())
+        yield from ((name, (*keys, family)) for family, name in spec.to_plain().items())
     for family in (family for family in FAMILIES if family in search.dimensions):
         for i, choice in enumerate(search.dimensions[family].choices):
             yield str(choice), ("dimensions", family, "choice", i)
 
 
-def here() -> tuple[int, int]:
+def local_resources() -> tuple[int, int]:
     """How many CPU cores and GPUs this machine has."""
     return os.cpu_count() or 1, len(list(Path("/dev").glob("nvidia[0-9]*")))

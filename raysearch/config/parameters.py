@@ -10,14 +10,14 @@ from dataclasses import Field, fields
 from typing import Any, cast
 
 from raysearch.errors import did_you_mean
-from raysearch.methods import FAMILIES, METHODS, Family, named
+from raysearch.methods import FAMILIES, METHODS, Family, methods_of
 from raysearch.objectives.space import STAGES_OF
 from raysearch.schema.fields import Settings, Value, check_value
 from raysearch.schema.yaml_source import Node
 from raysearch.training_settings import TrainingSettings
 
-INCLUDE = "include."  # include.<stage>.<primitive>: is that primitive of the space in?
-WEIGHT = "weight."  # weight.<stage>.<primitive>, weight.<objective>: factors of an objective's static weight
+INCLUDE_PREFIX = "include."  # include.<stage>.<primitive>: is that primitive of the space in?
+WEIGHT_PREFIX = "weight."  # weight.<stage>.<primitive>, weight.<objective>: factors of an objective's static weight
 
 _GROUPS: list[type[Settings]] = [TrainingSettings, *(method.settings for method in METHODS.values())]
 SETTINGS: dict[str, Field[Any]] = {about.name: about for group in _GROUPS for about in fields(group)}
@@ -26,18 +26,18 @@ DEFAULTS: dict[str, Value] = {name: cast(Value, about.default) for name, about i
 
 def check_method(node: Node, family: Family, name: str) -> None:
     """Refuse a name that is no method of the family, saying so when it is one of another."""
-    if name in named(family):
+    if name in methods_of(family):
         return
     if name in METHODS:
-        raise node.error(f"{name!r} is a {METHODS[name].family}, not a {family}{did_you_mean('', named(family))}")
-    raise node.error(f"unknown {family} {name!r}{did_you_mean(name, named(family))}")
+        raise node.error(f"{name!r} is a {METHODS[name].family}, not a {family}{did_you_mean('', methods_of(family))}")
+    raise node.error(f"unknown {family} {name!r}{did_you_mean(name, methods_of(family))}")
 
 
 def check_name(node: Node, name: str) -> None:
     """Refuse a name that is neither a setting, a method family, `space` nor one of a primitive or an objective."""
-    prefix = next((prefix for prefix in (INCLUDE, WEIGHT) if name.startswith(prefix)), "")
+    prefix = next((prefix for prefix in (INCLUDE_PREFIX, WEIGHT_PREFIX) if name.startswith(prefix)), "")
     stage, dot, primitive = name.removeprefix(prefix).partition(".")
-    if prefix == INCLUDE or (prefix and dot):
+    if prefix == INCLUDE_PREFIX or (prefix and dot):
         if stage not in STAGES_OF["text"]:
             raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, STAGES_OF['text'])}")
         if not primitive:
@@ -64,9 +64,9 @@ def fixed_settings(node: Node) -> dict[str, Value]:
 
 def setting_value(node: Node, name: str) -> Value:
     """A value of the setting, family or include of that name, in the setting's own type."""
-    if name.startswith(INCLUDE):
+    if name.startswith(INCLUDE_PREFIX):
         return node.read(bool)  # type: ignore[no-any-return]
-    if name.startswith(WEIGHT):
+    if name.startswith(WEIGHT_PREFIX):
         weight = float(node.read(int | float))
         if not 0 <= weight < float("inf"):
             raise node.error(f"a weight is at least 0, got {weight:g}")
@@ -78,21 +78,21 @@ def setting_value(node: Node, name: str) -> Value:
         return word
     value: Value = node.read(bool | int | float | str)
     node.check(SETTINGS[name], value)
-    return in_own_type(name, value)
+    return typed_value(name, value)
 
 
-def in_own_type(name: str, value: Value) -> Value:
+def typed_value(name: str, value: Value) -> Value:
     """The value as its setting has it: 1 becomes 1.0 where a number may have a fraction.
 
     Raises ValueError for a value out of the setting's range.
     """
     if name not in SETTINGS:
-        return as_drawn(name, value)
+        return widen_integer(name, value)
     check_value(SETTINGS[name], value)
-    return as_drawn(name, value)
+    return widen_integer(name, value)
 
 
-def as_drawn(name: str, value: Value) -> Value:
+def widen_integer(name: str, value: Value) -> Value:
     """The value of that name, unchecked: a whole number as a float where the setting is one."""
-    is_float = name.startswith(WEIGHT) or isinstance(DEFAULTS.get(name), float)
+    is_float = name.startswith(WEIGHT_PREFIX) or isinstance(DEFAULTS.get(name), float)
     return float(value) if is_float and type(value) is int else value

@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raysearch.config.arm import PLAINEST, Arm, in_order, uses
+from raysearch.config.arm import DEFAULT_METHOD, Arm, order_dimensions, uses_setting
 from raysearch.config.environment import check_machine, check_packages
-from raysearch.config.parameters import INCLUDE, WEIGHT, fixed_settings
+from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX, fixed_settings
 from raysearch.config.sections import (
     Baseline,
     Budget,
@@ -30,7 +30,7 @@ from raysearch.config.sections import (
     Sampler,
     Scheduler,
 )
-from raysearch.config.validation import check_consistency
+from raysearch.config.validation import validate_search
 from raysearch.errors import SpecError
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
@@ -41,7 +41,7 @@ from raysearch.objectives.space import Space, load_space
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog, yaml_source
 from raysearch.schema.fields import Value
-from raysearch.schema.yaml_source import HIDDEN, Node, plain
+from raysearch.schema.yaml_source import HIDDEN, Node, to_plain
 from raysearch.storage.states import MAIN_ARM, TrialRole
 
 __all__ = [
@@ -70,7 +70,7 @@ class Search:
     name: str
     task: TextTask | ImageTask | TableTask
     model: TextModel | ImageModel | TableModel
-    method: MethodSpec = PLAINEST  # an empty word where the family is a dimension
+    method: MethodSpec = DEFAULT_METHOD  # an empty word where the family is a dimension
     space: str | None = None  # None where it is a dimension or not needed
     spaces: dict[str, Space] = field(default_factory=dict)  # every space that is named, by the name used
     profile: Profile | None = None  # settings as the papers or their code have them, where not given here
@@ -110,7 +110,7 @@ class Search:
         search = replace(search, dimensions=dict(_all_weights(search)))
         if not search.dimensions and search.budget.trials is None:
             search = replace(search, budget=replace(search.budget, trials=1))
-        check_consistency(search, node)
+        validate_search(search, node)
         return search
 
     @classmethod
@@ -120,10 +120,10 @@ class Search:
 
     def to_dict(self) -> dict[str, Any]:
         """The declaration, resolved and JSON-able."""
-        declared: dict[str, Any] = plain(self)
+        declared: dict[str, Any] = to_plain(self)
         return declared
 
-    def located(self, error: SpecError) -> SpecError:
+    def with_location(self, error: SpecError) -> SpecError:
         """The same error, found later on, at the line of the key that it is about; as it is where it knows its file."""
         if error.file or not error.key or self.origin is None:
             return error
@@ -132,12 +132,12 @@ class Search:
     @property
     def fingerprint(self) -> str:
         """The sha256 of what the search does: all but its name, its folders and what a paper found."""
-        text = json.dumps(self._essence(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(self._fingerprint_fields(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, other: Search) -> list[str]:
         """One line for every key that `other` has otherwise: `budget.trials: 16 -> 32`; empty if the same search."""
-        before, after = dict(_leaves(self._essence())), dict(_leaves(other._essence()))
+        before, after = dict(_leaves(self._fingerprint_fields())), dict(_leaves(other._fingerprint_fields()))
         keys = sorted({*before, *after})
         absent = "not there"
         return [
@@ -149,7 +149,7 @@ class Search:
     @cached_property
     def arms(self) -> dict[str, Arm]:
         """The search proper under "search", then the baselines."""
-        ordered = in_order(self.dimensions)
+        ordered = order_dimensions(self.dimensions)
         proper = Arm(
             name=MAIN_ARM,
             trials=self.budget.trials,
@@ -188,18 +188,18 @@ class Search:
             settings=drawn.settings,
             params=drawn.params,
             task={"name": self.task.name, "data": data, "metric": self.task.metric, "labels": labels},
-            model=self.model.plain(),
+            model=self.model.to_plain(),
             workers=self.resources.workers,
             primitives=drawn.primitives,
             weights=drawn.weights,
         )
 
-    def only(self, arm: str, params: Mapping[str, Any], *, seed: int, name: str = "") -> Search:
+    def single_trial(self, arm: str, params: Mapping[str, Any], *, seed: int, name: str = "") -> Search:
         """The search that trains one configuration of this one, once: what an export gives to others."""
         of, drawn = self.arms[arm], self.arms[arm].configure(params)
         space = str(drawn.params.get("space", of.space)) if drawn.objectives else ""
         named = {**of.settings, **drawn.params}.items()
-        include = {key: value for key, value in named if key.startswith((INCLUDE, WEIGHT))}
+        include = {key: value for key, value in named if key.startswith((INCLUDE_PREFIX, WEIGHT_PREFIX))}
         return replace(
             self,
             name=name or self.name,
@@ -223,8 +223,8 @@ class Search:
     def _baseline(self, name: str, ordered: Mapping[str, Dimension]) -> Arm:
         """A baseline with what it shares with the search: fixed settings and dimensions that its method uses."""
         own = self.baselines[name]
-        methods = own.method.plain()
-        shared = {key: value for key, value in self.settings.items() if uses(methods, key)}
+        methods = own.method.to_plain()
+        shared = {key: value for key, value in self.settings.items() if uses_setting(methods, key)}
         settings = shared | own.settings
         kept: dict[str, Dimension] = {}
         for dimension in ordered.values():
@@ -234,7 +234,12 @@ class Search:
             known = settings | methods | ({"space": own.space} if own.space else {})
             met = {parent: known[parent] in values for parent, values in dimension.when.items() if parent in known}
             open_ = {parent: values for parent, values in dimension.when.items() if parent not in known}
-            if not fixed and all(met.values()) and uses(methods, dimension.name) and kept.keys() >= open_.keys():
+            if (
+                not fixed
+                and all(met.values())
+                and uses_setting(methods, dimension.name)
+                and kept.keys() >= open_.keys()
+            ):
                 kept[dimension.name] = replace(dimension, when=open_)
         return Arm(
             name=name,
@@ -247,7 +252,7 @@ class Search:
             profile=own.profile or self.profile,
         )
 
-    def _essence(self) -> dict[str, Any]:
+    def _fingerprint_fields(self) -> dict[str, Any]:
         essence = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs", "paper")}
         essence["task"] = {key: value for key, value in essence["task"].items() if key != "base"}
         for space in essence.get("spaces", {}).values():
@@ -262,9 +267,9 @@ def load_search(name_or_path: str | Path, overrides: Mapping[str, str] | None = 
     SpecError, one line, for whatever cannot work; with `local`, also for what this machine does not have.
     """
     file = catalog.path("trials", name_or_path)
-    node, text = yaml_source.load(file)
+    node, text = yaml_source.load_yaml(file)
     overrides = overrides or {}
-    node = yaml_source.override(node, overrides)
+    node = yaml_source.apply_overrides(node, overrides)
     node.value.setdefault("name", file.stem)
     task = node.value.get("task")
     if isinstance(task, dict) and not file.is_relative_to(catalog.root() / "trials"):
@@ -305,10 +310,10 @@ def _spaces(node: Node, search: Search, folder: Path) -> dict[str, Space]:
 def _all_weights(search: Search) -> Iterator[tuple[str, Dimension]]:
     """The dimensions, `weight.*` and `weight.STAGE.*` as one for every objective, or primitive, of the spaces."""
     for name, dimension in search.dimensions.items():
-        if not (name.startswith(WEIGHT) and name.endswith("*")):
+        if not (name.startswith(WEIGHT_PREFIX) and name.endswith("*")):
             yield name, dimension
             continue
-        stage = name.removeprefix(WEIGHT).removesuffix("*").removesuffix(".")
+        stage = name.removeprefix(WEIGHT_PREFIX).removesuffix("*").removesuffix(".")
         spaces = search.spaces.values()
         found = [
             primitive

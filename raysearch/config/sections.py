@@ -11,18 +11,18 @@ from typing import Any, Literal
 
 from raysearch.config.parameters import (
     DEFAULTS,
-    WEIGHT,
-    as_drawn,
+    WEIGHT_PREFIX,
     check_method,
     check_name,
     fixed_settings,
     setting_value,
+    widen_integer,
 )
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.schema.fields import Settings, Value, setting
-from raysearch.schema.yaml_source import Node, said
+from raysearch.schema.yaml_source import Node, describe_value
 
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
 Executor = Literal["fleet", "train_run", "in_process"]
@@ -45,7 +45,7 @@ class MethodSpec:
                 check_method(node[family], family, getattr(method, family))
         return method
 
-    def plain(self) -> dict[str, str]:
+    def to_plain(self) -> dict[str, str]:
         """What `read` reads; families that are dimensions are left out."""
         return {family: getattr(self, family) for family in FAMILIES if getattr(self, family)}
 
@@ -75,7 +75,7 @@ class Dimension:
             raise node.error("choices have no logarithm", "log")
         check_name(node, name)
         when = node["when"].read(dict[str, tuple[bool | int | float | str, ...]]) if "when" in node else {}
-        when = {parent: tuple(as_drawn(parent, value) for value in values) for parent, values in when.items()}
+        when = {parent: tuple(widen_integer(parent, value) for value in values) for parent, values in when.items()}
         if kind == "choice":
             return cls(name=name, kind=kind, choices=_choices(node[kind], name), when=when)
         low, high = _bounds(node[kind], name, int if kind == "int" else float)
@@ -83,7 +83,7 @@ class Dimension:
             raise node.error("a logarithmic dimension begins above 0", kind)
         return cls(name=name, kind=kind, low=low, high=high, log=log, when=when)
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """What `read` reads."""
         values = list(self.choices) if self.kind == "choice" else [self.low, self.high]
         parts = {self.kind: values, "log": self.log, "when": {name: list(v) for name, v in self.when.items()}}
@@ -174,7 +174,7 @@ class Paper:
             printed += dimension.mapping()
         for score in printed:
             if not isinstance(score.value, str):
-                raise score.error(f"must be text, as printed, got {said(score.value)}; put it in quotes")
+                raise score.error(f"must be text, as printed, got {describe_value(score.value)}; put it in quotes")
         if not printed:
             raise node.error("has neither scores: {ARM: TEXT} nor values: {DIMENSION: {VALUE: TEXT}}")
         return node.fields_of(cls)
@@ -201,7 +201,7 @@ class Scheduler(Settings):
         asha["asha"].mapping(("grace", "reduction"))
         return asha["asha"].fields_of(cls, {"name": "asha"})
 
-    def plain(self) -> object:
+    def to_plain(self) -> object:
         """What `read` reads."""
         return "fifo" if self.name == "fifo" else {"asha": {"grace": self.grace, "reduction": self.reduction}}
 
@@ -226,7 +226,7 @@ def _choices(node: Node, name: str) -> tuple[Value, ...]:
 
 
 def _bounds(node: Node, name: str, kind: type) -> tuple[float, float]:
-    own = type(DEFAULTS[name]) if name in DEFAULTS else float if name.startswith(WEIGHT) else str
+    own = type(DEFAULTS[name]) if name in DEFAULTS else float if name.startswith(WEIGHT_PREFIX) else str
     if own is not kind:
         remedy = {int: "use int: [low, high]", float: "use float: [low, high]"}.get(own, "use choice: [...]")
         raise node.error(f"does not fit {name}; {remedy}")

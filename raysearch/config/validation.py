@@ -11,26 +11,26 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from raysearch.config.arm import (
-    BALANCE,
-    PLAINEST,
+    BALANCE_SETTINGS,
+    DEFAULT_METHOD,
+    PHASE_STEPS,
     SEARCHED,
-    STEPS,
     Arm,
     has_auxiliaries,
-    in_order,
     needs_meta_dev,
-    uses,
-    why_impossible,
-    why_unborne,
+    order_dimensions,
+    uses_setting,
+    why_incompatible,
+    why_weight_unused,
 )
 from raysearch.config.modality_checks import check_kinds
-from raysearch.config.parameters import DEFAULTS, INCLUDE, WEIGHT
+from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX
 from raysearch.config.sections import Dimension
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.objectives.space import STAGES_OF
-from raysearch.schema.yaml_source import Keys, Node, said
+from raysearch.schema.yaml_source import Keys, Node, describe_value
 from raysearch.storage.states import MAIN_ARM
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ MATCHED = ("engine", "task_clip", "batch_split", "similarity", "precision")  # s
 _ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-def check_consistency(search: Search, node: Node) -> None:
+def validate_search(search: Search, node: Node) -> None:
     """Refuse what could not work on any machine."""
     for check in (
         _dimensions,
@@ -85,7 +85,7 @@ def _dimensions(search: Search, node: Node) -> None:
             "cannot be conditional: every trial with auxiliaries has a space", "dimensions", "space", "when"
         )
     try:
-        in_order(search.dimensions)
+        order_dimensions(search.dimensions)
     except ValueError as error:
         raise node.error(str(error), "dimensions") from None
 
@@ -105,7 +105,7 @@ def _names(search: Search, node: Node) -> None:
             raise node.error(f"is no dimension{did_you_mean(name, search.dimensions)}", "paper", "values", name)
         if (values := search.dimensions[name].values) is None:
             raise node.error("is drawn from a range; a value of its own has no trials", "paper", "values", name)
-        known = [said(value).strip("'") for value in values]
+        known = [describe_value(value).strip("'") for value in values]
         for value in printed:
             if value not in known:
                 raise node.error(f"{name} never is {value}{did_you_mean(value, known)}", "paper", "values", name, value)
@@ -113,15 +113,15 @@ def _names(search: Search, node: Node) -> None:
 
 def _methods(search: Search, node: Node) -> None:
     """Methods that are fixed go together."""
-    places: list[tuple[Keys, Mapping[str, str]]] = [(("method",), search.method.plain())]
-    places += [(("baselines", name, "method"), b.method.plain()) for name, b in search.baselines.items()]
+    places: list[tuple[Keys, Mapping[str, str]]] = [(("method",), search.method.to_plain())]
+    places += [(("baselines", name, "method"), b.method.to_plain()) for name, b in search.baselines.items()]
     for keys, fixed in places:
         if len(fixed) < len(FAMILIES):
             continue
-        if not has_auxiliaries(fixed) and fixed["surgery"] != PLAINEST.surgery:
+        if not has_auxiliaries(fixed) and fixed["surgery"] != DEFAULT_METHOD.surgery:
             problem = f"surgery {fixed['surgery']!r} cuts auxiliary gradients, and weighting 'end_task_only' has none"
             raise node.error(problem, *keys, "surgery")
-        if why := why_impossible(fixed, {k: v for k, v in search.settings.items() if k == "micro_batches"}):
+        if why := why_incompatible(fixed, {k: v for k, v in search.settings.items() if k == "micro_batches"}):
             raise node.error(why, *keys, why.split()[0])
 
 
@@ -130,17 +130,17 @@ def _used(search: Search, node: Node) -> None:
     arm = search.arms[MAIN_ARM]
     for name in (*search.dimensions, *search.settings):
         under = "dimensions" if name in search.dimensions else "settings"
-        if not any(uses(methods, name) for methods in arm.reachable()):
-            raise node.error(_unused(name, arm.reachable(), "this search"), under, name)
+        if not any(uses_setting(methods, name) for methods in arm.method_combinations()):
+            raise node.error(_unused(name, arm.method_combinations(), "this search"), under, name)
     for name, dimension in search.dimensions.items():
-        if not any(uses(methods, name) for methods in _under(dimension, arm)):
+        if not any(uses_setting(methods, name) for methods in _under(dimension, arm)):
             conditions = ", ".join(f"{key} {' or '.join(map(str, values))}" for key, values in dimension.when.items())
             raise node.error(f"is never drawn: {_unused(name, _under(dimension, arm), conditions)}", "dimensions", name)
     for baseline in search.baselines:
         other = search.arms[baseline]
         for name in search.baselines[baseline].settings:
-            if not any(uses(methods, name) for methods in other.reachable()):
-                problem = _unused(name, other.reachable(), "this baseline")
+            if not any(uses_setting(methods, name) for methods in other.method_combinations()):
+                problem = _unused(name, other.method_combinations(), "this baseline")
                 raise node.error(problem, "baselines", baseline, "settings", name)
 
 
@@ -148,19 +148,19 @@ def _profiles(search: Search, node: Node) -> None:
     """A profile says something of a method of its arm; settings of profiles and files go with the methods."""
     for name, arm in search.arms.items():
         own = search.baselines[name].profile if name != MAIN_ARM else None
-        if own is not None and not any(bundle(own, methods) for methods in arm.reachable()):
+        if own is not None and not any(bundle(own, methods) for methods in arm.method_combinations()):
             raise node.error(_no_bundle(own), "baselines", name, "profile")
-        for methods in arm.reachable():
+        for methods in arm.method_combinations():
             given = {**bundle(arm.profile, methods), **arm.settings}
-            names = [key for key in given if key in MATCHED and uses(methods, key)]
+            names = [key for key in given if key in MATCHED and uses_setting(methods, key)]
             values = {key: given[key] for key in names}
-            if "engine" in values and uses(methods, "similarity") and "similarity" not in arm.dimensions:
+            if "engine" in values and uses_setting(methods, "similarity") and "similarity" not in arm.dimensions:
                 values.setdefault("similarity", DEFAULTS["similarity"])
-            if values and (problem := why_impossible(methods, values)):
+            if values and (problem := why_incompatible(methods, values)):
                 where = _place(search, arm, *values)
                 raise node.error(problem, *(where if where[-1] in arm.settings else ("profile",)))
     arms = [arm for name, arm in search.arms.items() if name == MAIN_ARM or not search.baselines[name].profile]
-    if search.profile and not any(bundle(search.profile, m) for arm in arms for m in arm.reachable()):
+    if search.profile and not any(bundle(search.profile, m) for arm in arms for m in arm.method_combinations()):
         raise node.error(_no_bundle(search.profile), "profile")
 
 
@@ -183,10 +183,10 @@ def _unused(name: str, reachable: list[dict[str, str]], who: str) -> str:
     """Says whose setting it is, and what is used instead."""
     if all(not has_auxiliaries(methods) for methods in reachable):
         return f"concerns auxiliary objectives; {who} uses weighting 'end_task_only'"
-    if name in BALANCE and all(name in METHODS[methods["weighting"]].setting_names for methods in reachable):
+    if name in BALANCE_SETTINGS and all(name in METHODS[methods["weighting"]].setting_names for methods in reachable):
         return "weighs end task against auxiliaries; schedule 'pretrain_then_finetune' never trains them together"
     owners = [(method.family, key) for key, method in METHODS.items() if name in method.setting_names]
-    owners += [("weighting", SEARCHED)] * name.startswith(WEIGHT)
+    owners += [("weighting", SEARCHED)] * name.startswith(WEIGHT_PREFIX)
     families = {family for family, _ in owners}
     of = " and ".join(f"{family} {_either(key for f, key in owners if f == family)}" for family in sorted(families))
     instead = " and ".join(f"{f} {_either(methods[f] for methods in reachable)}" for f in sorted(families))
@@ -199,11 +199,11 @@ def _either(words: Iterable[str]) -> str:
 
 def _spaces(search: Search, node: Node) -> None:
     """Arms with auxiliaries have a space, with text for it, and a primitive to leave out is there."""
-    needing = [name for name, arm in search.arms.items() if any(map(has_auxiliaries, arm.reachable()))]
+    needing = [name for name, arm in search.arms.items() if any(map(has_auxiliaries, arm.method_combinations()))]
     for name in needing:
         if not search.arms[name].space and "space" not in search.arms[name].dimensions:
             where: Keys = ("baselines", name) if name != MAIN_ARM else ()
-            weightings = _either(m["weighting"] for m in search.arms[name].reachable() if has_auxiliaries(m))
+            weightings = _either(m["weighting"] for m in search.arms[name].method_combinations() if has_auxiliaries(m))
             raise node.error(f"weighting {weightings} needs auxiliary objectives: name a space", *where)
     if search.space and not any(search.arms[name].space == search.space for name in needing):
         raise node.error("no arm uses it: weighting 'end_task_only' has no auxiliaries", "space")
@@ -219,18 +219,20 @@ def _spaces(search: Search, node: Node) -> None:
                 )
     for name in (*search.dimensions, *search.settings):
         objectives = [each for space in search.spaces.values() for each in space.objectives]
-        if name.startswith(WEIGHT) and (problem := why_unborne(name, objectives)):
+        if name.startswith(WEIGHT_PREFIX) and (problem := why_weight_unused(name, objectives)):
             raise node.error(problem, "dimensions" if name in search.dimensions else "settings", name)
-        stage, _, primitive = name.removeprefix(INCLUDE).partition(".")
+        stage, _, primitive = name.removeprefix(INCLUDE_PREFIX).partition(".")
         known = sorted({p for space in search.spaces.values() for p in space.stages.get(stage, ())})
-        if name.startswith(INCLUDE) and primitive not in known:
+        if name.startswith(INCLUDE_PREFIX) and primitive not in known:
             under = "dimensions" if name in search.dimensions else "settings"
             every = {*known, *(p for stages in STAGES_OF.values() for p in stages.get(stage, ()))}
             if primitive not in every:
                 raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, every)}", under, name)
             raise node.error(f"{primitive!r} is not in the space{did_you_mean('', known)}", under, name)
     for name, arm in search.arms.items():
-        include = {k.removeprefix(INCLUDE): bool(v) for k, v in arm.settings.items() if k.startswith(INCLUDE)}
+        include = {
+            k.removeprefix(INCLUDE_PREFIX): bool(v) for k, v in arm.settings.items() if k.startswith(INCLUDE_PREFIX)
+        }
         if include and arm.space in search.spaces:
             try:
                 search.spaces[arm.space].restrict(include)
@@ -241,17 +243,19 @@ def _spaces(search: Search, node: Node) -> None:
 def _values(search: Search, node: Node) -> None:
     """Values that are known beforehand go together: k and m, grace and steps, batch and ranks."""
     for arm in search.arms.values():
-        for methods in arm.reachable():
-            low = {key: arm.bound(key, min) for key in DEFAULTS if uses(methods, key)}
-            high = {key: arm.bound(key, max) for key in DEFAULTS if uses(methods, key)}
+        for methods in arm.method_combinations():
+            low = {key: arm.bound(key, min) for key in DEFAULTS if uses_setting(methods, key)}
+            high = {key: arm.bound(key, max) for key in DEFAULTS if uses_setting(methods, key)}
             worst = high if "m" not in arm.dimensions else {"k": low.get("k", 0), "m": high.get("m", 0)}
             names = [key for key in arm.settings if key in ("basis", "basis_rows") and key in low]
-            if problem := why_impossible(PLAINEST.plain(), {**worst, **{key: arm.settings[key] for key in names}}):
+            if problem := why_incompatible(
+                DEFAULT_METHOD.to_plain(), {**worst, **{key: arm.settings[key] for key in names}}
+            ):
                 raise node.error(problem, *_place(search, arm, "k", "m"))
             if (batch := low["batch_size"]) < search.resources.workers:
                 problem = f"{batch:g} examples cannot be shared by {search.resources.workers} workers"
                 raise node.error(problem, *_place(search, arm, "batch_size"))
-            steps = sum(high[key] for key in STEPS if key in high)
+            steps = sum(high[key] for key in PHASE_STEPS if key in high)
             if arm.name == MAIN_ARM and search.scheduler.name == "asha" and search.scheduler.grace >= steps:
                 problem = (
                     f"grace {search.scheduler.grace} is not below a trial's {steps:g} steps: none would be stopped"
@@ -333,7 +337,7 @@ def _running(search: Search, node: Node) -> None:
 
 def _data(search: Search, node: Node) -> None:
     """Meta-gradients have a dev set of their own."""
-    meta = [m["weighting"] for arm in search.arms.values() for m in arm.reachable() if needs_meta_dev(m)]
+    meta = [m["weighting"] for arm in search.arms.values() for m in arm.method_combinations() if needs_meta_dev(m)]
     if meta and search.task.meta_dev == 0:
         problem = f"weighting {meta[0]!r} needs dev rows for its meta-gradients: a share above 0"
         raise node.error(problem, "task", "meta_dev")

@@ -213,7 +213,7 @@ def _text_logits(folder: Path, split: Split, about: Mapping[str, Any], longest: 
 
 
 def _write_papers(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: Exported, folder: Path) -> None:
-    search = Search.from_dict(run.search).only(
+    search = Search.from_dict(run.search).single_trial(
         row["arm"], row["params"], seed=row["seed"], name=f"{run.name}-{trial_name(row)}"
     )
     same = search.resolve(MAIN_ARM, {}, number=0, seed=row["seed"], labels=plan.task["labels"])

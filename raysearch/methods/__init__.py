@@ -353,6 +353,6 @@ METHODS: dict[str, Method] = {
 }
 
 
-def named(family: Family) -> dict[str, Method]:
+def methods_of(family: Family) -> dict[str, Method]:
     """The methods of one family, by name."""
     return {name: method for name, method in METHODS.items() if method.family == family}

@@ -174,13 +174,13 @@ class Space:
             raise node.error(problem if counted else "everything is excluded: no objective is left", "objectives")
         return space
 
-    def plain(self) -> dict[str, object]:
+    def to_plain(self) -> dict[str, object]:
         """What `read` reads."""
         source = {"source": self.source} if self.source else {}
         source |= {"kind": self.modality} if self.modality != "text" else {}
-        source |= {"primitives": yaml_source.plain(self.user_primitives)} if self.user_primitives else {}
-        rules = {"exclude": yaml_source.plain(self.exclude)} if self.exclude else {}
-        return {**source, "stages": yaml_source.plain(self.stages), **rules, "objectives": len(self.objectives)}
+        source |= {"primitives": yaml_source.to_plain(self.user_primitives)} if self.user_primitives else {}
+        rules = {"exclude": yaml_source.to_plain(self.exclude)} if self.exclude else {}
+        return {**source, "stages": yaml_source.to_plain(self.stages), **rules, "objectives": len(self.objectives)}
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
@@ -244,7 +244,7 @@ class Space:
 def load_space(name_or_path: str | Path) -> Space:
     """A space of the catalog by name, or a user's own by path; SpecError says file, line and remedy."""
     file = catalog.path("spaces", name_or_path)
-    node, _ = yaml_source.load(file)
+    node, _ = yaml_source.load_yaml(file)
     return replace(Space.read(node, file.parent), name=file.stem)
 
 

@@ -46,7 +46,7 @@ def read_report(name_or_path: str | Path) -> Report:
     title, colon, question = said[0].partition(": ") if said else ("", "", "")
     if not colon:
         wanted = "a report begins with the comment `-- Title: the question that it answers`"
-        raise SpecError(wanted, file=catalog.shown(file), line=1)
+        raise SpecError(wanted, file=catalog.display_path(file), line=1)
     sql = "\n".join(lines[len(said) :]).strip().removesuffix(";")
     return Report(file.stem, file, title, question, " ".join(said[1:]), sql)
 
@@ -86,7 +86,7 @@ def answers(tables: dict[str, pa.Table], reports: Sequence[Report]) -> dict[str,
                 found[report.name] = connection.sql(report.sql).to_arrow_table()
             except duckdb.Error as error:
                 problem = " ".join(str(error).split("\n\n")[0].split())
-                raise SpecError(problem, file=catalog.shown(report.file)) from error
+                raise SpecError(problem, file=catalog.display_path(report.file)) from error
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raysearch.errors import SpecError, did_you_mean
 
-KINDS = {"spaces": ("spaces", ".yaml"), "trials": ("trials", ".yaml"), "reports": ("analysis", ".sql")}
+CATALOGS = {"spaces": ("spaces", ".yaml"), "trials": ("trials", ".yaml"), "reports": ("analysis", ".sql")}
 _ONE = {"spaces": "objective space", "trials": "search", "reports": "report"}
 
 
@@ -23,7 +23,7 @@ def root() -> Path:
 
 def names(kind: str) -> list[str]:
     """The stems of a kind's catalog files, sorted."""
-    folder, suffix = KINDS[kind]
+    folder, suffix = CATALOGS[kind]
     return sorted(file.stem for file in (root() / folder).glob(f"*{suffix}"))
 
 
@@ -33,7 +33,7 @@ def path(kind: str, name_or_path: str | Path) -> Path:
     A file on the disk comes before a catalog file of the same path.
     """
     text = str(name_or_path)
-    folder, suffix = KINDS[kind]
+    folder, suffix = CATALOGS[kind]
     if "/" not in text and "\\" not in text and not text.endswith((suffix, ".yml")):
         if text in names(kind):
             return root() / folder / f"{text}{suffix}"
@@ -49,7 +49,7 @@ def path(kind: str, name_or_path: str | Path) -> Path:
     raise SpecError(f"{problem}; in the catalog: {', '.join(names(kind))}")
 
 
-def shown(file: Path) -> str:
+def display_path(file: Path) -> str:
     """How a message names a file: relative to the current folder or the catalogs if it lies there."""
     for base in (Path.cwd(), root()):
         if file.is_absolute() and file.is_relative_to(base):

@@ -2,7 +2,7 @@
 
 A file is read whole into a tree of `Node`s that know where they were written. `node.read(kind)` gives a value of
 that type or refuses: an unknown key, a missing one, a wrong type, a number out of the range that its field declares
-(`fields.setting`). A class with a `read(node)` of its own is asked instead. `plain` goes back to JSON-able values.
+(`fields.setting`). A class with a `read(node)` of its own is asked instead. `to_plain` goes back to JSON-able values.
 
 Scalars are YAML 1.2's, not 1.1's: `1e-4` is a number; `none`, `on`, `off`, `yes` and `no` are words.
 """
@@ -21,14 +21,14 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import yaml
 
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.schema.catalog import shown
+from raysearch.schema.catalog import display_path
 from raysearch.schema.fields import check_value
 
 T = TypeVar("T")
 Keys = tuple[str | int, ...]
 Place = tuple[str, int]  # file and line, or the command-line argument and 0
 
-HIDDEN = {"hidden": True}  # metadata of a dataclass field that no file may set and `plain` leaves out
+HIDDEN = {"hidden": True}  # metadata of a dataclass field that no file may set and `to_plain` leaves out
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _INT = re.compile(r"[-+]?[0-9]+")
 _DOTTED = re.compile(
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 -- PyYAML's own name and type
 
 
-def spelled(keys: Iterable[str | int]) -> str:
+def join_keys(keys: Iterable[str | int]) -> str:
     """Keys as a user writes them: `exclude[0].representation`."""
     words = (key if isinstance(key, int) or key.isprintable() else repr(key) for key in keys)
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in words).removeprefix(".")
@@ -64,7 +64,7 @@ class Node:
         keys = self.keys + below
         near = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in self.places), None)
         file, line = self.places[near] if near is not None else ("", 0)
-        return SpecError(problem, file=file, line=line, key=spelled(keys))
+        return SpecError(problem, file=file, line=line, key=join_keys(keys))
 
     def __getitem__(self, key: str | int) -> Node:
         return Node(self.value[key], (*self.keys, key), self.places)
@@ -79,13 +79,13 @@ class Node:
     def items(self) -> list[Node]:
         """The entries of this list; SpecError if it is none."""
         if not isinstance(self.value, list):
-            raise self.error(f"must be a list, got {said(self.value)}")
+            raise self.error(f"must be a list, got {describe_value(self.value)}")
         return list(self)
 
     def mapping(self, known: Iterable[str] | None = None) -> Node:
         """This node if it is a mapping with no key but the `known`; else the error."""
         if not isinstance(self.value, dict):
-            raise self.error(f"must be a mapping (key: value), got {said(self.value)}")
+            raise self.error(f"must be a mapping (key: value), got {describe_value(self.value)}")
         for key in self.value:
             if known is not None and key not in (names := list(known)):
                 raise self.error(f"unknown key {key!r}{did_you_mean(key, names)}", key)
@@ -109,7 +109,7 @@ class Node:
             if isinstance(self.value, list):
                 return tuple(node.read(args[0]) for node in self)
             if isinstance(self.value, dict) or self.value is None or not lone:
-                raise self.error(f"must be a list, got {said(self.value)}")
+                raise self.error(f"must be a list, got {describe_value(self.value)}")
             return (self.read(args[0]),)
         if origin is dict:
             return {node.keys[-1]: node.read(args[1]) for node in self.mapping()}
@@ -147,18 +147,18 @@ class Node:
         kinds = [kind for kind in args if kind is not types.NoneType]
         exact = [kind for kind in kinds if type(self.value) is kind]
         if len(kinds) > 1 and not exact and all(kind in _WORDS for kind in kinds):
-            raise self.error(f"must be one value, got {said(self.value)}")
+            raise self.error(f"must be one value, got {describe_value(self.value)}")
         return self.read((exact or kinds)[0])
 
     def _scalar(self, kind: type) -> Any:
         if kind is float and type(self.value) is int:
             return float(self.value)
         if type(self.value) is not kind:
-            raise self.error(f"must be {_WORDS[kind]}, got {said(self.value)}")
+            raise self.error(f"must be {_WORDS[kind]}, got {describe_value(self.value)}")
         return self.value
 
 
-def said(value: object) -> str:
+def describe_value(value: object) -> str:
     """A value as an error names it, short."""
     if value is None:
         return "nothing"
@@ -167,9 +167,9 @@ def said(value: object) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
 
 
-def load(file: Path) -> tuple[Node, str]:
+def load_yaml(file: Path) -> tuple[Node, str]:
     """The root mapping of a YAML file, and the text as written; SpecError if it cannot be read."""
-    name = shown(file)
+    name = display_path(file)
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -204,7 +204,7 @@ def _convert(node: yaml.Node, keys: Keys, name: str, places: dict[Keys, Place], 
     places.setdefault(keys, (name, line))
 
     def refuse(problem: str, at: int = line, key: Keys = keys) -> SpecError:
-        return SpecError(problem, file=name, line=at, key=spelled(key))
+        return SpecError(problem, file=name, line=at, key=join_keys(key))
 
     if any(node is parent for parent in above):
         raise refuse("an alias inside its own anchor")
@@ -246,21 +246,21 @@ def _plain_scalar(text: str) -> bool | int | float | str | None:
     return text
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """JSON-able values that `Node.read` reads back as equal; None and empty entries of a dataclass are left out."""
-    if hasattr(value, "plain"):
-        return value.plain()
+    if hasattr(value, "to_plain"):
+        return value.to_plain()
     if is_dataclass(value):
-        parts = {f.name: plain(getattr(value, f.name)) for f in fields(value) if "hidden" not in f.metadata}
+        parts = {f.name: to_plain(getattr(value, f.name)) for f in fields(value) if "hidden" not in f.metadata}
         return {name: part for name, part in parts.items() if part not in (None, "", {}, [])}
     if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
+        return {key: to_plain(part) for key, part in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(part) for part in value]
+        return [to_plain(part) for part in value]
     return value
 
 
-def override(root: Node, given: Mapping[str, str]) -> Node:
+def apply_overrides(root: Node, given: Mapping[str, str]) -> Node:
     """The tree with values replaced, as `--set key=value` asks; a value of `null` takes the key out.
 
     A key is dotted; `include.<stage>.<primitive>` counts as one part, and so do weights. Raises SpecError for a key
@@ -275,7 +275,7 @@ def override(root: Node, given: Mapping[str, str]) -> Node:
             at = at.setdefault(key, {})
             if not isinstance(at, dict):
                 raise SpecError(
-                    f"{'.'.join(keys[:depth])} is {said(at)} here, not a mapping; set it whole", file=said_as
+                    f"{'.'.join(keys[:depth])} is {describe_value(at)} here, not a mapping; set it whole", file=said_as
                 )
         if not keys:
             raise SpecError("must be key=value", file=said_as)

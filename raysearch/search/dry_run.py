@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.config.arm import Arm
-from raysearch.config.environment import here
+from raysearch.config.environment import local_resources
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
@@ -25,13 +25,13 @@ def outline(search: Search) -> dict[str, Any]:
         "fingerprint": search.fingerprint,
         "task": search.task.name,
         "metric": search.task.metric,
-        "model": search.model.plain(),
+        "model": search.model.to_plain(),
         "spaces": {name: len(space.objectives) for name, space in search.spaces.items()},
         "arms": arms,
         "trials": None if None in counts else sum(counts),
         "seconds": search.budget.seconds,
         "sampler": search.sampler,
-        "scheduler": search.scheduler.plain(),
+        "scheduler": search.scheduler.to_plain(),
         "executor": search.executor,
         "resources": {**vars(search.resources), "at_once": at_once(search)},
     }
@@ -46,8 +46,8 @@ def _arm(search: Search, arm: Arm) -> dict[str, Any]:
     confirming = len(search.confirm.seeds) if search.confirm else 0
     return {
         "arm": arm.name,
-        "methods": [" x ".join(methods.values()) for methods in arm.reachable()],
-        "dimensions": {name: _values(dimension.plain()) for name, dimension in arm.dimensions.items()},
+        "methods": [" x ".join(methods.values()) for methods in arm.method_combinations()],
+        "dimensions": {name: _values(dimension.to_plain()) for name, dimension in arm.dimensions.items()},
         "configurations": configurations,
         "seeds": seeds,
         "confirm": confirming,
@@ -68,7 +68,7 @@ def _values(dimension: dict[str, Any]) -> str:
 
 def at_once(search: Search) -> int:
     """How many trials run at a time on this machine."""
-    wanted, (cores, gpus) = search.resources, here()
+    wanted, (cores, gpus) = search.resources, local_resources()
     if wanted.groups or search.executor == "in_process":
         return wanted.groups or 1
     fits = [int(there / (each * wanted.workers)) for each, there in ((wanted.cpus, cores), (wanted.gpus, gpus)) if each]
@@ -92,7 +92,7 @@ def estimate(search: Search, runs: Path) -> dict[str, Any]:
     paces = list(_paces(search, runs))
     total = 0.0
     for arm in search.arms.values():
-        of_arm = [pace for pace, methods, _ in paces if methods in arm.reachable()]
+        of_arm = [pace for pace, methods, _ in paces if methods in arm.method_combinations()]
         trials = _arm(search, arm)["trials"]
         if search.budget.compute is not None and arm.dimensions:
             total += search.budget.compute
@@ -101,7 +101,7 @@ def estimate(search: Search, runs: Path) -> dict[str, Any]:
             seconds = search.budget.seconds
             why = f"no earlier run in {runs} has a like trial" if not of_arm else "time alone ends the search"
             return {"seconds": None, "at_most": seconds, "why": f"{why} (arm {arm.name})"}
-        total += statistics.median(of_arm) * trials * arm.longest
+        total += statistics.median(of_arm) * trials * arm.max_steps
     seconds = total / at_once(search)
     limit = search.budget.seconds
     return {"seconds": seconds if limit is None else min(seconds, limit), "from": sorted({run for _, _, run in paces})}
@@ -118,7 +118,7 @@ def _paces(search: Search, runs: Path) -> Iterator[tuple[float, dict[str, str], 
             continue
         for row in rows:
             plan = json.loads(row["plan"])
-            alike = plan["task"]["name"] == search.task.name and plan["model"] == search.model.plain()
+            alike = plan["task"]["name"] == search.task.name and plan["model"] == search.model.to_plain()
             if (
                 row["state"] == TrialState.COMPLETE
                 and row["steps"]

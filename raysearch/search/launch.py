@@ -23,7 +23,7 @@ import torch
 from raysearch.config.environment import check_packages
 from raysearch.config.search_config import Search, load_search
 from raysearch.config.sections import Executor
-from raysearch.config.validation import check_consistency
+from raysearch.config.validation import validate_search
 from raysearch.data.prepared import PreparedData
 from raysearch.distributed import Ranks
 from raysearch.errors import RunError
@@ -85,7 +85,7 @@ def launch(
     if not isinstance(search, Search):
         search = load_search(search, local=address is None)
     search = replace(search, executor=executor or search.executor)
-    for check in (check_consistency, check_packages):
+    for check in (validate_search, check_packages):
         check(search, Node(search.to_dict()))
     for space in search.spaces.values():
         functions_of(
@@ -101,7 +101,7 @@ def launch(
     try:
         with Ledger.open(folder) as ledger:
             prepared = prepare(
-                search.task, search.model.plain(), folder / "data", Path(data_root) if data_root else None
+                search.task, search.model.to_plain(), folder / "data", Path(data_root) if data_root else None
             )
             recorder = _taken_up(search, ledger, folder, prepared)
             with _workers(recorder, address, train, prepared.notes, quiet=not progress) as work:

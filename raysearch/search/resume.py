@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from raysearch.config.environment import here
+from raysearch.config.environment import local_resources
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError
@@ -88,7 +88,7 @@ def store(search: Search, folder: Path) -> None:
 def describe(search: Search, name: str, prepared: PreparedData) -> dict[str, Any]:
     """The row of the table of searches: what is searched, with what, on what."""
     data = {"fingerprint": prepared.fingerprint, "sizes": prepared.sizes, "labels": list(prepared.labels)}
-    cores, gpus = here()
+    cores, gpus = local_resources()
     hardware = {"host": platform.node(), "machine": platform.machine(), "cores": cores, "gpus": gpus}
     return {
         "search": name,

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.trial import FrozenTrial, Trial
 
 from raysearch.config.arm import Arm
-from raysearch.config.parameters import INCLUDE, WEIGHT
+from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX
 from raysearch.config.sections import Dimension
 from raysearch.methods import FAMILIES
 
@@ -61,7 +61,7 @@ def seed_of(*what: object) -> int:
 def is_conditional(arm: Arm) -> bool:
     """May a draw leave a dimension out? Also a weight, of objectives that another dimension leaves out."""
     names = arm.dimensions.keys()
-    gone = any(n.startswith(INCLUDE) for n in names) and any(n.startswith(WEIGHT) for n in names)
+    gone = any(n.startswith(INCLUDE_PREFIX) for n in names) and any(n.startswith(WEIGHT_PREFIX) for n in names)
     return gone or any(dimension.when or name in (*FAMILIES, "space") for name, dimension in arm.dimensions.items())
 
 
@@ -78,7 +78,7 @@ def draw(trial: Trial, arm: Arm) -> dict[str, Any]:
     """The values that the sampler gives to the dimensions that the arm asks for."""
     drawn: dict[str, Any] = {}
     for dimension in arm.dimensions.values():
-        if arm.asks(dimension, drawn):
+        if arm.is_active(dimension, drawn):
             drawn[dimension.name] = _suggest(trial, dimension)
     return drawn
 

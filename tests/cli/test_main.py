@@ -168,7 +168,7 @@ def test_plan_counts_trials_and_shows_the_first(run_cli: Any) -> None:
 
 
 def test_plan_estimates_time_from_earlier_runs(run_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dry_run, "here", lambda: (2, 0))
+    monkeypatch.setattr(dry_run, "local_resources", lambda: (2, 0))
     write_run("first", seconds=6.0)
     parsed = run_cli("plan", "smoke", "--json").json["estimate"]
     assert parsed == {"seconds": 6.0 * 4 / 2, "from": ["first"]}  # four trials alike, two at a time

@@ -19,7 +19,7 @@ from raysearch.config.parameters import DEFAULTS
 from raysearch.config.search_config import Search, load_search
 from raysearch.config.sections import Dimension, Paper
 from raysearch.errors import RunError, SpecError
-from raysearch.methods import named
+from raysearch.methods import methods_of
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog
 from raysearch.schema.fields import Value
@@ -47,10 +47,10 @@ DRAWN_VALUES: dict[str, Any] = {"eta_perp": 0.5, "k": 3, "lr": 1e-3, "objectives
 def declared(text: str = VALID_SEARCH, **overrides: str) -> Search:
     import yaml
 
-    from raysearch.schema.yaml_source import Node, override
+    from raysearch.schema.yaml_source import Node, apply_overrides
 
     tree = {"name": "test", **yaml.safe_load(text.replace("1e-4", "0.0001").replace("2e-3", "0.002"))}
-    return Search.read(override(Node(tree), {key.replace("__", "."): value for key, value in overrides.items()}))
+    return Search.read(apply_overrides(Node(tree), {key.replace("__", "."): value for key, value in overrides.items()}))
 
 
 @pytest.mark.parametrize("name", catalog.names("trials"))
@@ -101,7 +101,7 @@ INVALID_SEARCHES = [
     ("space: aang_td", "space: aang_full", "3: space: has objectives on out_of_domain text, and the task has no `out_of_domain:` file (aang_full)"),
     ("space: aang_td\n", "", "1: weighting 'aang' needs auxiliary objectives: name a space"),
     ("weighting: aang", "weighting: aagn", "4: method.weighting: unknown weighting 'aagn'; did you mean 'aang'?"),
-    ("weighting: aang", "weighting: attittud", f"4: method.weighting: 'attittud' is a surgery, not a weighting; known: {', '.join(sorted(named('weighting')))}"),
+    ("weighting: aang", "weighting: attittud", f"4: method.weighting: 'attittud' is a surgery, not a weighting; known: {', '.join(sorted(methods_of('weighting')))}"),
     ("surgery: attittud", "surgery: none", "7: dimensions.eta_perp: is a setting of surgery 'attittud'; this search uses surgery 'none'"),
     ("steps: 60", "stepz: 60", "5: settings.stepz: unknown setting 'stepz'; did you mean 'steps'?"),
     ("steps: 60", "steps: 0", "5: settings.steps: must be in [1, inf), got 0"),
@@ -186,7 +186,7 @@ INVALID_SEARCHES = [
 def test_load_search_invalid_file_error_has_its_location(
     old: str, new: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "here", lambda: (2, 0))
+    monkeypatch.setattr(environment, "local_resources", lambda: (2, 0))
     monkeypatch.chdir(tmp_path)
     assert VALID_SEARCH.count(old) == 1
     Path("a.yaml").write_text(VALID_SEARCH.replace(old, new))
@@ -362,7 +362,7 @@ def test_arm_requests_conditional_dimensions_when_they_apply() -> None:
 
     def asked(**drawn: Value) -> set[str]:
         settings = [name for name in arm.dimensions if name in DEFAULTS and name not in drawn]
-        return {name for name in settings if arm.asks(arm.dimensions[name], drawn)}
+        return {name for name in settings if arm.is_active(arm.dimensions[name], drawn)}
 
     assert asked(weighting="end_task_only") == set()
     assert asked(weighting="static", surgery="none", space="xyz") == set()
@@ -413,7 +413,7 @@ def test_objective_weight_is_the_product_of_its_factors() -> None:
     assert TrialPlan.from_json(plan.to_json()) == plan
     other = search.resolve("search", draw | {"weight.output.denoise": 0.3}, number=0, seed=0)
     assert other.key != plan.key
-    only = search.only("search", draw, seed=0)
+    only = search.single_trial("search", draw, seed=0)
     assert only.resolve("search", {}, number=0, seed=0).weights == plan.weights
 
 
@@ -422,7 +422,9 @@ def test_weights_of_excluded_objectives_are_not_requested() -> None:
     arm = search.arms["search"]
     without = {"include.output.end_task": False}
     asked = [
-        name for name, dimension in arm.dimensions.items() if name[:7] == "weight." and arm.asks(dimension, without)
+        name
+        for name, dimension in arm.dimensions.items()
+        if name[:7] == "weight." and arm.is_active(dimension, without)
     ]
     assert len(asked) == 1 + 4
     draw = without | {"lambda_e": 0.4, "weight.output.denoise": 0.2} | dict.fromkeys(asked[1:], 0.0)
@@ -485,7 +487,7 @@ def draws(draw: st.DrawFn, arm: Arm) -> dict[str, Value]:
     """Values for an arm, asked for as a study asks."""
     drawn: dict[str, Value] = {}
     for name, dimension in arm.dimensions.items():
-        if arm.asks(dimension, drawn):
+        if arm.is_active(dimension, drawn):
             drawn[name] = draw(values_of(dimension))
     return drawn
 
@@ -520,7 +522,7 @@ def test_single_trial_search_gives_the_same_plan(data: st.DataObject) -> None:
             search.resolve("search", params, number=0, seed=0)
         return
     plan = search.resolve("search", params, number=4, seed=9)
-    alone = Search.from_dict(json.loads(json.dumps(search.only("search", params, seed=9).to_dict())))
+    alone = Search.from_dict(json.loads(json.dumps(search.single_trial("search", params, seed=9).to_dict())))
     assert alone.resolve("search", {}, number=4, seed=alone.seeds[0]).key == plan.key
 
 
@@ -549,7 +551,7 @@ def test_paper_section_changes_neither_fingerprint_nor_plans() -> None:
     assert search.differences(plain) == []
     keys = [s.resolve("search", DRAWN_VALUES, number=0, seed=0).key for s in (plain, search)]
     assert keys[0] == keys[1]
-    assert Search.from_dict(search.only("search", DRAWN_VALUES, seed=0).to_dict()).paper is None
+    assert Search.from_dict(search.single_trial("search", DRAWN_VALUES, seed=0).to_dict()).paper is None
 
 
 def test_resume_takes_the_paper_section_from_the_file() -> None:

@@ -80,7 +80,7 @@ def test_plan_settings_of_the_file_override_the_profile(profile: Profile) -> Non
     assert given == found | {"similarity": "dot", "meta_every": 7}
     assert search(aang, profile=profile).to_dict()["profile"] == profile
     assert Search.from_dict(search(aang, profile=profile).to_dict()) == search(aang, profile=profile)
-    only = search(aang, profile=profile).only("search", {}, seed=0)
+    only = search(aang, profile=profile).single_trial("search", {}, seed=0)
     assert only.resolve("search", {}, number=0, seed=0).settings == found
 
 

@@ -13,7 +13,7 @@ from raysearch.objectives.literature import NAMED, literature_name
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import NEEDS, STAGES, STAGES_OF, Space, load_space
 from raysearch.schema import catalog
-from raysearch.schema.yaml_source import Node, plain
+from raysearch.schema.yaml_source import Node, to_plain
 
 EXPECTED_COUNTS = {
     "aang_td": 24,
@@ -105,7 +105,7 @@ def test_extra_label_is_allowed_only_on_extra_data_sets() -> None:
     declared = {"transform": ["none"], "representation": ["bidirectional"], "output": ["denoise", "extra_label"]}
     space = Space.read(Node({"stages": {"data": ["extra_ner"], **declared}, "objectives": 2}))
     assert [o.name for o in space.objectives][1] == "extra_ner/none/bidirectional/extra_label"
-    assert Space.read(Node(plain(space))) == space
+    assert Space.read(Node(to_plain(space))) == space
     with pytest.raises(SpecError, match="asks for the label of an extra data set; exclude it"):
         Space.read(Node({"stages": {"data": ["end_task", "extra_ner"], **declared}, "objectives": 4}))
 
@@ -188,7 +188,7 @@ def test_space_is_the_product_minus_the_exclusions(declared: dict[str, object]) 
     for barred in space.exclude:
         for o in space.objectives:
             assert not all(asdict(o)[stage] in named for stage, named in barred.items())
-    assert Space.read(Node(plain(space))) == space
+    assert Space.read(Node(to_plain(space))) == space
 
 
 @given(space_configs(), st.integers(1, 5))

@@ -11,7 +11,7 @@ from raysearch.errors import SpecError
 from raysearch.objectives.space import STAGES, Space, load_space
 from raysearch.objectives.user_primitives import check_unchanged, functions_of, parse_user_primitives
 from raysearch.plan import TrialPlan
-from raysearch.schema.yaml_source import Node, plain
+from raysearch.schema.yaml_source import Node, to_plain
 from raysearch.search.resume import stored
 from raysearch.training.trainer import train
 
@@ -44,7 +44,7 @@ def test_documented_primitives_file_round_trips_through_json(space_file: Path) -
     assert space.user_primitives is not None
     assert space.user_primitives.stages["transform"]["swap"].startswith("Swap each selected token")
     assert space.user_primitives.heads == {"length": 1}
-    assert Space.read(Node(plain(space))) == replace(space, name="")
+    assert Space.read(Node(to_plain(space))) == replace(space, name="")
     assert "end_task/swap/window/length" in {o.name for o in space.objectives}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raysearch.errors import SpecError
 from raysearch.schema.fields import setting
-from raysearch.schema.yaml_source import Node, load, override, plain, spelled
+from raysearch.schema.yaml_source import Node, apply_overrides, join_keys, load_yaml, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def write(folder: Path, text: str | bytes) -> Path:
 
 
 def read(folder: Path, text: str) -> Outer:
-    outer: Outer = load(write(folder, text))[0].read(Outer)
+    outer: Outer = load_yaml(write(folder, text))[0].read(Outer)
     return outer
 
 
@@ -71,7 +71,7 @@ def test_node_read_returns_the_dataclass(tmp_path: Path) -> None:
     ],
 )
 def test_load_scalars_follow_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
-    found = load(write(tmp_path, f"a: {text}\n"))[0].value["a"]
+    found = load_yaml(write(tmp_path, f"a: {text}\n"))[0].value["a"]
     assert found == value
     assert type(found) is type(value)
 
@@ -126,16 +126,16 @@ def test_load_invalid_file_error_is_one_line_with_location(tmp_path: Path, text:
 )
 def test_load_unreadable_file_error_is_one_line(tmp_path: Path, data: bytes, problem: str) -> None:
     with pytest.raises(SpecError) as error:
-        load(write(tmp_path, data))
+        load_yaml(write(tmp_path, data))
     assert str(error.value).removeprefix(f"{tmp_path}/a.yaml:").removeprefix("1:").strip() == problem
     assert "\n" not in str(error.value)
 
 
 def test_load_missing_file_and_folder_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read: No such file"):
-        load(tmp_path / "none.yaml")
+        load_yaml(tmp_path / "none.yaml")
     with pytest.raises(SpecError, match="cannot be read: Is a directory"):
-        load(tmp_path)
+        load_yaml(tmp_path)
 
 
 def test_node_read_single_word_becomes_a_list(tmp_path: Path) -> None:
@@ -148,44 +148,46 @@ def test_load_byte_order_mark_is_ignored(tmp_path: Path) -> None:
 
 def test_override_replaces_adds_and_removes_keys() -> None:
     root = Node({"a": {"b": 1, "c": 2}, "d": [1]})
-    changed = override(root, {"a.b": "1e-3", "a.c": "null", "e.f.g": "x", "d": "[2, 3]"})
+    changed = apply_overrides(root, {"a.b": "1e-3", "a.c": "null", "e.f.g": "x", "d": "[2, 3]"})
     assert changed.value == {"a": {"b": 1e-3}, "d": [2, 3], "e": {"f": {"g": "x"}}}
     assert root.value == {"a": {"b": 1, "c": 2}, "d": [1]}
 
 
 def test_override_dotted_setting_is_one_key() -> None:
-    changed = override(
+    changed = apply_overrides(
         Node({}), {"settings.include.transform.mask": "false", "dimensions.include.output.denoise.when": "x"}
     )
     assert changed.value["settings"] == {"include.transform.mask": False}
     assert changed.value["dimensions"] == {"include.output.denoise": {"when": "x"}}
-    weighed = override(Node({}), {"dimensions.weight.output.*.log": "true", "dimensions.weight.a/b/c/d.log": "true"})
+    weighed = apply_overrides(
+        Node({}), {"dimensions.weight.output.*.log": "true", "dimensions.weight.a/b/c/d.log": "true"}
+    )
     assert weighed.value["dimensions"] == {"weight.output.*": {"log": True}, "weight.a/b/c/d": {"log": True}}
 
 
 def test_override_error_names_the_override(tmp_path: Path) -> None:
-    root, _ = load(write(tmp_path, "count: 1\nparts: {x: {rate: 1}}\n"))
+    root, _ = load_yaml(write(tmp_path, "count: 1\nparts: {x: {rate: 1}}\n"))
     with pytest.raises(SpecError, match=r"^--set parts\.x\.rate=7: parts\.x\.rate: must be in \[0, 1\], got 7\.0$"):
-        override(root, {"parts.x.rate": "7"}).read(Outer)
+        apply_overrides(root, {"parts.x.rate": "7"}).read(Outer)
     with pytest.raises(SpecError, match=r"^--set count\.x=7: count is 1 here, not a mapping; set it whole$"):
-        override(root, {"count.x": "7"})
+        apply_overrides(root, {"count.x": "7"})
     with pytest.raises(SpecError, match=r"^--set count=\[: not YAML: "):
-        override(root, {"count": "["})
+        apply_overrides(root, {"count": "["})
     with pytest.raises(SpecError, match=r"^--set \.=1: must be key=value$"):
-        override(root, {".": "1"})
+        apply_overrides(root, {".": "1"})
 
 
 def test_plain_values_round_trip() -> None:
     outer = Outer(count=1, names=("a",), parts={"x": Inner(rate=0.25, word="w")}, value=False)
-    assert Node(plain(outer)).read(Outer) == outer
+    assert Node(to_plain(outer)).read(Outer) == outer
 
 
 @given(st.lists(st.one_of(st.integers(0, 99), st.text("abc", min_size=1))))
 def test_key_path_is_written_as_in_the_file(keys: list[str | int]) -> None:
-    text = spelled(keys)
+    text = join_keys(keys)
     assert text.count("[") == sum(isinstance(key, int) for key in keys)
     assert not text.startswith(".")
-    assert spelled(("exclude", 0, "representation")) == "exclude[0].representation"
+    assert join_keys(("exclude", 0, "representation")) == "exclude[0].representation"
 
 
 @given(
@@ -201,4 +203,4 @@ def test_node_read_any_tree_returns_or_raises_spec_error(tree: object) -> None:
 @given(st.text())
 def test_override_any_text_returns_or_raises_spec_error(text: str) -> None:
     with contextlib.suppress(SpecError):
-        override(Node({}), {"a": text})
+        apply_overrides(Node({}), {"a": text})

@@ -17,7 +17,7 @@ from helpers.ranks import report_values, saved_parameters
 from helpers.resume import assert_resume_is_bit_equal
 
 from raysearch.distributed import Ranks
-from raysearch.methods import named
+from raysearch.methods import methods_of
 from raysearch.methods.schedule.phases import Phase
 from raysearch.modalities.opening import Splits
 from raysearch.modalities.text.config import ExtraTask
@@ -30,11 +30,11 @@ from raysearch.training.trainer import Trial, rate_factor, train
 METHODS_TO_RUN = [
     *(
         (w, s)
-        for w, about in named("weighting").items()
+        for w, about in methods_of("weighting").items()
         for s in ("none", "attittud")
         if (w, s) != ("end_task_only", "attittud") and not about.rounds
     ),
-    *(("static", s) for s in named("surgery") if s not in ("none", "attittud")),
+    *(("static", s) for s in methods_of("surgery") if s not in ("none", "attittud")),
     ("aang", "pcgrad"),
 ]
 
@@ -119,7 +119,7 @@ def test_space_of_hundreds_of_objectives_trains(data_of_every_type: Path, tmp_pa
     assert report.evaluation["aux_loss"] > 0
 
 
-@pytest.mark.parametrize("surgery", named("surgery"))
+@pytest.mark.parametrize("surgery", methods_of("surgery"))
 def test_pretraining_reports_nothing_before_fine_tuning(data: Path, tmp_path: Path, surgery: str) -> None:
     plan = tiny_plan(data, "static", surgery, "pretrain_then_finetune")
     reports = list(train(plan, folder=tmp_path))

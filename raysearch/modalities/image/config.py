@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import check_split
 from raysearch.schema.fields import setting
-from raysearch.schema.yaml_source import Node, plain
+from raysearch.schema.yaml_source import Node, to_plain
 
 ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
 REST = "rest"  # `auxiliary: rest`: what the end task leaves of its own source
@@ -49,11 +49,11 @@ class Source:
     where: dict[str, str | int] = field(default_factory=dict)  # column: value, of the rows that are used
     train_per_class: int = setting(0, "images kept of each class for training; 0 all", low=0, unit="image")
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """What `read` reads: kind and metric, and all else that is not as it would be anyway."""
         blank = {about.name: about.default for about in fields(self) if about.default is not MISSING}
         blank |= {"kind": None, "metric": None}
-        parts = {about.name: plain(getattr(self, about.name)) for about in fields(self)}
+        parts = {about.name: to_plain(getattr(self, about.name)) for about in fields(self)}
         return {name: part for name, part in parts.items() if part not in ([], {}) and part != blank.get(name)}
 
 
@@ -234,9 +234,9 @@ class ImageModel:
                 raise node.error(f"must be at least 1, got {model.widen}", "widen")
         return model
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """What `read` reads, and what a plan holds."""
-        parts = {key: plain(getattr(self, key)) for key in _KEYS[self.image or "timm"]}
+        parts = {key: to_plain(getattr(self, key)) for key in _KEYS[self.image or "timm"]}
         return {key: part for key, part in parts.items() if part}
 
 

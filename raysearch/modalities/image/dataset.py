@@ -99,7 +99,7 @@ def _shape(batch: pa.RecordBatch) -> tuple[int, int, int, int]:
 
 def _source(task: ImageTask, model: Mapping[str, Any], paths: Mapping[str, Path | None]) -> dict[str, Any]:
     """What the prepared data is a function of, as far as it can be told without reading the images."""
-    declared = {name: part for name, part in task.plain().items() if name != "base"}
+    declared = {name: part for name, part in task.to_plain().items() if name != "base"}
     about: dict[str, Any] = {part: _digest(path) if path else None for part, path in paths.items()}
     about |= {
         "task": declared,

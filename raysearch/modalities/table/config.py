@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import check_extra, check_split
 from raysearch.schema.fields import Settings, setting
-from raysearch.schema.yaml_source import Node, plain
+from raysearch.schema.yaml_source import Node, to_plain
 
 TableMetric = Literal["r2", "accuracy", "macro_f1", "micro_f1", "mean_auc"]
 EXTRA = "extra_"
@@ -94,11 +94,11 @@ class TableTask:
         check_extra(task.extra, node)
         return task
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """What `read` reads: all that is not as it would be anyway."""
-        parts = {about.name: plain(getattr(self, about.name)) for about in fields(self)}
+        parts = {about.name: to_plain(getattr(self, about.name)) for about in fields(self)}
         parts["planted"] = asdict(self.planted) if self.planted is not None else None
-        blank = {about.name: plain(about.default) for about in fields(self) if about.name not in ("kind", "metric")}
+        blank = {about.name: to_plain(about.default) for about in fields(self) if about.name not in ("kind", "metric")}
         return {name: part for name, part in parts.items() if part != {} and part != blank.get(name)}
 
     @property
@@ -164,6 +164,6 @@ class TableModel:
             raise node.error(f"must be widths of at least 1, such as [64, 16], got {list(model.mlp)}", "mlp")
         return model
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """What `read` reads, and what a plan holds."""
         return {"mlp": list(self.mlp), "activation": self.activation}

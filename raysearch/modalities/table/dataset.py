@@ -88,7 +88,7 @@ def opened_table(batch: pa.RecordBatch) -> Split:
 
 def _source(task: TableTask, paths: Mapping[str, Path]) -> dict[str, Any]:
     """What the prepared data is a function of."""
-    declared = {name: part for name, part in task.plain().items() if name != "base"}
+    declared = {name: part for name, part in task.to_plain().items() if name != "base"}
     about: dict[str, Any] = {part: hashlib.sha256(path.read_bytes()).hexdigest() for part, path in paths.items()}
     plain: dict[str, Any] = json.loads(json.dumps(about | {"task": declared, "version": DATA_VERSION}))
     return plain

@@ -1,6 +1,6 @@
 """Text tasks and their encoders, as a search declares them; and the way in for every kind of task and model.
 
-Each is a frozen dataclass that `reading.Node` fills from a file and `reading.plain` writes back.
+Each is a frozen dataclass that `Node.read` fills from a file and `to_plain` writes back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from raysearch.modalities.image.config import IMAGE_MODELS, IMAGE_TASKS, ImageMo
 from raysearch.modalities.table.config import TABLE_MODELS, TABLE_TASKS, TableModel, TableTask
 from raysearch.modalities.text.paper_tasks import PAPER_TASKS
 from raysearch.schema.fields import setting
-from raysearch.schema.yaml_source import Node, plain
+from raysearch.schema.yaml_source import Node, to_plain
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
 
@@ -152,7 +152,7 @@ class TextModel:
             raise node.error("a config says num_hidden_layers itself", "layers")
         return model
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """What `read` reads, and what a plan holds."""
         parts = {"config": self.config, "path": self.path, "package": self.package, "layers": self.layers}
-        return {name: plain(part) for name, part in parts.items() if part}
+        return {name: to_plain(part) for name, part in parts.items() if part}

@@ -12,12 +12,12 @@ from torchjd import aggregation as jd
 
 from raysearch.config.search_config import load_search
 from raysearch.errors import SpecError
-from raysearch.methods import METHODS, named
+from raysearch.methods import METHODS, methods_of
 from raysearch.methods.surgery.base import Conflict
 from raysearch.methods.surgery.settings import GCSSettings
 from raysearch.training import checkpoint
 
-SURGERIES = [name for name in named("surgery") if name not in ("none", "attittud")]
+SURGERIES = [name for name in methods_of("surgery") if name not in ("none", "attittud")]
 STATEFUL = [name for name in SURGERIES if METHODS[name].memory]
 RANDOMIZED = ["pcgrad", "gradvac"]
 AGGREGATORS: dict[str, Callable[[int], Any]] = {  # of m rows, with the settings that ours have by default

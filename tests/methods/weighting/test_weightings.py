@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raysearch.methods import METHODS, named
+from raysearch.methods import METHODS, methods_of
 from raysearch.methods.weighting.base import Asks, Scores, Seen
 from raysearch.methods.weighting.meta_gradient import STAGES, Aang, MetaTartan
 from raysearch.methods.weighting.settings import AangSettings, MetaTartanSettings, StaticSettings
@@ -32,7 +32,7 @@ def scores(*values: float, end_task: float = 0.0, aux: float = 0.0) -> Seen:
     return Seen(tasks.sqrt(), found, torch.diag(tasks))
 
 
-@pytest.mark.parametrize("name", named("weighting"))
+@pytest.mark.parametrize("name", methods_of("weighting"))
 def test_weighting_coefficients_are_shares(name: str) -> None:
     weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
     sampled = weighting.sample(torch.Generator().manual_seed(0))
@@ -48,7 +48,7 @@ def test_weighting_coefficients_are_shares(name: str) -> None:
     assert all(total == pytest.approx(1) for total in kinds.values())
 
 
-@pytest.mark.parametrize("name", named("weighting"))
+@pytest.mark.parametrize("name", methods_of("weighting"))
 def test_weighting_continues_from_its_saved_state(name: str, tmp_path: Path) -> None:
     make: Callable[[], Static] = lambda: METHODS[name].load()(OBJECTIVES, METHODS[name].settings())  # noqa: E731
     first, second = make(), make()
