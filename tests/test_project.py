@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Imports point one way: a package imports from its own line or from one above it.
 LAYERS = """
-words        errors version distributed rng
+words        errors formatting version distributed rng
 schema       schema
 declarations objectives storage gradients
 methods      methods training_settings

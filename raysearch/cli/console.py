@@ -6,8 +6,10 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from raysearch.formatting import format_duration, format_value
 from raysearch.storage.states import ENDED_STATES, RunState
 
 SHORT = 28  # longest text that is never wrapped
@@ -60,14 +62,14 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Iterab
             short = widths[name] <= max(SHORT, len(name))
             shown.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=short)
         for row in rows:
-            shown.add_row(*(Text(cell(row.get(name))) for name in names))
+            shown.add_row(*(Text(_text(row.get(name))) for name in names))
         console.print(shown)
         title = ""
 
 
 def _width(rows: Sequence[Mapping[str, Any]], name: str) -> int:
     """Signs that a column takes, its head included."""
-    return max(len(name), *(len(cell(row.get(name))) for row in rows))
+    return max(len(name), *(len(_text(row.get(name))) for row in rows))
 
 
 def _abreast(widths: Mapping[str, int], room: int) -> list[list[str]]:
@@ -86,44 +88,16 @@ def facts(about: Mapping[str, Any]) -> None:
     """Names and values, one a line, values of several lines under each other."""
     width = max(map(len, about), default=0) + 2
     for key, value in about.items():
-        for number, part in enumerate(cell(value).splitlines() or [""]):
+        for number, part in enumerate(_text(value).splitlines() or [""]):
             line(f"{'' if number else key:<{width}}{part}".rstrip())
 
 
-def cell(value: Any) -> str:
-    """A value in a table: four digits of a number, - for what is not there, `a=1 b=2` for a mapping."""
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, str) and value[0] == "{":
-        value = _mapping(value)
-    if isinstance(value, Mapping):
-        return "  ".join(f"{key}={cell(part)}" for key, part in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(cell(part) for part in value)
-    return str(value)
-
-
-def _mapping(text: str) -> Any:
-    """The mapping that a JSON column holds; the text if it is none."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in words: `4 min 5 s`."""
-    if seconds is None:
-        return "unknown"
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{seconds:.3g} s"
+def _text(value: Any) -> str:
+    """Returns a value as short text; a column that holds JSON is read first."""
+    if isinstance(value, str) and value.startswith("{"):
+        with suppress(json.JSONDecodeError):
+            return format_value(json.loads(value))
+    return format_value(value)
 
 
 # ---- searches and runs ----
@@ -149,13 +123,13 @@ def standings(found: Sequence[Mapping[str, Any]]) -> None:
 def standing(found: Mapping[str, Any]) -> None:
     """How far one run is, given its `status()`."""
     left, best = found["left"], found["best"]
-    said = [f"{found['name']}: {found['state']}, {duration(found['seconds'])} spent"]
+    said = [f"{found['name']}: {found['state']}, {format_duration(found['seconds'])} spent"]
     if found["state"] != RunState.FINISHED:
         said += [f"{left['trials']} configurations left"] if left["trials"] is not None else []
-        said += [f"{duration(left['seconds'])} left"] if left["seconds"] is not None else []
+        said += [f"{format_duration(left['seconds'])} left"] if left["seconds"] is not None else []
     line("; ".join(said))
     table([{"arm": arm, **counts} for arm, counts in found["arms"].items()])
     if best:
         line(f"best {found['metric']} {best['score']:.4f} at step {best['best_step']}: {best['trial_id']}")
         if best["params"]:
-            line(f"  {cell(best['params'])}")
+            line(f"  {_text(best['params'])}")

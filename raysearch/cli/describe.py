@@ -9,6 +9,7 @@ from typing import Any
 from raysearch.config.parameters import DEFAULTS, SETTINGS
 from raysearch.config.search_config import load_search
 from raysearch.errors import SpecError, did_you_mean
+from raysearch.formatting import format_interval
 from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES
 from raysearch.objectives.literature import literature_name
@@ -153,9 +154,8 @@ def _setting(name: str) -> Row:
         if name in TrainingSettings.__dataclass_fields__
         else [m for m in METHODS if name in METHODS[m].setting_names]
     )
-    low = "(-inf" if about["low"] is None else f"{'(' if about['open_low'] else '['}{about['low']:g}"
-    high = "inf)" if about["high"] is None else f"{about['high']:g}]"
-    span = " | ".join(about["choices"]) if about["choices"] else f"{low}, {high}"
+    interval = format_interval(about["low"], about["high"], open_low=about["open_low"])
+    span = " | ".join(about["choices"]) or interval
     if isinstance(DEFAULTS[name], bool):
         span = "true | false"
     parts = {"default": DEFAULTS[name], "range": span, "unit": about["unit"], "meaning": about["meaning"]}

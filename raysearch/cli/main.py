@@ -17,6 +17,7 @@ import typer
 
 from raysearch.cli import console
 from raysearch.errors import RunError, SpecError
+from raysearch.formatting import format_duration
 from raysearch.storage.states import RunState
 
 app = typer.Typer(
@@ -100,11 +101,9 @@ def plan(
     console.table(found["arms"])
     console.table(found["first"], title="first trials", columns=dict.fromkeys(key for t in found["first"] for key in t))
     console.line(console.resources(found["resources"]))
-    time_limit = (
-        f"no new configuration after {console.duration(search.budget.seconds)}" if search.budget.seconds else ""
-    )
+    time_limit = f"no new configuration after {format_duration(search.budget.seconds)}" if search.budget.seconds else ""
     expected = found["estimate"]
-    known = f"about {console.duration(expected['seconds'])}" if expected["seconds"] else f"unknown: {expected['why']}"
+    known = f"about {format_duration(expected['seconds'])}" if expected["seconds"] else f"unknown: {expected['why']}"
     console.line(f"trials: {found['trials'] or 'as many as the time allows'}; time: {known}; {time_limit}".rstrip("; "))
 
 

@@ -19,10 +19,11 @@ from raysearch.config.parameters import (
     widen_integer,
 )
 from raysearch.errors import did_you_mean
+from raysearch.formatting import describe_value
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.schema.fields import Settings, Value, setting
-from raysearch.schema.yaml_source import Node, describe_value
+from raysearch.schema.yaml_source import Node
 
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
 Executor = Literal["fleet", "train_run", "in_process"]

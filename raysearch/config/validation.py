@@ -27,10 +27,11 @@ from raysearch.config.modality_checks import check_kinds
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX
 from raysearch.config.sections import Dimension
 from raysearch.errors import did_you_mean
+from raysearch.formatting import describe_value
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.objectives.space import STAGES_OF
-from raysearch.schema.yaml_source import Keys, Node, describe_value
+from raysearch.schema.yaml_source import Keys, Node
 from raysearch.storage.states import MAIN_ARM
 
 if TYPE_CHECKING:

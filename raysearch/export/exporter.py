@@ -31,6 +31,7 @@ from raysearch.errors import RunError, did_you_mean
 from raysearch.export import test_split
 from raysearch.export.model_card import card
 from raysearch.export.retrain import Verification, compare, sha256_of, train_again
+from raysearch.formatting import format_count
 from raysearch.modalities.batch import labels_of
 from raysearch.modalities.image.export import logits_of, save_image_model
 from raysearch.modalities.image.network import ImageNetwork
@@ -250,7 +251,7 @@ def _test(
         return known
     if before := test_split.openings(run):
         trials = ", ".join(sorted({opening["trial_id"] for opening in before}))
-        times = "once" if len(before) == 1 else f"{len(before)} times"
+        times = format_count(len(before), "time")
         notes.append(f"test was opened {times} before, for {trials}: to choose by these scores is to select on test")
     longest = plan.training.max_length
     return test_split.open_test(

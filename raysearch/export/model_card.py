@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from raysearch.data.prepared import PreparedData, load_metadata
+from raysearch.formatting import format_count
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
@@ -81,14 +82,16 @@ def _usage(images: bool, own: bool) -> str:
 
 def _scores(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     rows: list[Sequence[Any]] = []
-    tried = _count(result["configurations"], "configuration")
+    tried = format_count(result["configurations"], "configuration")
     chosen = f"chosen by this score from {tried}, so rather too high than too low"
     rows.append(("select-dev", f"{result['select_dev']:.4f}", chosen))
     if again := result["confirmed"]:
         spread = f" (sd {stdev(again):.4f})" if len(again) > 1 else ""
-        rows.append(("select-dev, fresh seeds", f"{mean(again):.4f}{spread}", f"{_count(len(again), 'more training')}"))
+        rows.append(
+            ("select-dev, fresh seeds", f"{mean(again):.4f}{spread}", f"{format_count(len(again), 'more training')}")
+        )
     if result["test"] is not None:
-        opened = _count(result["openings"], "opening")
+        opened = format_count(result["openings"], "opening")
         rows.append(
             ("test", f"{result['test']:.4f}", f"scored once for this model; {opened} of test in this run so far")
         )
@@ -107,7 +110,7 @@ def _search(run: Run, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     text = (
         f"Sampler {search.get('sampler')} (seed {search.get('sampler_seed')}), scheduler "
         f"{json.dumps(search.get('scheduler'))}; dimensions: {dimensions}.\n"
-        f"Arm `{row['arm']}`: {_count(result['configurations'], 'configuration')} with a score; "
+        f"Arm `{row['arm']}`: {format_count(result['configurations'], 'configuration')} with a score; "
         f"trials, further seeds among them: {counted}.\n"
     )
     arms = [(arm, *_arm(run, arm)) for arm in (MAIN_ARM, *search.get("baselines", {}))]
@@ -173,10 +176,6 @@ def _versions(run: Run) -> str:
     stored = run.searches()["versions"].to_pylist()
     versions: dict[str, str] = json.loads(stored[-1]) if stored and stored[-1] else {}
     return ", ".join(f"{name} {version}" for name, version in versions.items()) + "\n"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from html import escape
 
+from raysearch.formatting import format_value
 from raysearch.reports.plots import STATES
 from raysearch.storage.states import TrialState
 
@@ -62,7 +63,7 @@ def draw(params: str | None, order: Mapping[str, object]) -> Cell:
     """A cell of the values drawn (JSON), the dimensions in the order of `order`."""
     values = json.loads(params or "{}")
     names = sorted(values, key=lambda name: list(order).index(name) if name in order else len(order))
-    chips = (f"<span><em>{escape(name)}</em>{escape(plain(values[name]))}</span>" for name in names)
+    chips = (f"<span><em>{escape(name)}</em>{escape(format_value(values[name]))}</span>" for name in names)
     return "", f'<div class="draw">{"".join(chips)}</div>'
 
 
@@ -91,34 +92,6 @@ def prose(text: str) -> str:
     return re.sub(r"https://[\w./-]+\w", r'<a href="\g<0>">\g<0></a>', text)
 
 
-def plain(value: object) -> str:
-    """A JSON value in few words."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.3g}".replace("-", "\N{MINUS SIGN}", value < 0)
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {plain(inner)}" for name, inner in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(plain, value)) or "none"
-    return str(value)
-
-
 def sentence(text: str) -> str:
     """The text with a capital at its head."""
     return text[:1].upper() + text[1:]
-
-
-def count(many: int, what: str) -> str:
-    """'1 seed', '3 seeds'."""
-    return f"{many} {what}" if many == 1 else f"{many} {what}s"
-
-
-def duration(seconds: float) -> str:
-    """'95 s', '4 min 05 s', '2 h 10 min'."""
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

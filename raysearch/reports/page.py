@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from raysearch.formatting import format_count, format_duration, format_value
 from raysearch.methods import FAMILIES
 from raysearch.reports import markup as m
 from raysearch.reports import plots, plots_sweep, plots_weights
@@ -94,7 +95,7 @@ def _header(name: str, search: dict[str, Any], metric: str) -> str:
         f"<b>{escape(search['task']['name'])}</b>, scored by {escape(metric)}",
         *(f"{family} {escape(method.get(family) or 'searched')}" for family in FAMILIES),
         f"space {escape(search['space'])}" if search.get("space") else "",
-        m.count(len(search["dimensions"]), "dimension") + " searched",
+        format_count(len(search["dimensions"]), "dimension") + " searched",
     ]
     line = " · ".join(part for part in parts if part)
     return f'<header><p class="eyebrow">raysearch report</p><h1>{escape(name)}</h1><p>{line}</p></header>'
@@ -112,11 +113,11 @@ def _tiles(status: dict[str, Any], said: Mapping[str, Rows], metric: str) -> str
     tiles = [
         ("best select-dev score", f"{best['score']:.3f}" if best else "none yet", chosen),
         ("configurations", str(len(board)), states),
-        ("at work", m.duration(status["seconds"]), doing),
+        ("at work", format_duration(status["seconds"]), doing),
     ]
     for winner in (row for row in said["arms"] if row["arm"] == MAIN_ARM and row["fresh"]):
         spread = f"; standard deviation {winner['sd']:.3f}" if winner["seeds"] > 1 else ""
-        mean = f"mean of {m.count(winner['seeds'], 'seed')} that chose nothing{spread}"
+        mean = f"mean of {format_count(winner['seeds'], 'seed')} that chose nothing{spread}"
         tiles.insert(1, ("winner on fresh seeds", f"{winner['mean']:.3f}", mean))
     inside = "\n".join(
         f'<div class="tile"><span class="eyebrow">{escape(name)}</span><b>{escape(value)}</b>'
@@ -186,7 +187,7 @@ def _ranking(found: Rows) -> str:
         f'<span><i style="color:var(--{VARIABLES[colour]})">●</i>output {escape(output.replace("_", " "))}</span>'
         for output, colour in plots_weights.output_colours(column(found, "name")).items()
     ]
-    over = f"<span>means over {m.count(max(column(found, 'trials')), 'trial')}</span>"
+    over = f"<span>means over {format_count(max(column(found, 'trials')), 'trial')}</span>"
     return m.legend((), *keys, over) + f'<div class="wide">{plots_weights.ranking(found)}</div>'
 
 
@@ -247,10 +248,10 @@ def _origin(search: dict[str, Any], events: list[str]) -> str:
     rows = {
         "begun": f"{search['time']:%Y-%m-%d %H:%M} UTC",
         "search": f"sha256 {search['fingerprint']}",
-        **{f"data: {name}": m.plain(value) for name, value in data.items()},
-        "test split": f"opened {m.count(opened, 'time')}" if opened else "never opened by this run",
+        **{f"data: {name}": format_value(value) for name, value in data.items()},
+        "test split": f"opened {format_count(opened, 'time')}" if opened else "never opened by this run",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        **{f"hardware: {name}": m.plain(value) for name, value in hardware.items()},
+        **{f"hardware: {name}": format_value(value) for name, value in hardware.items()},
     }
     items = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows.items() if value)
     spec = escape(json.dumps(json.loads(search["spec"]), indent=2, ensure_ascii=False))

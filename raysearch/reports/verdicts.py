@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from raysearch.formatting import format_count
 from raysearch.reports import markup as m
 from raysearch.reports import plots, plots_sweep
 from raysearch.reports.plots import Rows, column
@@ -67,12 +68,12 @@ def _verdict(row: dict[str, Any], metric: str, judged: int) -> str:
     difference, low, high = row["difference"], row["low"], row["high"]
     if difference is None or _unfair(row):
         return f'<p class="verdict">Beside {arm}: {verdict}, so nothing is claimed.</p>'
-    seeds = m.count(row["seeds"], "fresh seed" if row["fresh"] else "seed")
+    seeds = format_count(row["seeds"], "fresh seed" if row["fresh"] else "seed")
     said = f"{m.signed(difference)[1]} {escape(metric)} over {seeds}"
     bounds, why = ("" if low is None else f" (95 % interval {m.interval(low, high)[1]})"), ""
     if row["rests_on"] == "interval":
         together = f" for {judged} baselines together" if judged > 1 else ""
-        why = f" by the interval; {m.count(row['seeds'], 'seed')} cannot reach p &lt; 0.05{together}"
+        why = f" by the interval; {format_count(row['seeds'], 'seed')} cannot reach p &lt; 0.05{together}"
     elif row["rests_on"]:
         why = f" (p = {row['p_holm']:.3f})"
     return f'<p class="verdict">Beside {arm} the search\'s winner is at {said}{bounds}: {verdict}{why}.</p>'
@@ -129,7 +130,7 @@ def values(found: Rows, points: Rows, search: Mapping[str, Any], metric: str) ->
     ]
     table = m.table([*heads, "#reference", "#pairs", "#value less it", "#95 % interval"], rows) + _source(found)
     if search.get("sampler") != "grid":
-        return f"<details><summary>{m.count(len(found), 'value')}</summary>{table}</details>"
+        return f"<details><summary>{format_count(len(found), 'value')}</summary>{table}</details>"
     points = as_declared(points, search["dimensions"])
     return m.grid(plots_sweep.sweeps(points, search["dimensions"], metric), "330px") + table
 

@@ -7,6 +7,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from raysearch.errors import did_you_mean
+from raysearch.formatting import format_interval
 
 Value = bool | int | float | str
 
@@ -41,9 +42,8 @@ def check_value(field: Field[Any], value: object) -> None:
         low, high = about["low"], about["high"]
         below = low is not None and (value <= low if about["open_low"] else value < low)
         if value != value or below or (high is not None and value > high):
-            left = "(-inf" if low is None else f"{'(' if about['open_low'] else '['}{low:g}"
-            right = "inf)" if high is None else f"{high:g}]"
-            raise ValueError(f"{name} must be in {left}, {right}, got {value!r}")
+            interval = format_interval(low, high, open_low=about["open_low"])
+            raise ValueError(f"{name} must be in {interval}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

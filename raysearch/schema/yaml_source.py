@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import yaml
 
 from raysearch.errors import SpecError, did_you_mean
+from raysearch.formatting import describe_value
 from raysearch.schema.catalog import display_path
 from raysearch.schema.fields import check_value
 
@@ -156,15 +157,6 @@ class Node:
         if type(self.value) is not kind:
             raise self.error(f"must be {_WORDS[kind]}, got {describe_value(self.value)}")
         return self.value
-
-
-def describe_value(value: object) -> str:
-    """A value as an error names it, short."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
 
 
 def load_yaml(file: Path) -> tuple[Node, str]:

@@ -5,7 +5,6 @@ On a terminal a live panel; elsewhere one line for each trial that ends.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from raysearch.formatting import format_duration, format_value
 from raysearch.storage.states import ENDED_STATES, TrialState
 
 ROWS = 8  # running trials shown
@@ -109,7 +109,7 @@ class Progress:
                 row["trial_id"],
                 row["state"],
                 score,
-                f"{row['seconds']:.1f} s",
+                format_duration(row["seconds"]),
                 best,
                 why,
             )
@@ -123,7 +123,7 @@ class Progress:
         parts: list[RenderableType] = [self._head(standing), bar]
         if standing.best:
             score, trial_id, params = standing.best
-            drawn = ", ".join(f"{name} {shown(value)}" for name, value in params.items())
+            drawn = ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
             parts.append(Text(f"best {score:.4f}  {trial_id}  {drawn}", style="green", overflow="fold"))
         if standing.running and all(line.seconds is None for line in standing.running):
             parts.append(Text("waiting for workers", style="dim"))
@@ -139,8 +139,8 @@ class Progress:
             f"{standing.ended}{of} ended: {counts['complete']} complete, {counts['stopped']} stopped, ", "not bold"
         )
         text.append(f"{counts['failed']} failed", "red not bold" if counts["failed"] else "not bold")
-        left = f", about {clock(standing.left)} left" if standing.left else ""
-        text.append(f"; {counts['running']} running; {clock(standing.seconds)}{left}", "not bold")
+        left = f", about {format_duration(standing.left)} left" if standing.left else ""
+        text.append(f"; {counts['running']} running; {format_duration(standing.seconds)}{left}", "not bold")
         return text
 
 
@@ -150,22 +150,9 @@ def _table(running: Sequence[Line]) -> Table:
         table.add_column(name, justify="left" if name == "running" else "right")
     for line in running[:ROWS]:
         score = "" if line.score is None else f"{line.score:.4f}"
-        table.add_row(line.trial_id, str(line.step), score, "waits" if line.seconds is None else clock(line.seconds))
+        table.add_row(
+            line.trial_id, str(line.step), score, "waits" if line.seconds is None else format_duration(line.seconds)
+        )
     if len(running) > ROWS:
         table.add_row(f"and {len(running) - ROWS} more", "", "", "")
     return table
-
-
-def clock(seconds: float) -> str:
-    """45 s, 3 min 20 s, 2 h 5 min."""
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def shown(value: object) -> str:
-    """A drawn value, short."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -141,7 +141,7 @@ def test_second_test_split_access_adds_a_warning(run: Run, tmp_path: Path) -> No
     other = export(run, tmp_path / "baseline", trial="fine_tune")
     assert other.trial_id.startswith("fine_tune")
     assert other.openings == before + 1 == openings(run)
-    assert any("test was opened once before" in note and run.best()["trial_id"] in note for note in other.notes)
+    assert any("test was opened 1 time before" in note and run.best()["trial_id"] in note for note in other.notes)
     assert run.status()["state"] == "finished"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raysearch.search.progress import ROWS, Line, Progress, Standing, clock
+from raysearch.search.progress import ROWS, Line, Progress, Standing
 
 
 def snapshot(**more: Any) -> Standing:
@@ -32,7 +32,7 @@ def panel(**more: Any) -> str:
 def test_panel_shows_counts_running_best_and_remaining_time() -> None:
     said = panel()
     assert "first  5 of 20 ended: 3 complete, 1 stopped, 1 failed; 2 running; 1 min 40 s, about 2 min 30 s left" in said
-    assert "best 0.7500  search-0002-s0-abcdef  lr 0.00123, k 4, surgery none" in said
+    assert "best 0.7500  search-0002-s0-abcdef  lr 0.001235, k 4, surgery none" in said
     lines = [line.split() for line in said.splitlines()]
     assert ["search-0005-s0-aaaaaa", "40", "0.5000", "12", "s"] in lines
     assert ["search-0006-s0-bbbbbb", "0", "waits"] in lines
@@ -75,12 +75,5 @@ def test_progress_without_terminal_prints_a_line_per_trial() -> None:
         shown.ended(row)
         shown.say("a note [that] is said as it is")
     line, note = out.getvalue().splitlines()
-    assert line == "5/20  search-0001-s0-cccccc  failed  -  3.0 s  best 0.7500  OSError: x"
+    assert line == "5/20  search-0001-s0-cccccc  failed  -  3 s  best 0.7500  OSError: x"
     assert note == "a note [that] is said as it is"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0, "0 s"), (59.2, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
-)
-def test_duration_is_formatted_in_words(seconds: float, said: str) -> None:
-    assert clock(seconds) == said

@@ -1,0 +1,68 @@
+"""How values, durations, counts and intervals are written for people: on the terminal, in messages and on pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MINUS = "\N{MINUS SIGN}"  # as wide as a plus sign; a hyphen is not
+
+
+def format_value(value: object) -> str:
+    """Returns any value as short text: four digits of a number, `-` for None, `a=1  b=2` for a mapping."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "  ".join(f"{name}={format_value(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(format_value, value)) or "none"
+    return str(value)
+
+
+def describe_value(value: object) -> str:
+    """Returns what an error message calls a value from a YAML file: `nothing`, `a list`, `a mapping`, or the value."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping | list):
+        return "a list" if isinstance(value, list) else "a mapping"
+    return repr(value)
+
+
+def format_duration(seconds: float | None) -> str:
+    """Returns seconds as `0.5 s`, `45 s`, `4 min 5 s` or `2 h 10 min`; `unknown` for None."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def format_count(number: int, noun: str) -> str:
+    """Returns `1 seed`, `3 seeds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_interval(low: float | None, high: float | None, *, open_low: bool = False) -> str:
+    """Returns a range as `[0, 1]`, as `(0, 1]` if `open_low`; an end that is None is infinite and excluded."""
+    left = "(-inf" if low is None else f"{'(' if open_low else '['}{low:g}"
+    right = "inf)" if high is None else f"{high:g}]"
+    return f"{left}, {right}"
+
+
+def format_difference(value: float) -> str:
+    """Returns a difference of scores with its sign and four decimals, as `+0.0120`; with a true minus sign."""
+    return f"{value:+.4f}".replace("-", MINUS)
+
+
+def format_differences(low: float, high: float) -> str:
+    """Returns the interval of a difference, as `[+0.0100, +0.0140]`."""
+    return f"[{format_difference(low)}, {format_difference(high)}]"
