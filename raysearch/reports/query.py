@@ -1,8 +1,8 @@
 """Reports: SQL over a run's tables, and one HTML file with pictures made of what the SQL says.
 
 A report is a file of one SELECT (DuckDB) over the views searches, trials, evaluations, weights, events (the schemas of
-`tables`, each row once, see `run`) and best (the row of `trials` that is to be kept, one for every arm); it may call
-the statistics of `paired` and its table `compared`. It begins with two kinds of comment: a line
+`tables`, each row once, see `run`), best and configurations (see `storage.best`); it may call the statistics of
+`paired` and its table `compared`. It begins with two kinds of comment: a line
 `-- Title: the question`, then what is to be known to read the answer.
 """
 
@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raysearch.errors import RunError, SpecError
 from raysearch.reports import statistics
 from raysearch.schema import catalog
-from raysearch.storage.run import best_of
+from raysearch.storage.best import best_trials, configurations
 
 if TYPE_CHECKING:
     from raysearch.storage.run import Run
@@ -64,9 +63,7 @@ def views(run: Run) -> dict[str, pa.Table]:
     """The tables that a report may use, by name."""
     tables = {name: getattr(run, name)() for name in ("searches", "trials", "evaluations", "weights", "events")}
     seeds, trials = run.search.get("seeds", []), tables["trials"]
-    bests = [best_of(trials, seeds, arm) for arm in pc.unique(trials["arm"]).to_pylist()]
-    kept = pa.array([best["trial_id"] for best in bests if best], pa.string())
-    return {**tables, "best": trials.filter(pc.is_in(trials["trial_id"], kept))}
+    return {**tables, "best": best_trials(trials, seeds), "configurations": configurations(trials, seeds)}
 
 
 def answers(tables: dict[str, pa.Table], reports: Sequence[Report]) -> dict[str, pa.Table]:

@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysearch.errors import RunError, did_you_mean
+from raysearch.storage.best import best_trial, configurations
 from raysearch.storage.journal import read_table
 from raysearch.storage.ledger import KEYS, holder
-from raysearch.storage.states import ENDED_STATES, MAIN_ARM, EventName, RunState, TrialRole, TrialState
+from raysearch.storage.states import ENDED_STATES, MAIN_ARM, EventName, RunState, TrialState
 
 
 def open_run(name_or_path: str | Path, runs: str | Path = "runs") -> Run:
@@ -87,16 +88,18 @@ class Run:
         return _within(_last_attempts(rows, [key for key in KEYS[table] if key != "attempt"]), trials)
 
     def best(self, arm: str = MAIN_ARM) -> dict[str, Any]:
-        """The row of the trial to keep, its `plan` and `params` parsed.
+        """Returns the row of the arm's best trial, its `plan` and `params` parsed; `storage.best` defines which it is.
 
-        It is the best trial of the configuration with the highest mean score over the search's seeds. A configuration
-        that did not complete on all of them comes after those that did, stopped trials come last. Raises RunError
-        when no trial of the arm has a score.
+        Raises RunError when no trial of the arm has a score.
         """
-        best = best_of(self.trials(), self.search.get("seeds", []), arm)
+        best = best_trial(self.trials(), self.search.get("seeds", []), arm)
         if best is None:
             raise RunError(f"{self.path}: no trial of arm {arm!r} has ended with a score")
         return best
+
+    def configurations(self) -> pa.Table:
+        """Returns a row for every configuration of every arm, best first (see `storage.best.CONFIGURATIONS`)."""
+        return configurations(self.trials(), self.search.get("seeds", []))
 
     def seconds(self) -> float:
         """Time spent on the search so far, all sessions, in s; what lies between sessions does not count."""
@@ -121,7 +124,7 @@ class Run:
             state = RunState.FINISHED if self._finished(events) else RunState.INTERRUPTED
             unfinished = TrialState.INTERRUPTED
         arms = _count(trials, events, list(search.get("baselines", {})), unfinished)
-        best = best_of(trials, search.get("seeds", []), MAIN_ARM)
+        best = best_trial(trials, search.get("seeds", []), MAIN_ARM)
         budget, seconds = search.get("budget", {}), self.seconds()
         asked = len({plan["number"] for plan in asked_plans(events).values() if plan["arm"] == MAIN_ARM})
         left = {"trials": (budget.get("trials"), asked), "seconds": (budget.get("seconds"), seconds)}
@@ -154,34 +157,6 @@ def asked_plans(events: pa.Table) -> dict[str, dict[str, Any]]:
     """The plan of every trial that was ever handed out, by trial, in the order of asking."""
     asked = events.filter(pc.equal(events["event"], EventName.ASKED)).select(["trial_id", "detail"]).to_pylist()
     return {row["trial_id"]: json.loads(row["detail"])["plan"] for row in asked}
-
-
-def best_of(trials: pa.Table, seeds: list[int], arm: str) -> dict[str, Any] | None:
-    """See `Run.best`; None when no trial of the arm has a score."""
-    ours = pc.and_(pc.equal(trials["arm"], arm), pc.equal(trials["role"], TrialRole.SEARCH))
-    rows = trials.filter(pc.and_(ours, pc.is_valid(trials["score"]))).to_pylist()
-    complete: dict[int, list[float]] = {}
-    for row in rows:
-        if row["state"] == TrialState.COMPLETE:
-            complete.setdefault(row["number"], []).append(row["score"])
-
-    def rank(row: dict[str, Any]) -> tuple[Any, ...]:
-        scores = complete.get(row["number"], [])
-        mean = sum(scores) / len(scores) if scores else row["score"]
-        on_all = len(scores) >= max(1, len(seeds))
-        return (
-            on_all,
-            row["state"] == TrialState.COMPLETE,
-            row["state"] == TrialState.STOPPED,
-            mean,
-            row["score"],
-            -row["number"],
-        )
-
-    if not rows:
-        return None
-    best = max(rows, key=rank)
-    return {**best, "plan": json.loads(best["plan"] or "{}"), "params": json.loads(best["params"] or "{}")}
 
 
 def _count(trials: pa.Table, events: pa.Table, baselines: list[str], unfinished: str) -> dict[str, dict[str, int]]:

@@ -17,12 +17,16 @@ from raysearch.errors import RunError, SpecError
 from raysearch.reports import plots, query
 from raysearch.reports.plots_weights import trajectories
 from raysearch.schema import catalog
+from raysearch.storage.best import CONFIGURATIONS, configurations
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.schemas import TABLES, TRIALS
 
 REPORTS = catalog.names("reports")
-EMPTY_TABLES = {name: schema.empty_table() for name, schema in TABLES.items()} | {"best": TRIALS.empty_table()}
+EMPTY_TABLES = {name: schema.empty_table() for name, schema in TABLES.items()} | {
+    "best": TRIALS.empty_table(),
+    "configurations": CONFIGURATIONS.empty_table(),
+}
 
 
 @pytest.fixture(scope="module")
@@ -220,19 +224,10 @@ def test_report_of_the_user_may_call_the_statistics(run, tmp_path):
     assert query.analyze(run, [user_report])["user_report"].to_pylist() == [{"p": 0.25, "i": None, "h": None}]
 
 
-def test_leaderboard_ranks_by_mean_over_seeds_stopped_last():
+def test_leaderboard_has_the_ranked_configurations():
     trials = [trial("search", 0, 0.5), trial("search", 0, 0.7, seed=1), trial("search", 1, 0.65)]
-    trials += [trial("search", 2, 0.9, state="stopped"), trial("search", 3, None, state="failed")]
-    trials += [trial("search", 1, 0.99, seed=5, role="confirm")]
-    rows = report_rows("leaderboard", trials=trials)
-    assert [(row["number"], row["state"], row["seeds"]) for row in rows] == [
-        (1, "complete", 1),
-        (0, "complete", 2),
-        (2, "stopped", 1),
-        (3, "failed", 1),
-    ]
-    assert rows[1]["score"] == pytest.approx(0.6)
-    assert rows[1]["trial_id"] == "search-0-1-search"
+    ranked = configurations(pa.Table.from_pylist(trials, schema=TRIALS), [])
+    assert report_rows("leaderboard", configurations=ranked.to_pylist()) == ranked.to_pylist()
 
 
 def test_best_so_far_never_falls_and_skips_session_gaps():

@@ -12,7 +12,7 @@ from helpers.runs import SYNTHETIC_SEARCH, synthetic_plan, write_run
 
 from raysearch.errors import RunError
 from raysearch.storage.ledger import Ledger
-from raysearch.storage.run import Run, best_of, open_run, run_names
+from raysearch.storage.run import Run, open_run, run_names
 from raysearch.storage.schemas import TABLES
 
 
@@ -115,17 +115,6 @@ def test_best_falls_back_to_stopped_trials(ledger):
     commit(ledger, 1, score=0.2, state="stopped")
     best_id = commit(ledger, 2, score=0.3, state="stopped")
     assert run.best()["trial_id"] == best_id
-
-
-def test_best_of_uses_the_mean_and_needs_all_seeds(ledger):
-    for number, scores in enumerate([(0.5, 0.5), (0.7, 0.2), (0.9,), (0.45, 0.56)]):
-        for seed, score in enumerate(scores):
-            commit(ledger, number, score=score, seed=seed)
-    trials = open_run(ledger.folder).trials()
-    assert best_of(trials, [0, 1], "search")["number"] == 3
-    assert best_of(trials, [0, 1], "search")["score"] == 0.56
-    assert best_of(trials, [0], "search")["number"] == 2
-    assert best_of(trials, [0, 1, 2], "search")["number"] == 2
 
 
 def test_status_of_a_finished_run_is_complete(run):

@@ -1,0 +1,175 @@
+"""Which configuration of an arm is best, and which of its trials: the one definition in the project.
+
+Everything that names a best trial uses this order: the sampler's side, the live panel, `status`, the reports, the model
+card, the export, and the recorder when it chooses which trained models to keep. Configurations are sorted by
+
+1. whether they are complete on every seed of the search, then on at least one seed, then stopped, then failed;
+2. the higher score: the mean over the complete trials, or without one the score of the best trial;
+3. the lower number, that is, the configuration that was drawn first.
+
+The trials of a configuration are sorted by state (complete, stopped, failed), then the higher score, then the seed that
+comes first in the search. Trials that repeat a configuration on fresh seeds (role confirm) take no part.
+
+SQL reports see the same order in two views: `configurations` (schema CONFIGURATIONS, one row each, column `rank`) and
+`best` (the row of `trials` of every arm's best trial).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysearch.storage.schemas import TRIALS, column
+from raysearch.storage.states import ENDED_STATES, TrialRole, TrialState
+
+Row = Mapping[str, Any]  # of the table of trials: number, seed, state and score at least
+
+CONFIGURATIONS = pa.schema(
+    [
+        column("rank", pa.int64(), "place among the configurations of all arms, from 1"),
+        column("arm", pa.string(), "'search', or the baseline's name"),
+        column("number", pa.int32(), "the configuration's number in its arm"),
+        column("trial_id", pa.string(), "its best trial"),
+        column("state", pa.string(), "complete, stopped or failed; running while seeds are missing"),
+        column("score", pa.float64(), "mean over its complete trials; without one, of the best trial"),
+        column("sd", pa.float64(), "sample standard deviation over its complete trials; null with fewer than two"),
+        column("seeds", pa.int64(), "trials that have ended"),
+        column("best_step", pa.int64(), "the step of the best trial's score", unit="step"),
+        column("steps", pa.int64(), "optimizer steps of its longest trial", unit="step"),
+        column("seconds", pa.float64(), "time in training, all its trials", unit="s"),
+        column("params", pa.string(), "the values drawn for it, JSON"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RankedConfiguration:
+    """The trials of a configuration that have ended, best first."""
+
+    number: int
+    trials: tuple[Row, ...]
+    seeds: tuple[int, ...]  # on which the search runs every configuration
+
+    @property
+    def complete_scores(self) -> list[float]:
+        """The scores of its complete trials."""
+        return [trial["score"] for trial in self.trials if _is_complete(trial)]
+
+    @property
+    def is_complete(self) -> bool:
+        """Says whether it is complete on every seed of the search."""
+        complete = {trial["seed"] for trial in self.trials if _is_complete(trial)}
+        return bool(complete) and complete.issuperset(self.seeds)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Says whether every trial so far is complete, while seeds are missing."""
+        return not self.is_complete and all(_is_complete(trial) for trial in self.trials)
+
+    @property
+    def state(self) -> str:
+        """Failed or stopped if any of its trials is, complete if all seeds are, else running."""
+        states = {trial["state"] for trial in self.trials}
+        for state in (TrialState.FAILED, TrialState.STOPPED):
+            if state in states:
+                return state
+        return TrialState.COMPLETE if self.is_complete else TrialState.RUNNING
+
+    @property
+    def score(self) -> float | None:
+        """The mean over its complete trials; without one, the score of its best trial."""
+        scores = self.complete_scores
+        return math.fsum(scores) / len(scores) if scores else _score(self.trials[0])
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sorts configurations of an arm, the best first."""
+        best = self.trials[0]
+        state = TrialState.COMPLETE if _is_complete(best) else best["state"]
+        return not self.is_complete, _place(state), _descending(self.score), self.number
+
+
+def rank_configurations(trials: Iterable[Row], seeds: Sequence[int]) -> list[RankedConfiguration]:
+    """Returns the configurations of one arm, best first, given its trials of role search."""
+    by_number: dict[int, list[Row]] = {}
+    for trial in trials:
+        by_number.setdefault(trial["number"], []).append(trial)
+    ranked = [
+        RankedConfiguration(number, tuple(sorted(rows, key=lambda row: _trial_order(row, seeds))), tuple(seeds))
+        for number, rows in by_number.items()
+    ]
+    return sorted(ranked, key=lambda configuration: configuration.order)
+
+
+def best_trial(trials: pa.Table, seeds: Sequence[int], arm: str) -> dict[str, Any] | None:
+    """Returns the row of an arm's best trial, `plan` and `params` parsed; None when no trial has a score."""
+    ours = pc.and_(pc.equal(trials["arm"], arm), pc.equal(trials["role"], TrialRole.SEARCH))
+    ranked = rank_configurations(trials.filter(ours).to_pylist(), seeds)
+    best = next((configuration.trials[0] for configuration in ranked if configuration.score is not None), None)
+    if best is None:
+        return None
+    return {**best, "plan": json.loads(best["plan"] or "{}"), "params": json.loads(best["params"] or "{}")}
+
+
+def best_trials(trials: pa.Table, seeds: Sequence[int]) -> pa.Table:
+    """Returns the rows of `trials` that are the best of their arm: the view `best`."""
+    best = [best_trial(trials, seeds, arm) for arm in pc.unique(trials["arm"]).to_pylist()]
+    return trials.filter(pc.is_in(trials["trial_id"], pa.array([row["trial_id"] for row in best if row], pa.string())))
+
+
+def configurations(trials: pa.Table, seeds: Sequence[int]) -> pa.Table:
+    """Returns a row for every configuration of every arm, best first: the view `configurations`."""
+    arms: dict[str, list[Row]] = {}
+    for row in trials.select([name for name in TRIALS.names if name != "plan"]).to_pylist():
+        if row["role"] == TrialRole.SEARCH:
+            arms.setdefault(row["arm"], []).append(row)
+    ranked = [(arm, configuration) for arm, rows in arms.items() for configuration in rank_configurations(rows, seeds)]
+    ranked.sort(key=lambda pair: (*pair[1].order[:-1], pair[0], pair[1].number))
+    rows = [{"rank": rank, "arm": arm, **_row(configuration)} for rank, (arm, configuration) in enumerate(ranked, 1)]
+    return pa.Table.from_pylist(rows, schema=CONFIGURATIONS)
+
+
+def _row(configuration: RankedConfiguration) -> dict[str, Any]:
+    best, scores = configuration.trials[0], configuration.complete_scores
+    return {
+        "number": configuration.number,
+        "trial_id": best["trial_id"],
+        "state": str(configuration.state),
+        "score": configuration.score,
+        "sd": statistics.stdev(scores) if len(scores) > 1 else None,
+        "seeds": len(configuration.trials),
+        "best_step": best["best_step"],
+        "steps": max((trial["steps"] for trial in configuration.trials if trial["steps"] is not None), default=None),
+        "seconds": math.fsum(trial["seconds"] or 0.0 for trial in configuration.trials),
+        "params": best["params"],
+    }
+
+
+def _score(trial: Row) -> float | None:
+    score = trial["score"]
+    return score if score is not None and math.isfinite(score) else None
+
+
+def _is_complete(trial: Row) -> bool:
+    return trial["state"] == TrialState.COMPLETE and _score(trial) is not None
+
+
+def _place(state: str) -> int:
+    return [str(ended) for ended in ENDED_STATES].index(state)
+
+
+def _descending(score: float | None) -> float:
+    return math.inf if score is None else -score
+
+
+def _trial_order(trial: Row, seeds: Sequence[int]) -> tuple[Any, ...]:
+    seed = trial["seed"]
+    place = seeds.index(seed) if seed in seeds else len(seeds)
+    return _score(trial) is None, _place(trial["state"]), _descending(_score(trial)), place, seed
