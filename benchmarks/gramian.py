@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from raysearch.config.search_config import Search
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients.flat import flat_gradient
 from raysearch.gradients.jacobian import factored_jacobian
 from raysearch.modalities.opening import prepare
@@ -61,7 +61,7 @@ def trial(folder: Path, m: int, k: int, surgery: str, asked: argparse.Namespace)
     data = folder / "data"
     prepared = prepare(search.task, search.model.to_plain(), data)
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
-    return Trial(plan, TrialFolder(folder / surgery), Ranks(device=torch.device(asked.device)))
+    return Trial(plan, TrialFolder(folder / surgery), ProcessGroup(device=torch.device(asked.device)))
 
 
 def text(folder: Path, m: int, layers: int) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def works(folder: Path, m: int, k: int, asked: argparse.Namespace) -> dict[str, 
         return torch.stack(V)
 
     def ours() -> Tensor:
-        J = factored_jacobian(examples.losses, rows, examples.capture, Ranks(device=torch.device(device)))
+        J = factored_jacobian(examples.losses, rows, examples.capture, ProcessGroup(device=torch.device(device)))
         return J.inner_products([])[0]
 
     def plain_gradient() -> Tensor:

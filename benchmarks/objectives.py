@@ -34,7 +34,7 @@ from gramian import peak, wait
 from torch import Tensor
 
 from raysearch.config.search_config import Search
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients.directional import finite_differences, jvp
 from raysearch.gradients.flat import assign_gradient, flat_gradient
 from raysearch.modalities.opening import prepare
@@ -71,7 +71,7 @@ def trial(folder: Path, k: int, asked: argparse.Namespace, weighting: str, **mor
     data = folder / "data"
     prepared = prepare(search.task, search.model.to_plain(), data)
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
-    return Trial(plan, TrialFolder(folder / weighting), Ranks(device=torch.device(asked.device)))
+    return Trial(plan, TrialFolder(folder / weighting), ProcessGroup(device=torch.device(asked.device)))
 
 
 def works(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
@@ -167,7 +167,7 @@ def child(k: int, asked: argparse.Namespace, what: str) -> dict[str, float]:
 
 
 def summed(k: int, asked: argparse.Namespace) -> dict[str, int]:
-    """Bytes given to `Ranks.sum` by a step of K objectives and by a static one, less the heads that only one has."""
+    """Returns the bytes that a step sums over ranks, of K objectives and static, less the heads that only one has."""
     counted = {}
     with tempfile.TemporaryDirectory() as place:
         for name, more in (
@@ -177,16 +177,16 @@ def summed(k: int, asked: argparse.Namespace) -> dict[str, int]:
         ):
             one = trial(Path(place), k, asked, "static" if name == "static" else "aang", **more)
             one._begin(one.phases[0])
-            ranks = Counting(device=torch.device(asked.device))
-            one.update.ranks = ranks
+            process_group = Counting(device=torch.device(asked.device))
+            one.update.process_group = process_group
             one._advance(one.phases[0])
-            counted[name] = ranks.bytes[0]
+            counted[name] = process_group.bytes[0]
         counted["K gradients"] = 4 * (k + 1) * sum(p.numel() for p in one.network.body_parameters())
     return counted
 
 
 @dataclass(frozen=True)
-class Counting(Ranks):
+class Counting(ProcessGroup):
     """A rank alone that counts what it is given to sum."""
 
     bytes: list[int] = field(default_factory=lambda: [0])

@@ -22,7 +22,7 @@ import optuna
 import torch
 
 from raysearch.config.search_config import Search
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.plan import TrialPlan
 from raysearch.search.launch import launch
 from raysearch.storage.run import Run
@@ -32,9 +32,9 @@ DIMENSIONS = ("lr", "head_lr", "weight_decay", "head_weight_decay", "warmup", "d
 TARGET = 150.0  # ms
 
 
-def train(plan: TrialPlan, *, folder: Path, ranks: Ranks) -> Generator[Report, bool, None]:
+def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Generator[Report, bool, None]:
     """A trial that does nothing: one number, summed over the ranks, reported."""
-    score = float(ranks.sum(torch.tensor(plan.settings["lr"]))) / ranks.world
+    score = float(process_group.sum(torch.tensor(plan.settings["lr"]))) / process_group.world
     evaluation = {
         "step": 1,
         "phase": "joint",

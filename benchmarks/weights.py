@@ -21,12 +21,12 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from raysearch.config.search_config import Search
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.modalities.opening import prepare
 from raysearch.storage.schemas import WEIGHTS
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial
-from raysearch.training.weight_log import Trajectory
+from raysearch.training.weight_log import WeightLog
 
 LENGTH = 64
 COLUMNS = pa.schema([f for f in WEIGHTS if f.name not in ("trial_id", "attempt")])
@@ -55,10 +55,10 @@ def trial(folder: Path, space: str, k: int) -> Trial:
     data = folder / "data"
     prepared = prepare(search.task, search.model.to_plain(), data)
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
-    return Trial(plan, TrialFolder(folder / "trial"), Ranks())
+    return Trial(plan, TrialFolder(folder / "trial"), ProcessGroup())
 
 
-def as_dicts(told: Trajectory, step: int) -> list[dict[str, object]]:
+def as_dicts(told: WeightLog, step: int) -> list[dict[str, object]]:
     """A step's rows, one by one."""
     named = zip(told.names, told.weighting.weights().tolist(), strict=True)
     return [
@@ -80,8 +80,8 @@ def main() -> None:
         with TemporaryDirectory() as place:
             one = trial(Path(place), space, asked.k)
             told = one.weights
-            told.remember(1, None)
-            told.take()  # libraries are loaded on first use
+            told.record(1, None)
+            told.flush()  # libraries are loaded on first use
             times: dict[str, list[float]] = {"step": [], "remember": [], "dicts": []}
             rows: list[dict[str, object]] = []
 
@@ -93,13 +93,13 @@ def main() -> None:
                 one.update(one.phases[0], step)
                 timed("step", begun)
                 begun = time.process_time()
-                told.remember(step, one.update.last_scores)
+                told.record(step, one.update.last_similarities)
                 timed("remember", begun)
                 begun = time.process_time()
                 rows += as_dicts(told, step)
                 timed("dicts", begun)
             begun = time.process_time()
-            told.take()
+            told.flush()
             take = 1e6 * (time.process_time() - begun) / asked.steps
             begun = time.process_time()
             pa.RecordBatch.from_pylist(rows, schema=COLUMNS)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """One worker alone; `from_torch` gives the members of a torch process group."""
 
     rank: int = 0
@@ -23,7 +23,7 @@ class Ranks:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def from_torch(cls, device: torch.device) -> Ranks:
+    def from_torch(cls, device: torch.device) -> ProcessGroup:
         """This process's place in the default torch process group."""
         return cls(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 

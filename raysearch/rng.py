@@ -18,7 +18,7 @@ def stream(seed: int, name: str, at: int) -> Generator:
     return Generator().manual_seed(number_of(seed, name, at))
 
 
-class Shuffled:
+class ShuffledRows:
     """An endless stream of row numbers, every row once in each round; any place in it can be found without state."""
 
     def __init__(self, size: int, seed: int) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.executors.broker import Ending
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
@@ -30,7 +30,7 @@ TRAIN = "raysearch.training.trainer:train"
 class Train(Protocol):
     """What trains a plan; see `training.train`."""
 
-    def __call__(self, plan: TrialPlan, *, folder: Path, ranks: Ranks) -> Generator[Report, bool, None]:
+    def __call__(self, plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Generator[Report, bool, None]:
         """Reports, one an evaluation; `send(True)` ends the trial."""
         ...
 
@@ -45,28 +45,28 @@ def load(target: str) -> Train:
     return function
 
 
-def run_plan(plan: TrialPlan, folder: Path, ranks: Ranks, train: Train, push: Push) -> Ending:
+def run_plan(plan: TrialPlan, folder: Path, process_group: ProcessGroup, train: Train, push: Push) -> Ending:
     """Train a plan to its end, pushing what it reports, and say how it ended."""
     try:
-        return _run(train(plan, folder=folder, ranks=ranks), ranks, push)
+        return _run(train(plan, folder=folder, process_group=process_group), process_group, push)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{type(error).__qualname__} at {place.filename}:{place.lineno}"
         return Ending(TrialState.FAILED, "".join(traceback.format_exception(error)), where)
 
 
-def _run(reports: Generator[Report, bool, None], ranks: Ranks, push: Push) -> Ending:
+def _run(reports: Generator[Report, bool, None], process_group: ProcessGroup, push: Push) -> Ending:
     """What was said before an interruption is pushed along with what comes next, and never ends the trial."""
     unsaid: list[Report] = []
     for report in reports:
         unsaid.append(report)
         if report.replayed and not report.last:
             continue
-        leave = push(unsaid) if ranks.rank == 0 else False
+        leave = push(unsaid) if process_group.rank == 0 else False
         unsaid.clear()
         score = report.evaluation.get("score")
         sound = score is None or math.isfinite(score)
-        leave, sound = ranks.broadcast((leave, sound))
+        leave, sound = process_group.broadcast((leave, sound))
         if not sound:
             reports.close()
             return Ending(TrialState.FAILED, f"the score at step {report.step} is {score}, not a number")
@@ -75,7 +75,7 @@ def _run(reports: Generator[Report, bool, None], ranks: Ranks, push: Push) -> En
                 reports.send(True)
             reports.close()
             return Ending(TrialState.STOPPED, f"stopped after step {report.step}")
-    if unsaid and ranks.rank == 0:
+    if unsaid and process_group.rank == 0:
         push(unsaid)
     return Ending(TrialState.COMPLETE, "")
 

@@ -31,7 +31,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysearch.config.search_config import Search
 from raysearch.config.sections import Resources
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
 from raysearch.executors.broker import NAMESPACE, Broker, Member
 from raysearch.executors.trial_runner import TRAIN, load, name_of, renew, run_plan
@@ -51,11 +51,11 @@ OBJECT_STORE = 256 << 20  # bytes; what passes through it is small
 def serve(config: dict[str, Any]) -> None:
     """The loop of a Train worker: what it does is in `run_plan`, what it knows is in the plan."""
     device = ray.train.torch.get_device()
-    ranks = Ranks.from_torch(device)
+    process_group = ProcessGroup.from_torch(device)
     train, folder = load(config["train"]), Path(config["folder"])
     broker: Any = ray.get_actor(config["broker"], namespace=NAMESPACE)
-    epoch = ranks.broadcast(uuid.uuid4().hex)
-    member = Member(config["group"], epoch, ranks.rank, ranks.world, name_of(device), config["plans"])
+    epoch = process_group.broadcast(uuid.uuid4().hex)
+    member = Member(config["group"], epoch, process_group.rank, process_group.world, name_of(device), config["plans"])
     gc.collect()
     gc.freeze()  # what is loaded by now stays, and need not be looked through after every trial
     for place in itertools.count():
@@ -70,10 +70,10 @@ def serve(config: dict[str, Any]) -> None:
         def push(reports: list[Any], trial_id: str = trial_id, attempt: int = attempt) -> bool:
             return bool(ray.get(broker.push.remote(trial_id, attempt, reports)))
 
-        ending = run_plan(plan, folder / trial_id, ranks, train, push)
+        ending = run_plan(plan, folder / trial_id, process_group, train, push)
         if not ray.get(broker.leave.remote(member, trial_id, attempt, ending)):
             raise RuntimeError(ending.why or "the other ranks have not come to the end of the trial")
-        if ending.error and ranks.world > 1 and device.type == "cpu":
+        if ending.error and process_group.world > 1 and device.type == "cpu":
             torch.distributed.monitored_barrier()  # are all collectives of the failed trial over?
 
 

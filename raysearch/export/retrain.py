@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.executors.trial_runner import renew
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
@@ -53,14 +53,14 @@ def train_again(run: Run, row: Mapping[str, Any], plan: TrialPlan) -> Retrained:
     One rank does the work of all of them, which then agrees up to rounding.
     """
     on_cpu = row["device"] in (None, "", "cpu") or not torch.cuda.is_available()
-    ranks = Ranks(device=torch.device("cpu" if on_cpu else "cuda"))
+    process_group = ProcessGroup(device=torch.device("cpu" if on_cpu else "cuda"))
     threads, search = torch.get_num_threads(), run.search
     in_process = search["executor"] == "in_process"
     renew(plan.seed, threads if in_process else max(1, int(search["resources"]["cpus"])))
     begun = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(prefix="raysearch-") as scratch:
-            reports = train(plan, folder=Path(scratch), ranks=ranks)
+            reports = train(plan, folder=Path(scratch), process_group=process_group)
             for report in reports:
                 if report.step >= row["steps"]:
                     reports.close()

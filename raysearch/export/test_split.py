@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from raysearch.data.prepared import load_metadata, load_prepared_data
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
 from raysearch.export.retrain import Retrained, sha256_of, train_again
 from raysearch.modalities.opening import Splits, open_split
@@ -122,7 +122,9 @@ def _score(plan: TrialPlan, parameters: Mapping[str, Tensor]) -> Scored:
     """Metric and mean loss on test of a plan's network."""
     data = Path(plan.task["data"])
     about = load_metadata(data)
-    ranks = Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    network = build(plan, about).to(ranks.device)
+    process_group = ProcessGroup(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    network = build(plan, about).to(process_group.device)
     set_parameters(network, dict(parameters))
-    return evaluate(network, open_split(data, "test"), batches_of(plan, about, Splits(data)), about["metric"], ranks)
+    return evaluate(
+        network, open_split(data, "test"), batches_of(plan, about, Splits(data)), about["metric"], process_group
+    )

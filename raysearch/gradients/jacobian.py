@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.factors import DenseFactor, Factor, ParameterJacobian, Workspace
 from raysearch.gradients.flat import flat_gradient
@@ -79,7 +79,7 @@ class FactoredJacobian:
 
     layers: tuple[ParameterJacobian, ...]
     m: int
-    ranks: Ranks
+    process_group: ProcessGroup
 
     @property
     def noise(self) -> float:
@@ -88,15 +88,15 @@ class FactoredJacobian:
 
     def inner_products(self, directions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """G and products with directions, summed over layers in float64."""
-        both = torch.zeros(self.m, self.m + len(directions), dtype=torch.float64, device=self.ranks.device)
+        both = torch.zeros(self.m, self.m + len(directions), dtype=torch.float64, device=self.process_group.device)
         sizes, room = [layer.p * layer.q for layer in self.layers], Workspace()
         parts = [V.split(sizes) for V in directions]
         for number, layer in enumerate(self.layers):
-            if layer.batches and number % self.ranks.world == self.ranks.rank:
+            if layer.batches and number % self.process_group.world == self.process_group.rank:
                 G, along = layer.inner_products([own[number].view(layer.p, layer.q) for own in parts], room)
                 both[:, : self.m] += G
                 both[:, self.m :] += along
-        both = self.ranks.sum(both)
+        both = self.process_group.sum(both)
         return both[:, : self.m].clone(), both[:, self.m :].clone()
 
     def combine(self, weights: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def factored_jacobian(
     losses_of: Losses,
     rows: Tensor,
     capture: LayerCapture,
-    ranks: Ranks,
+    process_group: ProcessGroup,
     micro_batches: int = 1,
     check: float | None = None,
 ) -> FactoredJacobian:
@@ -144,7 +144,7 @@ def factored_jacobian(
             if not uses and any(batches):
                 batches[at] = (DenseFactor(parameter.new_zeros(size, p, parameter.numel() // p)),)
         layers.append(ParameterJacobian(tuple(parameter.shape), tuple(batches) if any(batches) else (), tuple(sizes)))
-    J = FactoredJacobian(tuple(layers), len(rows), ranks)
+    J = FactoredJacobian(tuple(layers), len(rows), process_group)
     if check is not None:
         alone = torch.zeros(1, len(rows), device=first.device)
         alone[0, 0] = 1

@@ -25,7 +25,7 @@ from raysearch.config.search_config import Search, load_search
 from raysearch.config.sections import Executor
 from raysearch.config.validation import validate_search
 from raysearch.data.prepared import PreparedData
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
 from raysearch.executors.broker import Kind, Said
 from raysearch.executors.trial_runner import TRAIN, load, name_of, renew, run_plan
@@ -199,12 +199,12 @@ def _interrupts(shown: Progress) -> Iterator[threading.Event]:
 def _run_here(recorder: Recorder, train: str, interrupted: threading.Event) -> None:
     """One trial after another, in this process; none is stopped."""
     function, resources = load(train), recorder.study.search.resources
-    ranks = Ranks(device=torch.device("cuda" if resources.gpus else "cpu"))
+    process_group = ProcessGroup(device=torch.device("cuda" if resources.gpus else "cpu"))
     while (asked := recorder.ask()) is not None:
         (proposal, attempt), trial_id = asked, asked[0].plan.trial_id
 
         def say(kind: Kind, trial_id: str = trial_id, attempt: int = attempt, **what: Any) -> None:
-            recorder.hear(Said(kind, trial_id, attempt, time.time(), device=name_of(ranks.device), **what))
+            recorder.hear(Said(kind, trial_id, attempt, time.time(), device=name_of(process_group.device), **what))
 
         def push(reports: list[Report], say: Any = say) -> bool:
             say("reports", reports=tuple(reports))
@@ -212,7 +212,7 @@ def _run_here(recorder: Recorder, train: str, interrupted: threading.Event) -> N
 
         renew(proposal.plan.seed, max(1, int(resources.cpus)))
         say("started")
-        ending = run_plan(proposal.plan, recorder.folder / "trials" / trial_id, ranks, function, push)
+        ending = run_plan(proposal.plan, recorder.folder / "trials" / trial_id, process_group, function, push)
         if interrupted.is_set() and ending.state == TrialState.STOPPED:
             raise Interrupted
         say("ended", state=ending.state, why=ending.why)

@@ -144,10 +144,10 @@ class Recorder:
     def _reported(self, trial: Running, said: Said) -> None:
         whose = {"trial_id": said.trial_id, "attempt": said.attempt}
         for report in said.reports:
-            if report.anew:
-                self.ledger.event(EventName.ANEW, said.trial_id, said.attempt, {"why": report.anew})
+            if report.restart_reason:
+                self.ledger.event(EventName.ANEW, said.trial_id, said.attempt, {"why": report.restart_reason})
                 if self.on_anew:
-                    self.on_anew(report.anew)
+                    self.on_anew(report.restart_reason)
             self.ledger.append("evaluations", [report.evaluation], fill=whose)
             if report.weights is not None:
                 self.ledger.append("weights", report.weights, fill=whose)

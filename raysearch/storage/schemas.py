@@ -128,4 +128,4 @@ class Report:
     weights: pa.RecordBatch | None  # rows of WEIGHTS since the last report, less trial_id and attempt
     replayed: bool = False  # said before an interruption, said again
     last: bool = False  # the trial has taken all its steps
-    anew: str = ""  # why what an earlier attempt left was not gone on with; in a trial's first report
+    restart_reason: str = ""  # why what an earlier attempt left was not gone on with; in a trial's first report

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.jacobian import (
     ExplicitJacobian,
@@ -29,7 +29,7 @@ from raysearch.modalities.batch import BatchBuilder
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
-from raysearch.rng import Shuffled, number_of
+from raysearch.rng import ShuffledRows, number_of
 
 
 class Examples:
@@ -42,10 +42,10 @@ class Examples:
         scope: ParameterBlocks,
         split: Split,
         batches: BatchBuilder,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         arithmetic: Callable[[], AbstractContextManager[object]],
     ) -> None:
-        self.plan, self.network, self.scope, self.ranks = plan, network, scope, ranks
+        self.plan, self.network, self.scope, self.process_group = plan, network, scope, process_group
         self.split, self.batches, self.arithmetic = split, batches, arithmetic
         self.settings: f.AttittudSettings = plan.method("surgery")
         self.coupled = network.couples_rows and self.settings.batch_norm == "coupled"
@@ -53,8 +53,8 @@ class Examples:
         self.numbers = sorted(i for block in scope.blocks for i in block)
         self.parameters = [every[i] for i in self.numbers]
         self.capture = LayerCapture(network if self.settings.scope == "all" else network.body, self.parameters)
-        self.order = Shuffled(len(split), number_of(plan.seed, "basis", 0))
-        self.steps = Shuffled(len(split), plan.seed)
+        self.order = ShuffledRows(len(split), number_of(plan.seed, "basis", 0))
+        self.steps = ShuffledRows(len(split), plan.seed)
         self.taken = 0  # Jacobians so far
         self._is_checked = False
 
@@ -70,7 +70,7 @@ class Examples:
 
     def losses(self, rows: Tensor) -> Tensor:
         """Each row's own loss (b,), by one forward."""
-        group = self.batches.end_task_batch(self.split, rows).to(self.ranks.device)
+        group = self.batches.end_task_batch(self.split, rows).to(self.process_group.device)
         with self.arithmetic():
             logits = self.network.end_task(self.network.hidden(*group.inputs))
         return example_losses(logits, group.targets.labels)
@@ -88,14 +88,14 @@ class Examples:
         training = self.plan.training
         if self.coupled and self.settings.basis == "range_finder":  # k backwards do: what is asked of J is Omega^T J
             k = min(self.settings.k, len(rows))
-            sketch = torch.randn(k, len(rows), generator=generator).to(self.ranks.device)
+            sketch = torch.randn(k, len(rows), generator=generator).to(self.process_group.device)
             return explicit_jacobian(
                 lambda _: sketch @ self.losses(rows), torch.arange(k), self.parameters, coupled=True
             )
         if self.coupled or training.engine == "backward":
             return explicit_jacobian(self.losses, rows, self.parameters, coupled=self.coupled)
         check = None if self._is_checked else (1e-2 if training.precision == "bfloat16" else 1e-3)
-        J = factored_jacobian(self.losses, rows, self.capture, self.ranks, training.micro_batches, check)
+        J = factored_jacobian(self.losses, rows, self.capture, self.process_group, training.micro_batches, check)
         if check is not None:
             self.capture.warn_about_slow_modules()
         self._is_checked = True
@@ -106,7 +106,10 @@ class Examples:
         if len(self.scope.blocks) == 1:
             return [J]
         if isinstance(J, FactoredJacobian):
-            return [FactoredJacobian(tuple(J.layers[place[i]] for i in b), J.m, self.ranks) for b in self.scope.blocks]
+            return [
+                FactoredJacobian(tuple(J.layers[place[i]] for i in b), J.m, self.process_group)
+                for b in self.scope.blocks
+            ]
         assert isinstance(J, ExplicitJacobian)
         columns = J.J.split([p.numel() for p in self.parameters], dim=1)
         return [ExplicitJacobian(torch.cat([columns[place[i]] for i in block], dim=1)) for block in self.scope.blocks]

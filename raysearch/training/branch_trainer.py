@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients.flat import flat_gradient
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK
@@ -42,13 +42,13 @@ class Take(Protocol):
         """The step at place `at` (from 1) of a phase, its learning rates times `scale`."""
 
 
-class Rounds:
+class BranchTrainer:
     """Trains a trial's branches and mixes them, round by round."""
 
     def __init__(
         self,
         update: Update,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         new_optimizer: Callable[[], torch.optim.Optimizer],
         take: Take,
         score: Callable[[], tuple[float, float]],
@@ -57,7 +57,7 @@ class Rounds:
         assert isinstance(update.weighting, Branching)
         self.weighting: Branching = update.weighting
         self.settings: BranchSettings = update.plan.method("weighting")
-        self.update, self.ranks = update.alone(), ranks
+        self.update, self.process_group = update.single_rank(), process_group
         self.plan: TrialPlan = update.plan
         self.new_optimizer, self.take, self.score = new_optimizer, take, score
         self.round = 0  # rounds so far
@@ -103,11 +103,11 @@ class Rounds:
         network, branches = self.update.network, self.weighting.branches()
         lengths = [self._length(branch) for branch in branches]
         before = Snapshot(network, self.update.parameters)
-        changes = Changes(before, self.settings, self.ranks)
-        said = torch.zeros(len(branches), 2, dtype=torch.float64, device=self.ranks.device)
+        changes = BranchDeltas(before, self.settings, self.process_group)
+        said = torch.zeros(len(branches), 2, dtype=torch.float64, device=self.process_group.device)
         problem = ""
         for b, (branch, length) in enumerate(zip(branches, lengths, strict=True)):
-            if b % self.ranks.world != self.ranks.rank or not length or problem:
+            if b % self.process_group.world != self.process_group.rank or not length or problem:
                 continue
             try:
                 said[b] = self._train(branch, length, sum(lengths), phase, done)
@@ -115,17 +115,17 @@ class Rounds:
                 problem = f"branch {branch.name}, {error}"
             changes.keep(b)
             before.restore()
-        if problems := [p for p in self.ranks.gather(problem) if p]:
+        if problems := [p for p in self.process_group.gather(problem) if p]:
             raise ArithmeticError(problems[0])
         changes.share(lengths)
-        said = self.ranks.sum(said)
+        said = self.process_group.sum(said)
         self.taken |= {br.name: self._taken(br) + n for br, n in zip(branches, lengths, strict=True)}
         if self.weighting.levels:
             changes.level()
-        dev = MetaDev(self, before, changes)
+        dev = MetaDevEvaluator(self, before, changes)
         alphas = self.weighting.merge(branches, dev)
         network.train()
-        before.mixed(alphas, changes)
+        before.load_merged(alphas, changes)
         self.round += 1
         return _losses(branches, said.tolist())
 
@@ -142,13 +142,13 @@ class Rounds:
         sampled = [task for task in tasks if task != END_TASK]
         parts = zip(sampled, factors.objectives.tolist(), strict=True)
         rows = {task: max(1, round(part * self.plan.training.aux_batch_size)) for task, part in parts}
-        losses = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
+        losses = torch.zeros(2, dtype=torch.float64, device=self.process_group.device)
         for i in range(1, length + 1):
             number = self._taken(branch) + i
-            self.ranks.seed(number_of(seed, f"dropout of {branch.name}", number))
+            self.process_group.seed(number_of(seed, f"dropout of {branch.name}", number))
             optimizer.zero_grad(set_to_none=True)
             step = Step(number, tasks, sampled, factors, rows)
-            own = self.update.along(step, stream(seed, f"branch {branch.name}", number))
+            own = self.update.compute_step(step, stream(seed, f"branch {branch.name}", number))
             losses += torch.tensor([own.end_task, own.aux], dtype=torch.float64, device=losses.device) / length
             self._leave_heads(tasks)
             if branch.whole:
@@ -170,7 +170,7 @@ class Rounds:
     def state(self) -> dict[str, Any]:
         """Everything that is needed to go on, of all ranks; every rank has to ask."""
         optimizers: dict[str, Any] = {}
-        for own in self.ranks.gather(self.optimizers):
+        for own in self.process_group.gather(self.optimizers):
             optimizers |= own
         return {"round": self.round, "taken": self.taken, "optimizers": optimizers}
 
@@ -207,7 +207,7 @@ class Snapshot:
         """Back to the common parameters."""
         self._put(self.theta, self.statistics)
 
-    def mixed(self, alphas: Tensor, changes: Changes) -> None:
+    def load_merged(self, alphas: Tensor, changes: BranchDeltas) -> None:
         """The network at theta + sum_b alpha_b delta_b, and the statistics that go with it."""
         theta = self.theta.clone()
         for alpha, delta in zip(alphas.tolist(), changes.deltas, strict=True):
@@ -232,13 +232,13 @@ class Snapshot:
                 buffer.copy_(statistics[name])
 
 
-class Changes:
+class BranchDeltas:
     """What the branches of a round changed: of every branch its delta (D,), None if it rested, and statistics."""
 
-    def __init__(self, before: Snapshot, settings: BranchSettings, ranks: Ranks) -> None:
-        self.before, self.ranks = before, ranks
+    def __init__(self, before: Snapshot, settings: BranchSettings, process_group: ProcessGroup) -> None:
+        self.before, self.process_group = before, process_group
         self.precision = torch.bfloat16 if settings.delta_precision == "bfloat16" else torch.float32
-        self.place = torch.device("cpu") if settings.delta_place == "cpu" else ranks.device
+        self.place = torch.device("cpu") if settings.delta_place == "cpu" else process_group.device
         self.deltas: list[Tensor | None] = []
         self.moved: list[dict[str, Tensor]] = []
         self._own: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}
@@ -258,9 +258,9 @@ class Changes:
                 continue
             like = torch.empty_like(self.before.theta, dtype=self.precision, device=self.place)
             delta, moved = self._own.pop(b, (like, nothing))
-            owner = b % self.ranks.world
-            self.deltas.append(self.ranks.share(delta, owner))
-            self.moved.append({name: self.ranks.share(value, owner) for name, value in moved.items()})
+            owner = b % self.process_group.world
+            self.deltas.append(self.process_group.share(delta, owner))
+            self.moved.append({name: self.process_group.share(value, owner) for name, value in moved.items()})
 
     def level(self) -> None:
         """Scale all deltas to their mean norm."""
@@ -269,16 +269,16 @@ class Changes:
             if delta is not None and (norm := float(delta.float().norm())) > 0:
                 delta *= sum(norms) / len(norms) / norm
 
-    def along(self, gradient: Tensor) -> Tensor:
+    def directional_derivatives(self, gradient: Tensor) -> Tensor:
         """<gradient, delta_b> of every branch, (B,) float64."""
         dots = [0.0 if delta is None else float(delta.to(gradient) @ gradient) for delta in self.deltas]
         return torch.tensor(dots, dtype=torch.float64)
 
 
-class MetaDev:
+class MetaDevEvaluator:
     """What meta-dev says of mixed deltas: `branches.Dev`. All ranks ask the same and get the same."""
 
-    def __init__(self, rounds: Rounds, before: Snapshot, changes: Changes) -> None:
+    def __init__(self, rounds: BranchTrainer, before: Snapshot, changes: BranchDeltas) -> None:
         self.rounds, self.before, self.changes = rounds, before, changes
         self.known: dict[tuple[float, ...], tuple[float, float]] = {}
 
@@ -288,7 +288,7 @@ class MetaDev:
         split = update.splits("meta_dev")
         generator = stream(update.plan.seed, f"alphas {number}", round_)
         rows = some_of(torch.arange(len(split)), count or len(split), generator)
-        self.before.mixed(alphas, self.changes)
+        self.before.load_merged(alphas, self.changes)
         update.network.eval()
         value, slope = 0.0, torch.zeros_like(self.before.theta)
         for some in rows.split(ROWS):
@@ -300,13 +300,13 @@ class MetaDev:
             value += float(loss.detach())
         if not abs(value) < float("inf"):
             raise ArithmeticError(f"round {round_ + 1}: the loss on meta-dev is not finite; a smaller alpha_lr, or lr")
-        return value, self.changes.along(slope)
+        return value, self.changes.directional_derivatives(slope)
 
     def score(self, alphas: Tensor) -> tuple[float, float]:
         """The metric and -L(alpha) on all of meta-dev; the least there is where L is not finite."""
         key = tuple(alphas.tolist())
         if key not in self.known:
-            self.before.mixed(alphas, self.changes)
+            self.before.load_merged(alphas, self.changes)
             metric, loss = self.rounds.score()
             least = float("-inf")
             self.known[key] = (metric, -loss) if abs(loss) < float("inf") else (least, least)
@@ -314,5 +314,5 @@ class MetaDev:
 
     def left_out(self, alphas: Tensor) -> Tensor:
         """The errors of the round's rows, the same for all alphas."""
-        self.before.mixed(alphas, self.changes)
+        self.before.load_merged(alphas, self.changes)
         return self.rounds.update.dev_gradients.left_out(self.rounds.round).cpu()

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients.flat import flat_gradient
 from raysearch.modalities.batch import BatchBuilder
 from raysearch.modalities.opening import Splits
@@ -36,11 +36,11 @@ class DevGradients:
         splits: Splits,
         batches: BatchBuilder,
         classes: int,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         arithmetic: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.plan, self.network, self.splits, self.batches = plan, network, splits, batches
-        self.classes, self.ranks, self.arithmetic = classes, ranks, arithmetic
+        self.classes, self.process_group, self.arithmetic = classes, process_group, arithmetic
 
     def __call__(self, name: str, step: int) -> Tensor | None:
         """The gradient v (D,) at a step; None for a name that is none of these."""
@@ -61,7 +61,7 @@ class DevGradients:
     def _own_head(self, step: int) -> Tensor:
         settings, generator = self.plan.method("weighting"), stream(self.plan.seed, "meta", step)
         rows = some_of(torch.arange(len(self.splits("meta_dev"))), settings.meta_batch_size, generator)
-        group = self.batches.end_task_batch(self.splits("meta_dev"), rows).to(self.ranks.device)
+        group = self.batches.end_task_batch(self.splits("meta_dev"), rows).to(self.process_group.device)
         with self.arithmetic():
             logits = self.network.end_task(self.network.hidden(*group.inputs))
             return example_losses(logits, group.targets.labels).mean()
@@ -88,6 +88,6 @@ class DevGradients:
 
     def _encode(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states at position 0 (n, H) and labels of rows of a split."""
-        group = self.batches.end_task_batch(self.splits(split), rows).to(self.ranks.device)
+        group = self.batches.end_task_batch(self.splits(split), rows).to(self.process_group.device)
         with self.arithmetic():
             return self.network.hidden(*group.inputs)[:, 0], group.targets.labels

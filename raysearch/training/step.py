@@ -13,7 +13,7 @@ from raysearch.methods.weighting.base import END_TASK, Coefficients
 from raysearch.modalities.batch import TaskBatch
 
 SHARED = -3  # of a head's parameter: several objectives'
-Grouped = list[tuple[int, TaskBatch]]  # tasks and their rows
+TaskBatches = list[tuple[int, TaskBatch]]  # tasks and their rows
 
 
 class Losses(NamedTuple):
@@ -66,7 +66,7 @@ def add_losses(said: dict[int, Tensor], losses: dict[int, Tensor]) -> None:
         said[task] = said.get(task, torch.zeros((), device=loss.device)) + loss.detach()
 
 
-def rows_of(groups: Grouped) -> dict[int, slice]:
+def rows_of(groups: TaskBatches) -> dict[int, slice]:
     """Where each task's rows lie in the batch."""
     rows, at = {}, 0
     for task, group in groups:
@@ -75,10 +75,10 @@ def rows_of(groups: Grouped) -> dict[int, slice]:
     return rows
 
 
-def dealt(groups: Grouped, rank: int, world: int) -> Grouped:
+def assign_tasks_to_rank(groups: TaskBatches, rank: int, world: int) -> TaskBatches:
     """The tasks of one rank, dealt largest first to whom has least."""
     loads = [0] * world
-    mine: Grouped = []
+    mine: TaskBatches = []
     for task, group in sorted(groups, key=lambda pair: -len(pair[1])):
         least = loads.index(min(loads))
         loads[least] += len(group)

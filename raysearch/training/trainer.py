@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raysearch.data.prepared import Split
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.branch_merging import Branching
@@ -38,25 +38,25 @@ from raysearch.plan import TrialPlan
 from raysearch.rng import number_of
 from raysearch.storage.schemas import Report
 from raysearch.training import checkpoint
-from raysearch.training.branch_trainer import Rounds
+from raysearch.training.branch_trainer import BranchTrainer
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.metrics import score
 from raysearch.training.step import Losses
 from raysearch.training.update import Update
-from raysearch.training.weight_log import Trajectory
+from raysearch.training.weight_log import WeightLog
 
 BETAS = (0.9, 0.98)  # the authors' of all three papers' text models
 EVALUATION_BATCH = 64
 
 
-def train(plan: TrialPlan, *, folder: Path, ranks: Ranks | None = None) -> Generator[Report, bool, None]:
+def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup | None = None) -> Generator[Report, bool, None]:
     """Reports, one an evaluation; `send(True)` ends the trial there.
 
     Every rank of a group iterates in step. What `folder` holds of an earlier attempt is said again, marked as
     replayed, and the trial goes on from there; or begins anew, if that cannot be, and says why in its first report.
     Raises ArithmeticError, on all ranks alike, when a loss is not finite.
     """
-    trial = Trial(plan, TrialFolder(folder), ranks or Ranks())
+    trial = Trial(plan, TrialFolder(folder), process_group or ProcessGroup())
     for report in trial.earlier:
         if (yield report):
             return
@@ -66,22 +66,22 @@ def train(plan: TrialPlan, *, folder: Path, ranks: Ranks | None = None) -> Gener
 
 
 def evaluate(
-    network: Network, split: Split, batches: BatchBuilder, metric: str, ranks: Ranks | None = None
+    network: Network, split: Split, batches: BatchBuilder, metric: str, process_group: ProcessGroup | None = None
 ) -> tuple[float, float]:
     """The metric and the mean loss of `network` on a split; the ranks share the work and all get the same."""
-    ranks = ranks or Ranks()
-    mine = torch.arange(len(split))[ranks.rank :: ranks.world]
+    process_group = process_group or ProcessGroup()
+    mine = torch.arange(len(split))[process_group.rank :: process_group.world]
     by_length = mine[np.argsort(split.lengths[mine.numpy()], kind="stable")]
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     network.eval()
     with torch.no_grad():
         for rows in by_length.split(EVALUATION_BATCH):
-            group = batches.end_task_batch(split, rows).to(ranks.device)
+            group = batches.end_task_batch(split, rows).to(process_group.device)
             logits.append(network.end_task(network.hidden(*group.inputs)).float())
             labels.append(group.targets.labels)
     network.train()
-    said, wanted = ranks.gather_rows(torch.cat(logits)), ranks.gather_rows(torch.cat(labels))
+    said, wanted = process_group.gather_rows(torch.cat(logits)), process_group.gather_rows(torch.cat(labels))
     return score(metric, wanted, said), float(example_losses(said, wanted).mean())
 
 
@@ -121,29 +121,29 @@ def build(plan: TrialPlan, about: dict[str, Any]) -> Network:
 class Trial:
     """The state of a trial between steps."""
 
-    def __init__(self, plan: TrialPlan, files: TrialFolder, ranks: Ranks) -> None:
-        self.plan, self.files, self.ranks, self.training = plan, files, ranks, plan.training
+    def __init__(self, plan: TrialPlan, files: TrialFolder, process_group: ProcessGroup) -> None:
+        self.plan, self.files, self.process_group, self.training = plan, files, process_group, plan.training
         data = Path(plan.task["data"])
         self.about = about = json.loads((data / "data.json").read_text(encoding="utf-8"))
         self.metric, self.splits = about["metric"], Splits(data)
         self.batches = batches_of(plan, about, self.splits)
-        self.network = build(plan, about).to(ranks.device)
-        self.update = Update(plan, self.network, self.splits, self.batches, len(about["labels"]), ranks)
-        self.rounds: Rounds | None = None
+        self.network = build(plan, about).to(process_group.device)
+        self.update = Update(plan, self.network, self.splits, self.batches, len(about["labels"]), process_group)
+        self.rounds: BranchTrainer | None = None
         if isinstance(self.update.weighting, Branching):
-            self.rounds = Rounds(self.update, ranks, self._new_optimizer, self._take, self._on_meta_dev)
+            self.rounds = BranchTrainer(self.update, process_group, self._new_optimizer, self._take, self._on_meta_dev)
         self.phases: tuple[Phase, ...] = METHODS[plan.schedule].load()(plan.training, plan.method("schedule"))
-        self.phase = self.phase_step = self.step = self.stale = 0
-        self.led = 0  # steps of the phase that rounds took, before ordinary ones
+        self.phase = self.phase_step = self.step = self.evaluations_without_improvement = 0
+        self.steps_in_rounds = 0  # steps of the phase that rounds took, before ordinary ones
         self.best: dict[str, float] | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.sums = {"end_task": 0.0, "aux": 0.0, "steps": 0}
-        self.weights = Trajectory(self.update.weighting, self.training.weights_every)
+        self.weights = WeightLog(self.update.weighting, self.training.weights_every)
         self.seconds_before = 0.0
         self.begun = time.perf_counter()
         self.earlier: list[Report] = []
-        self.anew: str = ranks.broadcast(files.ready() if ranks.rank == 0 else "")
-        if ranks.broadcast(files.state.exists()):
+        self.restart_reason: str = process_group.broadcast(files.ready() if process_group.rank == 0 else "")
+        if process_group.broadcast(files.state.exists()):
             self._resume()
 
     # ---- the road through the phases ----
@@ -166,10 +166,16 @@ class Trial:
                         self._keep(None)
                 elif self.training.checkpoint_every and self._passed(before, self.training.checkpoint_every):
                     self._keep(None)
-            self.phase, self.phase_step, self.stale, self.led, self.optimizer = self.phase + 1, 0, 0, 0, None
+            self.phase, self.phase_step, self.evaluations_without_improvement, self.steps_in_rounds, self.optimizer = (
+                self.phase + 1,
+                0,
+                0,
+                0,
+                None,
+            )
 
     def _over(self, phase: Phase) -> bool:
-        out_of_patience = 0 < self.training.patience <= self.stale
+        out_of_patience = 0 < self.training.patience <= self.evaluations_without_improvement
         return self._spent(phase) or out_of_patience
 
     def _spent(self, phase: Phase) -> bool:
@@ -182,7 +188,7 @@ class Trial:
         """Has the phase passed a multiple of `every` since?"""
         return before // every < self.phase_step // every
 
-    def _rounds(self, phase: Phase) -> Rounds | None:
+    def _rounds(self, phase: Phase) -> BranchTrainer | None:
         """What trains in rounds, where the end task and its auxiliaries learn together."""
         if self.rounds is None or self.rounds.weighting.over:
             return None
@@ -190,9 +196,9 @@ class Trial:
 
     def _begin(self, phase: Phase) -> None:
         if phase.from_best and self.best is not None:
-            self.ranks.barrier()
-            set_parameters(self.network, checkpoint.load(self.files.best, self.ranks.device)["parameters"])
-        if phase.anew:
+            self.process_group.barrier()
+            set_parameters(self.network, checkpoint.load(self.files.best, self.process_group.device)["parameters"])
+        if phase.from_initial:
             set_parameters(self.network, parameters_of(build(self.plan, self.about)))
         self.optimizer = self._new_optimizer()
 
@@ -212,14 +218,14 @@ class Trial:
         if (rounds := self._rounds(phase)) is not None:
             taken = rounds.steps(phase, self.phase_step)
             losses = rounds(phase, self.phase_step)
-            self.led = self.phase_step + taken
+            self.steps_in_rounds = self.phase_step + taken
         else:
             assert self.optimizer is not None
             self.optimizer.zero_grad(set_to_none=True)
             losses = self.update(phase, self.step + 1)
-            rest = replace(phase, steps=phase.steps - self.led)
-            self._take(self.optimizer, rest, self.phase_step + 1 - self.led)
-            self.update.after()
+            rest = replace(phase, steps=phase.steps - self.steps_in_rounds)
+            self._take(self.optimizer, rest, self.phase_step + 1 - self.steps_in_rounds)
+            self.update.observe_after_update()
         self.step, self.phase_step = self.step + taken, self.phase_step + taken
         self._remember(losses, in_round=rounds is not None)
 
@@ -234,7 +240,7 @@ class Trial:
 
     def _on_meta_dev(self) -> tuple[float, float]:
         """The network's metric and loss there; every rank looks at all of it."""
-        alone = Ranks(device=self.ranks.device)
+        alone = ProcessGroup(device=self.process_group.device)
         return evaluate(self.network, self.splits("meta_dev"), self.batches, self.metric, alone)
 
     # ---- what is said ----
@@ -243,20 +249,20 @@ class Trial:
         self.sums["end_task"] += losses.end_task
         self.sums["aux"] += losses.aux
         self.sums["steps"] += 1
-        if self.ranks.rank == 0 and self.plan.objectives:
-            self.weights.remember(self.step, self.update.last_scores, in_round=in_round)
+        if self.process_group.rank == 0 and self.plan.objectives:
+            self.weights.record(self.step, self.update.last_similarities, in_round=in_round)
 
     def _evaluation(self, phase: Phase) -> Report:
         """Score select-dev, and keep the parameters if they are the best so far."""
         split = self.splits("select_dev")
-        value, loss = evaluate(self.network, split, self.batches, self.metric, self.ranks)
+        value, loss = evaluate(self.network, split, self.batches, self.metric, self.process_group)
         if self.best is None or value > self.best["score"]:
-            self.best, self.stale = {"score": value, "step": self.step}, 0
-            if self.ranks.rank == 0:
+            self.best, self.evaluations_without_improvement = {"score": value, "step": self.step}, 0
+            if self.process_group.rank == 0:
                 parameters = parameters_of(self.network)
                 checkpoint.save(self.files.best, {"step": self.step, "score": value, "parameters": parameters})
         else:
-            self.stale += 1
+            self.evaluations_without_improvement += 1
         steps = max(self.sums["steps"], 1)
         evaluation = {
             "step": self.step,
@@ -273,8 +279,8 @@ class Trial:
         }
         self.sums = {"end_task": 0.0, "aux": 0.0, "steps": 0}
         last = self._over(phase) and self.phase == len(self.phases) - 1
-        anew, self.anew = self.anew, ""
-        return Report(self.step, evaluation, self.weights.take(), last=last, anew=anew)
+        restart_reason, self.restart_reason = self.restart_reason, ""
+        return Report(self.step, evaluation, self.weights.flush(), last=last, restart_reason=restart_reason)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.begun
@@ -284,19 +290,19 @@ class Trial:
     def _keep(self, report: Report | None) -> None:
         """Write the report, if any, and then the checkpoint that has taken it into account."""
         state = self._state()
-        if self.ranks.rank == 0:
+        if self.process_group.rank == 0:
             if report is not None:
                 self.files.add_report(report)
             checkpoint.save(self.files.state, state)
-        self.ranks.barrier()
+        self.process_group.barrier()
 
     def _state(self) -> dict[str, Any]:
         assert self.optimizer is not None
         surgery = self.update.surgery
         return {
             "key": self.plan.key,
-            "place": [self.phase, self.phase_step, self.step, self.stale],
-            "led": self.led,
+            "place": [self.phase, self.phase_step, self.step, self.evaluations_without_improvement],
+            "led": self.steps_in_rounds,
             "best": self.best,
             "parameters": parameters_of(self.network),
             "optimizer": self.optimizer.state_dict(),
@@ -310,11 +316,11 @@ class Trial:
         }
 
     def _resume(self) -> None:
-        state = checkpoint.load(self.files.state, self.ranks.device)
+        state = checkpoint.load(self.files.state, self.process_group.device)
         if state["key"] != self.plan.key:
             raise ValueError(f"{self.files.state} belongs to another plan ({state['key']}, not {self.plan.key})")
-        self.phase, self.phase_step, self.step, self.stale = state["place"]
-        self.led, self.best, self.sums = state["led"], state["best"], state["sums"]
+        self.phase, self.phase_step, self.step, self.evaluations_without_improvement = state["place"]
+        self.steps_in_rounds, self.best, self.sums = state["led"], state["best"], state["sums"]
         set_parameters(self.network, state["parameters"])
         self.optimizer = self._new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])

@@ -6,7 +6,7 @@ A weighting gives c_E, c_aux and w, a surgery is D. Where the sum is all that is
 serve the end task and all sampled objectives; where the end task's gradient is looked at apart from the auxiliaries',
 they have one each; where every task's is, one backward that ends at the layers' outputs serves them all, and the
 tasks' gradients are products of what the layers were given and got back (`gradients`). What a weighting learns from is
-what it `asks` for: losses cost nothing, anything else has every task's gradient looked at.
+what it has in `required_gradients`: losses cost nothing, anything else has every task's gradient looked at.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.flat import assign_gradient, flat_gradient
 from raysearch.gradients.parameter_blocks import ParameterBlocks, select_parameter_blocks
@@ -33,18 +33,24 @@ from raysearch.gradients.task_gradients import (
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.surgery.attittud import Attittud
-from raysearch.methods.weighting.base import END_TASK, Asks, Scores, Seen, Weighting
+from raysearch.methods.weighting.base import END_TASK, GradientQuery, GradientSimilarities, StepObservation, Weighting
 from raysearch.methods.weighting.task_sampling import draw, nothing
 from raysearch.modalities.batch import BatchBuilder, TaskBatch
 from raysearch.modalities.opening import Splits
 from raysearch.modalities.text.outputs import example_losses, outputs_of
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
-from raysearch.rng import Shuffled, number_of, stream
+from raysearch.rng import ShuffledRows, number_of, stream
 from raysearch.training.basis_jacobian import Examples
 from raysearch.training.dev_gradients import DevGradients
-from raysearch.training.observations import again, checked, from_forwards, kept_by, seen
-from raysearch.training.step import SHARED, Grouped, Losses, Step, add_losses, dealt, rows_of, within
+from raysearch.training.observations import (
+    clip_factors,
+    gradient_similarities,
+    recompute_losses,
+    reduce_losses,
+    similarities_from_forwards,
+)
+from raysearch.training.step import SHARED, Losses, Step, TaskBatches, add_losses, assign_tasks_to_rank, rows_of, within
 
 FORWARDS = ("jvp", "difference")  # engines that take no task's gradient
 
@@ -53,9 +59,15 @@ class Update:
     """Computes the gradient of a step and leaves it in `.grad`; knows nothing of optimizers, phases' ends and files."""
 
     def __init__(
-        self, plan: TrialPlan, network: Network, splits: Splits, batches: BatchBuilder, classes: int, ranks: Ranks
+        self,
+        plan: TrialPlan,
+        network: Network,
+        splits: Splits,
+        batches: BatchBuilder,
+        classes: int,
+        process_group: ProcessGroup,
     ) -> None:
-        self.plan, self.network, self.splits, self.ranks = plan, network, splits, ranks
+        self.plan, self.network, self.splits, self.process_group = plan, network, splits, process_group
         self.batches, self.classes, self.training, self.outputs = batches, classes, plan.training, outputs_of(plan)
         self.body, self.heads = network.body_parameters(), network.head_parameters()
         self.parameters = [*self.body, *self.heads]
@@ -63,11 +75,11 @@ class Update:
             plan.objectives, plan.method("weighting"), *([plan.weights] if plan.weights else [])
         )
         self.surgery = METHODS[plan.surgery].load()(plan.method("surgery"))
-        self.order = Shuffled(len(splits("train")), plan.seed)
+        self.order = ShuffledRows(len(splits("train")), plan.seed)
         self.capture = LayerCapture(network, self.body)
-        self.dev_gradients = DevGradients(plan, network, splits, batches, classes, ranks, self.arithmetic)
-        self.last_scores: tuple[list[int], Scores] | None = None
-        self._taken: tuple[Step, Grouped] | None = None  # the step and its rows on this rank, to be looked at after
+        self.dev_gradients = DevGradients(plan, network, splits, batches, classes, process_group, self.arithmetic)
+        self.last_similarities: tuple[list[int], GradientSimilarities] | None = None
+        self._taken: tuple[Step, TaskBatches] | None = None  # the step and its rows on this rank, to be looked at after
         self.scope: ParameterBlocks | None = None
         self.examples: Examples | None = None
         if isinstance(self.surgery, Attittud):
@@ -75,14 +87,16 @@ class Update:
             self.scope = select_parameter_blocks(
                 settings.scope, network.body, self.body, self.heads, settings.last_layers
             )
-            self.examples = Examples(plan, network, self.scope, splits("train"), batches, ranks, self.arithmetic)
+            self.examples = Examples(
+                plan, network, self.scope, splits("train"), batches, process_group, self.arithmetic
+            )
         own = {id(p): END_TASK for p in network.end_task.parameters()}
         for number, head in enumerate(network.heads):
             own |= {id(p): SHARED if id(p) in own else number for p in head.parameters()}
         self.head_tasks = [own[id(p)] for p in self.heads]
         self.shared = [p for p, task in zip(self.heads, self.head_tasks, strict=True) if task == SHARED]
         owners = [torch.full((p.numel(),), task) for p, task in zip(self.heads, self.head_tasks, strict=True)]
-        of = torch.cat(owners).to(ranks.device)  # whose each number of the heads' flat gradient is
+        of = torch.cat(owners).to(process_group.device)  # whose each number of the heads' flat gradient is
         self.of_end_task, self.of_shared = of == END_TASK, of == SHARED
 
     # ---- a step ----
@@ -97,109 +111,111 @@ class Update:
         drawn = draw(self.weighting, self.training, generator) if phase.auxiliary else nothing(self.weighting)
         sampled = drawn.sampled
         cuts = self.surgery is not None and bool(sampled)
-        asks = self.weighting.asks(number) if sampled else Asks()
+        query = self.weighting.required_gradients(number) if sampled else GradientQuery()
         tasks = [END_TASK] * (phase.end_task or cuts) + sampled
         step = Step(number, tasks, sampled, within(phase, drawn.factors), drawn.rows, drawn.sets)
         groups = self._groups(step, generator)
-        self.last_scores = self._taken = None
-        apart = cuts and (self.weighting.settles or not isinstance(self.surgery, Attittud))
-        forwards = asks.compare == "dev_head" and self.training.engine in FORWARDS
-        if (asks and not forwards) or apart:
-            return self._each(step, groups, asks, generator)
+        self.last_similarities = self._taken = None
+        apart = cuts and (self.weighting.weights_from_current_step or not isinstance(self.surgery, Attittud))
+        forwards = query.compare == "dev_head" and self.training.engine in FORWARDS
+        if (query and not forwards) or apart:
+            return self._per_task_step(step, groups, query, generator)
         if cuts or forwards:
-            return self._two(step, groups, forwards, generator)
-        return self._together(step, groups)
+            return self._two_backward_step(step, groups, forwards, generator)
+        return self._joint_step(step, groups)
 
-    def alone(self) -> Update:
+    def single_rank(self) -> Update:
         """The same for this rank by itself: whole batches, and nothing is summed over ranks."""
         other = copy.copy(self)
-        other.ranks = Ranks(device=self.ranks.device)
+        other.process_group = ProcessGroup(device=self.process_group.device)
         return other
 
-    def along(self, step: Step, generator: Generator) -> Losses:
+    def compute_step(self, step: Step, generator: Generator) -> Losses:
         """Set the gradients of a step that is settled already; ArithmeticError if a loss is not finite."""
-        return self._together(step, self._groups(step, generator))
+        return self._joint_step(step, self._groups(step, generator))
 
-    def after(self) -> None:
+    def observe_after_update(self) -> None:
         """Tell a weighting that looks after the update the losses of the step's rows now, dropout drawn as before."""
         if self._taken is None:
             return
         (step, mine), buffers = self._taken, [buffer.clone() for buffer in self.network.buffers()]
         with torch.no_grad():
-            said = again(self, step, [mine])
+            said = recompute_losses(self, step, [mine])
             for buffer, before in zip(self.network.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-        self.weighting.after(step.sampled, checked(self.ranks, step, said))
+        self.weighting.observe_after_update(step.sampled, reduce_losses(self.process_group, step, said))
 
     def seed(self, number: int) -> None:
         """Begin dropout's random numbers of a step, once more if need be."""
-        self.ranks.seed(number_of(self.plan.seed, f"dropout {self.ranks.rank}", number))
+        self.process_group.seed(number_of(self.plan.seed, f"dropout {self.process_group.rank}", number))
 
-    def _together(self, step: Step, groups: Grouped) -> Losses:
+    def _joint_step(self, step: Step, groups: TaskBatches) -> Losses:
         """One backward for body and heads."""
         mine = self._mine(groups)
-        if step.sampled and self.weighting.settles:  # in one part: micro-batches are refused
+        if step.sampled and self.weighting.weights_from_current_step:  # in one part: micro-batches are refused
             (some,) = self.micro(mine)
             losses = self.losses(some)
-            said = checked(self.ranks, step, losses)
+            said = reduce_losses(self.process_group, step, losses)
             step = self._learn(step, said)
             gradient = self._gradient(losses, step.coefficient)
         else:
             parts, gradient = self._backward(mine, step.coefficient)
-            said = checked(self.ranks, step, parts)
+            said = reduce_losses(self.process_group, step, parts)
             step = self._learn(step, said)
-        self._taken = (step, mine) if step.sampled and self.weighting.looks_after else None
+        self._taken = (step, mine) if step.sampled and self.weighting.needs_losses_after_update else None
         self._level()
-        assign_gradient(self.ranks.sum(gradient), self.parameters)
+        assign_gradient(self.process_group.sum(gradient), self.parameters)
         return step.losses(said)
 
-    def _two(self, step: Step, groups: Grouped, forwards: bool, generator: Generator) -> Losses:
+    def _two_backward_step(self, step: Step, groups: TaskBatches, forwards: bool, generator: Generator) -> Losses:
         """A forward and a backward for the end task, and for the auxiliaries' sum; products with v from forwards."""
         v = self.dev_gradients("dev_head", step.number) if forwards else None
         mine = self._mine(groups)
         sides = [[pair for pair in mine if (pair[0] == END_TASK) == own] for own in (True, False)]
         self.seed(step.number)
         (e_said, g_e), (a_said, g_aux) = (self._backward(side, step.weight) for side in sides)
-        said = checked(self.ranks, step, before := e_said | a_said)
+        said = reduce_losses(self.process_group, step, before := e_said | a_said)
         self._level()
-        sums = self.ranks.sum(g_e), self.ranks.sum(g_aux)
-        scores = from_forwards(self, step, sides, before, sums, v) if v is not None else None
-        self._learn(step, said, scores)
+        sums = self.process_group.sum(g_e), self.process_group.sum(g_aux)
+        similarities = similarities_from_forwards(self, step, sides, before, sums, v) if v is not None else None
+        self._learn(step, said, similarities)
         if forwards and self.surgery is None:
             assign_gradient(step.factors.end_task * sums[0] + step.factors.aux * sums[1], self.parameters)
         else:
             self._cut(step, *sums, generator)
         return step.losses(said)
 
-    def _each(self, step: Step, groups: Grouped, asks: Asks, generator: Generator) -> Losses:
+    def _per_task_step(self, step: Step, groups: TaskBatches, query: GradientQuery, generator: Generator) -> Losses:
         """One backward to the layers' outputs, and from there every task's gradient."""
-        v = self.dev_gradients(asks.compare, step.number)
+        v = self.dev_gradients(query.compare, step.number)
         conflict = self.surgery is not None and not isinstance(self.surgery, Attittud)
-        pairs = conflict or asks.gradients == "products" or asks.compare == "end_task"
+        pairs = conflict or query.gradients == "products" or query.compare == "end_task"
         cosine = getattr(self.weighting.settings, "similarity", "dot") == "cosine"
         clips = getattr(self.weighting.settings, "task_clip", 0.0) if v is not None else 0.0
-        norms = bool(asks.gradients or cosine or clips)
-        once = not (pairs or clips or self.weighting.settles) and self.training.micro_batches == 1
+        norms = bool(query.gradients or cosine or clips)
+        once = not (pairs or clips or self.weighting.weights_from_current_step) and self.training.micro_batches == 1
         heads, gradients, parts = self._task_gradients(step, groups, (step.sides(), v, norms) if once else None)
-        said = checked(self.ranks, step, parts)
+        said = reduce_losses(self.process_group, step, parts)
         self._level()
-        whole = pairs and self.ranks.world > 1
+        whole = pairs and self.process_group.world > 1
         if whole:  # rows of one product on two ranks: every gradient is summed over ranks
             everything = gradients.summarise(torch.eye(len(step.tasks), dtype=torch.float64)).sums
-            gradients = DenseTaskGradients(self.ranks.sum(everything))
+            gradients = DenseTaskGradients(self.process_group.sum(everything))
         look = gradients.summarise(step.sides(), v, norms=norms, gramian=pairs)
-        g_e, g_aux = look.sums if whole else self.ranks.sum(look.sums)
-        if clips and (kept := kept_by(self.ranks, clips, look, summed=whole)) is not None:
+        g_e, g_aux = look.sums if whole else self.process_group.sum(look.sums)
+        if clips and (kept := clip_factors(self.process_group, clips, look, summed=whole)) is not None:
             sums = gradients.summarise(step.sides() * kept).sums
-            g_e, g_aux = sums if whole else self.ranks.sum(sums)
+            g_e, g_aux = sums if whole else self.process_group.sum(sums)
         taught = self._learn(
-            step, said, *seen(self.ranks, step, asks, look, (g_e, g_aux), v, cosine=cosine, summed=whole)
+            step,
+            said,
+            *gradient_similarities(self.process_group, step, query, look, (g_e, g_aux), v, cosine=cosine, summed=whole),
         )
         if taught is not step:
             step, sums = taught, gradients.summarise(taught.sides()).sums
-            g_e, g_aux = sums if whole else self.ranks.sum(sums)
-        self._taken = (step, self._whole(groups)) if self.weighting.looks_after else None
-        heads = self.ranks.sum(heads)
+            g_e, g_aux = sums if whole else self.process_group.sum(sums)
+        self._taken = (step, self._whole(groups)) if self.weighting.needs_losses_after_update else None
+        heads = self.process_group.sum(heads)
         if conflict:
             assign_gradient(self._settled(step, gradients, look.gramian, generator), self.body)
             assign_gradient(self._scaled(step, heads), self.heads)
@@ -214,16 +230,18 @@ class Update:
 
     # ---- learning ----
 
-    def _learn(self, step: Step, said: Tensor, scores: Scores | None = None, gramian: Tensor | None = None) -> Step:
+    def _learn(
+        self, step: Step, said: Tensor, similarities: GradientSimilarities | None = None, gramian: Tensor | None = None
+    ) -> Step:
         """Tell the weighting what the step has shown; the step with its factors after that, if it settles then."""
         if not step.sampled:
             return step
         if step.tasks[0] != END_TASK:
             said = torch.cat([said.new_zeros(1), said])
-        self.weighting.learn(step.sampled, Seen(said, scores, gramian))
-        if scores is not None:
-            self.last_scores = (step.sampled, scores)
-        if not self.weighting.settles:
+        self.weighting.learn(step.sampled, StepObservation(said, similarities, gramian))
+        if similarities is not None:
+            self.last_similarities = (step.sampled, similarities)
+        if not self.weighting.weights_from_current_step:
             return step
         return replace(step, factors=self.weighting.coefficients(step.sampled))
 
@@ -245,8 +263,8 @@ class Update:
 
     def _settled(self, step: Step, gradients: TaskGradients, gramian: Tensor, generator: Generator) -> Tensor:
         """The body's gradient (D,) after a surgery that looks at all pairs of tasks."""
-        alone = [step.coefficient(t) or 1.0 for t in step.tasks]  # an end task that is only looked at is seen whole
-        rows = torch.diag(torch.tensor(alone, dtype=torch.float64))
+        whole = [step.coefficient(t) or 1.0 for t in step.tasks]  # an end task that is only looked at is seen whole
+        rows = torch.diag(torch.tensor(whole, dtype=torch.float64))
         if self.surgery.settings.conflict_between == "sum":
             rows = torch.stack([rows[0], rows[1:].sum(dim=0)])
         gramian = gramian.cpu()
@@ -255,11 +273,11 @@ class Update:
             factors[0] = 0.0
         summed = isinstance(gradients, DenseTaskGradients)
         (gradient,) = gradients.summarise((factors @ rows)[None]).sums
-        return gradient if summed else self.ranks.sum(gradient)
+        return gradient if summed else self.process_group.sum(gradient)
 
     # ---- gradients ----
 
-    def _backward(self, groups: Grouped, factor: Callable[[int], float]) -> tuple[dict[int, Tensor], Tensor]:
+    def _backward(self, groups: TaskBatches, factor: Callable[[int], float]) -> tuple[dict[int, Tensor], Tensor]:
         """This rank's part of each task's loss, and the gradient of their sum by `factor`, in body and heads."""
         said: dict[int, Tensor] = {}
         gradient: Tensor | None = None
@@ -276,7 +294,7 @@ class Update:
         return flat_gradient(total, self.parameters)
 
     def _task_gradients(
-        self, step: Step, groups: Grouped, asked: tuple[Tensor, Tensor | None, bool] | None
+        self, step: Step, groups: TaskBatches, asked: tuple[Tensor, Tensor | None, bool] | None
     ) -> tuple[Tensor, TaskGradients, dict[int, Tensor]]:
         """The heads' gradients, unweighted but shared ones; every task's in the body; their losses.
 
@@ -284,10 +302,10 @@ class Update:
         """
         said: dict[int, Tensor] = {}
         mine = self._whole(groups)
-        heads = torch.zeros(sum(p.numel() for p in self.heads), device=self.ranks.device)
+        heads = torch.zeros(sum(p.numel() for p in self.heads), device=self.process_group.device)
         if self.training.engine == "backward" or (self.network.couples_rows and self.training.engine != "products"):
             D = sum(p.numel() for p in self.body)
-            g = torch.zeros(len(step.tasks), D, device=self.ranks.device)
+            g = torch.zeros(len(step.tasks), D, device=self.process_group.device)
             for task, group in mine:
                 own, gradient = self._backward([(task, group)], lambda _: 1.0)
                 add_losses(said, own)
@@ -351,16 +369,18 @@ class Update:
 
     def _level(self) -> None:
         """Let what BatchNorm has kept, on each rank of its own rows, be its mean over ranks; no backward is to come."""
-        if self.ranks.world > 1 and (kept := self.network.statistics()):
-            mean = self.ranks.sum(torch.cat([one.double().flatten() for one in kept])) / self.ranks.world
+        if self.process_group.world > 1 and (kept := self.network.statistics()):
+            mean = (
+                self.process_group.sum(torch.cat([one.double().flatten() for one in kept])) / self.process_group.world
+            )
             for one, part in zip(kept, mean.split([one.numel() for one in kept]), strict=True):
                 one.copy_(part.view_as(one))
 
     # ---- forwards ----
 
-    def _groups(self, step: Step, generator: Generator) -> Grouped:
+    def _groups(self, step: Step, generator: Generator) -> TaskBatches:
         """The step's rows: the end task's, and each objective's share of the auxiliary batch."""
-        groups: Grouped = []
+        groups: TaskBatches = []
         for task in step.tasks:
             if task == END_TASK:
                 rows = self.order.rows((step.number - 1) * self.training.batch_size, self.training.batch_size)
@@ -371,15 +391,21 @@ class Update:
                 )
         return groups
 
-    def _mine(self, groups: Grouped) -> Grouped:
+    def _mine(self, groups: TaskBatches) -> TaskBatches:
         """Every rank's slice of every task's rows."""
-        return [(task, group.slice(self.ranks.rank, self.ranks.world).to(self.ranks.device)) for task, group in groups]
+        return [
+            (task, group.slice(self.process_group.rank, self.process_group.world).to(self.process_group.device))
+            for task, group in groups
+        ]
 
-    def _whole(self, groups: Grouped) -> Grouped:
+    def _whole(self, groups: TaskBatches) -> TaskBatches:
         """The tasks of this rank, all their rows: norms and products of a task's gradient are then its alone."""
-        return [(task, group.to(self.ranks.device)) for task, group in dealt(groups, self.ranks.rank, self.ranks.world)]
+        return [
+            (task, group.to(self.process_group.device))
+            for task, group in assign_tasks_to_rank(groups, self.process_group.rank, self.process_group.world)
+        ]
 
-    def micro(self, groups: Grouped) -> Iterator[Grouped]:
+    def micro(self, groups: TaskBatches) -> Iterator[TaskBatches]:
         """The same rows in parts, one after another in memory."""
         count = self.training.micro_batches
         for i in range(count):
@@ -387,7 +413,7 @@ class Update:
             if some := [(task, group) for task, group in some if len(group)]:
                 yield some
 
-    def losses(self, groups: Grouped) -> dict[int, Tensor]:
+    def losses(self, groups: TaskBatches) -> dict[int, Tensor]:
         """Each task's share of its mean loss, by one forward, or by one each where a body mixes rows."""
         losses = {}
         with self.arithmetic():
@@ -409,4 +435,4 @@ class Update:
     def arithmetic(self) -> torch.autocast:
         """The precision of forwards."""
         lower = self.training.precision == "bfloat16"
-        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=lower)
+        return torch.autocast(self.process_group.device.type, dtype=torch.bfloat16, enabled=lower)

@@ -16,31 +16,33 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from raysearch.methods.weighting.base import Scores, Weighting
+from raysearch.methods.weighting.base import GradientSimilarities, Weighting
 from raysearch.storage.schemas import WEIGHTS
 
 _COLUMNS = pa.schema([f for f in WEIGHTS if f.name not in ("trial_id", "attempt")])
 
 
-class Trajectory:
+class WeightLog:
     """Collects what the weights table is told."""
 
     def __init__(self, weighting: Weighting, every: int) -> None:
         self.weighting, self.every = weighting, every
         self.names = weighting.names()
         self.last = 0  # the step of the last entry; 0 before the first
-        self.standing = weighting.weights()  # (R,) after the last step
+        self.current_weights = weighting.weights()  # (R,) after the last step
         self.steps: list[int] = []  # (T,)
         self.weights: list[Tensor] = []  # T of (R,)
         self.scores: list[Tensor] = []  # T of (R,), NaN where there is none
 
-    def remember(self, step: int, learned: tuple[list[int], Scores] | None, *, in_round: bool = False) -> None:
+    def record(
+        self, step: int, learned: tuple[list[int], GradientSimilarities] | None, *, in_round: bool = False
+    ) -> None:
         """Take the weights as they stand after `step`; what `learned` there is null where nothing was.
 
         After a step that neither learned nor moved them, and was no round, they are not told again.
         """
-        before, self.standing = self.standing, self.weighting.weights()
-        is_new = learned is not None or in_round or not torch.equal(self.standing, before)
+        before, self.current_weights = self.current_weights, self.weighting.weights()
+        is_new = learned is not None or in_round or not torch.equal(self.current_weights, before)
         if self.last and (not is_new or step < self.last + self.every):
             return
         scores = torch.full((len(self.names),), math.nan, dtype=torch.float64)
@@ -50,10 +52,10 @@ class Trajectory:
             scores[torch.tensor(sampled, dtype=torch.long) + 2] = found.objectives.to(scores)
         self.last = step
         self.steps.append(step)
-        self.weights.append(self.standing)
+        self.weights.append(self.current_weights)
         self.scores.append(scores)
 
-    def take(self) -> pa.RecordBatch | None:
+    def flush(self) -> pa.RecordBatch | None:
         """All entries since the last call, as rows of the weights table less trial and attempt."""
         if not self.steps:
             return None
@@ -77,6 +79,6 @@ class Trajectory:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from where `state` was taken, the weighting already being there."""
-        self.standing = self.weighting.weights()
+        self.current_weights = self.weighting.weights()
         self.last, self.steps = state["last"], list(state["steps"])
         self.weights, self.scores = list(state["weights"].cpu()), list(state["scores"].cpu())

@@ -11,7 +11,7 @@ from helpers.plans import tiny_plan
 from helpers.stub_training import train as stub_train
 
 from raysearch.config.sections import Resources
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
 from raysearch.executors import worker_groups
 from raysearch.executors.broker import Ending
@@ -74,7 +74,7 @@ class ReportRecorder:
 
 def run(folder: Path, said: ReportRecorder, train: Callable[..., Any] = stub_train, **settings: Any) -> Ending:
     plan = tiny_plan(Path("/nowhere"), "end_task_only", **({"lr": 0.1, "dropout": 0.1} | settings))
-    return run_plan(plan, folder, Ranks(), train, said)
+    return run_plan(plan, folder, ProcessGroup(), train, said)
 
 
 def test_plan_stopped_at_its_last_step_is_complete(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import torch
 from helpers.models import MODEL_ZOO, ROWS, ModelCase, classifier_case, images
 from torch import Tensor, nn
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients import factors
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.jacobian import ExplicitJacobian, FactoredJacobian, explicit_jacobian, factored_jacobian
@@ -18,7 +18,7 @@ def model_case(request: pytest.FixtureRequest) -> ModelCase:
 def jacobians(model_case: ModelCase, micro_batches: int = 1) -> tuple[FactoredJacobian, ExplicitJacobian, LayerCapture]:
     parameters, rows = list(model_case.model.parameters()), torch.arange(ROWS)
     capture = LayerCapture(model_case.model, parameters)
-    J = factored_jacobian(model_case.losses, rows, capture, Ranks(), micro_batches, check=1e-9)
+    J = factored_jacobian(model_case.losses, rows, capture, ProcessGroup(), micro_batches, check=1e-9)
     return J, explicit_jacobian(model_case.losses, rows, parameters, coupled=False), capture
 
 
@@ -101,7 +101,7 @@ def test_layer_products_split_over_ranks_sum_to_the_whole() -> None:
     parts = []
     for rank in range(3):
 
-        class NoReduction(Ranks):
+        class NoReduction(ProcessGroup):
             def sum(self, value: Tensor) -> Tensor:
                 return value
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 from raysearch.training import checkpoint
@@ -34,7 +34,7 @@ TrainingResult = tuple[list[dict[str, Any]], dict[str, Tensor]]  # what was said
 def train_on_ranks(world: int, plans: list[TrialPlan], folder: Path, *, resumed: bool = False) -> list[TrainingResult]:
     """Train the plans one after another on `world` ranks; `resumed`, each goes on from its first checkpoint."""
     if world == 1:
-        _train(Ranks(), plans, folder / "1", resumed=resumed)
+        _train(ProcessGroup(), plans, folder / "1", resumed=resumed)
     else:
         mp.spawn(_rank, args=(world, [plan.to_json() for plan in plans], str(folder), resumed), nprocs=world)
     found = []
@@ -47,19 +47,19 @@ def train_on_ranks(world: int, plans: list[TrialPlan], folder: Path, *, resumed:
 def _rank(rank: int, world: int, plans: list[str], folder: str, resumed: bool) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous-{world}", rank=rank, world_size=world)
-    ranks = Ranks.from_torch(torch.device("cpu"))
-    _train(ranks, [TrialPlan.from_json(plan) for plan in plans], Path(folder) / str(world), resumed=resumed)
+    process_group = ProcessGroup.from_torch(torch.device("cpu"))
+    _train(process_group, [TrialPlan.from_json(plan) for plan in plans], Path(folder) / str(world), resumed=resumed)
     dist.destroy_process_group()
 
 
-def _train(ranks: Ranks, plans: list[TrialPlan], folder: Path, *, resumed: bool) -> None:
+def _train(process_group: ProcessGroup, plans: list[TrialPlan], folder: Path, *, resumed: bool) -> None:
     for number, plan in enumerate(plans):
         out = folder / str(number)
         if resumed:
-            first = train(plan, folder=out, ranks=ranks)
+            first = train(plan, folder=out, process_group=process_group)
             next(first)
             first.close()
-            ranks.barrier()
-        reports = [report_values(report) for report in train(plan, folder=out, ranks=ranks)]
-        if ranks.rank == 0:
+            process_group.barrier()
+        reports = [report_values(report) for report in train(plan, folder=out, process_group=process_group)]
+        if process_group.rank == 0:
             (out / "said.json").write_text(json.dumps(reports))

@@ -14,50 +14,53 @@ from pathlib import Path
 
 import torch
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 
 FAILURE_CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raises", 0.85: "arithmetic"}
 
 
-def train(plan: TrialPlan, *, folder: Path, ranks: Ranks) -> Generator[Report, bool, None]:
+def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Generator[Report, bool, None]:
     """One report every `eval_every` steps; the score rises to 1 - lr as steps are taken."""
     training = plan.training
     case = FAILURE_CASES.get(round(training.dropout, 2), "")
     state, starts = folder / "state.json", folder / "starts"
-    if ranks.rank == 0:
+    if process_group.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         with starts.open("a") as file:
             file.write(f"{os.getpid()}\n")
-    ranks.barrier()
+    process_group.barrier()
     begun = len(starts.read_text().splitlines())
     done = json.loads(state.read_text())["step"] if state.exists() else 0
     best = 0.0
     for step in range(training.eval_every, training.steps + 1, training.eval_every):
-        score = float(ranks.sum(torch.tensor((1 - plan.settings["lr"]) * step / training.steps))) / ranks.world
+        score = (
+            float(process_group.sum(torch.tensor((1 - plan.settings["lr"]) * step / training.steps)))
+            / process_group.world
+        )
         if step > done:
             time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
-            _fail_as_planned(case, step, begun, ranks)
+            _fail_as_planned(case, step, begun, process_group)
             score = float("nan") if case == "nan" else score
-            if ranks.rank == 0:
+            if process_group.rank == 0:
                 state.with_suffix(".tmp").write_text(json.dumps({"step": step}))
                 state.with_suffix(".tmp").replace(state)
-            ranks.barrier()
+            process_group.barrier()
         best = max(best, score)
         if (yield _report(plan, step, score, best, replayed=step <= done)):
             return
 
 
-def _fail_as_planned(case: str, step: int, begun: int, ranks: Ranks) -> None:
+def _fail_as_planned(case: str, step: int, begun: int, process_group: ProcessGroup) -> None:
     late = step >= 4
     if case == "raise" and late:
         raise OSError("the disk is full")
     if case == "arithmetic" and late:
         raise ArithmeticError("the loss is nan")
-    if case == "one rank raises" and late and ranks.rank == ranks.world - 1 and begun == 1:
+    if case == "one rank raises" and late and process_group.rank == process_group.world - 1 and begun == 1:
         raise OSError("only here")
-    if late and ranks.rank == ranks.world - 1 and case == "lost" and begun == 1:
+    if late and process_group.rank == process_group.world - 1 and case == "lost" and begun == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -7,7 +7,7 @@ import torch
 from helpers.plans import MODEL, prepare_tiny_task, tiny_plan
 from helpers.resume import assert_resume_is_bit_equal
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.modalities.text.network import TextNetwork
 from raysearch.models.heads import DenoiseHead, LowRank
 from raysearch.objectives.objective import Objective
@@ -98,7 +98,7 @@ def test_factored_training_of_lm_heads_equals_backward_engine(
 
 def heads_gradient(folder: Path, data: Path, **settings: Any) -> torch.Tensor:
     plan = tiny_plan(data, "aang", dropout=0.0, lm_head="shared", lambda_e=0.3, **settings)
-    trial = Trial(plan, TrialFolder(folder), Ranks())
+    trial = Trial(plan, TrialFolder(folder), ProcessGroup())
     trial.update.weighting.logits["all"] += torch.tensor([0.0, 1.0, 2.0, 3.0])  # type: ignore[attr-defined]
     trial.update(trial.phases[0], 1)
     return torch.cat([p.grad.flatten() for p in trial.network.head_parameters() if p.grad is not None])

@@ -9,11 +9,11 @@ from helpers.ranks import saved_parameters, train_on_ranks
 from helpers.resume import assert_resume_is_bit_equal
 from torch import Tensor, nn
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.methods.weighting import settings as s
 from raysearch.methods.weighting.branch_merging import Branch
 from raysearch.plan import TrialPlan
-from raysearch.training.branch_trainer import Changes, MetaDev, Snapshot
+from raysearch.training.branch_trainer import BranchDeltas, MetaDevEvaluator, Snapshot
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial, parameters_of, set_parameters, train
 
@@ -100,7 +100,7 @@ def test_round_without_enough_steps_is_rejected(data: Path, tmp_path: Path) -> N
 
 def test_round_length_follows_data_size_and_batch_size(data: Path, tmp_path: Path) -> None:
     plan = branch_plan(data, "alphavil", pass_steps=0, rho=0.5, batch_size=16, aux_batch_size=4, steps=100)
-    trial = Trial(plan, TrialFolder(tmp_path), Ranks())
+    trial = Trial(plan, TrialFolder(tmp_path), ProcessGroup())
     assert trial.rounds is not None
     train_rows = len(trial.splits("train"))
     assert trial.rounds.steps(trial.phases[0], 0) == round(train_rows / 16 / 2) + 2 * round(train_rows / 4 / 2)
@@ -113,7 +113,7 @@ def test_branch_non_finite_loss_names_the_branch(data: Path, tmp_path: Path) -> 
 
 def trial_after_one_round(data: Path, folder: Path, way: str, **more: Any) -> tuple[Trial, dict[str, Tensor]]:
     """A trial after a round, and its parameters before."""
-    trial = Trial(branch_plan(data, way, **more), TrialFolder(folder), Ranks())
+    trial = Trial(branch_plan(data, way, **more), TrialFolder(folder), ProcessGroup())
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
     assert trial.rounds is not None
     trial.rounds(trial.phases[0], 0)
@@ -129,7 +129,7 @@ def test_round_that_only_evaluates_keeps_the_parameters(data: Path, tmp_path: Pa
 
 
 def test_branch_trains_the_body_and_heads_of_its_tasks(data: Path, tmp_path: Path) -> None:
-    trial = Trial(branch_plan(data, "alphavil", head_weight_decay=1.0), TrialFolder(tmp_path), Ranks())
+    trial = Trial(branch_plan(data, "alphavil", head_weight_decay=1.0), TrialFolder(tmp_path), ProcessGroup())
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
     assert trial.rounds is not None
     trial.rounds._train(Branch(TWO_OBJECTIVES[1].name, {1: 1.0}), 2, 2, trial.phases[0], 0)
@@ -139,11 +139,11 @@ def test_branch_trains_the_body_and_heads_of_its_tasks(data: Path, tmp_path: Pat
     assert not any(name.startswith(("heads.0.", "end_task.")) for name in moved)
 
 
-def random_deltas(trial: Trial, count: int) -> tuple[Snapshot, Changes]:
+def random_deltas(trial: Trial, count: int) -> tuple[Snapshot, BranchDeltas]:
     """Random changes of the trial's network, as branches would leave them."""
     assert trial.rounds is not None
     before = Snapshot(trial.network, trial.update.parameters)
-    changes = Changes(before, s.AlphaVILSettings(), Ranks())
+    changes = BranchDeltas(before, s.AlphaVILSettings(), ProcessGroup())
     chance = torch.Generator().manual_seed(0)
     for b in range(count):
         with torch.no_grad():
@@ -156,10 +156,10 @@ def random_deltas(trial: Trial, count: int) -> tuple[Snapshot, Changes]:
 
 
 def test_alpha_gradient_matches_finite_differences(data: Path, tmp_path: Path) -> None:
-    trial = Trial(branch_plan(data, "alphavil"), TrialFolder(tmp_path), Ranks())
+    trial = Trial(branch_plan(data, "alphavil"), TrialFolder(tmp_path), ProcessGroup())
     before, changes = random_deltas(trial, 3)
     assert trial.rounds is not None
-    dev = MetaDev(trial.rounds, before, changes)
+    dev = MetaDevEvaluator(trial.rounds, before, changes)
     at = torch.tensor([1.0, 0.5, -0.5], dtype=torch.float64)
     value, slope = dev.gradient(at, 0, 0)
     assert value == pytest.approx(-dev.score(at)[1], abs=1e-6)
@@ -173,10 +173,10 @@ def test_alpha_gradient_matches_finite_differences(data: Path, tmp_path: Path) -
 def test_alphas_accepted_if_better_never_raise_the_dev_loss(data: Path, tmp_path: Path) -> None:
     for optimizer in ("gd", "newton", "black_box"):
         plan = branch_plan(data, "alphavil", alpha_optimizer=optimizer, alpha_accept="better", alpha_lr=100.0)
-        trial = Trial(plan, TrialFolder(tmp_path / optimizer), Ranks())
+        trial = Trial(plan, TrialFolder(tmp_path / optimizer), ProcessGroup())
         before, changes = random_deltas(trial, 3)
         assert trial.rounds is not None
-        dev = MetaDev(trial.rounds, before, changes)
+        dev = MetaDevEvaluator(trial.rounds, before, changes)
         alphas = trial.rounds.weighting.merge(trial.rounds.weighting.branches(), dev)
         assert dev.score(alphas)[1] >= dev.score(torch.ones(3, dtype=torch.float64))[1]
 
@@ -197,7 +197,7 @@ def test_merge_averages_statistics_and_takes_first_counts() -> None:
     torch.manual_seed(0)
     network: Any = BatchNormLinear()
     before = Snapshot(network, list(network.parameters()))
-    changes, seen = Changes(before, s.AlphaVILSettings(), Ranks()), []
+    changes, seen = BranchDeltas(before, s.AlphaVILSettings(), ProcessGroup()), []
     for b, passes in enumerate((2, 5)):
         for _ in range(passes):
             network(torch.randn(8, 3) + 3 * b)
@@ -206,11 +206,11 @@ def test_merge_averages_statistics_and_takes_first_counts() -> None:
         before.restore()
     changes.share([1, 1])
     start = {name: value.clone() for name, value in network.named_buffers()}
-    before.mixed(torch.tensor([0.5, -1.5], dtype=torch.float64), changes)
+    before.load_merged(torch.tensor([0.5, -1.5], dtype=torch.float64), changes)
     mean = 0.25 * seen[0]["norm.running_mean"] + 0.75 * seen[1]["norm.running_mean"]
     assert torch.allclose(network.norm.running_mean, mean, atol=1e-6)
     assert int(network.norm.num_batches_tracked) == 2
-    before.mixed(torch.zeros(2, dtype=torch.float64), changes)
+    before.load_merged(torch.zeros(2, dtype=torch.float64), changes)
     assert all(torch.equal(start[name], value) for name, value in network.named_buffers())
 
 
@@ -222,7 +222,7 @@ def test_merge_adds_alpha_times_delta(settings: s.AlphaVILSettings, tolerance: f
     network: Any = nn.Linear(5, 4)
     theta = torch.cat([p.detach().flatten() for p in network.parameters()]).double()
     before = Snapshot(network, list(network.parameters()))
-    changes = Changes(before, settings, Ranks())
+    changes = BranchDeltas(before, settings, ProcessGroup())
     deltas = torch.randn(2, 24)
     for b in range(2):
         with torch.no_grad():
@@ -232,7 +232,7 @@ def test_merge_adds_alpha_times_delta(settings: s.AlphaVILSettings, tolerance: f
         before.restore()
     changes.share([3, 3, 0])
     alphas = torch.tensor([0.7, -0.4, 5.0], dtype=torch.float64)  # the third rests
-    before.mixed(alphas, changes)
+    before.load_merged(alphas, changes)
     expected = theta + alphas[:2] @ deltas.double()
     assert torch.allclose(before.flat().double(), expected, atol=tolerance)
     changes.level()

@@ -87,8 +87,10 @@ def test_trial_with_checkpoint_of_another_format_restarts(data: Path, tmp_path: 
     again = list(train(plan, folder=tmp_path / "cut"))
     assert [report_values(report) for report in again] == whole
     assert not any(report.replayed for report in again)
-    assert "cut/state.safetensors: a checkpoint of format 1 by raysearch 0.0.9, and raysearch" in again[0].anew
-    assert not any(report.anew for report in again[1:])
+    assert (
+        "cut/state.safetensors: a checkpoint of format 1 by raysearch 0.0.9, and raysearch" in again[0].restart_reason
+    )
+    assert not any(report.restart_reason for report in again[1:])
     ends = [saved_parameters(tmp_path / name) for name in ("whole", "cut")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 

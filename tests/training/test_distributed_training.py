@@ -9,7 +9,7 @@ import pytest
 from helpers.plans import AANG_OFFICIAL, LEARNED_WEIGHTINGS, fast_weighting_settings, prepare_tiny_task, tiny_plan
 from helpers.ranks import TrainingResult, train_on_ranks
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.modalities.image.config import ImageTask
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.space import load_space
@@ -142,7 +142,7 @@ def test_batch_norm_on_several_ranks_scores_saved_parameters(
     plans: dict[str, TrialPlan], multi_rank_results: dict[str, TrainingResult], tmp_path: Path, name: str
 ) -> None:
     reports, kept = multi_rank_results[name]
-    trial = Trial(plans[name], TrialFolder(tmp_path), Ranks())
+    trial = Trial(plans[name], TrialFolder(tmp_path), ProcessGroup())
     set_parameters(trial.network, kept)
     value, loss = evaluate(trial.network, trial.splits("select_dev"), trial.batches, trial.metric)
     assert (value, loss) == pytest.approx((reports[-1]["score"], reports[-1]["loss"]), abs=1e-6)

@@ -16,7 +16,7 @@ from helpers.plans import (
 from helpers.ranks import report_values, saved_parameters
 from helpers.resume import assert_resume_is_bit_equal
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.methods import methods_of
 from raysearch.methods.schedule.phases import Phase
 from raysearch.modalities.opening import Splits
@@ -273,7 +273,7 @@ def test_retrain_restarts_parameters_with_the_learned_weights(data: Path, tmp_pa
     assert [(r.step, r.evaluation["phase"]) for r in reports] == [
         (2, "joint"), (4, "joint"), (6, "joint"), (8, "retrain"), (10, "retrain"),
     ]  # fmt: skip
-    trial = Trial(plan, TrialFolder(tmp_path / "by hand"), Ranks())
+    trial = Trial(plan, TrialFolder(tmp_path / "by hand"), ProcessGroup())
     first = {name: value.clone() for name, value in trial.network.named_parameters()}
     for _ in range(6):
         trial.optimizer = trial.optimizer or trial._new_optimizer()

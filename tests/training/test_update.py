@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.plans import prepare_tiny_task, tiny_plan
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients.task_gradients import DenseTaskGradients
 from raysearch.methods.weighting.loss_balancing import FAMO
 from raysearch.training import checkpoint, update
@@ -138,7 +138,7 @@ def test_task_clip_scales_each_gradient_before_weighting(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = tiny_plan(data, "aang", dropout=0.0, engine="backward", task_clip=0.7, lambda_e=0.3)
-    trial = Trial(plan, TrialFolder(tmp_path), Ranks())
+    trial = Trial(plan, TrialFolder(tmp_path), ProcessGroup())
     seen: list[torch.Tensor] = []
     taken = trial.update._task_gradients
 
@@ -187,7 +187,7 @@ def test_update_with_fixed_weights_costs_one_backward(
 ) -> None:
     if weighting == "static" and more:
         pytest.skip("has none")
-    trial = Trial(tiny_plan(data, weighting, **still, **more), TrialFolder(tmp_path), Ranks())
+    trial = Trial(tiny_plan(data, weighting, **still, **more), TrialFolder(tmp_path), ProcessGroup())
     said = record_passes(trial, monkeypatch)
     trial.update(trial.phases[0], 1)
     assert [what.split()[0] for what in said] == ["forward", "backward"]
@@ -198,7 +198,7 @@ def test_dev_gradients_forward_each_dev_batch_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
 ) -> None:
     settings = {"dev_head_split": split, "dev_head_examples": 7, "meta_batch_size": 5, "dev_head_tolerance": 0.0}
-    trial = Trial(tiny_plan(data, "aang", **settings), TrialFolder(tmp_path), Ranks())
+    trial = Trial(tiny_plan(data, "aang", **settings), TrialFolder(tmp_path), ProcessGroup())
     said = record_passes(trial, monkeypatch)
     trial.update.dev_gradients("dev_head", 1)
     assert said == ["forward of 7", "forward of 5", "backward"]
@@ -234,7 +234,7 @@ def test_famo_recomputes_losses_with_the_same_dropout(
 ) -> None:
     seen: list[list[float]] = []
     monkeypatch.setattr(FAMO, "learn", lambda *step: seen.append(step[2].losses.tolist()))
-    monkeypatch.setattr(FAMO, "after", lambda *step: seen.append(step[2].tolist()))
+    monkeypatch.setattr(FAMO, "observe_after_update", lambda *step: seen.append(step[2].tolist()))
     parameters_after_training(tmp_path, data, "famo", dropout=0.3, lr=1e-30, head_lr=1e-30)
     assert seen[0::2] == [pytest.approx(after, abs=1e-6) for after in seen[1::2]]
     assert seen[0] != seen[2]

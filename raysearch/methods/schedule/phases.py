@@ -26,7 +26,7 @@ class Phase:
     auxiliary: bool = True  # the objectives do
     constant: bool = False  # no warm-up and decay
     from_best: bool = False  # begin from the best state so far
-    anew: bool = False  # begin with the parameters that the trial began with
+    from_initial: bool = False  # begin with the parameters that the trial began with
 
 
 def joint(training: TrainingSettings, settings: NoSettings) -> tuple[Phase, ...]:
@@ -49,7 +49,7 @@ def joint_then_retrain(training: TrainingSettings, settings: c.RetrainSettings) 
     and compared like any other, and each configuration of a search begins again from its own weights.
     """
     (first,) = joint(training, NoSettings())
-    return (first, replace(first, name="retrain", steps=settings.retrain_steps, anew=True))
+    return (first, replace(first, name="retrain", steps=settings.retrain_steps, from_initial=True))
 
 
 def pretrain_then_finetune(training: TrainingSettings, settings: c.PretrainSettings) -> tuple[Phase, ...]:

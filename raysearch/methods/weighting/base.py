@@ -35,7 +35,7 @@ class Coefficients:
 
 
 @dataclass(frozen=True)
-class Asks:
+class GradientQuery:
     """What a weighting wants to see of a step beside its losses; a step computes no more than this.
 
     compare     each task's gradient with the dev gradient through a dev head, through the end task's own head or of
@@ -51,7 +51,7 @@ class Asks:
 
 
 @dataclass(frozen=True)
-class Scores:
+class GradientSimilarities:
     """Similarities to the gradient that was asked about: positive means that a step along the one helps the other."""
 
     objectives: Tensor  # (n,) of the sampled objectives
@@ -62,7 +62,7 @@ class Scores:
     @classmethod
     def of(
         cls, along: Tensor, squares: Tensor, v: Tensor | None, *, end_task: bool, sets: tuple[tuple[int, ...], ...]
-    ) -> Scores:
+    ) -> GradientSimilarities:
         """From products and squared norms of sum_k w_k g_k, g_E (if `end_task`) and g_k; cosines if v is given."""
         if v is not None:
             norms = squares.sqrt() * v.double().norm()
@@ -72,11 +72,11 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepObservation:
     """What a step has shown, over all ranks; the end task first, then the sampled objectives, (n + 1), float64, CPU."""
 
     losses: Tensor  # (n + 1,) nat, of the parameters before the update
-    scores: Scores | None = None
+    similarities: GradientSimilarities | None = None
     gramian: Tensor | None = None  # (n + 1, n + 1) of the body's gradients; its diagonal alone if norms were asked for
 
 
@@ -84,22 +84,23 @@ Name = tuple[str, str, str]  # kind, stage and name in the weights table
 
 
 class Weighting(ABC):
-    """What all weightings share: sampling, and nothing to learn.
+    """The base of all weightings: it samples objectives, and learns nothing.
 
-    The factors of one that `settles` are those that it has after `learn` has seen the step's own gradients or losses;
-    one that looks `after` is told the losses of the same rows again when the step has been taken.
+    A weighting with `weights_from_current_step` has its coefficients of a step only after `learn` has been called with
+    that step's own losses and gradients. One with `needs_losses_after_update` is also given the losses of the same
+    batch after the update.
     """
 
-    settles = False
-    looks_after = False
+    weights_from_current_step = False
+    needs_losses_after_update = False
 
     def __init__(self, objectives: tuple[Objective, ...], settings: Any) -> None:
         self.objectives, self.settings = objectives, settings
 
-    def asks(self, step: int) -> Asks:
+    def required_gradients(self, step: int) -> GradientQuery:
         """What the weighting wants to see of this step (from 1); not asked of steps without objectives."""
         del step
-        return Asks()
+        return GradientQuery()
 
     def sample(self, generator: Generator) -> list[int]:
         """The objectives of a step, in the plan's order: `objectives_per_step` of them, or all."""
@@ -113,10 +114,10 @@ class Weighting(ABC):
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """The factors of the step's gradients."""
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:  # noqa: B027, one that learns nothing does nothing
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:  # noqa: B027, one that learns nothing does nothing
         """Move the weights by what a step has shown."""
 
-    def after(self, sampled: list[int], losses: Tensor) -> None:  # noqa: B027, likewise
+    def observe_after_update(self, sampled: list[int], losses: Tensor) -> None:  # noqa: B027, likewise
         """Move the weights by the losses (n + 1,) of the step's rows after its update."""
 
     def rows(self, sampled: list[int], total: float) -> list[int]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from raysearch.methods.weighting import settings as s
-from raysearch.methods.weighting.base import Asks, Coefficients, Seen, Weighting
+from raysearch.methods.weighting.base import Coefficients, GradientQuery, StepObservation, Weighting
 from raysearch.objectives.objective import Objective
 
 
@@ -34,10 +34,10 @@ class Gates(Weighting):
         super().__init__(objectives, settings)
         self.evidence = torch.full((len(objectives),), settings.gate_start, dtype=torch.float64)
 
-    def asks(self, step: int) -> Asks:
+    def required_gradients(self, step: int) -> GradientQuery:
         """Similarities to the gradient of left-out rows at every step, unless nothing could move."""
         del step
-        return Asks(compare="left_out" if self.settings.lr_gates > 0 else "")
+        return GradientQuery(compare="left_out" if self.settings.lr_gates > 0 else "")
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """Shares of the open gates, and of the end task beside them."""
@@ -49,12 +49,12 @@ class Gates(Weighting):
         whole = lambda_e + aux
         return Coefficients(lambda_e / whole, aux / whole, gates / opened)
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """More evidence for what is more similar than the margin, and less for what is not."""
-        if seen.scores is None:
+        if observation.similarities is None:
             return
         limit = self.settings.gate_limit
-        gained = seen.scores.objectives.to(self.evidence) - self.settings.gate_margin
+        gained = observation.similarities.objectives.to(self.evidence) - self.settings.gate_margin
         self.evidence[sampled] = (self.evidence[sampled] + self.settings.lr_gates * gained).clamp(-limit, limit)
 
     def state(self) -> dict[str, Any]:

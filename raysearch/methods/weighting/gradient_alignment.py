@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from raysearch.methods.weighting import settings as s
-from raysearch.methods.weighting.base import Asks, Coefficients, Seen, Weighting, coefficients_of
+from raysearch.methods.weighting.base import Coefficients, GradientQuery, StepObservation, Weighting, coefficients_of
 from raysearch.methods.weighting.loss_balancing import Balanced
 from raysearch.objectives.objective import Objective
 
@@ -39,20 +39,20 @@ class OlAux(Weighting):
         self.gained = torch.zeros_like(self.u)
         self.steps = 0
 
-    def asks(self, step: int) -> Asks:
+    def required_gradients(self, step: int) -> GradientQuery:
         """Similarities to the end task's training gradient, at every step."""
         del step
-        return Asks(compare="end_task")
+        return GradientQuery(compare="end_task")
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """lambda_e against (1 - lambda_e) u_k / n."""
         lambda_e = self.settings.lambda_e
         return coefficients_of(lambda_e, (1 - lambda_e) * self.u[sampled] / max(1, len(self.u)))
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """Add to the N steps, and move where they end."""
-        assert seen.scores is not None
-        self.gained[sampled] += seen.scores.objectives
+        assert observation.similarities is not None
+        self.gained[sampled] += observation.similarities.objectives
         self.steps += 1
         if self.steps == self.settings.ol_aux_steps:
             self.u = (self.u + self.settings.lr_ol_aux * self.gained).clamp_min(0.0)
@@ -81,20 +81,20 @@ class DGA(Weighting):
         self.log_alpha = torch.zeros(len(objectives), dtype=torch.float64)
         self.average = torch.softmax(self.log_alpha, dim=0)
 
-    def asks(self, step: int) -> Asks:
+    def required_gradients(self, step: int) -> GradientQuery:
         """Similarities to the dev gradient through the own head, every `dga_every` steps."""
-        return Asks(compare="own_head" if step % self.settings.dga_every == 0 else "")
+        return GradientQuery(compare="own_head" if step % self.settings.dga_every == 0 else "")
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """lambda_e against the moving average."""
         lambda_e = self.settings.lambda_e
         return coefficients_of(lambda_e, (1 - lambda_e) * self.average[sampled])
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """The exponentiated gradient, then the moving average."""
-        if seen.scores is None:
+        if observation.similarities is None:
             return
-        self.log_alpha[sampled] += self.settings.lr_dga * seen.scores.objectives
+        self.log_alpha[sampled] += self.settings.lr_dga * observation.similarities.objectives
         keep = 1 - self.settings.dga_ema
         self.average = keep * self.average + self.settings.dga_ema * torch.softmax(self.log_alpha, dim=0)
 
@@ -118,7 +118,7 @@ class AuxiNash(Balanced):
     """
 
     settings: s.AuxiNashSettings
-    settles = True
+    weights_from_current_step = True
 
     def __init__(self, objectives: tuple[Objective, ...], settings: s.AuxiNashSettings) -> None:
         super().__init__(objectives, settings)
@@ -126,24 +126,26 @@ class AuxiNash(Balanced):
         self.momentum = torch.zeros_like(self.p)
         self.alpha = self.p.clone()
 
-    def asks(self, step: int) -> Asks:
+    def required_gradients(self, step: int) -> GradientQuery:
         """The Gramian at every step; products with v every `preference_every`."""
         due = step % self.settings.preference_every == 0
-        return Asks(compare="own_head" if due else "", gradients="products")
+        return GradientQuery(compare="own_head" if due else "", gradients="products")
 
     def of_tasks(self) -> Tensor:
         """The last bargain."""
         return self.alpha
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """Move p, where there is something to move it by, and settle the step's bargain."""
         del sampled
-        assert seen.gramian is not None
-        norms = seen.gramian.diagonal().sqrt()
+        assert observation.gramian is not None
+        norms = observation.gramian.diagonal().sqrt()
         there = norms > 0  # a gradient of zero has no part in a bargain
-        C = (seen.gramian / norms / norms[:, None])[there][:, there]
-        if seen.scores is not None:
-            along = torch.cat([norms.new_tensor([seen.scores.end_task]), seen.scores.objectives])
+        C = (observation.gramian / norms / norms[:, None])[there][:, there]
+        if observation.similarities is not None:
+            along = torch.cat(
+                [norms.new_tensor([observation.similarities.end_task]), observation.similarities.objectives]
+            )
             along = along[there] / norms[there]
             gradient = torch.zeros_like(self.p)
             gradient[there] = hypergradient(C, self.p[there], along / along.norm().clamp_min(1e-30))

@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.methods.weighting import settings as s
-from raysearch.methods.weighting.base import Asks, Coefficients, Seen, Weighting, coefficients_of
+from raysearch.methods.weighting.base import Coefficients, GradientQuery, StepObservation, Weighting, coefficients_of
 from raysearch.objectives.objective import Objective
 
 TINY = 1e-8  # FAMO's, under logarithms
@@ -67,10 +67,10 @@ class Uncertainty(Balanced):
         """exp(-s)."""
         return torch.exp(-self.log_variances)
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """s_k -= rate (1 - exp(-s_k) L_k)."""
         rows = rows_of(sampled)
-        step = 1 - torch.exp(-self.log_variances[rows]) * seen.losses
+        step = 1 - torch.exp(-self.log_variances[rows]) * observation.losses
         self.log_variances[rows] -= self.settings.lr_uncertainty * step
 
     def state(self) -> dict[str, Any]:
@@ -103,10 +103,10 @@ class DWA(Balanced):
         older, newer = self.means
         return torch.softmax(newer / older.clamp_min(TINY) / self.settings.dwa_temperature, dim=0)
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """Add to the window, and begin another where it ends."""
         del sampled
-        self.total, self.steps = self.total + seen.losses, self.steps + 1
+        self.total, self.steps = self.total + observation.losses, self.steps + 1
         if self.steps == self.settings.dwa_window:
             self.means = [*self.means, self.total / self.steps][-2:]
             self.total, self.steps = torch.zeros_like(self.total), 0
@@ -135,23 +135,23 @@ class GradNorm(Balanced):
         self.w = torch.ones(self.tasks, dtype=torch.float64)
         self.first: Tensor | None = None  # L_k(0)
 
-    def asks(self, step: int) -> Asks:
+    def required_gradients(self, step: int) -> GradientQuery:
         """Norms, at every step."""
         del step
-        return Asks(gradients="norms")
+        return GradientQuery(gradients="norms")
 
     def of_tasks(self) -> Tensor:
         """They are the state."""
         return self.w
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """One step of descent, then sum K again."""
         del sampled
-        assert seen.gramian is not None
+        assert observation.gramian is not None
         if self.first is None:
-            self.first = seen.losses.clone()
-        norms = seen.gramian.diagonal().sqrt()
-        ratios = seen.losses / self.first.clamp_min(TINY)
+            self.first = observation.losses.clone()
+        norms = observation.gramian.diagonal().sqrt()
+        ratios = observation.losses / self.first.clamp_min(TINY)
         target = (self.w * norms).mean() * (ratios / ratios.mean()) ** self.settings.gradnorm_alpha
         w = self.w - self.settings.lr_gradnorm * torch.sign(self.w * norms - target) * norms
         w = w.clamp_min(LEAST)
@@ -175,8 +175,8 @@ class FAMO(Balanced):
     """
 
     settings: s.FAMOSettings
-    settles = True
-    looks_after = True
+    weights_from_current_step = True
+    needs_losses_after_update = True
 
     def __init__(self, objectives: tuple[Objective, ...], settings: s.FAMOSettings) -> None:
         super().__init__(objectives, settings)
@@ -191,12 +191,12 @@ class FAMO(Balanced):
         """The softmax over the losses."""
         return torch.softmax(self.xi, dim=0) / (self.before + TINY)
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """What the step's own losses make of its weights."""
         del sampled
-        self.before = seen.losses.clone()
+        self.before = observation.losses.clone()
 
-    def after(self, sampled: list[int], losses: Tensor) -> None:
+    def observe_after_update(self, sampled: list[int], losses: Tensor) -> None:
         """One step of Adam; the softmax's Jacobian times delta is z (delta - z delta)."""
         del sampled
         z = torch.softmax(self.xi, dim=0)

@@ -29,7 +29,14 @@ from torch import Tensor
 
 from raysearch.methods.weighting import aang_hierarchy
 from raysearch.methods.weighting import settings as s
-from raysearch.methods.weighting.base import Asks, Coefficients, Name, Scores, Seen, Weighting
+from raysearch.methods.weighting.base import (
+    Coefficients,
+    GradientQuery,
+    GradientSimilarities,
+    Name,
+    StepObservation,
+    Weighting,
+)
 from raysearch.objectives.objective import Objective
 
 STAGES = ("data", "transform", "representation", "output")
@@ -47,31 +54,31 @@ class MetaGradient(Weighting):
         self.rates: dict[str, float] = {}
         self.moves_after = 1  # steps whose mean is one move
         self.pending: dict[str, Tensor] = {}  # the sum of those that have been seen
-        self.seen = 0
+        self.observed_steps = 0
 
     @abstractmethod
-    def worth(self, logits: Logits, sampled: list[int], similar: Tensor, scores: Scores) -> Tensor:
+    def worth(self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities) -> Tensor:
         """What one set of objectives is worth under `logits`; `similar` (N,) has m_k of those that were sampled."""
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """Add to the logits their rate times the derivative of what the sets are worth, on the mean."""
-        if (scores := seen.scores) is None:
+        if (similarities := observation.similarities) is None:
             return
         similar = torch.zeros(len(self.objectives), dtype=torch.float64)
-        similar[sampled] = scores.objectives.to(similar)
+        similar[sampled] = similarities.objectives.to(similar)
         leaves = {name: value.clone().requires_grad_() for name, value in self.logits.items()}
-        sets = [list(some) for some in scores.sets] or [sampled]
-        worth = torch.stack([self.worth(leaves, some, similar, scores) for some in sets]).mean()
+        sets = [list(some) for some in similarities.sets] or [sampled]
+        worth = torch.stack([self.worth(leaves, some, similar, similarities) for some in sets]).mean()
         found = torch.autograd.grad(worth, list(leaves.values()), allow_unused=True)
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
             self.pending[name] = self.pending.get(name, torch.zeros_like(leaf).detach())
             if gradient is not None:
                 self.pending[name] += gradient
-        self.seen += 1
-        if self.seen == self.moves_after:
+        self.observed_steps += 1
+        if self.observed_steps == self.moves_after:
             for name, gradient in self.pending.items():
-                self.logits[name] = self.logits[name] + self.rates[name] * gradient / self.seen
-            self.pending, self.seen = {}, 0
+                self.logits[name] = self.logits[name] + self.rates[name] * gradient / self.observed_steps
+            self.pending, self.observed_steps = {}, 0
 
     def rows(self, sampled: list[int], total: float) -> list[int]:
         """By weight, or equally many."""
@@ -81,13 +88,13 @@ class MetaGradient(Weighting):
 
     def state(self) -> dict[str, Any]:
         """The logits, and what has been seen since they last moved."""
-        return {"logits": self.logits, "pending": self.pending, "seen": self.seen}
+        return {"logits": self.logits, "pending": self.pending, "seen": self.observed_steps}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take all that back."""
         for name in ("logits", "pending"):
             setattr(self, name, {key: value.detach().cpu().clone() for key, value in state[name].items()})
-        self.seen = state["seen"]
+        self.observed_steps = state["seen"]
 
 
 class MetaTartan(MetaGradient):
@@ -101,10 +108,10 @@ class MetaTartan(MetaGradient):
         self.logits = {"tasks": torch.full((count,), 1 / count, dtype=torch.float64)}  # the end task's first
         self.rates = {"tasks": settings.lr_tasks}
 
-    def asks(self, step: int) -> Asks:
+    def required_gradients(self, step: int) -> GradientQuery:
         """Similarities to the dev gradient at every step, unless nothing could move."""
         del step
-        return Asks(compare="dev_head" if self.settings.lr_tasks > 0 else "")
+        return GradientQuery(compare="dev_head" if self.settings.lr_tasks > 0 else "")
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """Softmax of the logits; the objectives' part is brought to sum 1."""
@@ -114,10 +121,10 @@ class MetaTartan(MetaGradient):
         end_task = float(weights[0])
         return Coefficients(end_task, 1 - end_task, weights[1:] / weights[1:].sum())
 
-    def worth(self, logits: Logits, sampled: list[int], similar: Tensor, scores: Scores) -> Tensor:
+    def worth(self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities) -> Tensor:
         """Of end task and all objectives in one."""
         del sampled
-        z, m = logits["tasks"], torch.cat([similar.new_tensor([scores.end_task]), similar])
+        z, m = logits["tasks"], torch.cat([similar.new_tensor([similarities.end_task]), similar])
         return (torch.softmax(z, dim=0) if self.settings.through_softmax else z) @ m
 
 
@@ -158,11 +165,11 @@ class Aang(MetaGradient):
             total = total + logits[stage][self.index[stage]]
         return total
 
-    def asks(self, step: int) -> Asks:
+    def required_gradients(self, step: int) -> GradientQuery:
         """Similarities every `meta_every` steps, or at all if their mean is taken, unless nothing could move."""
         moves = self.settings.lr_weights > 0 or self.settings.lr_lambda > 0
         due = self.settings.meta_mean or step % self.settings.meta_every == 0
-        return Asks(compare="dev_head" if moves and due else "")
+        return GradientQuery(compare="dev_head" if moves and due else "")
 
     @property
     def lambda_e(self) -> float:
@@ -178,9 +185,9 @@ class Aang(MetaGradient):
         whole = float(weights.sum()) if self.settings.weight_form == "hierarchical" else 1.0
         return Coefficients(lambda_e, (1 - lambda_e) * whole, weights / whole)
 
-    def worth(self, logits: Logits, sampled: list[int], similar: Tensor, scores: Scores) -> Tensor:
+    def worth(self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities) -> Tensor:
         """Of the objectives among themselves, and of both sides."""
-        sides = similar.new_tensor([scores.end_task, scores.aux])
+        sides = similar.new_tensor([similarities.end_task, similarities.aux])
         own, m = logits["lambda_e"], similar[sampled]
         if len(own) == 1:
             between = own[0] * (sides[0] - sides[1])
@@ -190,9 +197,9 @@ class Aang(MetaGradient):
             return self._weights(sampled, logits) @ m + between
         return self.scores(logits)[sampled] @ m + between
 
-    def learn(self, sampled: list[int], seen: Seen) -> None:
+    def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """As all; lambda_e stays in [0, 1] where it is a number of its own."""
-        super().learn(sampled, seen)
+        super().learn(sampled, observation)
         if self.settings.lambda_form == "scalar":
             self.logits["lambda_e"] = self.logits["lambda_e"].clamp(0.0, 1.0)
 

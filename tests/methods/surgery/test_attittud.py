@@ -6,7 +6,7 @@ import torch
 from helpers.models import MODEL_ZOO, ROWS
 from torch import Tensor
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.gradients import subspace
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.jacobian import ExplicitJacobian, Jacobian, explicit_jacobian, factored_jacobian
@@ -138,7 +138,7 @@ def test_factored_attittud_equals_explicit_svd_in_float64(name: str, values: tup
     g_aux, g_prim = (torch.randn(J.shape[1], dtype=torch.float64) for _ in range(2))
     V = torch.linalg.svd(J, full_matrices=False).Vh[:3]
     expected = surrogate_gradient(g_aux, g_prim, V, eta(*values))
-    ghost = factored_jacobian(model_case.losses, rows, LayerCapture(model_case.model, parameters), Ranks())
+    ghost = factored_jacobian(model_case.losses, rows, LayerCapture(model_case.model, parameters), ProcessGroup())
     for every in (1, 2):  # never written down, and written down once
         actual = apply_surgery(g_aux, g_prim, ghost, replace(eta(*values), k=3, basis_every=every))
         assert (actual - expected).abs().max() <= 1e-10

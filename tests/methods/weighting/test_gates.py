@@ -9,7 +9,7 @@ from helpers.plans import prepare_tiny_task, tiny_plan
 from helpers.resume import assert_resume_is_bit_equal
 from sklearn.linear_model import Ridge
 
-from raysearch.methods.weighting.base import Scores, Seen
+from raysearch.methods.weighting.base import GradientSimilarities, StepObservation
 from raysearch.methods.weighting.gates import Gates
 from raysearch.methods.weighting.settings import Gates as Settings
 from raysearch.objectives.objective import Objective
@@ -20,8 +20,8 @@ OBJECTIVES = tuple(
 )
 
 
-def observation(*values: float) -> Seen:
-    return Seen(torch.zeros(5), Scores(torch.tensor(values, dtype=torch.float64), 0.1, 0.1))
+def observation(*values: float) -> StepObservation:
+    return StepObservation(torch.zeros(5), GradientSimilarities(torch.tensor(values, dtype=torch.float64), 0.1, 0.1))
 
 
 def test_gate_evidence_is_clipped_sum_above_margin() -> None:

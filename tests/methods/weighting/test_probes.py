@@ -10,11 +10,11 @@ from helpers.plans import OBJECTIVES, prepare_tiny_task, tiny_plan
 from helpers.resume import assert_resume_is_bit_equal
 from torch import Tensor
 
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.methods.weighting.probes import Probes
 from raysearch.methods.weighting.settings import Probes as Settings
 from raysearch.plan import TrialPlan
-from raysearch.training.branch_trainer import Rounds
+from raysearch.training.branch_trainer import BranchTrainer
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial, parameters_of, train
 
@@ -77,7 +77,7 @@ def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_probes_restore_parameters_and_full_lr_schedule(data: Path, tmp_path: Path) -> None:
-    trial = Trial(probes_plan(data), TrialFolder(tmp_path), Ranks())
+    trial = Trial(probes_plan(data), TrialFolder(tmp_path), ProcessGroup())
     first = {name: value.detach().clone() for name, value in parameters_of(trial.network).items()}
     rates: list[float] = []
     (phase,) = trial.phases
@@ -93,7 +93,7 @@ def test_probes_restore_parameters_and_full_lr_schedule(data: Path, tmp_path: Pa
     assert rates[-1] == pytest.approx(phase.lr / 15)
 
 
-def record_optimizers(rounds: Rounds) -> list[torch.optim.Optimizer]:
+def record_optimizers(rounds: BranchTrainer) -> list[torch.optim.Optimizer]:
     """The optimizers that it will make."""
     made: list[torch.optim.Optimizer] = []
     new = rounds.new_optimizer
@@ -109,7 +109,7 @@ def record_optimizers(rounds: Rounds) -> list[torch.optim.Optimizer]:
 def test_probes_train_at_the_learning_rate_of_probes(data: Path, tmp_path: Path) -> None:
     peaks = []
     for rate in (1.0, 4.0):
-        trial = Trial(probes_plan(data, probe_rate=rate), TrialFolder(tmp_path / str(rate)), Ranks())
+        trial = Trial(probes_plan(data, probe_rate=rate), TrialFolder(tmp_path / str(rate)), ProcessGroup())
         assert trial.rounds is not None
         optimizers = record_optimizers(trial.rounds)
         trial._begin(trial.phases[0])

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torchjd import scalarization
 
 from raysearch.methods import METHODS
-from raysearch.methods.weighting.base import Asks, Scores, Seen, Weighting
+from raysearch.methods.weighting.base import GradientQuery, GradientSimilarities, StepObservation, Weighting
 from raysearch.methods.weighting.gradient_alignment import AuxiNash, bargain, hypergradient
 from raysearch.objectives.objective import Objective
 
@@ -54,7 +54,7 @@ def test_uncertainty_follows_gradient_of_its_objective() -> None:
     s = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     for losses in LOSSES:
         (gradient,) = torch.autograd.grad((torch.exp(-s) * tensor(losses) + s).sum(), s)
-        weighting.learn(ALL, Seen(tensor(losses)))
+        weighting.learn(ALL, StepObservation(tensor(losses)))
         with torch.no_grad():
             s -= 0.1 * gradient
     assert weights(weighting) == pytest.approx(shares(torch.exp(-s).tolist()))
@@ -65,7 +65,7 @@ def test_uncertainty_equals_torchjd_at_twice_the_rate() -> None:
     for losses in LOSSES:
         theirs.zero_grad()
         theirs(tensor(losses)).backward()
-        weighting.learn(ALL, Seen(tensor(losses)))
+        weighting.learn(ALL, StepObservation(tensor(losses)))
         with torch.no_grad():
             theirs.log_var -= 0.1 * theirs.log_var.grad
     assert weights(weighting) == pytest.approx(shares(torch.exp(-theirs.log_var).tolist()))
@@ -74,7 +74,7 @@ def test_uncertainty_equals_torchjd_at_twice_the_rate() -> None:
 def test_uncertainty_sampled_weights_converge_to_inverse_loss() -> None:
     weighting = make_weighting("uncertainty", lr_uncertainty=0.1)
     for _ in range(2000):
-        weighting.learn([0, 2], Seen(tensor([2.0, 7.0, 0.5])))
+        weighting.learn([0, 2], StepObservation(tensor([2.0, 7.0, 0.5])))
     assert weights(weighting) == pytest.approx(shares([1 / 2, 1 / 7, 1, 1 / 0.5]))
 
 
@@ -85,7 +85,7 @@ def test_dwa_equals_torchjd_with_window_as_epoch() -> None:
         values = losses.clone().requires_grad_()
         (expected,) = torch.autograd.grad(theirs(values), values)
         assert weights(weighting) == pytest.approx(shares(expected.tolist()))
-        weighting.learn(ALL, Seen(losses))
+        weighting.learn(ALL, StepObservation(losses))
         if number % 2:
             theirs.step()
     assert weights(weighting) != pytest.approx([0.25] * 4)
@@ -93,9 +93,9 @@ def test_dwa_equals_torchjd_with_window_as_epoch() -> None:
 
 def test_dwa_weights_match_hand_values() -> None:
     weighting = make_weighting("dwa", dwa_window=1, dwa_temperature=2.0)
-    weighting.learn(ALL, Seen(tensor([2.0, 4.0, 1.0, 1.0])))
+    weighting.learn(ALL, StepObservation(tensor([2.0, 4.0, 1.0, 1.0])))
     assert weights(weighting) == [0.25] * 4
-    weighting.learn(ALL, Seen(tensor([1.0, 4.0, 2.0, 1.0])))
+    weighting.learn(ALL, StepObservation(tensor([1.0, 4.0, 2.0, 1.0])))
     assert weights(weighting) == pytest.approx(shares([math.exp(r / 2) for r in (0.5, 1.0, 2.0, 1.0)]))
 
 
@@ -121,10 +121,10 @@ def test_famo_equals_torchjd_with_losses_around_each_update() -> None:
     for before, after in zip(LOSSES, LOSSES[1:] + LOSSES[:1], strict=True):
         values = tensor(before).requires_grad_()
         (expected,) = torch.autograd.grad(theirs(values), values)
-        weighting.learn(ALL, Seen(tensor(before)))
+        weighting.learn(ALL, StepObservation(tensor(before)))
         assert weights(weighting) == pytest.approx(shares(expected.tolist()))
         assert sum(weights(weighting)) == pytest.approx(float(expected.sum()))
-        weighting.after(ALL, tensor(after))
+        weighting.observe_after_update(ALL, tensor(after))
         theirs.update(tensor(after))
     assert weights(weighting) != pytest.approx(shares([1 / loss for loss in LOSSES[-1]]))
 
@@ -137,8 +137,8 @@ def test_gradnorm_follows_gradient_of_its_objective() -> None:
     w, first = torch.ones(4, dtype=torch.float64), tensor(LOSSES[0])
     for number, losses in enumerate(LOSSES):
         g = gradients(number)
-        assert weighting.asks(number + 1) == Asks(gradients="norms")
-        weighting.learn(ALL, Seen(tensor(losses), gramian=(g @ g.T).diagonal().diag()))
+        assert weighting.required_gradients(number + 1) == GradientQuery(gradients="norms")
+        weighting.learn(ALL, StepObservation(tensor(losses), gramian=(g @ g.T).diagonal().diag()))
         w.requires_grad_()
         G = torch.stack([(weight * g_k).norm() for weight, g_k in zip(w, g, strict=True)])
         rates = tensor(losses) / first
@@ -153,19 +153,19 @@ def test_gradnorm_alpha_zero_equalises_gradient_norms() -> None:
     weighting = make_weighting("gradnorm", gradnorm_alpha=0.0, lr_gradnorm=1e-3)
     norms = [1.0, 2.0, 4.0, 0.5]
     for _ in range(4000):
-        weighting.learn(ALL, Seen(tensor([1.0] * 4), gramian=torch.diag(tensor(norms) ** 2)))
+        weighting.learn(ALL, StepObservation(tensor([1.0] * 4), gramian=torch.diag(tensor(norms) ** 2)))
     assert weights(weighting) == pytest.approx(shares([1 / norm for norm in norms]), rel=0.02)
 
 
-def similarity_observation(*objectives: float, end_task: float = 1.0) -> Seen:
-    return Seen(tensor([1.0] * 4), Scores(tensor(objectives), end_task, 0.0))
+def similarity_observation(*objectives: float, end_task: float = 1.0) -> StepObservation:
+    return StepObservation(tensor([1.0] * 4), GradientSimilarities(tensor(objectives), end_task, 0.0))
 
 
 def test_ol_aux_updates_every_n_steps_from_summed_similarities() -> None:
     weighting = make_weighting("ol_aux", ol_aux_steps=2, lr_ol_aux=0.5, lambda_e=0.4)
     assert weights(weighting) == pytest.approx([0.4, 0.2, 0.2, 0.2])
     for number, values in enumerate([(0.5, -0.5, -2.0), (0.1, -0.1, -2.0), (1.0, 1.0, 1.0)]):
-        assert weighting.asks(number + 1) == Asks(compare="end_task")
+        assert weighting.required_gradients(number + 1) == GradientQuery(compare="end_task")
         weighting.learn(ALL, similarity_observation(*values))
     u = [1 + 0.5 * 0.6, 1 - 0.5 * 0.6, 0.0]  # the third would be -1
     assert weights(weighting) == pytest.approx(shares([0.4, *(0.6 * value / 3 for value in u)]))
@@ -180,11 +180,11 @@ def test_ol_aux_all_zero_weights_train_the_end_task_only() -> None:
 
 def test_dga_is_exponentiated_gradient_with_moving_average() -> None:
     weighting = make_weighting("dga", lr_dga=0.7, dga_ema=0.25, dga_every=3, lambda_e=0.6)
-    assert [weighting.asks(step).compare for step in (1, 2, 3, 6)] == ["", "", "own_head", "own_head"]
+    assert [weighting.required_gradients(step).compare for step in (1, 2, 3, 6)] == ["", "", "own_head", "own_head"]
     alpha, average = [1 / 3] * 3, [1 / 3] * 3
     for values in ((0.5, -0.5, 0.1), (0.4, 0.2, -0.3), (1.0, 0.0, 0.0)):
         weighting.learn(ALL, similarity_observation(*values))
-        weighting.learn(ALL, Seen(tensor([1.0] * 4)))  # a step between looks
+        weighting.learn(ALL, StepObservation(tensor([1.0] * 4)))  # a step between looks
         alpha = shares([a * math.exp(0.7 * value) for a, value in zip(alpha, values, strict=True)])
         average = [0.75 * old + 0.25 * new for old, new in zip(average, alpha, strict=True)]
     assert weights(weighting) == pytest.approx([0.6, *(0.4 * a for a in average)])
@@ -226,10 +226,10 @@ def test_hypergradient_equals_finite_differences() -> None:
 
 def test_auxinash_weights_use_gradients_of_current_step() -> None:
     weighting = make_weighting("auxinash", preference_every=2)
-    assert weighting.settles
-    assert [weighting.asks(step).compare for step in (1, 2)] == ["", "own_head"]
+    assert weighting.weights_from_current_step
+    assert [weighting.required_gradients(step).compare for step in (1, 2)] == ["", "own_head"]
     g = gradients() * tensor([[1.0], [30.0], [0.1], [1.0]])
-    weighting.learn(ALL, Seen(tensor([1.0] * 4), gramian=g @ g.T))
+    weighting.learn(ALL, StepObservation(tensor([1.0] * 4), gramian=g @ g.T))
     update = tensor(weights(weighting)) @ g
     gains = tensor(weights(weighting)) * (g @ update)
     assert shares(gains.tolist()) == pytest.approx([0.25] * 4, abs=1e-6)
@@ -240,7 +240,9 @@ def test_auxinash_prefers_helpful_tasks_and_drops_zero_gradients() -> None:
     assert isinstance(weighting, AuxiNash)
     G = torch.diag(tensor([1.0, 4.0, 9.0, 0.0]))
     for _ in range(5):
-        weighting.learn(ALL, Seen(tensor([1.0] * 4), Scores(tensor([2.0, -3.0, 0.0]), 0.0, 0.0), G))
+        weighting.learn(
+            ALL, StepObservation(tensor([1.0] * 4), GradientSimilarities(tensor([2.0, -3.0, 0.0]), 0.0, 0.0), G)
+        )
     assert weighting.p[1] > weighting.p[0] > weighting.p[2]
     assert float(weighting.p.sum()) == pytest.approx(1)
     assert weights(weighting)[3] == 0

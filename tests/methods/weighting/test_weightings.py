@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raysearch.methods import METHODS, methods_of
-from raysearch.methods.weighting.base import Asks, Scores, Seen
+from raysearch.methods.weighting.base import GradientQuery, GradientSimilarities, StepObservation
 from raysearch.methods.weighting.meta_gradient import STAGES, Aang, MetaTartan
 from raysearch.methods.weighting.settings import AangSettings, MetaTartanSettings, StaticSettings
 from raysearch.methods.weighting.static import Searched, Static
@@ -25,11 +25,11 @@ def objective(transform: str = "bert", representation: str = "bidirectional") ->
 OBJECTIVES = tuple(objective(t, r) for t in ("none", "bert") for r in ("bidirectional", "left_to_right"))
 
 
-def scores(*values: float, end_task: float = 0.0, aux: float = 0.0) -> Seen:
+def scores(*values: float, end_task: float = 0.0, aux: float = 0.0) -> StepObservation:
     """A step of similarities."""
-    found = Scores(torch.tensor(values, dtype=torch.float64), end_task, aux)
+    found = GradientSimilarities(torch.tensor(values, dtype=torch.float64), end_task, aux)
     tasks = torch.arange(1, len(values) + 2, dtype=torch.float64)
-    return Seen(tasks.sqrt(), found, torch.diag(tasks))
+    return StepObservation(tasks.sqrt(), found, torch.diag(tasks))
 
 
 @pytest.mark.parametrize("name", methods_of("weighting"))
@@ -56,14 +56,14 @@ def test_weighting_continues_from_its_saved_state(name: str, tmp_path: Path) -> 
     seen = scores(*[0.5, -0.2, 0.1, 0.0][: len(sampled)], end_task=0.2, aux=-0.1)
     for _ in range(40):
         first.learn(sampled, seen)
-        first.after(sampled, seen.losses - 0.1)
+        first.observe_after_update(sampled, seen.losses - 0.1)
     checkpoint.save(tmp_path / "state.safetensors", first.state())
     state = checkpoint.load(tmp_path / "state.safetensors")
     second.load(state)
     assert torch.equal(second.weights(), first.weights())
     for weighting in (first, second):
         weighting.learn(sampled, seen)
-        weighting.after(sampled, seen.losses - 0.2)
+        weighting.observe_after_update(sampled, seen.losses - 0.2)
     assert torch.equal(second.weights(), first.weights())
     untouched = make()
     untouched.load(checkpoint.load(tmp_path / "state.safetensors"))  # what was saved has not moved with the second
@@ -132,9 +132,13 @@ def test_aang_lambda_e_rises_when_the_auxiliaries_conflict() -> None:
 
 def test_aang_with_zero_rates_requests_no_meta_gradient() -> None:
     still = Aang(OBJECTIVES, AangSettings(lr_weights=0.0, lr_lambda=0.0))
-    assert not any(still.asks(step) for step in range(1, 10))
+    assert not any(still.required_gradients(step) for step in range(1, 10))
     every_third = Aang(OBJECTIVES, AangSettings(meta_every=3))
-    assert [step for step in range(1, 10) if every_third.asks(step) == Asks("dev_head")] == [3, 6, 9]
+    assert [step for step in range(1, 10) if every_third.required_gradients(step) == GradientQuery("dev_head")] == [
+        3,
+        6,
+        9,
+    ]
 
 
 def test_aang_score_sums_objective_and_primitive_weights() -> None:
@@ -201,13 +205,13 @@ def test_aang_scalar_lambda_e_moves_and_stays_in_range() -> None:
 
 def test_aang_meta_mean_moves_by_the_mean_of_its_steps() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(meta_every=3, meta_mean=True, lr_weights=0.1, factored=False))
-    assert all(weighting.asks(step) for step in range(1, 7))
+    assert all(weighting.required_gradients(step) for step in range(1, 7))
     for value in (0.6, 0.0):
         weighting.learn([1], scores(value))
         assert weighting.logits["all"].tolist() == [0, 0, 0, 0]
     weighting.learn([2], scores(0.9))
     assert weighting.logits["all"].tolist() == pytest.approx([0, 0.02, 0.03, 0])
-    assert weighting.seen == 0
+    assert weighting.observed_steps == 0
 
 
 TD_OBJECTIVES = load_space("aang_td").objectives
@@ -291,7 +295,7 @@ def test_micro_step_samples_are_averaged_into_one_step() -> None:
     before = weighting.logits["all"].clone()
     similar = torch.tensor([0.1 * (k + 1) for k in found.sampled], dtype=torch.float64)
     losses = torch.ones(len(similar) + 1, dtype=torch.float64)
-    weighting.learn(found.sampled, Seen(losses, Scores(similar, 0.0, 0.0, found.sets)))
+    weighting.learn(found.sampled, StepObservation(losses, GradientSimilarities(similar, 0.0, 0.0, found.sets)))
     times = [sum(k in some for some in found.sets) / 3 for k in range(4)]
     moved = (weighting.logits["all"] - before).tolist()
     assert moved == pytest.approx([0.1 * 0.1 * (k + 1) * times[k] for k in range(4)])

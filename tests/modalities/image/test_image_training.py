@@ -13,7 +13,7 @@ from transformers import AutoModelForImageClassification, pipeline
 
 import raysearch
 from raysearch.config.search_config import Search
-from raysearch.distributed import Ranks
+from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError, SpecError
 from raysearch.export.exporter import export
 from raysearch.modalities.image.config import ImageTask
@@ -92,7 +92,7 @@ def test_body_with_batch_norm_resumes_bit_equal(data: Path, tmp_path: Path) -> N
 
 
 def test_end_task_images_are_normalised_and_deterministic(data: Path, tmp_path: Path) -> None:
-    trial = Trial(plan(data), TrialFolder(tmp_path), Ranks())
+    trial = Trial(plan(data), TrialFolder(tmp_path), ProcessGroup())
     first, second = (trial.batches.end_task_batch(trial.splits("train"), torch.arange(4)).inputs[0] for _ in range(2))
     assert torch.equal(first, second)
     pixels = np.stack([trial.splits("train").row(i) for i in range(15)])

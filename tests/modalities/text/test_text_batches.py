@@ -8,7 +8,7 @@ from raysearch.modalities.text.batches import TextBatchBuilder, padded
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.transforms import Vocabulary
 from raysearch.objectives.objective import Objective
-from raysearch.rng import Shuffled
+from raysearch.rng import ShuffledRows
 from raysearch.training.dev_head import fit, parts, some_of
 
 VOCABULARY = Vocabulary(size=100, pad=0, cls=1, sep=2, mask=3)
@@ -22,13 +22,13 @@ BATCHES = TextBatchBuilder(lambda _: SPLIT, VOCABULARY, longest=8, probability=0
 
 
 def test_shuffled_rows_cover_each_epoch_once_from_any_position() -> None:
-    order = Shuffled(7, seed=3)
+    order = ShuffledRows(7, seed=3)
     whole = order.rows(0, 21).tolist()
     for start in (0, 7, 14):
         assert sorted(whole[start : start + 7]) == list(range(7))
     assert whole[:7] != whole[7:14]
-    assert Shuffled(7, seed=3).rows(10, 6).tolist() == whole[10:16]
-    assert Shuffled(7, seed=4).rows(0, 21).tolist() != whole
+    assert ShuffledRows(7, seed=3).rows(10, 6).tolist() == whole[10:16]
+    assert ShuffledRows(7, seed=4).rows(0, 21).tolist() != whole
 
 
 def test_padded_texts_are_truncated_before_separator() -> None:
