@@ -17,7 +17,7 @@ from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.modalities.text.pretrained import PACKAGES
 from raysearch.objectives.user_primitives import check_unchanged
-from raysearch.schema.yaml_source import Keys, Node
+from raysearch.schema.node import Keys, Node
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search

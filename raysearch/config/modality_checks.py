@@ -13,7 +13,7 @@ from raysearch.config.parameters import DEFAULTS
 from raysearch.modalities.image.config import IMAGE_MODELS, ImageModel
 from raysearch.modalities.table.config import TABLE_MODELS, TableModel, TableTask
 from raysearch.modalities.text.config import MODELS
-from raysearch.schema.yaml_source import Keys, Node
+from raysearch.schema.node import Keys, Node
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search

@@ -13,7 +13,7 @@ from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS, Family, methods_of
 from raysearch.objectives.space import STAGES_OF
 from raysearch.schema.fields import Settings, Value, check_value
-from raysearch.schema.yaml_source import Node
+from raysearch.schema.node import Node
 from raysearch.training_settings import TrainingSettings
 
 INCLUDE_PREFIX = "include."  # include.<stage>.<primitive>: is that primitive of the space in?

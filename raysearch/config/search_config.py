@@ -41,7 +41,7 @@ from raysearch.objectives.space import Space, load_space
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog, yaml_source
 from raysearch.schema.fields import Value
-from raysearch.schema.yaml_source import HIDDEN, Node, to_plain
+from raysearch.schema.node import HIDDEN, Node, to_plain
 from raysearch.storage.states import MAIN_ARM, TrialRole
 
 __all__ = [

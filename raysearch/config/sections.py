@@ -23,7 +23,7 @@ from raysearch.formatting import describe_value
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.schema.fields import Settings, Value, setting
-from raysearch.schema.yaml_source import Node
+from raysearch.schema.node import Node
 
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
 Executor = Literal["fleet", "train_run", "in_process"]

@@ -31,7 +31,7 @@ from raysearch.formatting import describe_value
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.objectives.space import STAGES_OF
-from raysearch.schema.yaml_source import Keys, Node
+from raysearch.schema.node import Keys, Node
 from raysearch.storage.states import MAIN_ARM
 
 if TYPE_CHECKING:

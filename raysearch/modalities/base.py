@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from raysearch.objectives.space import EXTRA
-from raysearch.schema.yaml_source import Node
+from raysearch.schema.node import Node
 
 
 def check_split(split: Mapping[str, float] | None, node: Node) -> None:

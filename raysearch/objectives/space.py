@@ -19,7 +19,7 @@ from raysearch.errors import did_you_mean
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.user_primitives import UserPrimitives, parse_user_primitives
 from raysearch.schema import catalog, yaml_source
-from raysearch.schema.yaml_source import Node
+from raysearch.schema.node import Node, to_plain
 
 STAGES: dict[str, dict[str, str]] = {
     "data": {
@@ -178,9 +178,9 @@ class Space:
         """What `read` reads."""
         source = {"source": self.source} if self.source else {}
         source |= {"kind": self.modality} if self.modality != "text" else {}
-        source |= {"primitives": yaml_source.to_plain(self.user_primitives)} if self.user_primitives else {}
-        rules = {"exclude": yaml_source.to_plain(self.exclude)} if self.exclude else {}
-        return {**source, "stages": yaml_source.to_plain(self.stages), **rules, "objectives": len(self.objectives)}
+        source |= {"primitives": to_plain(self.user_primitives)} if self.user_primitives else {}
+        rules = {"exclude": to_plain(self.exclude)} if self.exclude else {}
+        return {**source, "stages": to_plain(self.stages), **rules, "objectives": len(self.objectives)}
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:

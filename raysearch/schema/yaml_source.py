@@ -1,8 +1,4 @@
-"""Strict YAML into frozen dataclasses: every refusal is one line, `file:line: key: problem`.
-
-A file is read whole into a tree of `Node`s that know where they were written. `node.read(kind)` gives a value of
-that type or refuses: an unknown key, a missing one, a wrong type, a number out of the range that its field declares
-(`fields.setting`). A class with a `read(node)` of its own is asked instead. `to_plain` goes back to JSON-able values.
+"""YAML read into a tree of nodes that know their file and line, and the overrides of the command line.
 
 Scalars are YAML 1.2's, not 1.1's: `1e-4` is a number; `none`, `on`, `off`, `yes` and `no` are words.
 """
@@ -12,25 +8,17 @@ from __future__ import annotations
 import copy
 import math
 import re
-import types
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
-from raysearch.errors import SpecError, did_you_mean
+from raysearch.errors import SpecError
 from raysearch.formatting import describe_value
 from raysearch.schema.catalog import display_path
-from raysearch.schema.fields import check_value
+from raysearch.schema.node import Keys, Node, Place, join_keys
 
-T = TypeVar("T")
-Keys = tuple[str | int, ...]
-Place = tuple[str, int]  # file and line, or the command-line argument and 0
-
-HIDDEN = {"hidden": True}  # metadata of a dataclass field that no file may set and `to_plain` leaves out
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _INT = re.compile(r"[-+]?[0-9]+")
 _DOTTED = re.compile(
     r"include\.[^.]+\.[^.]+|weight\.(?:data|transform|representation|output)\.[^.]+|weight\.[^.]+|[^.]+"
@@ -44,119 +32,6 @@ class _Loader(yaml.SafeLoader):
     """Takes every scalar as text; `_plain_scalar` says what it is."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 -- PyYAML's own name and type
-
-
-def join_keys(keys: Iterable[str | int]) -> str:
-    """Keys as a user writes them: `exclude[0].representation`."""
-    words = (key if isinstance(key, int) or key.isprintable() else repr(key) for key in keys)
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in words).removeprefix(".")
-
-
-@dataclass(frozen=True)
-class Node:
-    """A value of a file and where it was written."""
-
-    value: Any
-    keys: Keys = ()
-    places: Mapping[Keys, Place] = field(default_factory=dict, repr=False)
-
-    def error(self, problem: str, *below: str | int) -> SpecError:
-        """The error to raise about this node, or about a key below it."""
-        keys = self.keys + below
-        near = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in self.places), None)
-        file, line = self.places[near] if near is not None else ("", 0)
-        return SpecError(problem, file=file, line=line, key=join_keys(keys))
-
-    def __getitem__(self, key: str | int) -> Node:
-        return Node(self.value[key], (*self.keys, key), self.places)
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(self.value, dict) and key in self.value
-
-    def __iter__(self) -> Iterator[Node]:
-        keys = self.value if isinstance(self.value, dict) else range(len(self.value))
-        return (self[key] for key in keys)
-
-    def items(self) -> list[Node]:
-        """The entries of this list; SpecError if it is none."""
-        if not isinstance(self.value, list):
-            raise self.error(f"must be a list, got {describe_value(self.value)}")
-        return list(self)
-
-    def mapping(self, known: Iterable[str] | None = None) -> Node:
-        """This node if it is a mapping with no key but the `known`; else the error."""
-        if not isinstance(self.value, dict):
-            raise self.error(f"must be a mapping (key: value), got {describe_value(self.value)}")
-        for key in self.value:
-            if known is not None and key not in (names := list(known)):
-                raise self.error(f"unknown key {key!r}{did_you_mean(key, names)}", key)
-        return self
-
-    def read(self, kind: Any) -> Any:
-        """The value as a `kind`: a dataclass, a scalar, Literal, tuple[X, ...], dict[str, X], or a union of these."""
-        origin, args = get_origin(kind), get_args(kind)
-        if hasattr(kind, "read"):
-            return kind.read(self)
-        if is_dataclass(kind):
-            return self.fields_of(cast(type[Any], kind))
-        if origin in (Union, types.UnionType):
-            return self._union(args)
-        if origin is Literal:
-            if self.value not in args:
-                raise self.error(f"unknown choice {self.value!r}{did_you_mean(str(self.value), map(str, args))}")
-            return self.value
-        if origin is tuple:
-            lone = isinstance(self.value, str) or args[0] is not int  # a lone number could be meant as a count
-            if isinstance(self.value, list):
-                return tuple(node.read(args[0]) for node in self)
-            if isinstance(self.value, dict) or self.value is None or not lone:
-                raise self.error(f"must be a list, got {describe_value(self.value)}")
-            return (self.read(args[0]),)
-        if origin is dict:
-            return {node.keys[-1]: node.read(args[1]) for node in self.mapping()}
-        if kind is Any:
-            return self.value
-        return self._scalar(kind)
-
-    def fields_of(self, kind: type[T], given: Mapping[str, Any] | None = None) -> T:
-        """A dataclass from this mapping; `given` are fields read elsewhere."""
-        allowed = {f.name: f for f in fields(kind) if "hidden" not in f.metadata}  # type: ignore[arg-type]
-        self.mapping(allowed)
-        hints = get_type_hints(kind)
-        values = dict(given or {})
-        for name, about in allowed.items():
-            if name in values:
-                continue
-            if name in self:
-                values[name] = self[name].read(hints[name])
-                self[name].check(about, values[name])
-            elif about.default is MISSING and about.default_factory is MISSING:
-                raise self.error(f"the key {name!r} is missing")
-        return kind(**values)
-
-    def check(self, about: Field[Any], value: object) -> None:
-        """Refuse a value outside the range that the field declares; a field without `fields.setting` takes all."""
-        if "meaning" in about.metadata:
-            try:
-                check_value(about, value)
-            except ValueError as error:
-                raise self.error(str(error).removeprefix(about.name).lstrip(": ")) from None
-
-    def _union(self, args: tuple[Any, ...]) -> Any:
-        if self.value is None and types.NoneType in args:
-            return None
-        kinds = [kind for kind in args if kind is not types.NoneType]
-        exact = [kind for kind in kinds if type(self.value) is kind]
-        if len(kinds) > 1 and not exact and all(kind in _WORDS for kind in kinds):
-            raise self.error(f"must be one value, got {describe_value(self.value)}")
-        return self.read((exact or kinds)[0])
-
-    def _scalar(self, kind: type) -> Any:
-        if kind is float and type(self.value) is int:
-            return float(self.value)
-        if type(self.value) is not kind:
-            raise self.error(f"must be {_WORDS[kind]}, got {describe_value(self.value)}")
-        return self.value
 
 
 def load_yaml(file: Path) -> tuple[Node, str]:
@@ -236,20 +111,6 @@ def _plain_scalar(text: str) -> bool | int | float | str | None:
             raise ValueError
         return number
     return text
-
-
-def to_plain(value: Any) -> Any:
-    """JSON-able values that `Node.read` reads back as equal; None and empty entries of a dataclass are left out."""
-    if hasattr(value, "to_plain"):
-        return value.to_plain()
-    if is_dataclass(value):
-        parts = {f.name: to_plain(getattr(value, f.name)) for f in fields(value) if "hidden" not in f.metadata}
-        return {name: part for name, part in parts.items() if part not in (None, "", {}, [])}
-    if isinstance(value, dict):
-        return {key: to_plain(part) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_plain(part) for part in value]
-    return value
 
 
 def apply_overrides(root: Node, given: Mapping[str, str]) -> Node:

@@ -31,7 +31,7 @@ from raysearch.executors.broker import Kind, Said
 from raysearch.executors.trial_runner import TRAIN, load, name_of, renew, run_plan
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.user_primitives import functions_of
-from raysearch.schema.yaml_source import Node
+from raysearch.schema.node import Node
 from raysearch.search import resume
 from raysearch.search.progress import Progress
 from raysearch.search.recorder import Recorder

@@ -47,7 +47,8 @@ DRAWN_VALUES: dict[str, Any] = {"eta_perp": 0.5, "k": 3, "lr": 1e-3, "objectives
 def declared(text: str = VALID_SEARCH, **overrides: str) -> Search:
     import yaml
 
-    from raysearch.schema.yaml_source import Node, apply_overrides
+    from raysearch.schema.node import Node
+    from raysearch.schema.yaml_source import apply_overrides
 
     tree = {"name": "test", **yaml.safe_load(text.replace("1e-4", "0.0001").replace("2e-3", "0.002"))}
     return Search.read(apply_overrides(Node(tree), {key.replace("__", "."): value for key, value in overrides.items()}))

@@ -13,7 +13,7 @@ from raysearch.objectives.literature import NAMED, literature_name
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import NEEDS, STAGES, STAGES_OF, Space, load_space
 from raysearch.schema import catalog
-from raysearch.schema.yaml_source import Node, to_plain
+from raysearch.schema.node import Node, to_plain
 
 EXPECTED_COUNTS = {
     "aang_td": 24,

@@ -11,7 +11,7 @@ from raysearch.errors import SpecError
 from raysearch.objectives.space import STAGES, Space, load_space
 from raysearch.objectives.user_primitives import check_unchanged, functions_of, parse_user_primitives
 from raysearch.plan import TrialPlan
-from raysearch.schema.yaml_source import Node, to_plain
+from raysearch.schema.node import Node, to_plain
 from raysearch.search.resume import stored
 from raysearch.training.trainer import train
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from raysearch.errors import SpecError
 from raysearch.schema.fields import setting
-from raysearch.schema.yaml_source import Node, apply_overrides, join_keys, load_yaml, to_plain
+from raysearch.schema.node import Node, join_keys, to_plain
+from raysearch.schema.yaml_source import apply_overrides, load_yaml
 
 
 @dataclass(frozen=True, kw_only=True)

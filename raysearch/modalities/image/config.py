@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import check_split
 from raysearch.schema.fields import setting
-from raysearch.schema.yaml_source import Node, to_plain
+from raysearch.schema.node import Node, to_plain
 
 ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
 REST = "rest"  # `auxiliary: rest`: what the end task leaves of its own source

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import check_extra, check_split
 from raysearch.schema.fields import Settings, setting
-from raysearch.schema.yaml_source import Node, to_plain
+from raysearch.schema.node import Node, to_plain
 
 TableMetric = Literal["r2", "accuracy", "macro_f1", "micro_f1", "mean_auc"]
 EXTRA = "extra_"

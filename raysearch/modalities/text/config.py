@@ -14,7 +14,7 @@ from raysearch.modalities.image.config import IMAGE_MODELS, IMAGE_TASKS, ImageMo
 from raysearch.modalities.table.config import TABLE_MODELS, TABLE_TASKS, TableModel, TableTask
 from raysearch.modalities.text.paper_tasks import PAPER_TASKS
 from raysearch.schema.fields import setting
-from raysearch.schema.yaml_source import Node, to_plain
+from raysearch.schema.node import Node, to_plain
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
 

@@ -18,7 +18,7 @@ from raysearch.modalities.image.readers import decode_picture, resize_pixels
 from raysearch.modalities.image.splits import split_digits
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.modalities.text.config import TextTask
-from raysearch.schema.yaml_source import Node
+from raysearch.schema.node import Node
 
 CNN = {"image": "small_cnn", "widths": [4], "norm": "group"}
 DATA = Path(os.environ.get("RAYSEARCH_DATA", "."))
