@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysearch.config.dimension import Dimension
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX, typed_value
-from raysearch.config.sections import Dimension, MethodSpec
+from raysearch.config.sections import MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import Profile, bundle

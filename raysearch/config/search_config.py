@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.config.arm import DEFAULT_METHOD, Arm, order_dimensions, uses_setting
+from raysearch.config.dimension import Dimension
 from raysearch.config.environment import check_machine, check_packages
 from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX, fixed_settings
 from raysearch.config.sections import (
     Baseline,
     Budget,
     Confirm,
-    Dimension,
     Executor,
     MethodSpec,
     Paper,

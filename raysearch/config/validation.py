@@ -23,9 +23,9 @@ from raysearch.config.arm import (
     why_incompatible,
     why_weight_unused,
 )
+from raysearch.config.dimension import Dimension
 from raysearch.config.modality_checks import check_kinds
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX
-from raysearch.config.sections import Dimension
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
 from raysearch.methods import FAMILIES, METHODS

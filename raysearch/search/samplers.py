@@ -14,8 +14,8 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.trial import FrozenTrial, Trial
 
 from raysearch.config.arm import Arm
+from raysearch.config.dimension import Dimension
 from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX
-from raysearch.config.sections import Dimension
 from raysearch.methods import FAMILIES
 
 WARM_TRIALS = 10  # warm-starting CMA-ES looks at the best tenth

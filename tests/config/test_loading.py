@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from raysearch.config import environment
 from raysearch.config.arm import Arm
+from raysearch.config.dimension import Dimension
 from raysearch.config.parameters import DEFAULTS
 from raysearch.config.search_config import Search, load_search
-from raysearch.config.sections import Dimension, Paper
+from raysearch.config.sections import Paper
 from raysearch.errors import RunError, SpecError
 from raysearch.methods import methods_of
 from raysearch.plan import TrialPlan
