@@ -11,7 +11,7 @@ from raysearch.gradients import subspace
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.jacobian import ExplicitJacobian, Jacobian, explicit_jacobian, factored_jacobian
 from raysearch.methods.surgery.attittud import Attittud, check_rank, surrogate_gradient
-from raysearch.methods.surgery.settings import Attittud as Eta
+from raysearch.methods.surgery.settings import AttittudSettings as Eta
 
 M, D = 6, 40
 

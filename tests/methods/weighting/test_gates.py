@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from raysearch.methods.weighting.base import GradientSimilarities, StepObservation
 from raysearch.methods.weighting.gates import Gates
-from raysearch.methods.weighting.settings import Gates as Settings
+from raysearch.methods.weighting.settings import GatesSettings as Settings
 from raysearch.objectives.objective import Objective
 from raysearch.training.dev_head import left_out_errors
 

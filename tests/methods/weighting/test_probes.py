@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raysearch.distributed import ProcessGroup
 from raysearch.methods.weighting.probes import Probes
-from raysearch.methods.weighting.settings import Probes as Settings
+from raysearch.methods.weighting.settings import ProbesSettings as Settings
 from raysearch.plan import TrialPlan
 from raysearch.training.branch_trainer import BranchTrainer
 from raysearch.training.checkpoint import TrialFolder
