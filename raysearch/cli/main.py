@@ -136,11 +136,11 @@ def launch(
 @app.command()
 def resume(name: Name, address: Address = None, data: Data = None, runs: Runs = None, json: Json = False) -> None:
     """Go on with a run that was interrupted, as it was declared."""
-    from raysearch.search.resume import stored
+    from raysearch.search.resume import load_stored_search
     from raysearch.storage.run import open_run
 
     folder = open_run(name, _runs(runs)).path.resolve()
-    search = stored(folder)
+    search = load_stored_search(folder)
     if search is None:
         raise RunError(f"{folder} was never begun (it has no search.json); launch its search again")
     from raysearch.search.launch import launch as start

@@ -4,8 +4,8 @@ One for a search; plain asyncio here, an actor in `fleet`. A group is a set of r
 every rank asks for its group's n-th trial, and all get the same. A group that is begun again, after the loss of a
 rank, comes with a new epoch; what it was running is handed out again, until it has brought down too many groups.
 
-What groups say is kept for two readers: `drain` gives all of it, in order, to the driver, which records it; `pull`
-gives a trial's scores to whoever schedules it.
+What groups say is kept for two readers: `read_events` gives all of it, in order, to the driver, which records it;
+`read_scores` gives a trial's scores to whoever schedules it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Kind = Literal["started", "reports", "lost", "ended", "broken"]
 
 
 @dataclass(frozen=True)
-class Said:
+class TrialEvent:
     """Something for the driver to record."""
 
     kind: Kind
@@ -46,7 +46,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Mark:
+class IntermediateScore:
     """A score for the scheduler."""
 
     step: int
@@ -55,7 +55,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Member:
+class WorkerInfo:
     """One rank of a group, as it presents itself."""
 
     group: str
@@ -67,7 +67,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Ending:
+class TrialOutcome:
     """How a rank saw the end of a trial."""
 
     state: TrialState  # complete, stopped or failed
@@ -86,8 +86,8 @@ class Job:
     state: TrialState = TrialState.QUEUED
     stop: bool = False
     deaths: int = 0
-    marks: list[Mark] = field(default_factory=list)
-    endings: dict[int, Ending] = field(default_factory=dict)
+    marks: list[IntermediateScore] = field(default_factory=list)
+    endings: dict[int, TrialOutcome] = field(default_factory=dict)
 
     @property
     def open(self) -> bool:
@@ -120,7 +120,7 @@ class Broker:
         self._past: set[str] = set()  # epochs of groups that are no more
         self._failures: dict[str, int] = {}  # of each group, in a row, with no trial to blame
         self._notes: dict[str, str] = {}  # what is known of a group's loss
-        self._said: deque[Said] = deque()
+        self._said: deque[TrialEvent] = deque()
         self._taken = 0  # what the driver has seen, and is no longer in `_said`
         self._closed = False
         self._absent: set[asyncio.Task[None]] = set()
@@ -140,7 +140,7 @@ class Broker:
             if trial_id in self._jobs:
                 self._jobs[trial_id].stop = True
 
-    async def drain(self, seen: int, patience: float = 1.0) -> list[Said]:
+    async def read_events(self, seen: int, patience: float = 1.0) -> list[TrialEvent]:
         """All that has been said after the first `seen` things; waits up to `patience` seconds for some."""
         async with self._news:
             while self._taken < seen:
@@ -149,7 +149,7 @@ class Broker:
             await self._wait(lambda: bool(self._said), patience)
             return list(self._said)
 
-    async def pull(self, trial_id: str, seen: int) -> tuple[list[Mark], str]:
+    async def read_scores(self, trial_id: str, seen: int) -> tuple[list[IntermediateScore], str]:
         """A trial's marks after the first `seen`, and its state; waits until there is news.
 
         Tune's side of a trial may ask before the driver's `submit` has come, and then waits for that too. The state is
@@ -171,26 +171,26 @@ class Broker:
 
     # ---- the ranks ----
 
-    async def next(self, member: Member, place: int, memory: int) -> tuple[str, str, int] | None:
+    async def next_trial(self, worker: WorkerInfo, place: int, memory: int) -> tuple[str, str, int] | None:
         """The group's trial number `place` as trial_id, plan and attempt; None when its processes are to end.
 
         `memory`: what this rank's process takes now, in bytes.
         """
         async with self._news:
-            if member.epoch in self._past:
+            if worker.epoch in self._past:
                 return None
-            group = self._groups.get(member.group)
-            if group is None or group.epoch != member.epoch:
-                group = self._begin(member)
-            group.grown |= memory - group.memory.setdefault(member.rank, memory) > GROWTH
-            await self._wait(lambda: member.epoch in self._past or self._decided(member.group, group, place))
-            return group.handed[place] if place < len(group.handed) and member.epoch not in self._past else None
+            group = self._groups.get(worker.group)
+            if group is None or group.epoch != worker.epoch:
+                group = self._begin(worker)
+            group.grown |= memory - group.memory.setdefault(worker.rank, memory) > GROWTH
+            await self._wait(lambda: worker.epoch in self._past or self._decided(worker.group, group, place))
+            return group.handed[place] if place < len(group.handed) and worker.epoch not in self._past else None
 
-    def _begin(self, member: Member) -> Group:
+    def _begin(self, worker: WorkerInfo) -> Group:
         """A group that has come up; what it was running before it went down is handed out again."""
-        self._lose(member.group)
-        group = Group(member.epoch, member.device, member.plans, member.world)
-        self._groups[member.group] = group
+        self._lose(worker.group)
+        group = Group(worker.epoch, worker.device, worker.plans, worker.world)
+        self._groups[worker.group] = group
         return group
 
     def _decided(self, name: str, group: Group, place: int) -> bool:
@@ -211,7 +211,7 @@ class Broker:
         self._say("started", job, device=group.device)
         return True
 
-    async def push(self, trial_id: str, attempt: int, reports: list[Report]) -> bool:
+    async def add_reports(self, trial_id: str, attempt: int, reports: list[Report]) -> bool:
         """Take reports of a trial; is it to leave?"""
         async with self._news:
             job = self._jobs.get(trial_id)
@@ -222,26 +222,26 @@ class Broker:
                 score = report.evaluation.get("score")
                 if score is not None and math.isfinite(score):
                     best = report.evaluation.get("best")
-                    job.marks.append(Mark(report.step, score if best is None else best, report.replayed))
+                    job.marks.append(IntermediateScore(report.step, score if best is None else best, report.replayed))
             return job.stop or self._closed
 
-    async def leave(self, member: Member, trial_id: str, attempt: int, ending: Ending) -> bool:
+    async def finish_trial(self, worker: WorkerInfo, trial_id: str, attempt: int, ending: TrialOutcome) -> bool:
         """A rank is through with a trial; waits for the others. False if they are not of one mind: the group ends."""
         async with self._news:
-            group, job = self._groups.get(member.group), self._jobs.get(trial_id)
-            if group is None or job is None or group.epoch != member.epoch or job.attempt != attempt:
+            group, job = self._groups.get(worker.group), self._jobs.get(trial_id)
+            if group is None or job is None or group.epoch != worker.epoch or job.attempt != attempt:
                 return False
             endings = job.endings
-            endings[member.rank] = ending
+            endings[worker.rank] = ending
             self._news.notify_all()
-            await self._wait(lambda: len(endings) == group.world or member.epoch in self._past, LEAVE_SECONDS)
+            await self._wait(lambda: len(endings) == group.world or worker.epoch in self._past, LEAVE_SECONDS)
             if len(endings) < group.world or len({ending.error for ending in endings.values()}) > 1:
                 return False
             if group.at is job:
                 self._through(group, job, endings[0])
             return True
 
-    def _through(self, group: Group, job: Job, ending: Ending) -> None:
+    def _through(self, group: Group, job: Job, ending: TrialOutcome) -> None:
         """All ranks have left the trial alike."""
         group.at = None
         if ending.state == TrialState.STOPPED and not job.stop:
@@ -252,7 +252,7 @@ class Broker:
 
     # ---- groups that are lost ----
 
-    async def note(self, name: str, why: str) -> None:
+    async def report_group_failure(self, name: str, why: str) -> None:
         """A group has lost a rank, or could not begin; it is being begun again."""
         async with self._news:
             group = self._groups.get(name)
@@ -264,7 +264,7 @@ class Broker:
                 return
             self._failures[name] = self._failures.get(name, 0) + 1
             if self._failures[name] >= BROKEN and not self._closed:
-                self._said.append(Said("broken", "", 0, time.time(), why=why))
+                self._said.append(TrialEvent("broken", "", 0, time.time(), why=why))
                 self._news.notify_all()
 
     async def _take_back(self, name: str, group: Group) -> None:
@@ -301,7 +301,7 @@ class Broker:
         self._say("ended", job, state=state, why=why)
 
     def _say(self, kind: Kind, job: Job, **what: Any) -> None:
-        self._said.append(Said(kind, job.trial_id, job.attempt, time.time(), **what))
+        self._said.append(TrialEvent(kind, job.trial_id, job.attempt, time.time(), **what))
         self._news.notify_all()
 
     async def _wait(self, known: Callable[[], bool], seconds: float | None = None) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from raysearch.distributed import ProcessGroup
-from raysearch.executors.broker import Ending
+from raysearch.executors.broker import TrialOutcome
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 from raysearch.storage.states import TrialState
@@ -45,17 +45,17 @@ def load(target: str) -> Train:
     return function
 
 
-def run_plan(plan: TrialPlan, folder: Path, process_group: ProcessGroup, train: Train, push: Push) -> Ending:
+def run_plan(plan: TrialPlan, folder: Path, process_group: ProcessGroup, train: Train, push: Push) -> TrialOutcome:
     """Train a plan to its end, pushing what it reports, and say how it ended."""
     try:
         return _run(train(plan, folder=folder, process_group=process_group), process_group, push)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{type(error).__qualname__} at {place.filename}:{place.lineno}"
-        return Ending(TrialState.FAILED, "".join(traceback.format_exception(error)), where)
+        return TrialOutcome(TrialState.FAILED, "".join(traceback.format_exception(error)), where)
 
 
-def _run(reports: Generator[Report, bool, None], process_group: ProcessGroup, push: Push) -> Ending:
+def _run(reports: Generator[Report, bool, None], process_group: ProcessGroup, push: Push) -> TrialOutcome:
     """What was said before an interruption is pushed along with what comes next, and never ends the trial."""
     unsaid: list[Report] = []
     for report in reports:
@@ -69,23 +69,23 @@ def _run(reports: Generator[Report, bool, None], process_group: ProcessGroup, pu
         leave, sound = process_group.broadcast((leave, sound))
         if not sound:
             reports.close()
-            return Ending(TrialState.FAILED, f"the score at step {report.step} is {score}, not a number")
+            return TrialOutcome(TrialState.FAILED, f"the score at step {report.step} is {score}, not a number")
         if leave and not report.last:
             with contextlib.suppress(StopIteration):
                 reports.send(True)
             reports.close()
-            return Ending(TrialState.STOPPED, f"stopped after step {report.step}")
+            return TrialOutcome(TrialState.STOPPED, f"stopped after step {report.step}")
     if unsaid and process_group.rank == 0:
         push(unsaid)
-    return Ending(TrialState.COMPLETE, "")
+    return TrialOutcome(TrialState.COMPLETE, "")
 
 
-def name_of(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     """cpu, or the accelerator's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def renew(seed: int, threads: int) -> None:
+def reset_process_state(seed: int, threads: int) -> None:
     """Put what a trial may have changed in this process back to where a fresh one begins."""
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -1,4 +1,4 @@
-"""Fleet: Ray Train runs that train what a search asks for.
+"""WorkerGroups: Ray Train runs that train what a search asks for.
 
 A group is one TorchTrainer run, a torch process group of the search's `workers`. In the fleet the groups live for the
 whole search and take one trial after another (80 ms a trial, where a run of its own costs 12 s); the other executor
@@ -33,8 +33,8 @@ from raysearch.config.search_config import Search
 from raysearch.config.sections import Resources
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
-from raysearch.executors.broker import NAMESPACE, Broker, Member
-from raysearch.executors.trial_runner import TRAIN, load, name_of, renew, run_plan
+from raysearch.executors.broker import NAMESPACE, Broker, WorkerInfo
+from raysearch.executors.trial_runner import TRAIN, device_name, load, reset_process_state, run_plan
 from raysearch.plan import TrialPlan
 
 SLOT = "trial_slot"  # what a Tune trial takes: it computes nothing
@@ -55,23 +55,24 @@ def serve(config: dict[str, Any]) -> None:
     train, folder = load(config["train"]), Path(config["folder"])
     broker: Any = ray.get_actor(config["broker"], namespace=NAMESPACE)
     epoch = process_group.broadcast(uuid.uuid4().hex)
-    member = Member(config["group"], epoch, process_group.rank, process_group.world, name_of(device), config["plans"])
+    group, plans = config["group"], config["plans"]
+    worker = WorkerInfo(group, epoch, process_group.rank, process_group.world, device_name(device), plans)
     gc.collect()
     gc.freeze()  # what is loaded by now stays, and need not be looked through after every trial
     for place in itertools.count():
-        handed: tuple[str, str, int] | None = ray.get(broker.next.remote(member, place, _memory()))
+        handed: tuple[str, str, int] | None = ray.get(broker.next_trial.remote(worker, place, _memory()))
         if handed is None:
             return
         trial_id, text, attempt = handed
         plan = TrialPlan.from_json(text)
         gc.collect()
-        renew(plan.seed, config["threads"])
+        reset_process_state(plan.seed, config["threads"])
 
         def push(reports: list[Any], trial_id: str = trial_id, attempt: int = attempt) -> bool:
-            return bool(ray.get(broker.push.remote(trial_id, attempt, reports)))
+            return bool(ray.get(broker.add_reports.remote(trial_id, attempt, reports)))
 
         ending = run_plan(plan, folder / trial_id, process_group, train, push)
-        if not ray.get(broker.leave.remote(member, trial_id, attempt, ending)):
+        if not ray.get(broker.finish_trial.remote(worker, trial_id, attempt, ending)):
             raise RuntimeError(ending.why or "the other ranks have not come to the end of the trial")
         if ending.error and process_group.world > 1 and device.type == "cpu":
             torch.distributed.monitored_barrier()  # are all collectives of the failed trial over?
@@ -86,7 +87,7 @@ def _memory() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-class Watch(UserCallback):
+class GroupFailureCallback(UserCallback):
     """Tells the broker what Train knows of a group's loss; lives in Train's controller."""
 
     def __init__(self, broker: str, group: str) -> None:
@@ -96,13 +97,13 @@ class Watch(UserCallback):
         """One or more ranks have raised or were lost."""
         why = "; ".join(f"rank {rank}: {str(error).strip()}" for rank, error in sorted(worker_exceptions.items()))
         broker: Any = ray.get_actor(self.broker, namespace=NAMESPACE)
-        ray.get(broker.note.remote(self.group, why))
+        ray.get(broker.report_group_failure.remote(self.group, why))
 
 
 # ---- executors ----
 
 
-class Fleet:
+class WorkerGroups:
     """Groups that live for the whole search and take one trial after another."""
 
     plans = PLANS_PER_GROUP
@@ -151,7 +152,7 @@ class Fleet:
             except Exception as error:  # Train's controller is lost, or the cluster is gone: the broker counts these
                 if self._closing.is_set() or not ray.is_initialized():
                     return
-                ray.get(self.broker.note.remote(group, f"{type(error).__name__}: {error}"))
+                ray.get(self.broker.report_group_failure.remote(group, f"{type(error).__name__}: {error}"))
             else:
                 if not forever:
                     return
@@ -178,12 +179,12 @@ class Fleet:
                 name=f"{group}-{uuid.uuid4().hex[:6]}",
                 storage_path=str(self.folder / "scratch" / "train"),
                 failure_config=FailureConfig(max_failures=-1),
-                callbacks=[Watch(self.name, group)],  # type: ignore[list-item]  # declared as Tune's Callback
+                callbacks=[GroupFailureCallback(self.name, group)],  # type: ignore[list-item]  # declared as Tune's Callback
             ),
         )
 
 
-class TrainRuns(Fleet):
+class TrainRunPerTrial(WorkerGroups):
     """A Ray Train run for every trial: 12 s to start, and nothing shared with the trial before."""
 
     plans = 1

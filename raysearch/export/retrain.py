@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from raysearch.distributed import ProcessGroup
-from raysearch.executors.trial_runner import renew
+from raysearch.executors.trial_runner import reset_process_state
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
 from raysearch.training import checkpoint
@@ -56,7 +56,7 @@ def train_again(run: Run, row: Mapping[str, Any], plan: TrialPlan) -> Retrained:
     process_group = ProcessGroup(device=torch.device("cpu" if on_cpu else "cuda"))
     threads, search = torch.get_num_threads(), run.search
     in_process = search["executor"] == "in_process"
-    renew(plan.seed, threads if in_process else max(1, int(search["resources"]["cpus"])))
+    reset_process_state(plan.seed, threads if in_process else max(1, int(search["resources"]["cpus"])))
     begun = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(prefix="raysearch-") as scratch:

@@ -26,7 +26,7 @@ from raysearch.storage.states import TrialState
 POSSIBLE_DRAWS = 100  # a draw that no plan can be made of is drawn again, so many times
 FRESH_DRAWS = 10  # and one that was tried before, so many times
 
-Verdict = tuple[OptunaState, float | None, dict[int, float]]  # state, value, value at the step it was stopped at
+OptunaResult = tuple[OptunaState, float | None, dict[int, float]]  # state, value, value at the step it was stopped at
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Configuration:
         known = [score for score in scores if score is not None]
         return math.fsum(known) / len(known) if known and len(known) == len(scores) else None
 
-    def verdict(self, seeds: tuple[int, ...]) -> Verdict | None:
+    def optuna_result(self, seeds: tuple[int, ...]) -> OptunaResult | None:
         """What Optuna is to be told; None while there is more to learn.
 
         A configuration counts with its mean over all seeds; one that fails on any of them has failed.
@@ -100,16 +100,16 @@ class ArmStudy:
 
     # ---- rebuilding ----
 
-    def place(self, number: int, params: Mapping[str, Any], results: dict[int, Result | None]) -> None:
+    def restore(self, number: int, params: Mapping[str, Any], results: dict[int, Result | None]) -> None:
         """Take up a configuration of an earlier session, told if all is known of it; numbers come in order."""
         configuration = self.configurations[number] = Configuration(params, None, results)
-        verdict = configuration.verdict(self.seeds)
-        if verdict is None:
+        optuna_result = configuration.optuna_result(self.seeds)
+        if optuna_result is None:
             self.study.enqueue_trial(dict(params))
             configuration.trial = self.study.ask()
             draw_again(configuration.trial, self.arm, params)
             return
-        state, value, values = verdict
+        state, value, values = optuna_result
         known = {d.name: distribution(d) for d in self.arm.dimensions.values() if d.name in params}
         told = create_trial(
             state=state, value=value, params=dict(params), distributions=known, intermediate_values=values
@@ -153,7 +153,7 @@ class ArmStudy:
         )
         return self.study.ask()
 
-    def further(self) -> tuple[int, int] | None:
+    def next_seed(self) -> tuple[int, int] | None:
         """The number of a configuration that did well on its first seed, and the seed that it is to run on next."""
         for number, configuration in self.configurations.items():
             first = configuration.results.get(self.seeds[0])
@@ -166,13 +166,13 @@ class ArmStudy:
 
     # ---- telling ----
 
-    def settle(self, number: int) -> None:
+    def tell_if_final(self, number: int) -> None:
         """Tell Optuna of a configuration if all is known of it."""
         configuration = self.configurations[number]
-        verdict = configuration.verdict(self.seeds)
-        if verdict is None or configuration.trial is None:
+        optuna_result = configuration.optuna_result(self.seeds)
+        if optuna_result is None or configuration.trial is None:
             return
-        state, value, values = verdict
+        state, value, values = optuna_result
         for step, score in values.items():
             configuration.trial.report(score, step)
         self.study.tell(configuration.trial, value, state=state)

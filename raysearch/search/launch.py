@@ -27,8 +27,8 @@ from raysearch.config.validation import validate_search
 from raysearch.data.prepared import PreparedData
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
-from raysearch.executors.broker import Kind, Said
-from raysearch.executors.trial_runner import TRAIN, load, name_of, renew, run_plan
+from raysearch.executors.broker import Kind, TrialEvent
+from raysearch.executors.trial_runner import TRAIN, device_name, load, reset_process_state, run_plan
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.user_primitives import functions_of
 from raysearch.schema.node import Node
@@ -42,7 +42,7 @@ from raysearch.storage.schemas import Report
 from raysearch.storage.states import EventName, TrialState
 
 if TYPE_CHECKING:  # a search in this process needs no Ray
-    from raysearch.executors.worker_groups import Cluster, Fleet
+    from raysearch.executors.worker_groups import Cluster, WorkerGroups
 
 END_SECONDS, ABORT_SECONDS = 60.0, 10.0  # how long worker groups have to end by themselves
 
@@ -92,11 +92,11 @@ def launch(
             space.user_primitives.plan() if space.user_primitives else {}
         )  # refuses here what would fail in every worker
     folder = Path(search.runs).absolute() / (fork or name or search.name)
-    before = resume.stored(folder)
+    before = resume.load_stored_search(folder)
     if before is not None and fork:
         raise RunError(f"run {fork} exists already; --fork takes the name of a new run")
     if before is not None:
-        search = resume.agree(before, search, folder.name, extend=extend)
+        search = resume.check_resumable(before, search, folder.name, extend=extend)
     fresh = not folder.exists()
     try:
         with Ledger.open(folder) as ledger:
@@ -106,12 +106,12 @@ def launch(
             recorder = _taken_up(search, ledger, folder, prepared)
             with _workers(recorder, address, train, prepared.notes, quiet=not progress) as work:
                 if before is None or before.differences(search) or before.paper != search.paper:
-                    ledger.append("searches", [resume.describe(search, folder.name, prepared)], durable=True)
-                    resume.store(search, folder)
+                    ledger.append("searches", [resume.search_row(search, folder.name, prepared)], durable=True)
+                    resume.save_search(search, folder)
                 work()
             ledger.event(EventName.FINISHED)
     finally:
-        if fresh and resume.stored(folder) is None:
+        if fresh and resume.load_stored_search(folder) is None:
             shutil.rmtree(folder)  # refused before it had begun
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     return open_run(folder)
@@ -119,7 +119,7 @@ def launch(
 
 def _taken_up(search: Search, ledger: Ledger, folder: Path, prepared: PreparedData) -> Recorder:
     """The recorder of a run that begins, or goes on from where its tables say."""
-    past = resume.past(folder)
+    past = resume.load_history(folder)
     study = Study(
         search,
         data=str(folder / "data"),
@@ -129,7 +129,7 @@ def _taken_up(search: Search, ledger: Ledger, folder: Path, prepared: PreparedDa
         spent=past.seconds,
     )
     recorder = Recorder(study, ledger, folder, attempts=past.attempts)
-    recorder.catch_up(past.committed, past.told)
+    recorder.reconcile(past.committed, past.told)
     return recorder
 
 
@@ -142,8 +142,8 @@ def _workers(
     `notes` are said first: what is odd about the data.
     """
     name, search = recorder.folder.name, recorder.study.search
-    with Progress(name, recorder.standing, quiet=quiet) as shown, _interrupts(shown) as interrupted:
-        recorder.on_commit, recorder.on_anew = shown.ended, shown.say
+    with Progress(name, recorder.search_progress, quiet=quiet) as shown, _interrupts(shown) as interrupted:
+        recorder.on_commit, recorder.on_restart = shown.ended, shown.say
         for note in notes:
             shown.say(note)
         try:
@@ -160,7 +160,7 @@ def _workers(
                 with worker_groups.cluster(address, search.resources, dashboard=own_runs) as cluster:
                     for note in cluster.notes:
                         shown.say(note)
-                    kind = worker_groups.TrainRuns if own_runs else worker_groups.Fleet
+                    kind = worker_groups.TrainRunPerTrial if own_runs else worker_groups.WorkerGroups
                     yield lambda: _run_on_ray(recorder, cluster, kind, train, interrupted)
         except Interrupted:
             shown.say(f"interrupted; {_unfinished(recorder)}raysearch resume {name} goes on")
@@ -204,13 +204,14 @@ def _run_here(recorder: Recorder, train: str, interrupted: threading.Event) -> N
         (proposal, attempt), trial_id = asked, asked[0].plan.trial_id
 
         def say(kind: Kind, trial_id: str = trial_id, attempt: int = attempt, **what: Any) -> None:
-            recorder.hear(Said(kind, trial_id, attempt, time.time(), device=name_of(process_group.device), **what))
+            event = TrialEvent(kind, trial_id, attempt, time.time(), device=device_name(process_group.device), **what)
+            recorder.handle(event)
 
         def push(reports: list[Report], say: Any = say) -> bool:
             say("reports", reports=tuple(reports))
             return interrupted.is_set()
 
-        renew(proposal.plan.seed, max(1, int(resources.cpus)))
+        reset_process_state(proposal.plan.seed, max(1, int(resources.cpus)))
         say("started")
         ending = run_plan(proposal.plan, recorder.folder / "trials" / trial_id, process_group, function, push)
         if interrupted.is_set() and ending.state == TrialState.STOPPED:
@@ -224,7 +225,7 @@ def _run_here(recorder: Recorder, train: str, interrupted: threading.Event) -> N
 
 
 def _run_on_ray(
-    recorder: Recorder, cluster: Cluster, kind: type[Fleet], train: str, interrupted: threading.Event
+    recorder: Recorder, cluster: Cluster, kind: type[WorkerGroups], train: str, interrupted: threading.Event
 ) -> None:
     """Tune asks, Train trains."""
     from raysearch.search import tune_adapter

@@ -25,7 +25,7 @@ REFRESH = 4.0  # a second
 
 
 @dataclass(frozen=True)
-class Line:
+class TrialProgress:
     """A running trial."""
 
     trial_id: str
@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Standing:
+class SearchProgress:
     """Where a search stands."""
 
     counts: Counter[str]  # complete, stopped, failed, running
@@ -44,7 +44,7 @@ class Standing:
     limit: float | None  # seconds after which no configuration starts
     session: tuple[int, float]  # trials that have ended, and seconds, since this driver began
     best: tuple[float, str, Mapping[str, Any]] | None  # score, trial, values drawn
-    running: Sequence[Line]
+    running: Sequence[TrialProgress]
 
     @property
     def ended(self) -> int:
@@ -73,9 +73,14 @@ class Progress:
     """Shows where a search stands, from entering to leaving."""
 
     def __init__(
-        self, title: str, standing: Callable[[], Standing], *, quiet: bool = False, console: Console | None = None
+        self,
+        title: str,
+        snapshot: Callable[[], SearchProgress],
+        *,
+        quiet: bool = False,
+        console: Console | None = None,
     ) -> None:
-        self.title, self._standing = title, standing
+        self.title, self._standing = title, snapshot
         self.console = console or Console(stderr=True, quiet=quiet)
         self.live: Live | None = None
 
@@ -99,13 +104,13 @@ class Progress:
     def ended(self, row: Mapping[str, Any]) -> None:
         """A trial has been committed: one line where there is no panel."""
         if self.live is None:
-            standing = self._standing()
-            of = f"/{standing.expected}" if standing.expected is not None else ""
+            snapshot = self._standing()
+            of = f"/{snapshot.expected}" if snapshot.expected is not None else ""
             score = f"{row['score']:.4f}" if row["score"] is not None else "-"
-            best = f"best {standing.best[0]:.4f}" if standing.best else ""
+            best = f"best {snapshot.best[0]:.4f}" if snapshot.best else ""
             why = row["why"].strip().splitlines()[-1] if row["state"] == TrialState.FAILED else ""
             parts = (
-                f"{standing.ended}{of}",
+                f"{snapshot.ended}{of}",
                 row["trial_id"],
                 row["state"],
                 score,
@@ -117,34 +122,35 @@ class Progress:
 
     def render(self) -> RenderableType:
         """The panel."""
-        standing = self._standing()
+        snapshot = self._standing()
         bar = Table.grid()
-        bar.add_row(ProgressBar(total=1.0, completed=standing.share, width=60))
-        parts: list[RenderableType] = [self._head(standing), bar]
-        if standing.best:
-            score, trial_id, params = standing.best
+        bar.add_row(ProgressBar(total=1.0, completed=snapshot.share, width=60))
+        parts: list[RenderableType] = [self._head(snapshot), bar]
+        if snapshot.best:
+            score, trial_id, params = snapshot.best
             drawn = ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
             parts.append(Text(f"best {score:.4f}  {trial_id}  {drawn}", style="green", overflow="fold"))
-        if standing.running and all(line.seconds is None for line in standing.running):
+        if snapshot.running and all(line.seconds is None for line in snapshot.running):
             parts.append(Text("waiting for workers", style="dim"))
-        elif standing.running:
-            parts.append(_table(standing.running))
+        elif snapshot.running:
+            parts.append(_table(snapshot.running))
         return Group(*parts)
 
-    def _head(self, standing: Standing) -> Text:
-        counts = standing.counts
-        of = f" of {standing.expected}" if standing.expected is not None else ""
+    def _head(self, snapshot: SearchProgress) -> Text:
+        counts = snapshot.counts
+        of = f" of {snapshot.expected}" if snapshot.expected is not None else ""
         text = Text(f"{self.title}  ", style="bold")
         text.append(
-            f"{standing.ended}{of} ended: {counts['complete']} complete, {counts['stopped']} stopped, ", "not bold"
+            f"{snapshot.ended}{of} ended: {counts['complete']} complete, {counts['stopped']} stopped, ",
+            "not bold",
         )
         text.append(f"{counts['failed']} failed", "red not bold" if counts["failed"] else "not bold")
-        left = f", about {format_duration(standing.left)} left" if standing.left else ""
-        text.append(f"; {counts['running']} running; {format_duration(standing.seconds)}{left}", "not bold")
+        left = f", about {format_duration(snapshot.left)} left" if snapshot.left else ""
+        text.append(f"; {counts['running']} running; {format_duration(snapshot.seconds)}{left}", "not bold")
         return text
 
 
-def _table(running: Sequence[Line]) -> Table:
+def _table(running: Sequence[TrialProgress]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("running", "step", "score", "time"):
         table.add_column(name, justify="left" if name == "running" else "right")

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raysearch.executors.broker import Said
+from raysearch.executors.broker import TrialEvent
 from raysearch.plan import TrialPlan
-from raysearch.search.progress import Line, Standing
+from raysearch.search.progress import SearchProgress, TrialProgress
 from raysearch.search.study import Proposal, Study
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.states import MAIN_ARM, EventName, TrialRole, TrialState
@@ -27,7 +27,7 @@ from raysearch.training.checkpoint import TrialFolder
 
 
 @dataclass
-class Running:
+class RunningTrial:
     """A trial that has been handed out."""
 
     plan: TrialPlan
@@ -45,11 +45,11 @@ class Running:
         sound = [(score, -step) for step, score in self.scores.items() if math.isfinite(score)]
         return (max(sound)[0], -max(sound)[1]) if sound else None
 
-    def line(self, now: float) -> Line:
+    def line(self, now: float) -> TrialProgress:
         """How progress shows it, at `now` seconds since the epoch."""
         best = self.best
         seconds = None if self.started is None else now - self.started
-        return Line(self.plan.trial_id, self.step, best[0] if best else None, seconds)
+        return TrialProgress(self.plan.trial_id, self.step, best[0] if best else None, seconds)
 
     def begin(self, attempt: int, when: float, device: str) -> None:
         """Start, or start again: what was said before will be said again."""
@@ -57,7 +57,7 @@ class Running:
         self.earlier |= self.scores
         self.scores, self.step = {}, 0
 
-    def fall_back(self) -> None:
+    def merge_attempts(self) -> None:
         """There will be no further attempt: what is known is what any of them said."""
         self.scores = self.earlier | self.scores
         self.step = max(self.scores, default=self.step)
@@ -78,15 +78,15 @@ class Recorder:
         self.study, self.ledger, self.folder = study, ledger, folder
         self._attempts = dict(attempts or {})
         self.on_commit: Callable[[Mapping[str, Any]], None] | None = None
-        self.on_anew: Callable[[str], None] | None = None
+        self.on_restart: Callable[[str], None] | None = None
         self._lock = threading.RLock()
         self._closed = False
-        self.running: dict[str, Running] = {}
+        self.running: dict[str, RunningTrial] = {}
         self._ranked: dict[str, list[tuple[float, str]]] = {}  # of each arm, score and trial of those that are complete
         self._leader: tuple[float, str, Mapping[str, Any]] | None = None
         self._began, self._ended_now = time.monotonic(), 0
 
-    def catch_up(self, committed: Iterable[Mapping[str, Any]], told: Iterable[str]) -> None:
+    def reconcile(self, committed: Iterable[Mapping[str, Any]], told: Iterable[str]) -> None:
         """Finish for trials of earlier sessions what their drivers could not: events, and tidying."""
         known, rows = set(told), list(committed)
         for row in rows:
@@ -116,13 +116,13 @@ class Recorder:
             if proposal is None:
                 return None
             plan, attempt = proposal.plan, self._attempts.get(proposal.plan.trial_id, 0)
-            self.running[plan.trial_id] = Running(plan, attempt)
+            self.running[plan.trial_id] = RunningTrial(plan, attempt)
             what = {} if proposal.resumed else {"plan": json.loads(plan.to_json())}
             name = EventName.RESUMED if proposal.resumed else EventName.ASKED
             self.ledger.event(name, plan.trial_id, attempt, what, durable=True)
             return proposal, attempt
 
-    def hear(self, said: Said) -> None:
+    def handle(self, said: TrialEvent) -> None:
         """Take down one thing that a worker said."""
         with self._lock:
             trial = self.running.get(said.trial_id)
@@ -137,17 +137,17 @@ class Recorder:
             elif said.kind == "ended":
                 self._ended(trial, said)
 
-    def _started(self, trial: Running, said: Said) -> None:
+    def _started(self, trial: RunningTrial, said: TrialEvent) -> None:
         trial.begin(said.attempt, said.time, said.device)
         self.ledger.event(EventName.STARTED, said.trial_id, said.attempt, {"device": said.device}, durable=True)
 
-    def _reported(self, trial: Running, said: Said) -> None:
+    def _reported(self, trial: RunningTrial, said: TrialEvent) -> None:
         whose = {"trial_id": said.trial_id, "attempt": said.attempt}
         for report in said.reports:
             if report.restart_reason:
-                self.ledger.event(EventName.ANEW, said.trial_id, said.attempt, {"why": report.restart_reason})
-                if self.on_anew:
-                    self.on_anew(report.restart_reason)
+                self.ledger.event(EventName.RESTARTED, said.trial_id, said.attempt, {"why": report.restart_reason})
+                if self.on_restart:
+                    self.on_restart(report.restart_reason)
             self.ledger.append("evaluations", [report.evaluation], fill=whose)
             if report.weights is not None:
                 self.ledger.append("weights", report.weights, fill=whose)
@@ -157,11 +157,11 @@ class Recorder:
             if score is not None:
                 trial.scores[report.step] = score
 
-    def _ended(self, trial: Running, said: Said) -> None:
+    def _ended(self, trial: RunningTrial, said: TrialEvent) -> None:
         """Commit, tell, tidy: in this order."""
         plan, state, why = trial.plan, said.state, said.why
         if state == TrialState.FAILED:
-            trial.fall_back()
+            trial.merge_attempts()
         score, best_step = trial.best or (None, None)
         if state == TrialState.COMPLETE and score is None:
             state, why = TrialState.FAILED, "it ended without a score"
@@ -224,11 +224,11 @@ class Recorder:
             else:
                 shutil.rmtree(place, ignore_errors=True)
 
-    def standing(self) -> Standing:
+    def search_progress(self) -> SearchProgress:
         """Where the search stands."""
         with self._lock:
             study, now = self.study, time.time()
-            return Standing(
+            return SearchProgress(
                 counts=study.counts,
                 expected=study.expected,
                 seconds=study.seconds,

@@ -25,7 +25,7 @@ from raysearch.config.search_config import Search
 from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
-from raysearch.storage.run import asked_plans, open_run
+from raysearch.storage.run import open_run, planned_trials
 from raysearch.storage.states import EventName
 from raysearch.version import version_of
 
@@ -35,7 +35,7 @@ LIBRARIES = ("raysearch", "ray", "optuna", "torch", "transformers", "tokenizers"
 
 
 @dataclass(frozen=True)
-class Past:
+class History:
     """What earlier sessions of a run have left in its tables."""
 
     committed: list[dict[str, Any]]  # rows of trials
@@ -45,7 +45,7 @@ class Past:
     seconds: float  # spent on the search
 
 
-def stored(folder: Path) -> Search | None:
+def load_stored_search(folder: Path) -> Search | None:
     """The search of a run's folder; None where no run has been begun."""
     file = folder / "search.json"
     try:
@@ -56,7 +56,7 @@ def stored(folder: Path) -> Search | None:
         raise RunError(f"{file}: cannot be read: {error}") from error
 
 
-def agree(before: Search, now: Search, name: str, *, extend: bool) -> Search:
+def check_resumable(before: Search, now: Search, name: str, *, extend: bool) -> Search:
     """The search to go on with, when `before` was begun under this name and `now` is asked for.
 
     Raises RunError, listing what differs, unless it is the same search, or an extension that was asked for.
@@ -74,7 +74,7 @@ def agree(before: Search, now: Search, name: str, *, extend: bool) -> Search:
     return now if differences else replace(before, paper=now.paper)
 
 
-def store(search: Search, folder: Path) -> None:
+def save_search(search: Search, folder: Path) -> None:
     """Write the search into its folder, the resolved form last: it makes the folder a run."""
     folder.mkdir(parents=True, exist_ok=True)
     declared = search.to_dict()
@@ -85,7 +85,7 @@ def store(search: Search, folder: Path) -> None:
         scratch.replace(folder / name)
 
 
-def describe(search: Search, name: str, prepared: PreparedData) -> dict[str, Any]:
+def search_row(search: Search, name: str, prepared: PreparedData) -> dict[str, Any]:
     """The row of the table of searches: what is searched, with what, on what."""
     data = {"fingerprint": prepared.fingerprint, "sizes": prepared.sizes, "labels": list(prepared.labels)}
     cores, gpus = local_resources()
@@ -106,7 +106,7 @@ def _memory() -> dict[str, int]:
     return {"memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")} if known else {}
 
 
-def past(folder: Path) -> Past:
+def load_history(folder: Path) -> History:
     """What the tables of a run tell a driver that takes it up."""
     run = open_run(folder)
     events = run.events()
@@ -117,5 +117,5 @@ def past(folder: Path) -> Past:
             attempts[event["trial_id"]] = max(attempts.get(event["trial_id"], 0), event["attempt"] + 1)
         elif event["event"] == EventName.TOLD:
             told.add(event["trial_id"])
-    asked = [TrialPlan.from_json(json.dumps(plan)) for plan in asked_plans(events).values()]
-    return Past(run.trials().to_pylist(), asked, attempts, told, run.seconds())
+    asked = [TrialPlan.from_json(json.dumps(plan)) for plan in planned_trials(events).values()]
+    return History(run.trials().to_pylist(), asked, attempts, told, run.seconds())

@@ -57,9 +57,9 @@ class Study:
         self.search, self._data, self._labels = search, data, labels
         self._clock, self._began = clock, clock() - spent
         self._arms = {name: ArmStudy(arm, search) for name, arm in search.arms.items()}
-        self._flying: dict[str, TrialPlan] = {}
-        self._told: dict[str, Result] = {}
-        self._again: deque[TrialPlan] = deque()
+        self._in_flight: dict[str, TrialPlan] = {}
+        self._results: dict[str, Result] = {}
+        self._to_resume: deque[TrialPlan] = deque()
         self._rebuild(list(committed), list(asked))
 
     def _rebuild(self, committed: list[Mapping[str, Any]], asked: list[TrialPlan]) -> None:
@@ -67,37 +67,37 @@ class Study:
         spent = {row["trial_id"]: float(row.get("seconds") or 0.0) for row in committed}
         for row in committed:
             plans.setdefault(row["trial_id"], TrialPlan.from_json(row["plan"]))
-            self._told[row["trial_id"]] = Result(row["state"], row["score"], row["steps"] or 0)
+            self._results[row["trial_id"]] = Result(row["state"], row["score"], row["steps"] or 0)
         drawn: dict[tuple[str, int], tuple[TrialPlan, dict[int, Result | None]]] = {}
         for trial_id, plan in plans.items():
             if plan.arm not in self._arms:
                 raise RunError(f"{trial_id} belongs to an arm that the search does not have")
-            arm, result = self._arms[plan.arm], self._told.get(trial_id)
+            arm, result = self._arms[plan.arm], self._results.get(trial_id)
             arm.keys.add(plan.key)
             if result is None:
-                self._again.append(replace(plan, task={**plan.task, "data": self._data}))
+                self._to_resume.append(replace(plan, task={**plan.task, "data": self._data}))
             if plan.role == TrialRole.CONFIRM:
                 arm.confirmed[plan.number, plan.seed] = result
             else:
                 arm.spent += [spent[trial_id]] if result is not None else []
                 drawn.setdefault((plan.arm, plan.number), (plan, {}))[1][plan.seed] = result
         for (name, number), (plan, results) in sorted(drawn.items(), key=lambda item: item[0]):
-            self._arms[name].place(number, plan.params, results)
+            self._arms[name].restore(number, plan.params, results)
 
     # ---- asking ----
 
     def ask(self) -> Proposal | None:
         """The next trial; None when there is none now, for good if `done`."""
-        resumed = bool(self._again)
-        plan = self._again.popleft() if resumed else self._further() or self._new() or self._confirm()
+        resumed = bool(self._to_resume)
+        plan = self._to_resume.popleft() if resumed else self._next_seed() or self._new() or self._confirm()
         if plan is None:
             return None
-        self._flying[plan.trial_id] = plan
+        self._in_flight[plan.trial_id] = plan
         return Proposal(plan, resumed)
 
-    def _further(self) -> TrialPlan | None:
+    def _next_seed(self) -> TrialPlan | None:
         for arm in self._arms.values():
-            found = arm.further()
+            found = arm.next_seed()
             if found:
                 number, seed = found
                 configuration = arm.configurations[number]
@@ -106,7 +106,7 @@ class Study:
         return None
 
     def _new(self) -> TrialPlan | None:
-        waiting = [arm for arm in self._arms.values() if not self._closed(arm) and not self._unknown(arm)]
+        waiting = [arm for arm in self._arms.values() if not self._closed(arm) and not self._awaits_first_cost(arm)]
         if not waiting:
             return None
         arm = min(waiting, key=self._progress)
@@ -143,14 +143,14 @@ class Study:
 
     def _compute(self, arm: ArmStudy) -> float:
         """Seconds in training of an arm's configurations, those in flight at their mean."""
-        return math.fsum(arm.spent) + self._in_flight(arm) * statistics.fmean(arm.spent or [0.0])
+        return math.fsum(arm.spent) + self._count_in_flight(arm) * statistics.fmean(arm.spent or [0.0])
 
-    def _unknown(self, arm: ArmStudy) -> bool:
+    def _awaits_first_cost(self, arm: ArmStudy) -> bool:
         """Has the arm to wait until its first trial has told what one costs?"""
-        return self.search.budget.compute is not None and not arm.spent and self._in_flight(arm) > 0
+        return self.search.budget.compute is not None and not arm.spent and self._count_in_flight(arm) > 0
 
-    def _in_flight(self, arm: ArmStudy) -> int:
-        plans = [*self._flying.values(), *self._again]
+    def _count_in_flight(self, arm: ArmStudy) -> int:
+        plans = [*self._in_flight.values(), *self._to_resume]
         return sum(plan.arm == arm.arm.name and plan.role == TrialRole.SEARCH for plan in plans)
 
     @property
@@ -174,19 +174,19 @@ class Study:
 
         Raises ValueError for a trial that was not asked for, or has been told.
         """
-        plan = self._flying.pop(trial_id, None)
+        plan = self._in_flight.pop(trial_id, None)
         if plan is None:
-            raise ValueError(f"{trial_id} {'has been told' if trial_id in self._told else 'was not asked for'}")
-        result = self._told[trial_id] = Result(state, score, step)
+            raise ValueError(f"{trial_id} {'has been told' if trial_id in self._results else 'was not asked for'}")
+        result = self._results[trial_id] = Result(state, score, step)
         arm = self._arms[plan.arm]
         if plan.role == TrialRole.CONFIRM:
             arm.confirmed[plan.number, plan.seed] = result
         else:
             arm.spent.append(seconds)
             arm.configurations[plan.number].results[plan.seed] = result
-            arm.settle(plan.number)
+            arm.tell_if_final(plan.number)
 
-    # ---- standing ----
+    # ---- progress ----
 
     @property
     def seconds(self) -> float:
@@ -196,19 +196,21 @@ class Study:
     @property
     def done(self) -> bool:
         """Is the budget met and every result in?"""
-        if self._again or self._flying:
+        if self._to_resume or self._in_flight:
             return False
         return all(self._closed(arm) and arm.settled and not self._unconfirmed(arm) for arm in self._arms.values())
 
     @property
     def counts(self) -> Counter[str]:
         """Trials by state: complete, stopped, failed, and running."""
-        return Counter([result.state for result in self._told.values()] + [TrialState.RUNNING] * len(self._flying))
+        return Counter(
+            [result.state for result in self._results.values()] + [TrialState.RUNNING] * len(self._in_flight)
+        )
 
     @property
     def expected(self) -> int | None:
         """How many trials there will be if none fails or is stopped; None when only time ends the search."""
-        total = len(self._told) + len(self._flying) + len(self._again)
+        total = len(self._results) + len(self._in_flight) + len(self._to_resume)
         seeds = len(self.search.seeds)
         confirm = len(self.search.confirm.seeds) if self.search.confirm else 0
         for arm in self._arms.values():

@@ -22,12 +22,12 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raysearch.errors import RunError
-from raysearch.executors.broker import NAMESPACE, Mark
+from raysearch.executors.broker import NAMESPACE, IntermediateScore
 from raysearch.storage.states import TrialState
 
 if TYPE_CHECKING:  # Tune's trials import this module, and have no use for torch
     from raysearch.config.search_config import Scheduler, Search
-    from raysearch.executors.worker_groups import Cluster, Fleet
+    from raysearch.executors.worker_groups import Cluster, WorkerGroups
     from raysearch.plan import TrialPlan
     from raysearch.search.recorder import Recorder
 
@@ -40,7 +40,7 @@ END = 10**9  # steps: the scheduler's last rung lies beyond all trials
 # ---- what Tune sees ----
 
 
-class Relay(tune.Trainable):
+class RelayTrainable(tune.Trainable):
     """The Tune side of a trial."""
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ class Relay(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Go on with another trial."""
         self._trial, self._exempt = new_config[TRIAL], new_config[EXEMPT]
-        self._marks: deque[Mark] = deque()
+        self._marks: deque[IntermediateScore] = deque()
         self._seen, self._state = 0, str(TrialState.QUEUED)
         self._last: dict[str, Any] = {STEP: 0, SCORE: float("-inf"), REPLAYED: False}
         return True
@@ -59,7 +59,9 @@ class Relay(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """The next score, or the end."""
         while not self._marks and self._state in (TrialState.QUEUED, TrialState.RUNNING):
-            news: tuple[list[Mark], str] = ray.get(self._broker.pull.remote(self._trial, self._seen))
+            news: tuple[list[IntermediateScore], str] = ray.get(
+                self._broker.read_scores.remote(self._trial, self._seen)
+            )
             marks, self._state = news
             self._seen += len(marks)
             self._marks.extend(marks)
@@ -76,7 +78,7 @@ class Relay(tune.Trainable):
         """Nothing was kept."""
 
 
-class Rungs(AsyncHyperBandScheduler):
+class AshaWithExemptions(AsyncHyperBandScheduler):
     """Tune's asynchronous successive halving, over our steps.
 
     Exempt trials (baselines, further seeds, confirmations) are neither stopped nor compared with. What a resumed trial
@@ -119,7 +121,7 @@ class Rungs(AsyncHyperBandScheduler):
             self.on_trial_remove(nobody, trial)
 
 
-class Asker(Searcher):
+class StudySearcher(Searcher):
     """Tune's way to the study."""
 
     def __init__(self, driver: Driver) -> None:
@@ -157,7 +159,7 @@ class Asker(Searcher):
         return {}  # Tune writes a copy of its parts to its folder
 
 
-class Pulse(tune.Callback):
+class HeartbeatCallback(tune.Callback):
     """Lets the driver in between two steps of Tune's loop."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
@@ -178,7 +180,7 @@ class Driver:
     """Keeps study, Tune and fleet together for one session."""
 
     def __init__(
-        self, search: Search, recorder: Recorder, fleet: Fleet, cluster: Cluster, beat: Callable[[], None]
+        self, search: Search, recorder: Recorder, fleet: WorkerGroups, cluster: Cluster, beat: Callable[[], None]
     ) -> None:
         """`beat` is called all the time, and ends the search by raising."""
         self.search, self.recorder, self.fleet, self.cluster, self._beat = search, recorder, fleet, cluster, beat
@@ -189,23 +191,23 @@ class Driver:
         """Run the search to its end; `evaluations` of earlier sessions, of trials that Tune scheduled."""
         scheduler: TrialScheduler | None = None  # first in, first out
         if self.search.scheduler.name == "asha":
-            scheduler = rungs = Rungs(self.search.scheduler)
+            scheduler = rungs = AshaWithExemptions(self.search.scheduler)
             rungs.remember(evaluations)
         tuner = tune.Tuner(
-            tune.with_resources(Relay, self.cluster.slot),
+            tune.with_resources(RelayTrainable, self.cluster.slot),
             param_space={BROKER: self.fleet.name},
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 max_concurrent_trials=self.cluster.groups,
                 reuse_actors=True,
-                search_alg=Asker(self),
+                search_alg=StudySearcher(self),
                 scheduler=scheduler,
             ),
             run_config=tune.RunConfig(
                 name=f"tune-{time.time_ns()}",
                 storage_path=str(folder),
                 verbose=0,
-                callbacks=[Pulse(self.beat)],
+                callbacks=[HeartbeatCallback(self.beat)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
@@ -239,12 +241,12 @@ class Driver:
         seen, flushed = 0, time.monotonic()
         try:
             while not self._over.is_set():
-                news = ray.get(self.fleet.broker.drain.remote(seen))
+                news = ray.get(self.fleet.broker.read_events.remote(seen))
                 seen += len(news)
                 for said in news:
                     if said.kind == "broken":
                         raise RunError(f"worker groups cannot be kept up: {said.why}")
-                    self.recorder.hear(said)
+                    self.recorder.handle(said)
                 if time.monotonic() - flushed > FLUSH_SECONDS:
                     self.recorder.ledger.flush()
                     flushed = time.monotonic()

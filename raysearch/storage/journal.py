@@ -40,7 +40,7 @@ class Segment:
     path: Path
 
 
-def write_whole(folder: Path, target: Path, *content: bytes | memoryview | pa.Buffer) -> None:
+def write_atomically(folder: Path, target: Path, *content: bytes | memoryview | pa.Buffer) -> None:
     """Put `content` at `target` durably: a reader, or a crash, meets the old file or the new one, nothing between."""
     unfinished = folder / "log" / f"{target.name}.tmp"
     with unfinished.open("wb") as file:
@@ -61,7 +61,7 @@ def write_segment(folder: Path, seq: int, table: str, rows: pa.Table) -> None:
     with pa.ipc.new_file(sink, TABLES[table]) as writer:
         writer.write_table(rows)
     content = memoryview(sink.getvalue())
-    write_whole(folder, folder / "log" / f"{seq:010d}-{table}-{zlib.crc32(content):08x}.arrow", content)
+    write_atomically(folder, folder / "log" / f"{seq:010d}-{table}-{zlib.crc32(content):08x}.arrow", content)
 
 
 def list_segments(folder: Path, table: str = "") -> list[Segment]:
@@ -98,7 +98,7 @@ def part_path(folder: Path, table: str, number: int) -> Path:
     return folder / "tables" / table / f"part-{number:05d}.parquet"
 
 
-def grow_part(folder: Path, table: str, number: int, through: int, rows: pa.Table) -> None:
+def append_to_part(folder: Path, table: str, number: int, through: int, rows: pa.Table) -> None:
     """Add `rows`, a row group that ends with segment `through`, to a part, which is begun if need be.
 
     The bytes of the part so far, its footer among them, stay where they are: a reader that has seen its old length or
@@ -115,7 +115,7 @@ def grow_part(folder: Path, table: str, number: int, through: int, rows: pa.Tabl
         groups = whole
     footer = io.BytesIO()
     groups.write_metadata_file(footer)
-    write_whole(folder, path, grown, footer.getbuffer()[len(_MAGIC) :])
+    write_atomically(folder, path, grown, footer.getbuffer()[len(_MAGIC) :])
 
 
 def _write_group(schema: pa.Schema, rows: pa.Table | None, before: bytes = b"") -> tuple[pa.Buffer, pq.FileMetaData]:
@@ -144,7 +144,7 @@ def open_part(path: Path, table: str) -> Iterator[pq.ParquetFile]:
         raise RunError(f"{path}: damaged ({str(error).splitlines()[0]}); its rows cannot be read") from error
 
 
-def through(part: pq.ParquetFile) -> int:
+def last_segment(part: pq.ParquetFile) -> int:
     """The last segment that a part holds."""
     return int(part.metadata.metadata[b"through"])
 
@@ -167,7 +167,7 @@ def _rows(folder: Path, table: str, waiting: list[Segment]) -> Iterator[pa.Table
     for path in list_parts(folder, table):
         with open_part(path, table) as part:
             yield part.read().cast(TABLES[table])
-            last = through(part)
+            last = last_segment(part)
     for segment in waiting:
         if segment.seq > last:
             yield read_segment(segment)

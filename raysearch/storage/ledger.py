@@ -29,7 +29,9 @@ from raysearch.storage.states import ENDED_STATES, EventName, TrialState
 
 Rows: TypeAlias = list[dict[str, Any]] | pa.RecordBatch | pa.Table
 
-KEYS: dict[str, tuple[str, ...]] = {  # what may not be null; with the attempt set aside, what makes a row one of a kind
+ROW_KEYS: dict[
+    str, tuple[str, ...]
+] = {  # what may not be null; with the attempt set aside, what makes a row one of a kind
     "searches": ("search", "time"),
     "trials": ("trial_id", "arm", "role", "number", "seed", "state"),
     "evaluations": ("trial_id", "attempt", "step", "split"),
@@ -40,7 +42,7 @@ KEYS: dict[str, tuple[str, ...]] = {  # what may not be null; with the attempt s
 FLUSH_ROWS, FLUSH_SECONDS = 20_000, 1.0  # `append` flushes a table with more rows, or older ones, than this
 COMPACT_SECONDS, COMPACT_SHARE = 5.0, 0.05  # between compactions of a table; the most of the time that they may take
 PART_ROWS, PART_BYTES, PART_GROUPS = 1 << 20, 64 << 20, 32  # a part this large is left as it is, and another begun
-_LOCK_TRIES, _LOCK_PAUSE = 10, 0.05  # a look at the lock (`holder`) takes it for an instant
+_LOCK_TRIES, _LOCK_PAUSE = 10, 0.05  # a look at the lock (`writer_pid`) takes it for an instant
 
 
 class Ledger:
@@ -84,10 +86,10 @@ class Ledger:
         for table in TABLES:
             parts = journal.list_parts(self.folder, table)
             if not parts:  # so that a glob over the parts always finds a file
-                journal.grow_part(self.folder, table, 0, 0, TABLES[table].empty_table())
+                journal.append_to_part(self.folder, table, 0, 0, TABLES[table].empty_table())
             else:
                 with journal.open_part(parts[-1], table) as part:
-                    self._seq = max(self._seq, journal.through(part))
+                    self._seq = max(self._seq, journal.last_segment(part))
         self._seq = max([self._seq, *(segment.seq for segment in journal.list_segments(self.folder))])
         self._committed = set(journal.read_table(self.folder, "trials")["trial_id"].to_pylist())
 
@@ -105,7 +107,7 @@ class Ledger:
         """
         if table == "trials":
             raise ValueError("rows of trials are written by commit")
-        checked = _checked(table, rows, fill or {})
+        checked = _validated(table, rows, fill or {})
         with self._mutex:
             self._buffer(table, checked)
             old = time.monotonic() - self._since[table] > FLUSH_SECONDS
@@ -129,7 +131,7 @@ class Ledger:
         An event "committed" is written too. Raises ValueError for a row that is wrong, RunError if the trial has been
         committed before; then nothing is written.
         """
-        row = _checked("trials", [trial], {})
+        row = _validated("trials", [trial], {})
         trial_id, state, score = trial["trial_id"], trial["state"], trial.get("score")
         if state not in ENDED_STATES:
             raise ValueError(f"state {state!r}{did_you_mean(str(state), map(str, ENDED_STATES))}")
@@ -199,19 +201,19 @@ class Ledger:
         began = time.monotonic()
         newest = journal.list_parts(self.folder, table)[-1]
         with journal.open_part(newest, table) as part:
-            through, rows, groups = journal.through(part), part.metadata.num_rows, part.metadata.num_row_groups
+            through, rows, groups = journal.last_segment(part), part.metadata.num_rows, part.metadata.num_row_groups
         fresh = [journal.read_segment(segment) for segment in found if segment.seq > through]
         if fresh:
             full = groups >= PART_GROUPS or rows >= PART_ROWS or newest.stat().st_size >= PART_BYTES
             number = int(newest.stem.removeprefix("part-")) + full
-            journal.grow_part(self.folder, table, number, found[-1].seq, pa.concat_tables(fresh))
+            journal.append_to_part(self.folder, table, number, found[-1].seq, pa.concat_tables(fresh))
         for segment in found:
             segment.path.unlink()
         now = time.monotonic()
         self._next_compaction[table] = now + max(COMPACT_SECONDS, (now - began) / COMPACT_SHARE)
 
 
-def holder(folder: Path | str) -> int | None:
+def writer_pid(folder: Path | str) -> int | None:
     """The process that writes a run now, or None."""
     try:
         with (Path(folder) / "lock").open() as lock:
@@ -247,7 +249,7 @@ def _event(name: str, trial_id: str, attempt: int, detail: Mapping[str, Any] | N
     return {"event": name, "trial_id": trial_id, "attempt": attempt, "detail": known}
 
 
-def _checked(table: str, rows: Rows, fill: Mapping[str, object]) -> pa.Table:
+def _validated(table: str, rows: Rows, fill: Mapping[str, object]) -> pa.Table:
     """The rows as a table of the declared schema."""
     if table not in TABLES:
         raise ValueError(f"unknown table {table!r}{did_you_mean(table, TABLES)}")
@@ -282,7 +284,7 @@ def _column(table: str, field: pa.Field, values: Any) -> pa.Array | pa.ChunkedAr
             raise ValueError(f"{table}.{field.name} holds {field.type}: {str(error).splitlines()[0]}") from error
     if values.type != field.type:
         raise ValueError(f"{table}.{field.name} holds {field.type}, got {values.type}")
-    if values.null_count and field.name in KEYS[table]:
+    if values.null_count and field.name in ROW_KEYS[table]:
         raise ValueError(f"{table}.{field.name} must have a value in every row")
     return values
 

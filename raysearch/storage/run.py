@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from raysearch.errors import RunError, did_you_mean
 from raysearch.storage.best import best_trial, configurations
 from raysearch.storage.journal import read_table
-from raysearch.storage.ledger import KEYS, holder
+from raysearch.storage.ledger import ROW_KEYS, writer_pid
 from raysearch.storage.states import ENDED_STATES, MAIN_ARM, EventName, RunState, TrialState
 
 
@@ -85,7 +85,7 @@ class Run:
         rows = read_table(self.path, table)
         if trial_id:
             rows = rows.filter(pc.equal(rows["trial_id"], trial_id))
-        return _within(_last_attempts(rows, [key for key in KEYS[table] if key != "attempt"]), trials)
+        return _within(_last_attempts(rows, [key for key in ROW_KEYS[table] if key != "attempt"]), trials)
 
     def best(self, arm: str = MAIN_ARM) -> dict[str, Any]:
         """Returns the row of the arm's best trial, its `plan` and `params` parsed; `storage.best` defines which it is.
@@ -107,7 +107,7 @@ class Run:
         times = [moment.timestamp() for moment in events["time"].to_pylist()]
         sessions = list(self._sessions(events))
         spent: float = sum(times[last] - times[first] for first, last in sessions)
-        at_work = sessions and sessions[-1][1] == len(times) - 1 and holder(self.path) is not None
+        at_work = sessions and sessions[-1][1] == len(times) - 1 and writer_pid(self.path) is not None
         return spent + (time.time() - times[-1] if at_work else 0.0)
 
     def status(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Run:
         stopped, failed; `left` is what the budget has left: configurations of the search arm, and seconds.
         """
         search, trials, events = self.search, self.trials(), self.events()
-        pid = holder(self.path)
+        pid = writer_pid(self.path)
         if pid is not None:
             state, unfinished = RunState.RUNNING, TrialState.RUNNING
         else:
@@ -126,7 +126,7 @@ class Run:
         arms = _count(trials, events, list(search.get("baselines", {})), unfinished)
         best = best_trial(trials, search.get("seeds", []), MAIN_ARM)
         budget, seconds = search.get("budget", {}), self.seconds()
-        asked = len({plan["number"] for plan in asked_plans(events).values() if plan["arm"] == MAIN_ARM})
+        asked = len({plan["number"] for plan in planned_trials(events).values() if plan["arm"] == MAIN_ARM})
         left = {"trials": (budget.get("trials"), asked), "seconds": (budget.get("seconds"), seconds)}
         return {
             "name": self.name,
@@ -153,7 +153,7 @@ class Run:
         return bool(sessions) and EventName.FINISHED in names[sessions[-1][0] : sessions[-1][1] + 1]
 
 
-def asked_plans(events: pa.Table) -> dict[str, dict[str, Any]]:
+def planned_trials(events: pa.Table) -> dict[str, dict[str, Any]]:
     """The plan of every trial that was ever handed out, by trial, in the order of asking."""
     asked = events.filter(pc.equal(events["event"], EventName.ASKED)).select(["trial_id", "detail"]).to_pylist()
     return {row["trial_id"]: json.loads(row["detail"])["plan"] for row in asked}
@@ -162,7 +162,7 @@ def asked_plans(events: pa.Table) -> dict[str, dict[str, Any]]:
 def _count(trials: pa.Table, events: pa.Table, baselines: list[str], unfinished: str) -> dict[str, dict[str, int]]:
     ended = dict(zip(trials["trial_id"].to_pylist(), trials["state"].to_pylist(), strict=True))
     of_arm = dict(zip(trials["trial_id"].to_pylist(), trials["arm"].to_pylist(), strict=True))
-    of_arm |= {trial_id: plan["arm"] for trial_id, plan in asked_plans(events).items()}
+    of_arm |= {trial_id: plan["arm"] for trial_id, plan in planned_trials(events).items()}
     arms: dict[str, Counter[str]] = {arm: Counter() for arm in (MAIN_ARM, *baselines)}
     for trial_id, arm in of_arm.items():
         arms.setdefault(arm, Counter()).update([EventName.ASKED, ended.get(trial_id, unfinished)])

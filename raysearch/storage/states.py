@@ -49,7 +49,7 @@ class EventName(StrEnum):
     RESUMED = "resumed"  # a trial that an earlier session left unfinished was handed out again
     STARTED = "started"  # a worker group began the trial
     LOST = "lost"  # a worker group that ran the trial was lost
-    ANEW = "anew"  # a trial could not use its checkpoint and restarted from its first step
+    RESTARTED = "anew"  # a trial could not use its checkpoint and restarted from its first step
     COMMITTED = "committed"  # the trial's row was written
     FAILED = "failed"
     TOLD = "told"  # the trial's result was reported to the sampler

@@ -24,7 +24,7 @@ from raysearch.methods import methods_of
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog
 from raysearch.schema.fields import Value
-from raysearch.search.resume import agree
+from raysearch.search.resume import check_resumable
 
 VALID_SEARCH = """\
 task: docstrings
@@ -558,8 +558,8 @@ def test_paper_section_changes_neither_fingerprint_nor_plans() -> None:
 
 def test_resume_takes_the_paper_section_from_the_file() -> None:
     plain, search = declared(), declared(paper=PAPER_SECTION)
-    assert agree(plain, search, "run", extend=False) == search
-    assert agree(search, plain, "run", extend=False) == plain
+    assert check_resumable(plain, search, "run", extend=False) == search
+    assert check_resumable(search, plain, "run", extend=False) == plain
 
 
 @pytest.mark.parametrize(

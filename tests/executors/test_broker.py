@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from raysearch.executors import broker as module
-from raysearch.executors.broker import Broker, Ending, Mark, Member, Said
+from raysearch.executors.broker import Broker, IntermediateScore, TrialEvent, TrialOutcome, WorkerInfo
 from raysearch.storage.schemas import Report
 
-COMPLETE = Ending("complete", "")
+COMPLETE = TrialOutcome("complete", "")
 
 
-def rank(number: int = 0, group: str = "g", epoch: str = "e0", world: int = 1, plans: int = 99) -> Member:
-    return Member(group, epoch, number, world, "cpu", plans)
+def rank(number: int = 0, group: str = "g", epoch: str = "e0", world: int = 1, plans: int = 99) -> WorkerInfo:
+    return WorkerInfo(group, epoch, number, world, "cpu", plans)
 
 
 def report(step: int, score: float | None = 0.5, **more: Any) -> Report:
@@ -30,18 +30,18 @@ def played(scene: Callable[[Broker], Coroutine[Any, Any, None]]) -> None:
 
 
 async def read_event_summaries(broker: Broker, seen: int = 0) -> list[tuple[str, str, int]]:
-    return [(event.kind, event.trial_id, event.attempt) for event in await broker.drain(seen, 0.01)]
+    return [(event.kind, event.trial_id, event.attempt) for event in await broker.read_events(seen, 0.01)]
 
 
-async def run_worker(broker: Broker, member: Member, assigned_trials: list[str]) -> None:
+async def run_worker(broker: Broker, worker: WorkerInfo, assigned_trials: list[str]) -> None:
     """A rank that takes trials until there are no more."""
     place = 0
-    while (assignment := await broker.next(member, place, 0)) is not None:
+    while (assignment := await broker.next_trial(worker, place, 0)) is not None:
         trial_id, _, attempt = assignment
         assigned_trials.append(trial_id)
-        if member.rank == 0:
-            await broker.push(trial_id, attempt, [report(1)])
-        assert await broker.leave(member, trial_id, attempt, COMPLETE)
+        if worker.rank == 0:
+            await broker.add_reports(trial_id, attempt, [report(1)])
+        assert await broker.finish_trial(worker, trial_id, attempt, COMPLETE)
         place += 1
 
 
@@ -67,9 +67,9 @@ def test_all_ranks_of_a_worker_group_get_the_same_trials_once() -> None:
 def test_read_events_repeats_ordered_events_until_acknowledged() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}", 3)
-        assert await broker.next(rank(), 0, 0) == ("t", "{}", 3)
-        await broker.push("t", 3, [report(1), report(2)])
-        await broker.leave(rank(), "t", 3, COMPLETE)
+        assert await broker.next_trial(rank(), 0, 0) == ("t", "{}", 3)
+        await broker.add_reports("t", 3, [report(1), report(2)])
+        await broker.finish_trial(rank(), "t", 3, COMPLETE)
         whole = [("started", "t", 3), ("reports", "t", 3), ("ended", "t", 3)]
         assert await read_event_summaries(broker) == whole
         assert await read_event_summaries(broker) == whole
@@ -82,12 +82,12 @@ def test_read_events_repeats_ordered_events_until_acknowledged() -> None:
 def test_stop_takes_effect_at_the_next_report() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
-        await broker.next(rank(), 0, 0)
-        assert not await broker.push("t", 0, [report(1)])
+        await broker.next_trial(rank(), 0, 0)
+        assert not await broker.add_reports("t", 0, [report(1)])
         await broker.stop("t")
-        assert await broker.push("t", 0, [report(2)])
-        await broker.leave(rank(), "t", 0, Ending("stopped", "stopped after step 2"))
-        marks, state = await broker.pull("t", 0)
+        assert await broker.add_reports("t", 0, [report(2)])
+        await broker.finish_trial(rank(), "t", 0, TrialOutcome("stopped", "stopped after step 2"))
+        marks, state = await broker.read_scores("t", 0)
         assert [mark.step for mark in marks] == [1, 2]
         assert state == "stopped"
 
@@ -97,10 +97,13 @@ def test_stop_takes_effect_at_the_next_report() -> None:
 def test_scheduler_gets_only_finite_best_scores() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
-        await broker.next(rank(), 0, 0)
+        await broker.next_trial(rank(), 0, 0)
         scores = [report(1, 0.5, replayed=True), report(2, 0.3, best=0.5), report(3, None), report(4, float("nan"))]
-        await broker.push("t", 0, scores)
-        assert await broker.pull("t", 0) == ([Mark(1, 0.5, True), Mark(2, 0.5, False)], "running")
+        await broker.add_reports("t", 0, scores)
+        assert await broker.read_scores("t", 0) == (
+            [IntermediateScore(1, 0.5, True), IntermediateScore(2, 0.5, False)],
+            "running",
+        )
 
     played(scene)
 
@@ -109,12 +112,12 @@ def test_restarted_worker_group_gets_its_trial_again() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
         await broker.submit("u", "{}")
-        await broker.next(rank(), 0, 0)
-        await broker.note("g", "rank 1: killed")
-        assert await broker.next(rank(epoch="e1"), 0, 0) == ("t", "{}", 1)
-        assert await broker.next(rank(epoch="e0"), 1, 0) is None
-        assert await broker.push("t", 0, [report(1)]), "an attempt that is past is to leave"
-        assert not await broker.leave(rank(), "t", 0, COMPLETE)
+        await broker.next_trial(rank(), 0, 0)
+        await broker.report_group_failure("g", "rank 1: killed")
+        assert await broker.next_trial(rank(epoch="e1"), 0, 0) == ("t", "{}", 1)
+        assert await broker.next_trial(rank(epoch="e0"), 1, 0) is None
+        assert await broker.add_reports("t", 0, [report(1)]), "an attempt that is past is to leave"
+        assert not await broker.finish_trial(rank(), "t", 0, COMPLETE)
         assert await read_event_summaries(broker) == [("started", "t", 0), ("lost", "t", 0), ("started", "t", 1)]
 
     played(scene)
@@ -125,10 +128,10 @@ def test_trial_that_crashes_two_worker_groups_fails() -> None:
         await broker.submit("t", "{}")
         await broker.submit("u", "{}")
         for death in range(2):
-            assert await broker.next(rank(epoch=f"e{death}"), 0, 0) == ("t", "{}", death)
-            await broker.note("g", f"rank 0: killed, time {death}")
-        assert await broker.next(rank(epoch="e2"), 0, 0) == ("u", "{}", 0)
-        ended = [event for event in await broker.drain(0) if event.kind == "ended"]
+            assert await broker.next_trial(rank(epoch=f"e{death}"), 0, 0) == ("t", "{}", death)
+            await broker.report_group_failure("g", f"rank 0: killed, time {death}")
+        assert await broker.next_trial(rank(epoch="e2"), 0, 0) == ("u", "{}", 0)
+        ended = [event for event in await broker.read_events(0) if event.kind == "ended"]
         why = "brought down its worker group 2 times; the last time: rank 0: killed, time 1"
         assert [(event.trial_id, event.state, event.why) for event in ended] == [("t", "failed", why)]
 
@@ -140,13 +143,13 @@ def test_trial_of_absent_worker_group_goes_to_another(monkeypatch: pytest.Monkey
 
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
-        await broker.next(rank(), 0, 0)
-        other = asyncio.create_task(broker.next(rank(group="h", epoch="h0"), 0, 0))
-        await broker.note("g", "its node is gone")
+        await broker.next_trial(rank(), 0, 0)
+        other = asyncio.create_task(broker.next_trial(rank(group="h", epoch="h0"), 0, 0))
+        await broker.report_group_failure("g", "its node is gone")
         assert await other == ("t", "{}", 1)
         await broker.submit("u", "{}")
-        assert await broker.next(rank(epoch="e1"), 0, 0) == ("u", "{}", 0), "back at last"
-        assert await broker.leave(rank(group="h", epoch="h0"), "t", 1, COMPLETE)
+        assert await broker.next_trial(rank(epoch="e1"), 0, 0) == ("u", "{}", 0), "back at last"
+        assert await broker.finish_trial(rank(group="h", epoch="h0"), "t", 1, COMPLETE)
 
     played(scene)
 
@@ -155,33 +158,33 @@ def test_error_on_all_ranks_fails_trial_and_keeps_worker_group() -> None:
     async def scene(broker: Broker) -> None:
         ranks = [rank(number, world=2) for number in range(2)]
         await broker.submit("t", "{}")
-        for member in ranks:
-            await broker.next(member, 0, 0)
-        failed = Ending("failed", "Traceback ...", "OSError at here:1")
-        assert await asyncio.gather(*(broker.leave(member, "t", 0, failed) for member in ranks)) == [True, True]
-        assert (await broker.pull("t", 0))[1] == "failed"
+        for worker in ranks:
+            await broker.next_trial(worker, 0, 0)
+        failed = TrialOutcome("failed", "Traceback ...", "OSError at here:1")
+        assert await asyncio.gather(*(broker.finish_trial(worker, "t", 0, failed) for worker in ranks)) == [True, True]
+        assert (await broker.read_scores("t", 0))[1] == "failed"
         await broker.submit("u", "{}")
-        assert await broker.next(ranks[1], 1, 0) == ("u", "{}", 0)
+        assert await broker.next_trial(ranks[1], 1, 0) == ("u", "{}", 0)
 
     played(scene)
 
 
-@pytest.mark.parametrize("other", [COMPLETE, Ending("failed", "", "ValueError at there:2"), None])
-def test_disagreeing_ranks_end_the_worker_group(other: Ending | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("other", [COMPLETE, TrialOutcome("failed", "", "ValueError at there:2"), None])
+def test_disagreeing_ranks_end_the_worker_group(other: TrialOutcome | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAVE_SECONDS", 0.05)
 
     async def scene(broker: Broker) -> None:
         ranks = [rank(number, world=2) for number in range(2)]
         await broker.submit("t", "{}")
-        for member in ranks:
-            await broker.next(member, 0, 0)
-        failed = Ending("failed", "Traceback: OSError", "OSError at here:1")
-        leaving = [broker.leave(ranks[0], "t", 0, failed)]
+        for worker in ranks:
+            await broker.next_trial(worker, 0, 0)
+        failed = TrialOutcome("failed", "Traceback: OSError", "OSError at here:1")
+        leaving = [broker.finish_trial(ranks[0], "t", 0, failed)]
         if other is not None:
-            leaving.append(broker.leave(ranks[1], "t", 0, other))
+            leaving.append(broker.finish_trial(ranks[1], "t", 0, other))
         assert not any(await asyncio.gather(*leaving))
-        assert await broker.next(replace(ranks[0], epoch="e1"), 0, 0) == ("t", "{}", 1)
-        lost = next(event for event in await broker.drain(0) if event.kind == "lost")
+        assert await broker.next_trial(replace(ranks[0], epoch="e1"), 0, 0) == ("t", "{}", 1)
+        lost = next(event for event in await broker.read_events(0) if event.kind == "lost")
         assert lost.why == "Traceback: OSError"
 
     played(scene)
@@ -191,13 +194,13 @@ def test_read_scores_waits_for_a_trial_not_yet_submitted() -> None:
     """Two processes call the broker, and either may come first."""
 
     async def scene(broker: Broker) -> None:
-        early = asyncio.create_task(broker.pull("t", 0))
+        early = asyncio.create_task(broker.read_scores("t", 0))
         await asyncio.sleep(0.01)
         await broker.submit("t", "{}")
-        await broker.next(rank(), 0, 0)
-        await broker.push("t", 0, [report(1)])
-        assert (await early)[0] == [Mark(1, 0.5, False)]
-        never = asyncio.create_task(broker.pull("never", 0))
+        await broker.next_trial(rank(), 0, 0)
+        await broker.add_reports("t", 0, [report(1)])
+        assert (await early)[0] == [IntermediateScore(1, 0.5, False)]
+        never = asyncio.create_task(broker.read_scores("never", 0))
         await asyncio.sleep(0.01)
         await broker.close()
         assert await never == ([], "closed")
@@ -208,16 +211,16 @@ def test_read_scores_waits_for_a_trial_not_yet_submitted() -> None:
 def test_close_ends_worker_groups_and_leaves_trials_unfinished() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}")
-        await broker.next(rank(), 0, 0)
-        waiting = asyncio.create_task(broker.next(rank(group="h", epoch="h0"), 0, 0))
-        watching = asyncio.create_task(broker.pull("t", 0))
+        await broker.next_trial(rank(), 0, 0)
+        waiting = asyncio.create_task(broker.next_trial(rank(group="h", epoch="h0"), 0, 0))
+        watching = asyncio.create_task(broker.read_scores("t", 0))
         await asyncio.sleep(0)
         await broker.close()
         assert await waiting is None
         assert await watching == ([], "closed")
-        assert await broker.push("t", 0, [report(1)])
-        assert await broker.leave(rank(), "t", 0, Ending("stopped", ""))
-        assert await broker.next(rank(), 1, 0) is None
+        assert await broker.add_reports("t", 0, [report(1)])
+        assert await broker.finish_trial(rank(), "t", 0, TrialOutcome("stopped", ""))
+        assert await broker.next_trial(rank(), 1, 0) is None
         assert [kind for kind, *_ in await read_event_summaries(broker)] == ["started", "reports"]
 
     played(scene)
@@ -230,11 +233,11 @@ def test_worker_group_restarts_at_trial_or_memory_limit(memory: int) -> None:
         for number in range(3):
             await broker.submit(f"t{number}", "{}")
         for place in range(2):
-            for member in ranks:
-                assert await broker.next(member, place, 0) == (f"t{place}", "{}", 0)
-            await asyncio.gather(*(broker.leave(member, f"t{place}", 0, COMPLETE) for member in ranks))
-        assert [await broker.next(member, 2, memory) for member in ranks] == [None, None]
-        assert await broker.next(rank(epoch="e1"), 0, 0) == ("t2", "{}", 0)
+            for worker in ranks:
+                assert await broker.next_trial(worker, place, 0) == (f"t{place}", "{}", 0)
+            await asyncio.gather(*(broker.finish_trial(worker, f"t{place}", 0, COMPLETE) for worker in ranks))
+        assert [await broker.next_trial(worker, 2, memory) for worker in ranks] == [None, None]
+        assert await broker.next_trial(rank(epoch="e1"), 0, 0) == ("t2", "{}", 0)
 
     played(scene)
 
@@ -242,10 +245,10 @@ def test_worker_group_restarts_at_trial_or_memory_limit(memory: int) -> None:
 def test_dedicated_worker_group_runs_only_its_trial_and_ends() -> None:
     async def scene(broker: Broker) -> None:
         await broker.submit("t", "{}", 0, "t")
-        other = asyncio.create_task(broker.next(rank(group="h", epoch="h0"), 0, 0))
+        other = asyncio.create_task(broker.next_trial(rank(group="h", epoch="h0"), 0, 0))
         for death in range(2):
-            assert await broker.next(rank(group="t", epoch=f"e{death}", plans=1), 0, 0) == ("t", "{}", death)
-        assert await broker.next(rank(group="t", epoch="e2", plans=1), 0, 0) is None
+            assert await broker.next_trial(rank(group="t", epoch=f"e{death}", plans=1), 0, 0) == ("t", "{}", death)
+        assert await broker.next_trial(rank(group="t", epoch="e2", plans=1), 0, 0) is None
         assert not other.done()
         other.cancel()
 
@@ -255,15 +258,15 @@ def test_dedicated_worker_group_runs_only_its_trial_and_ends() -> None:
 def test_repeated_worker_group_failures_are_reported_as_broken() -> None:
     async def scene(broker: Broker) -> None:
         for _ in range(2):
-            await broker.note("g", "no module named x")
+            await broker.report_group_failure("g", "no module named x")
         await broker.submit("t", "{}")
-        await broker.next(rank(), 0, 0)
-        await broker.leave(rank(), "t", 0, COMPLETE)
+        await broker.next_trial(rank(), 0, 0)
+        await broker.finish_trial(rank(), "t", 0, COMPLETE)
         for _ in range(2):
-            await broker.note("g", "no module named x")
-        assert "broken" not in [event.kind for event in await broker.drain(0)]
-        await broker.note("g", "no module named x")
-        last: Said = (await broker.drain(0))[-1]
+            await broker.report_group_failure("g", "no module named x")
+        assert "broken" not in [event.kind for event in await broker.read_events(0)]
+        await broker.report_group_failure("g", "no module named x")
+        last: TrialEvent = (await broker.read_events(0))[-1]
         assert (last.kind, last.why) == ("broken", "no module named x")
 
     played(scene)

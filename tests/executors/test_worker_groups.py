@@ -1,4 +1,4 @@
-"""Fleet: what a cluster must have, and what a worker does with a plan; the rest is in test_broker and test_search."""
+"""What a cluster must have, and what a worker does with a plan; the rest is in test_broker and test_launch."""
 
 import math
 from collections.abc import Callable, Generator
@@ -14,8 +14,8 @@ from raysearch.config.sections import Resources
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
 from raysearch.executors import worker_groups
-from raysearch.executors.broker import Ending
-from raysearch.executors.trial_runner import load, renew, run_plan
+from raysearch.executors.broker import TrialOutcome
+from raysearch.executors.trial_runner import load, reset_process_state, run_plan
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 from raysearch.training.trainer import train as real
@@ -72,20 +72,20 @@ class ReportRecorder:
         return [report.step for batch in self.batches for report in batch]
 
 
-def run(folder: Path, said: ReportRecorder, train: Callable[..., Any] = stub_train, **settings: Any) -> Ending:
+def run(folder: Path, said: ReportRecorder, train: Callable[..., Any] = stub_train, **settings: Any) -> TrialOutcome:
     plan = tiny_plan(Path("/nowhere"), "end_task_only", **({"lr": 0.1, "dropout": 0.1} | settings))
     return run_plan(plan, folder, ProcessGroup(), train, said)
 
 
 def test_plan_stopped_at_its_last_step_is_complete(tmp_path: Path) -> None:
     said = ReportRecorder(leave_at=6)
-    assert run(tmp_path, said) == Ending("complete", "")
+    assert run(tmp_path, said) == TrialOutcome("complete", "")
     assert said.steps == [2, 4, 6]
 
 
 def test_stopped_plan_resumes_from_its_last_step(tmp_path: Path) -> None:
     said = ReportRecorder(leave_at=4)
-    assert run(tmp_path, said) == Ending("stopped", "stopped after step 4")
+    assert run(tmp_path, said) == TrialOutcome("stopped", "stopped after step 4")
     assert said.steps == [2, 4]
     again = ReportRecorder(leave_at=2)
     assert run(tmp_path, again).state == "complete"
@@ -97,7 +97,7 @@ def test_stopped_plan_resumes_from_its_last_step(tmp_path: Path) -> None:
 
 def test_nan_score_fails_the_plan_and_is_reported(tmp_path: Path) -> None:
     said = ReportRecorder()
-    assert run(tmp_path, said, dropout=0.81) == Ending("failed", "the score at step 2 is nan, not a number")
+    assert run(tmp_path, said, dropout=0.81) == TrialOutcome("failed", "the score at step 2 is nan, not a number")
     assert said.steps == [2]
 
 
@@ -123,12 +123,12 @@ def test_train_function_is_loaded_by_module_and_name() -> None:
 
 
 def test_reset_process_state_restores_a_fresh_process() -> None:
-    renew(7, 1)
+    reset_process_state(7, 1)
     fresh = torch.rand(3)
     torch.set_default_dtype(torch.float64)
     torch.set_grad_enabled(False)
     torch.rand(5)
-    renew(7, 1)
+    reset_process_state(7, 1)
     assert torch.equal(torch.rand(3), fresh)
     assert torch.is_grad_enabled()
     assert torch.get_num_threads() == 1

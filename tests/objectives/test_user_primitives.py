@@ -12,7 +12,7 @@ from raysearch.objectives.space import STAGES, Space, load_space
 from raysearch.objectives.user_primitives import check_unchanged, functions_of, parse_user_primitives
 from raysearch.plan import TrialPlan
 from raysearch.schema.node import Node, to_plain
-from raysearch.search.resume import stored
+from raysearch.search.resume import load_stored_search
 from raysearch.training.trainer import train
 
 DOCS_PAGE = (Path(__file__).parent.parent.parent / "docs" / "guide" / "spaces.md").read_text()
@@ -127,7 +127,7 @@ def test_check_and_run_loading_do_not_execute_the_file(
     folder = tmp_path / "runs" / "own"
     folder.mkdir(parents=True)
     (folder / "search.json").write_text(json.dumps(declared.to_dict()))
-    assert stored(folder) == declared
+    assert load_stored_search(folder) == declared
     with pytest.raises(SpecError, match=r"my_primitives\.py:\d+: cannot be run: RuntimeError: run$"):
         functions_of(declared.resolve("search", {}, number=0, seed=0).primitives)
 

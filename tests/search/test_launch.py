@@ -165,16 +165,16 @@ def test_launch_after_ctrl_c_resumes_the_unfinished_trial(
     make_search: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reported, before = 0, signal.getsignal(signal.SIGINT)  # ignored where the tests run behind a shell
-    hear = module.Recorder.hear
+    handle = module.Recorder.handle
 
     def handle_then_interrupt(self: Any, said: Any) -> None:
         nonlocal reported
-        hear(self, said)
+        handle(self, said)
         reported += said.kind == "reports"
         if reported == 6:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(module.Recorder, "hear", handle_then_interrupt)
+    monkeypatch.setattr(module.Recorder, "handle", handle_then_interrupt)
     search = make_search()
     with pytest.raises(KeyboardInterrupt):
         launch(search, train=STUB_TRAINING)
@@ -295,18 +295,18 @@ def test_launch_after_kill_loses_and_repeats_nothing(
     )
     committed = kill_driver_after(3, search, tmp_path / "search.json")
 
-    hear, further = module.Recorder.hear, 0
+    handle, further = module.Recorder.handle, 0
 
     def handle_then_interrupt(self: Any, said: Any) -> None:
         nonlocal further
-        hear(self, said)
+        handle(self, said)
         further += said.kind == "ended"
         if further == 2 and said.kind == "reports":
             os.kill(os.getpid(), signal.SIGINT)
             further += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.Recorder, "hear", handle_then_interrupt)
+        patch.setattr(module.Recorder, "handle", handle_then_interrupt)
         with pytest.raises(KeyboardInterrupt):
             launch_stub(search)
     run = open_run(Path(search.runs) / "tried")

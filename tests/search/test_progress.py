@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raysearch.search.progress import ROWS, Line, Progress, Standing
+from raysearch.search.progress import ROWS, Progress, SearchProgress, TrialProgress
 
 
-def snapshot(**more: Any) -> Standing:
+def snapshot(**more: Any) -> SearchProgress:
     what = {
         "counts": Counter(complete=3, stopped=1, failed=1, running=2),
         "expected": 20,
@@ -18,9 +18,12 @@ def snapshot(**more: Any) -> Standing:
         "limit": None,
         "session": (5, 50.0),
         "best": (0.75, "search-0002-s0-abcdef", {"lr": 0.00123456, "k": 4, "surgery": "none"}),
-        "running": [Line("search-0005-s0-aaaaaa", 40, 0.5, 12.0), Line("search-0006-s0-bbbbbb", 0, None, None)],
+        "running": [
+            TrialProgress("search-0005-s0-aaaaaa", 40, 0.5, 12.0),
+            TrialProgress("search-0006-s0-bbbbbb", 0, None, None),
+        ],
     }
-    return Standing(**(what | more))
+    return SearchProgress(**(what | more))
 
 
 def panel(**more: Any) -> str:
@@ -39,12 +42,12 @@ def test_panel_shows_counts_running_best_and_remaining_time() -> None:
 
 
 def test_panel_with_many_running_trials_is_truncated() -> None:
-    many = [Line(f"t{n}", 1, 0.1, 1.0) for n in range(ROWS + 5)]
+    many = [TrialProgress(f"t{n}", 1, 0.1, 1.0) for n in range(ROWS + 5)]
     assert "and 5 more" in panel(running=many)
 
 
 def test_panel_before_the_first_worker_says_waiting() -> None:
-    assert "waiting for workers" in panel(running=[Line("t", 0, None, None)], best=None)
+    assert "waiting for workers" in panel(running=[TrialProgress("t", 0, None, None)], best=None)
 
 
 @pytest.mark.parametrize(

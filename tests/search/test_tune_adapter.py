@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 
 from raysearch.config.sections import Scheduler
-from raysearch.search.tune_adapter import EXEMPT, REPLAYED, SCORE, STEP, Rungs
+from raysearch.search.tune_adapter import EXEMPT, REPLAYED, SCORE, STEP, AshaWithExemptions
 
 ASHA = Scheduler(name="asha", grace=20, reduction=3)
 
 
 def report_score(
-    rungs: Rungs, trial: Any, step: int, score: float, *, replayed: bool = False, exempt: bool = False
+    rungs: AshaWithExemptions, trial: Any, step: int, score: float, *, replayed: bool = False, exempt: bool = False
 ) -> str:
     result = {STEP: step, SCORE: score, REPLAYED: replayed, EXEMPT: exempt}
     return rungs.on_trial_result(None, trial, result)  # type: ignore[arg-type]
 
 
-def add_trial(rungs: Rungs, name: str) -> Any:
+def add_trial(rungs: AshaWithExemptions, name: str) -> Any:
     trial = SimpleNamespace(trial_id=name)
     rungs.on_trial_add(None, trial)  # type: ignore[arg-type]
     return trial
@@ -27,7 +27,7 @@ def add_trial(rungs: Rungs, name: str) -> Any:
 
 def after(scores: list[float], **more: Any) -> str:
     """What becomes of the last of trials that report these scores at the first rung."""
-    rungs = Rungs(ASHA)
+    rungs = AshaWithExemptions(ASHA)
     decisions = [report_score(rungs, add_trial(rungs, f"t{n}"), 20, score) for n, score in enumerate(scores[:-1])]
     assert decisions[0] == "CONTINUE"
     return report_score(rungs, add_trial(rungs, "last"), 20, scores[-1], **more)
@@ -39,7 +39,7 @@ def test_asha_stops_trials_below_the_best_third_of_a_rung() -> None:
 
 
 def test_asha_before_the_first_rung_stops_nothing() -> None:
-    rungs = Rungs(ASHA)
+    rungs = AshaWithExemptions(ASHA)
     report_score(rungs, add_trial(rungs, "good"), 20, 0.9)
     assert report_score(rungs, add_trial(rungs, "bad"), 19, 0.1) == "CONTINUE"
 
@@ -50,13 +50,13 @@ def test_asha_ignores_replayed_and_exempt_reports() -> None:
 
 
 def test_asha_exempt_trials_are_not_compared() -> None:
-    rungs = Rungs(ASHA)
+    rungs = AshaWithExemptions(ASHA)
     report_score(rungs, add_trial(rungs, "baseline"), 20, 0.9, exempt=True)
     assert report_score(rungs, add_trial(rungs, "first"), 20, 0.1) == "CONTINUE"
 
 
 def test_asha_completed_trial_changes_nothing() -> None:
-    rungs = Rungs(ASHA)
+    rungs = AshaWithExemptions(ASHA)
     trial = add_trial(rungs, "t")
     report_score(rungs, trial, 20, 0.9)
     rungs.on_trial_complete(None, trial, {STEP: 20, SCORE: 0.9})  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ def test_asha_completed_trial_changes_nothing() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_asha_after_a_restart_decides_as_before(seed: int) -> None:
     chance = random.Random(seed)
-    uninterrupted, history, decisions = Rungs(ASHA), [], []
+    uninterrupted, history, decisions = AshaWithExemptions(ASHA), [], []
     for number in range(12):
         trial = add_trial(uninterrupted, f"t{number}")
         best = 0.0
@@ -77,7 +77,7 @@ def test_asha_after_a_restart_decides_as_before(seed: int) -> None:
             if decisions[-1] == "STOP":
                 break
     cut = next(i for i, row in enumerate(history) if row["trial_id"] == "t6")
-    restarted = Rungs(ASHA)
+    restarted = AshaWithExemptions(ASHA)
     restarted.remember(history[:cut])
     trials = {row["trial_id"]: add_trial(restarted, row["trial_id"]) for row in history[cut:]}
     again = [report_score(restarted, trials[row["trial_id"]], row["step"], row["best"]) for row in history[cut:]]

@@ -23,7 +23,7 @@ from raysearch.errors import RunError
 from raysearch.storage import journal
 from raysearch.storage import ledger as ledger_module
 from raysearch.storage.journal import list_parts, list_segments, read_table
-from raysearch.storage.ledger import KEYS, Ledger, holder
+from raysearch.storage.ledger import ROW_KEYS, Ledger, writer_pid
 from raysearch.storage.schemas import EVALUATIONS, TABLES, WEIGHTS
 
 
@@ -54,7 +54,7 @@ def test_new_run_has_every_table_with_declared_columns(ledger, table):
     assert duckdb.sql(f"SELECT * FROM '{pattern}'").columns == TABLES[table].names
     assert pl.read_parquet(pattern).columns == TABLES[table].names
     assert list(pd.read_parquet(Path(pattern).parent).columns) == TABLES[table].names
-    assert set(KEYS[table]) <= set(TABLES[table].names)
+    assert set(ROW_KEYS[table]) <= set(TABLES[table].names)
 
 
 def test_rows_are_read_in_write_order_across_compaction(ledger):
@@ -179,16 +179,16 @@ def test_second_writer_error_names_the_first(ledger):
     code = f"from raysearch.storage.ledger import Ledger; Ledger.open({str(ledger.folder)!r})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert other.returncode == 1
-    pid = holder(ledger.folder)
+    pid = writer_pid(ledger.folder)
     assert f"process {pid} on " in other.stderr.splitlines()[-1]
     assert "is writing this run" in other.stderr.splitlines()[-1]
 
 
 def test_holder_is_this_process_only_while_ledger_is_open(ledger):
-    assert isinstance(holder(ledger.folder), int)
+    assert isinstance(writer_pid(ledger.folder), int)
     ledger.close()
-    assert holder(ledger.folder) is None
-    assert holder(ledger.folder / "nothing") is None
+    assert writer_pid(ledger.folder) is None
+    assert writer_pid(ledger.folder / "nothing") is None
 
 
 def test_closed_ledger_rejects_writes(ledger):
@@ -345,7 +345,7 @@ def test_tables_of_other_version_are_rejected_by_name(ledger, monkeypatch):
     list_segments(ledger.folder, "evaluations")[-1].path.unlink()
     with monkeypatch.context() as patch:
         patch.setitem(journal.TABLES, "events", TABLES["events"].with_metadata({"version": "0"}))
-        journal.grow_part(ledger.folder, "events", 1, 60, TABLES["events"].empty_table())
+        journal.append_to_part(ledger.folder, "events", 1, 60, TABLES["events"].empty_table())
     with pytest.raises(RunError, match=r"part-00001\.parquet: tables of version 0"):
         read_table(ledger.folder, "events")
     journal.part_path(ledger.folder, "events", 1).unlink()
