@@ -1,4 +1,4 @@
-"""Gradients as flat vectors (D,), by a plain backward."""
+"""Gradients as flat vectors (D,), by plain autograd."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ Parameters = Sequence[nn.Parameter]
 
 
 def flat_gradient(loss: Tensor, parameters: Parameters, *, keep_graph: bool = False) -> Tensor:
-    """The gradient of `loss` in `parameters`, (D,); zeros where it does not depend on one."""
+    """Returns the gradient of `loss` in `parameters`, (D,), with zeros for parameters that it does not depend on."""
     if not loss.requires_grad:
         return torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
-    parts = torch.autograd.grad(loss, list(parameters), retain_graph=keep_graph, allow_unused=True)
+    gradients = torch.autograd.grad(loss, list(parameters), retain_graph=keep_graph, allow_unused=True)
     return torch.cat(
-        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, parts, strict=True)]
+        [
+            torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
+            for parameter, gradient in zip(parameters, gradients, strict=True)
+        ]
     )
 
 
 def assign_gradient(gradient: Tensor, parameters: Parameters) -> None:
-    """Set `.grad` of `parameters` from a flat gradient (D,)."""
+    """Sets `.grad` of `parameters` from a flat gradient (D,)."""
     start = 0
     for parameter in parameters:
         parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)

@@ -107,7 +107,7 @@ class Examples:
             return [J]
         if isinstance(J, FactoredJacobian):
             return [
-                FactoredJacobian(tuple(J.layers[place[i]] for i in b), J.m, self.process_group)
+                FactoredJacobian(tuple(J.parameters[place[i]] for i in b), J.m, self.process_group)
                 for b in self.scope.blocks
             ]
         assert isinstance(J, ExplicitJacobian)

@@ -26,6 +26,7 @@ from raysearch.gradients.task_gradients import (
     DenseTaskGradients,
     FactoredTaskGradients,
     StreamingTaskGradients,
+    SummaryRequest,
     TaskGradients,
     check_task_sum,
     group_by_parameter,
@@ -194,7 +195,7 @@ class Update:
         clips = getattr(self.weighting.settings, "task_clip", 0.0) if v is not None else 0.0
         norms = bool(query.gradients or cosine or clips)
         once = not (pairs or clips or self.weighting.weights_from_current_step) and self.training.micro_batches == 1
-        heads, gradients, parts = self._task_gradients(step, groups, (step.sides(), v, norms) if once else None)
+        heads, gradients, parts = self._task_gradients(step, groups, SummaryRequest(step.sides(), v, norms) if once else None)
         said = reduce_losses(self.process_group, step, parts)
         self._level()
         whole = pairs and self.process_group.world > 1
@@ -294,11 +295,11 @@ class Update:
         return flat_gradient(total, self.parameters)
 
     def _task_gradients(
-        self, step: Step, groups: TaskBatches, asked: tuple[Tensor, Tensor | None, bool] | None
+        self, step: Step, groups: TaskBatches, request: SummaryRequest | None
     ) -> tuple[Tensor, TaskGradients, dict[int, Tensor]]:
         """The heads' gradients, unweighted but shared ones; every task's in the body; their losses.
 
-        A task's rows are on one rank. `asked` is the only summary that will be taken, if that is known.
+        A task's rows are on one rank. `request` is the only summary that will be taken, if that is known.
         """
         said: dict[int, Tensor] = {}
         mine = self._whole(groups)
@@ -321,8 +322,8 @@ class Update:
             together = [self._head_factor(step, task) * loss for task, loss in losses.items()] if self.shared else []
             shared = flat_gradient(sum(together, torch.zeros(())), self.shared, keep_graph=True) if together else None
             ahead = (
-                StreamingTaskGradients(self.body, tuple(step.tasks), rows_of(some), asked)
-                if asked and expected is None
+                StreamingTaskGradients(self.body, tuple(step.tasks), rows_of(some), request)
+                if request is not None and expected is None
                 else None
             )
             pieces, own_heads = self.capture.collect_factors(total, self.heads, ahead.add_parameter if ahead else None)
@@ -338,7 +339,7 @@ class Update:
                 here = FactoredTaskGradients(
                     group_by_parameter(self.body, found[-1:]), tuple(task for task, _ in some), self.body[0]
                 )
-                check_task_sum(here, expected, self.capture, lower=self.training.precision == "bfloat16")
+                check_task_sum(here, expected, self.capture, is_low_precision=self.training.precision == "bfloat16")
                 self.capture.warn_about_slow_modules()
                 self._is_checked = True
             add_losses(said, losses)

@@ -4,7 +4,7 @@ from helpers.models import MODEL_ZOO, ROWS, ModelCase, classifier_case, images
 from torch import Tensor, nn
 
 from raysearch.distributed import ProcessGroup
-from raysearch.gradients import factors
+from raysearch.gradients import factors, parameter_jacobian
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.jacobian import ExplicitJacobian, FactoredJacobian, explicit_jacobian, factored_jacobian
 
@@ -27,7 +27,7 @@ def jacobians(model_case: ModelCase, micro_batches: int = 1) -> tuple[FactoredJa
 def test_factored_jacobian_equals_backward_per_example(
     model_case: ModelCase, micro_batches: int, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factors, "BUDGET", budget)
+    monkeypatch.setattr(parameter_jacobian, "CHUNK_SIZE", budget)
     J, plain, capture = jacobians(model_case, micro_batches)
     generator = torch.Generator().manual_seed(2)
     v = torch.randn(2, plain.J.shape[1], generator=generator, dtype=torch.float64)
@@ -42,16 +42,16 @@ def test_factored_jacobian_equals_backward_per_example(
 def test_products_by_positions_equal_products_by_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def layer(x: Tensor, y: Tensor) -> factors.ParameterJacobian:
-        return factors.ParameterJacobian((x.shape[2], y.shape[2]), ((factors.OuterProductFactor(x, y),),), (len(x),))
+    def layer(x: Tensor, y: Tensor) -> parameter_jacobian.ParameterJacobian:
+        return parameter_jacobian.ParameterJacobian((x.shape[2], y.shape[2]), ((factors.OuterProductFactor(x, y),),), (len(x),))
 
     x, y = (torch.randn(4, 1, 40, generator=generator, dtype=torch.float64) for _ in range(2))
     v = torch.randn(2, 1600, generator=generator, dtype=torch.float64)
     matrices = list(v.view(2, 40, 40))
     short = layer(x, y)
-    assert short._by_positions()
+    assert short._factors_for_position_products()
     long = layer(x.repeat(1, 60, 1), y.repeat(1, 60, 1))  # sixty times the same
-    assert not long._by_positions()
+    assert not long._factors_for_position_products()
     for one, sixty, power in zip(
         short.inner_products(matrices, factors.Workspace()),
         long.inner_products(matrices, factors.Workspace()),
@@ -65,7 +65,7 @@ def test_batch_norm_in_training_mode_raises() -> None:
     model_case = classifier_case(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3)), images(3, 6)
     )
-    with pytest.raises(ValueError, match="BatchNorm in training mode mixes the rows"):
+    with pytest.raises(ValueError, match="BatchNorm in training mode mixes the examples"):
         jacobians(model_case)
 
 
@@ -82,7 +82,7 @@ class SharedWeight(nn.Module):
 
 def test_wrong_layer_gradient_raises_naming_the_layer() -> None:
     model_case = classifier_case(SharedWeight(), images(1, 5)[:, 0, 0])
-    with pytest.raises(ValueError, match=r"inner \(Linear\): rows' gradients do not add up .* engine: backward"):
+    with pytest.raises(ValueError, match=r"inner \(Linear\): the examples' gradients do not add up .* engine: backward"):
         jacobians(model_case)
 
 
@@ -105,6 +105,6 @@ def test_layer_products_split_over_ranks_sum_to_the_whole() -> None:
             def sum(self, value: Tensor) -> Tensor:
                 return value
 
-        parts.append(FactoredJacobian(J.layers, J.m, NoReduction(rank=rank, world=3)).inner_products(list(v)))
+        parts.append(FactoredJacobian(J.parameters, J.m, NoReduction(rank=rank, world=3)).inner_products(list(v)))
     for actual, expected in zip(zip(*parts, strict=True), plain.inner_products(list(v)), strict=True):
         torch.testing.assert_close(sum(actual), expected)

@@ -16,6 +16,7 @@ from raysearch.gradients.task_gradients import (
     FactoredTaskGradients,
     GradientSummary,
     StreamingTaskGradients,
+    SummaryRequest,
     group_by_parameter,
 )
 
@@ -69,12 +70,12 @@ def assert_same_summary(found: GradientSummary, expected: GradientSummary) -> No
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("price", [0.0, 10.0, 1e9], ids=["lines", "cheaper", "positions"])
+@pytest.mark.parametrize("price", [0.0, 10.0, 1e9], ids=["rows", "cheaper", "positions"])
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_task_gradient_summary_matches_plain_autograd(
     model_case: ModelCase, price: float, micro_batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parameter_products, "PASS", price)
+    monkeypatch.setattr(parameter_products, "PASS_COST", price)
     weights = torch.tensor([[0.5, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-1.0, 3.0, 0.25, 1.0]], dtype=torch.float64)
     v, expected = direction(model_case), plain(model_case)
     found = factored_gradients(model_case, micro_batches)
@@ -95,7 +96,7 @@ def test_streaming_summary_is_bit_equal_to_the_factored_one(model_case: ModelCas
     rows = torch.cat([torch.arange(ROWS)[task_examples] for task_examples in TASKS.values()])
     capture, ahead = (
         LayerCapture(model_case.model, parameters),
-        StreamingTaskGradients(parameters, TASK_ORDER, TASKS, (weights, v, norms)),
+        StreamingTaskGradients(parameters, TASK_ORDER, TASKS, SummaryRequest(weights, v, norms)),
     )
     with capture.recording(len(rows)):
         loss = model_case.losses(rows).sum()
