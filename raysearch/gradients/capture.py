@@ -61,12 +61,9 @@ class LayerCapture:
     def recording(self, examples: int) -> Iterator[None]:
         """Records the calls of a forward on a batch of this many examples."""
         self._calls, self._examples = {}, examples
+        embeddings = [module for module in self._hooked if isinstance(module, nn.Embedding)]
         hooks = [module.register_forward_hook(self._record_call) for module in self._hooked]
-        hooks += [
-            module.register_forward_pre_hook(self._expand_ids)
-            for module in self._hooked
-            if isinstance(module, nn.Embedding)
-        ]
+        hooks += [module.register_forward_pre_hook(self._expand_ids) for module in embeddings]
         try:
             yield
         finally:

@@ -76,7 +76,7 @@ class ExplicitJacobian:
 
 @dataclass(frozen=True)
 class FactoredJacobian:
-    """J as the factors of its parameters. The parameters are divided among the ranks; only m x (m + n) numbers are summed."""
+    """J as the factors of its parameters, which are divided among the ranks: they exchange m x (m + n) numbers."""
 
     parameters: tuple[ParameterJacobian, ...]
     m: int

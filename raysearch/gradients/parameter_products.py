@@ -94,7 +94,7 @@ def _by_rows(
 def _chunks(
     uses: Sequence[ParameterUse], like: Tensor, n: int, workspace: Workspace
 ) -> Iterator[tuple[Tensor | slice, Tensor]]:
-    """Yields some rows of a parameter and each task's gradient in them, (n, rows, q); each chunk overwrites the last."""
+    """Yields some rows of a parameter and each task's gradient in them, (n, rows, q); a chunk overwrites the last."""
     _, p, q = like.shape
     if all(isinstance(use.factor, DenseFactor) for use in uses):
         yield slice(0, p), _materialise(uses, slice(0, p), workspace.tensor((n, p, q), like))

@@ -195,7 +195,9 @@ class Update:
         clips = getattr(self.weighting.settings, "task_clip", 0.0) if v is not None else 0.0
         norms = bool(query.gradients or cosine or clips)
         once = not (pairs or clips or self.weighting.weights_from_current_step) and self.training.micro_batches == 1
-        heads, gradients, parts = self._task_gradients(step, groups, SummaryRequest(step.sides(), v, norms) if once else None)
+        heads, gradients, parts = self._task_gradients(
+            step, groups, SummaryRequest(step.sides(), v, norms) if once else None
+        )
         said = reduce_losses(self.process_group, step, parts)
         self._level()
         whole = pairs and self.process_group.world > 1

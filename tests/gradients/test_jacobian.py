@@ -43,7 +43,9 @@ def test_products_by_positions_equal_products_by_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def layer(x: Tensor, y: Tensor) -> parameter_jacobian.ParameterJacobian:
-        return parameter_jacobian.ParameterJacobian((x.shape[2], y.shape[2]), ((factors.OuterProductFactor(x, y),),), (len(x),))
+        return parameter_jacobian.ParameterJacobian(
+            (x.shape[2], y.shape[2]), ((factors.OuterProductFactor(x, y),),), (len(x),)
+        )
 
     x, y = (torch.randn(4, 1, 40, generator=generator, dtype=torch.float64) for _ in range(2))
     v = torch.randn(2, 1600, generator=generator, dtype=torch.float64)
@@ -82,7 +84,9 @@ class SharedWeight(nn.Module):
 
 def test_wrong_layer_gradient_raises_naming_the_layer() -> None:
     model_case = classifier_case(SharedWeight(), images(1, 5)[:, 0, 0])
-    with pytest.raises(ValueError, match=r"inner \(Linear\): the examples' gradients do not add up .* engine: backward"):
+    with pytest.raises(
+        ValueError, match=r"inner \(Linear\): the examples' gradients do not add up .* engine: backward"
+    ):
         jacobians(model_case)
 
 

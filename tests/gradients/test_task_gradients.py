@@ -106,7 +106,7 @@ def test_streaming_summary_is_bit_equal_to_the_factored_one(model_case: ModelCas
         taken.append(number)
         ahead.add_parameter(number, found)
 
-    kept = capture.collect_factors(loss, at_once=take)[0]
+    kept = capture.collect_factors(loss, on_factor=take)[0]
     ahead.add_remaining(kept)
     assert sorted(taken) == [n for n, uses in enumerate(kept) if not uses]  # no factor is kept of what was taken
     found, expected = (
