@@ -14,7 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raysearch.config.search_config import Search, load_search
+    from raysearch.config.loading import load_search
+    from raysearch.config.search_config import Search
     from raysearch.errors import RunError, SpecError
     from raysearch.modalities.image.export import load_image_model
     from raysearch.objectives.objective import Objective
@@ -33,7 +34,7 @@ _HOME = {
     "TrialPlan": "plan",
     "launch": "search.launch",
     "load_image_model": "modalities.image.export",
-    "load_search": "config.search_config",
+    "load_search": "config.loading",
     "load_space": "objectives.space",
     "open_run": "storage.run",
 }

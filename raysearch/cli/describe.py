@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raysearch.config.loading import load_search
 from raysearch.config.parameters import DEFAULTS, SETTINGS
-from raysearch.config.search_config import load_search
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.formatting import format_interval
 from raysearch.methods import METHODS

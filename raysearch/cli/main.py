@@ -11,12 +11,15 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raysearch.cli import console
 from raysearch.errors import RunError, SpecError
+
+if TYPE_CHECKING:
+    from raysearch.config.loading import ParsedSearch
 from raysearch.formatting import format_duration
 from raysearch.storage.states import RunState
 
@@ -68,7 +71,7 @@ def check(file: File, overrides: Set = None, address: Address = None, json: Json
         about = {"space": space.name, "objectives": len(space.objectives)}
         console.as_json(about) if json else console.line(f"ok: {space.name}: {about['objectives']} objectives")
         return
-    found = outline(_load(file, overrides, local=address is None))
+    found = outline(_load(file, overrides, local=address is None).search)
     if json:
         console.as_json(found)
         return
@@ -88,7 +91,7 @@ def plan(
     """Show what a search would do: arms, counts, first trials, resources, time. Starts nothing."""
     from raysearch.search import dry_run
 
-    search = _load(file, overrides)
+    search = _load(file, overrides).search
     found = dry_run.outline(search)
     plans = dry_run.first_plans(search, first)
     found["first"] = [{"trial": plan.trial_id, **plan.params} for plan in plans]
@@ -122,14 +125,11 @@ def launch(
 ) -> None:
     """Run a search; a run that is there already is continued."""
     given = [*(overrides or []), *([f"executor={executor}"] if executor else [])]
-    search = _load(file, given, local=address is None)
-    search = replace(search, runs=str(runs)) if runs else search
+    parsed = _load(file, given, local=address is None)
+    parsed = replace(parsed, search=replace(parsed.search, runs=str(runs))) if runs else parsed
     from raysearch.search.launch import launch as start
 
-    try:
-        run = start(search, name=name, address=address, data_root=data, fork=fork, extend=extend, progress=not json)
-    except SpecError as error:
-        raise search.with_location(error) from None
+    run = start(parsed, name=name, address=address, data_root=data, fork=fork, extend=extend, progress=not json)
     _ended(run, json)
 
 
@@ -314,8 +314,8 @@ def _failed(problem: str, code: int) -> int:
     return code
 
 
-def _load(file: str, given: list[str] | None, *, local: bool = True) -> Any:
-    from raysearch.config.search_config import load_search
+def _load(file: str, given: list[str] | None, *, local: bool = True) -> ParsedSearch:
+    from raysearch.config.loading import load_file
 
     overrides = {}
     for text in given or []:
@@ -323,7 +323,7 @@ def _load(file: str, given: list[str] | None, *, local: bool = True) -> Any:
         if not equals or not key:
             raise SpecError("must be KEY=VALUE", file=f"--set {text}")
         overrides[key.strip()] = value
-    return load_search(file, overrides, local=local)
+    return load_file(file, overrides, local=local)
 
 
 def _runs(given: Path | None) -> Path:

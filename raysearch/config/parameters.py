@@ -6,6 +6,7 @@ A name is one of SETTINGS, of FAMILIES, `space`, `include.<stage>.<primitive>`, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import Field, fields
 from typing import Any, cast
 
@@ -18,6 +19,9 @@ from raysearch.training_settings import TrainingSettings
 
 INCLUDE_PREFIX = "include."  # include.<stage>.<primitive>: is that primitive of the space in?
 WEIGHT_PREFIX = "weight."  # weight.<stage>.<primitive>, weight.<objective>: factors of an objective's static weight
+OVERRIDE_KEY = re.compile(  # one part of the dotted key of `--set`: a setting's name is one part, dots and all
+    r"include\.[^.]+\.[^.]+|weight\.(?:data|transform|representation|output)\.[^.]+|weight\.[^.]+|[^.]+"
+)
 
 _GROUPS: list[type[Settings]] = [TrainingSettings, *(method.settings for method in METHODS.values())]
 SETTINGS: dict[str, Field[Any]] = {about.name: about for group in _GROUPS for about in fields(group)}

@@ -17,7 +17,7 @@ from typing import Any
 
 from raysearch.config.arm import DEFAULT_METHOD, Arm, order_dimensions, uses_setting
 from raysearch.config.dimension import Dimension
-from raysearch.config.environment import check_machine, check_packages
+from raysearch.config.expansion import expand_weights, load_spaces
 from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX, fixed_settings
 from raysearch.config.sections import (
     Baseline,
@@ -30,37 +30,16 @@ from raysearch.config.sections import (
     Sampler,
     Scheduler,
 )
-from raysearch.config.validation import validate_search
-from raysearch.errors import SpecError
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.modalities.image.config import ImageModel, ImageTask
 from raysearch.modalities.table.config import TableModel, TableTask
-from raysearch.modalities.text.config import MODELS, TASKS, TextModel, TextTask
-from raysearch.objectives.space import Space, load_space
+from raysearch.modalities.text.config import TextModel, TextTask
+from raysearch.objectives.space import Space
 from raysearch.plan import TrialPlan
-from raysearch.schema import catalog, yaml_source
 from raysearch.schema.fields import Value
-from raysearch.schema.node import HIDDEN, Node, to_plain
+from raysearch.schema.node import Node, to_plain
 from raysearch.storage.states import MAIN_ARM, TrialRole
-
-__all__ = [
-    "MODELS",
-    "TASKS",
-    "Arm",
-    "Baseline",
-    "Budget",
-    "Confirm",
-    "Dimension",
-    "MethodSpec",
-    "Paper",
-    "Resources",
-    "Scheduler",
-    "Search",
-    "TextModel",
-    "TextTask",
-    "load_search",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +67,6 @@ class Search:
     runs: str = "runs"  # folder of runs, relative to the current folder
     keep: int = 3  # trained models kept; -1 all
     paper: Paper | None = None  # scores that a paper printed, for the reports
-    # the file as written, with what was set beside it; its values and their lines
-    written: str = field(default="", compare=False, repr=False, metadata=HIDDEN)
-    origin: Node | None = field(default=None, compare=False, repr=False, metadata=HIDDEN)
 
     @classmethod
     def read(cls, node: Node, folder: Path = Path()) -> Search:
@@ -106,11 +82,14 @@ class Search:
         for family in searched:
             if "method" in node and family in node["method"]:
                 raise node.error(f"{family} is also fixed under `method:`; leave one out", "dimensions", family)
-        search = replace(search, method=replace(search.method, **searched), spaces=_spaces(node, search, folder))
-        search = replace(search, dimensions=dict(_all_weights(search)))
+        search = replace(
+            search,
+            method=replace(search.method, **searched),
+            spaces=load_spaces(node, search.space, search.dimensions, search.baselines, folder),
+        )
+        search = replace(search, dimensions=dict(expand_weights(search.dimensions, search.settings, search.spaces)))
         if not search.dimensions and search.budget.trials is None:
             search = replace(search, budget=replace(search.budget, trials=1))
-        validate_search(search, node)
         return search
 
     @classmethod
@@ -122,12 +101,6 @@ class Search:
         """The declaration, resolved and JSON-able."""
         declared: dict[str, Any] = to_plain(self)
         return declared
-
-    def with_location(self, error: SpecError) -> SpecError:
-        """The same error, found later on, at the line of the key that it is about; as it is where it knows its file."""
-        if error.file or not error.key or self.origin is None:
-            return error
-        return self.origin.error(error.problem, *error.key.split("."))
 
     @property
     def fingerprint(self) -> str:
@@ -216,8 +189,6 @@ class Search:
             paper=None,
             sampler="tpe",
             scheduler=Scheduler(),
-            written="",
-            origin=None,
         )
 
     def _baseline(self, name: str, ordered: Mapping[str, Dimension]) -> Arm:
@@ -259,71 +230,6 @@ class Search:
             if "primitives" in space:  # wherever the file lies
                 space["primitives"] = {key: value for key, value in space["primitives"].items() if key != "file"}
         return essence
-
-
-def load_search(name_or_path: str | Path, overrides: Mapping[str, str] | None = None, *, local: bool = True) -> Search:
-    """A search of the catalog by name or a user's own by path, with `key=value` overrides.
-
-    SpecError, one line, for whatever cannot work; with `local`, also for what this machine does not have.
-    """
-    file = catalog.path("trials", name_or_path)
-    node, text = yaml_source.load_yaml(file)
-    overrides = overrides or {}
-    node = yaml_source.apply_overrides(node, overrides)
-    node.value.setdefault("name", file.stem)
-    task = node.value.get("task")
-    if isinstance(task, dict) and not file.is_relative_to(catalog.root() / "trials"):
-        task.setdefault("base", str(file.resolve().parent))
-    search = Search.read(node, file.parent)
-    check_packages(search, node)
-    if local:
-        check_machine(search, node)
-    beside = "".join(f"# --set {key}={value}\n" for key, value in overrides.items())
-    return replace(search, written=beside + text, origin=node)
-
-
-def _spaces(node: Node, search: Search, folder: Path) -> dict[str, Space]:
-    """Every space that the search names: from its own `spaces:`, else from the catalog or a file."""
-    declared = node["spaces"].mapping() if "spaces" in node else ()
-    own = {str(space.keys[-1]): Space.read(space, folder) for space in declared}
-    wanted: list[tuple[str, tuple[str | int, ...]]] = [(search.space, ("space",))] if search.space else []
-    if "space" in search.dimensions:
-        choices = search.dimensions["space"].choices
-        wanted += [(str(name), ("dimensions", "space", "choice", i)) for i, name in enumerate(choices)]
-    wanted += [(b.space, ("baselines", name, "space")) for name, b in search.baselines.items() if b.space]
-    found: dict[str, Space] = {}
-    for name, keys in wanted:
-        try:
-            beside = folder / name
-            file = beside if beside.is_file() else name
-            found[name] = own[name] if name in own else replace(load_space(file), name=name)
-        except SpecError as error:
-            if error.file:
-                raise
-            raise node.error(error.problem, *keys) from None
-    for name in own:
-        if name not in found:
-            raise node.error("is declared but not used", "spaces", name)
-    return found
-
-
-def _all_weights(search: Search) -> Iterator[tuple[str, Dimension]]:
-    """The dimensions, `weight.*` and `weight.STAGE.*` as one for every objective, or primitive, of the spaces."""
-    for name, dimension in search.dimensions.items():
-        if not (name.startswith(WEIGHT_PREFIX) and name.endswith("*")):
-            yield name, dimension
-            continue
-        stage = name.removeprefix(WEIGHT_PREFIX).removesuffix("*").removesuffix(".")
-        spaces = search.spaces.values()
-        found = [
-            primitive
-            for space in spaces
-            for primitive in (space.stages[stage] if stage else [objective.name for objective in space.objectives])
-        ]
-        for each in dict.fromkeys(found):
-            full = f"{name.removesuffix('*')}{each}"
-            if full not in search.dimensions and full not in search.settings:
-                yield full, replace(dimension, name=full)
 
 
 def _leaves(tree: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

@@ -20,9 +20,7 @@ from raysearch.schema.catalog import display_path
 from raysearch.schema.node import Keys, Node, Place, join_keys
 
 _INT = re.compile(r"[-+]?[0-9]+")
-_DOTTED = re.compile(
-    r"include\.[^.]+\.[^.]+|weight\.(?:data|transform|representation|output)\.[^.]+|weight\.[^.]+|[^.]+"
-)
+_PART = re.compile(r"[^.]+")  # of a dotted key
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
@@ -113,16 +111,15 @@ def _plain_scalar(text: str) -> bool | int | float | str | None:
     return text
 
 
-def apply_overrides(root: Node, given: Mapping[str, str]) -> Node:
+def apply_overrides(root: Node, given: Mapping[str, str], part: re.Pattern[str] = _PART) -> Node:
     """The tree with values replaced, as `--set key=value` asks; a value of `null` takes the key out.
 
-    A key is dotted; `include.<stage>.<primitive>` counts as one part, and so do weights. Raises SpecError for a key
-    below a scalar.
+    A key is dotted; `part` matches one part of it. Raises SpecError for a key below a scalar.
     """
     tree, places = copy.deepcopy(root.value), dict(root.places)
     for name, text in given.items():
         said_as = f"--set {name}={text}"
-        keys = tuple(_DOTTED.findall(name))
+        keys = tuple(part.findall(name))
         at = tree
         for depth, key in enumerate(keys[:-1], 1):
             at = at.setdefault(key, {})

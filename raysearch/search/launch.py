@@ -20,18 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raysearch.config.environment import check_packages
-from raysearch.config.search_config import Search, load_search
+from raysearch.config.loading import ParsedSearch, load_file, parse_search
+from raysearch.config.search_config import Search
 from raysearch.config.sections import Executor
-from raysearch.config.validation import validate_search
 from raysearch.data.prepared import PreparedData
 from raysearch.distributed import ProcessGroup
-from raysearch.errors import RunError
+from raysearch.errors import RunError, SpecError
 from raysearch.executors.broker import Kind, TrialEvent
 from raysearch.executors.trial_runner import TRAIN, device_name, load, reset_process_state, run_plan
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.user_primitives import functions_of
-from raysearch.schema.node import Node
 from raysearch.search import resume
 from raysearch.search.progress import Progress
 from raysearch.search.recorder import Recorder
@@ -65,7 +63,7 @@ class Interrupted(Exception):  # noqa: N818
 
 
 def launch(
-    search: Search | str | Path,
+    search: Search | ParsedSearch | str | Path,
     *,
     name: str | None = None,
     address: str | None = None,
@@ -82,11 +80,30 @@ def launch(
     under a larger budget or with further seeds; `train` is the function that trains a plan, as module:name.
     Raises SpecError or RunError, one line, before anything starts; KeyboardInterrupt when the user ends it.
     """
-    if not isinstance(search, Search):
-        search = load_search(search, local=address is None)
-    search = replace(search, executor=executor or search.executor)
-    for check in (validate_search, check_packages):
-        check(search, Node(search.to_dict()))
+    if isinstance(search, str | Path):
+        search = load_file(search, {"executor": executor} if executor else {}, local=address is None)
+    elif executor or isinstance(search, Search):  # a search that was loaded from a file is validated already
+        search = search if isinstance(search, Search) else search.search
+        search = parse_search(replace(search, executor=executor or search.executor))
+    try:
+        return _launch(search, name, address, data_root, fork, extend=extend, progress=progress, train=train)
+    except SpecError as error:
+        raise search.with_location(error) from None
+
+
+def _launch(
+    parsed: ParsedSearch,
+    name: str | None,
+    address: str | None,
+    data_root: Path | str | None,
+    fork: str | None,
+    *,
+    extend: bool,
+    progress: bool,
+    train: str,
+) -> Run:
+    """As `launch`, for a validated search; a SpecError about a key has no line yet."""
+    search = parsed.search
     for space in search.spaces.values():
         functions_of(
             space.user_primitives.plan() if space.user_primitives else {}
@@ -107,7 +124,7 @@ def launch(
             with _workers(recorder, address, train, prepared.notes, quiet=not progress) as work:
                 if before is None or before.differences(search) or before.paper != search.paper:
                     ledger.append("searches", [resume.search_row(search, folder.name, prepared)], durable=True)
-                    resume.save_search(search, folder)
+                    resume.save_search(search, folder, parsed.text)
                 work()
             ledger.event(EventName.FINISHED)
     finally:

@@ -74,11 +74,11 @@ def check_resumable(before: Search, now: Search, name: str, *, extend: bool) -> 
     return now if differences else replace(before, paper=now.paper)
 
 
-def save_search(search: Search, folder: Path) -> None:
-    """Write the search into its folder, the resolved form last: it makes the folder a run."""
+def save_search(search: Search, folder: Path, text: str = "") -> None:
+    """Writes the search into its folder, first the text of its file, last its resolved form, which makes it a run."""
     folder.mkdir(parents=True, exist_ok=True)
     declared = search.to_dict()
-    written = search.written or yaml.safe_dump(declared, sort_keys=False, allow_unicode=True)
+    written = text or yaml.safe_dump(declared, sort_keys=False, allow_unicode=True)
     for name, text in (("search.yaml", written), ("search.json", json.dumps(declared, indent=1, allow_nan=False))):
         scratch = folder / f"{name}.tmp"
         scratch.write_text(text, encoding="utf-8")

@@ -26,7 +26,8 @@ from raysearch.executors.broker import NAMESPACE, IntermediateScore
 from raysearch.storage.states import TrialState
 
 if TYPE_CHECKING:  # Tune's trials import this module, and have no use for torch
-    from raysearch.config.search_config import Scheduler, Search
+    from raysearch.config.search_config import Search
+    from raysearch.config.sections import Scheduler
     from raysearch.executors.worker_groups import Cluster, WorkerGroups
     from raysearch.plan import TrialPlan
     from raysearch.search.recorder import Recorder

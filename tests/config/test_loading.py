@@ -16,14 +16,17 @@ from hypothesis import strategies as st
 from raysearch.config import environment
 from raysearch.config.arm import Arm
 from raysearch.config.dimension import Dimension
-from raysearch.config.parameters import DEFAULTS
-from raysearch.config.search_config import Search, load_search
+from raysearch.config.loading import load_file, load_search, parse_search
+from raysearch.config.parameters import DEFAULTS, OVERRIDE_KEY
+from raysearch.config.search_config import Search
 from raysearch.config.sections import Paper
 from raysearch.errors import RunError, SpecError
 from raysearch.methods import methods_of
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog
 from raysearch.schema.fields import Value
+from raysearch.schema.node import Node
+from raysearch.schema.yaml_source import apply_overrides
 from raysearch.search.resume import check_resumable
 
 VALID_SEARCH = """\
@@ -48,11 +51,9 @@ DRAWN_VALUES: dict[str, Any] = {"eta_perp": 0.5, "k": 3, "lr": 1e-3, "objectives
 def declared(text: str = VALID_SEARCH, **overrides: str) -> Search:
     import yaml
 
-    from raysearch.schema.node import Node
-    from raysearch.schema.yaml_source import apply_overrides
-
     tree = {"name": "test", **yaml.safe_load(text.replace("1e-4", "0.0001").replace("2e-3", "0.002"))}
-    return Search.read(apply_overrides(Node(tree), {key.replace("__", "."): value for key, value in overrides.items()}))
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    return parse_search(apply_overrides(Node(tree), changes, OVERRIDE_KEY).value).search
 
 
 @pytest.mark.parametrize("name", catalog.names("trials"))
@@ -199,11 +200,26 @@ def test_load_search_invalid_file_error_has_its_location(
 
 def test_load_search_valid_file_takes_overrides(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(VALID_SEARCH)
-    search = load_search(tmp_path / "a.yaml", {"settings.lr": "1e-3", "dimensions.lr": "null", "baselines": "null"})
+    parsed = load_file(tmp_path / "a.yaml", {"settings.lr": "1e-3", "dimensions.lr": "null", "baselines": "null"})
+    search = parsed.search
     assert search.settings["lr"] == 1e-3
     assert list(search.arms) == ["search"]
-    assert search.written.startswith("# --set settings.lr=1e-3\n")
-    assert search.written.endswith(VALID_SEARCH)
+    assert parsed.text.startswith("# --set settings.lr=1e-3\n")
+    assert parsed.text.endswith(VALID_SEARCH)
+
+
+def test_override_dotted_setting_is_one_key() -> None:
+    changed = apply_overrides(
+        Node({}),
+        {"settings.include.transform.mask": "false", "dimensions.include.output.denoise.when": "x"},
+        OVERRIDE_KEY,
+    )
+    assert changed.value["settings"] == {"include.transform.mask": False}
+    assert changed.value["dimensions"] == {"include.output.denoise": {"when": "x"}}
+    weighed = apply_overrides(
+        Node({}), {"dimensions.weight.output.*.log": "true", "dimensions.weight.a/b/c/d.log": "true"}, OVERRIDE_KEY
+    )
+    assert weighed.value["dimensions"] == {"weight.output.*": {"log": True}, "weight.a/b/c/d": {"log": True}}
 
 
 def test_load_search_invalid_override_is_named_in_the_error(tmp_path: Path) -> None:

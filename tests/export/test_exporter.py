@@ -8,7 +8,8 @@ from helpers.plans import MODEL, QUICK
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import raysearch
-from raysearch.config.search_config import Search, load_search
+from raysearch.config.loading import load_search
+from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.export.exporter import export
 from raysearch.export.test_split import final

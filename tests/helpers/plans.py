@@ -4,9 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raysearch.config.search_config import TextTask
 from raysearch.methods import METHODS
 from raysearch.modalities.opening import prepare
+from raysearch.modalities.text.config import TextTask
 from raysearch.objectives.objective import Objective
 from raysearch.plan import TrialPlan
 from raysearch.training_settings import TrainingSettings

@@ -6,8 +6,9 @@ import pytest
 from helpers.plans import prepare_tiny_task, tiny_plan
 
 from raysearch.cli.describe import listing
+from raysearch.config.loading import load_search
 from raysearch.config.parameters import SETTINGS
-from raysearch.config.search_config import Search, load_search
+from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
 from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES, Profile, bundle

@@ -6,6 +6,7 @@ import pytest
 from helpers.plans import prepare_tiny_task, tiny_plan
 
 from raysearch.config.environment import check_packages
+from raysearch.config.loading import parse_search
 from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
 from raysearch.objectives.space import STAGES, Space, load_space
@@ -184,4 +185,4 @@ def test_include_of_unknown_primitive_is_rejected(space_file: Path, tiny_task: d
     declared = search(space_file, tiny_task, tmp_path).to_dict()
     for name, problem in (("swop", "unknown primitive 'swop'; did you mean 'swap'"), ("bert", "'bert' is not in the")):
         with pytest.raises(SpecError, match=problem):
-            Search.from_dict(declared | {"settings": {f"include.transform.{name}": True}})
+            parse_search(declared | {"settings": {f"include.transform.{name}": True}})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -154,16 +155,9 @@ def test_override_replaces_adds_and_removes_keys() -> None:
     assert root.value == {"a": {"b": 1, "c": 2}, "d": [1]}
 
 
-def test_override_dotted_setting_is_one_key() -> None:
-    changed = apply_overrides(
-        Node({}), {"settings.include.transform.mask": "false", "dimensions.include.output.denoise.when": "x"}
-    )
-    assert changed.value["settings"] == {"include.transform.mask": False}
-    assert changed.value["dimensions"] == {"include.output.denoise": {"when": "x"}}
-    weighed = apply_overrides(
-        Node({}), {"dimensions.weight.output.*.log": "true", "dimensions.weight.a/b/c/d.log": "true"}
-    )
-    assert weighed.value["dimensions"] == {"weight.output.*": {"log": True}, "weight.a/b/c/d": {"log": True}}
+def test_override_key_is_split_by_the_given_pattern() -> None:
+    changed = apply_overrides(Node({}), {"a.b:c.d:e.f": "x"}, re.compile(r"[^.]+:[^.]+\.[^.]+:[^.]+|[^.]+"))
+    assert changed.value == {"a": {"b:c.d:e": {"f": "x"}}}
 
 
 def test_override_error_names_the_override(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import softplus
 from torchjd import aggregation as jd
 
-from raysearch.config.search_config import load_search
+from raysearch.config.loading import load_search
 from raysearch.errors import SpecError
 from raysearch.methods import METHODS, methods_of
 from raysearch.methods.surgery.base import Conflict

@@ -12,6 +12,7 @@ from helpers.resume import assert_resume_is_bit_equal
 from transformers import AutoModelForImageClassification, pipeline
 
 import raysearch
+from raysearch.config.loading import parse_search
 from raysearch.config.search_config import Search
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError, SpecError
@@ -206,7 +207,7 @@ def test_load_image_model_from_empty_folder_raises(tmp_path: Path) -> None:
 )
 def test_search_mixing_text_and_images_is_rejected(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        Search.from_dict({**declared(MODELS["own"], tmp_path), **change})
+        parse_search({**declared(MODELS["own"], tmp_path), **change})
 
 
 def test_image_search_round_trips_through_json(tmp_path: Path) -> None:

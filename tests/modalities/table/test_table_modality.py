@@ -16,6 +16,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 import raysearch
+from raysearch.config.loading import parse_search
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError, SpecError
 from raysearch.export.exporter import export
@@ -194,7 +195,7 @@ def test_table_task_with_invalid_config_is_rejected(task: dict[str, Any], messag
 def test_table_task_with_parts_of_other_modalities_is_rejected(change: dict[str, Any], message: str) -> None:
     plain = {"task": "planted", "model": "mlp", "space": "planted", "method": {"weighting": "static"}}
     with pytest.raises(SpecError, match=message):
-        Search.from_dict({"name": "x", **plain, **change})
+        parse_search({"name": "x", **plain, **change})
 
 
 def test_table_search_round_trips_through_json(tmp_path: Path) -> None:
