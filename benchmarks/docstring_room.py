@@ -21,8 +21,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from raysearch.data.row_readers import TextRows
+from raysearch.data.row_readers import row_places
 from raysearch.modalities.text import docstrings
+from raysearch.modalities.text.readers import TextRows
 
 SIZES = (80, 160, 400, 800, 1600)
 DRAWS = 5
@@ -35,7 +36,7 @@ def labelled_domain(rows: dict[str, TextRows]) -> TextRows:
     """The domain texts with their labels, which `load_rows` leaves out."""
     label_of = {text: label for label, texts in docstrings.texts_by_label().items() for text in texts}
     texts = rows["domain"].texts
-    return TextRows("domain", texts, [label_of[text] for text in texts], range(1, len(texts) + 1), False)
+    return TextRows("domain", texts, [label_of[text] for text in texts], row_places("domain", len(texts)))
 
 
 def draw(pool: TextRows, size: int, seed: int) -> TextRows:
@@ -62,7 +63,7 @@ def score(train: TextRows, rows: dict[str, TextRows], unlabelled: list[str]) -> 
 
 def tf_idf(rows: dict[str, TextRows]) -> None:
     train, more = rows["train"], labelled_domain(rows)
-    both = TextRows("both", train.texts + more.texts, train.labels + more.labels, [*train.places, *more.places], False)
+    both = TextRows("both", train.texts + more.texts, train.labels + more.labels, [*train.places, *more.places])
     print("\n| labelled | dev | test | test, domain text too |\n|---|---|---|---|")
     for size in SIZES:
         pool = train if size <= len(train) else both

@@ -21,7 +21,7 @@ from raysearch.data.prepared import load_metadata, load_prepared_data
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
 from raysearch.export.retrain import Retrained, sha256_of, train_again
-from raysearch.modalities.opening import Splits, open_split
+from raysearch.modalities.opening import open_split, open_splits
 from raysearch.plan import TrialPlan
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run
@@ -126,5 +126,5 @@ def _score(plan: TrialPlan, parameters: Mapping[str, Tensor]) -> Scored:
     network = build(plan, about).to(process_group.device)
     set_parameters(network, dict(parameters))
     return evaluate(
-        network, open_split(data, "test"), batches_of(plan, about, Splits(data)), about["metric"], process_group
+        network, open_split(data, "test"), batches_of(plan, about, open_splits(data)), about["metric"], process_group
     )

@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from raysearch.data.prepared import Splits
 from raysearch.distributed import ProcessGroup
 from raysearch.gradients.flat import flat_gradient
 from raysearch.modalities.batch import BatchBuilder
-from raysearch.modalities.opening import Splits
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan

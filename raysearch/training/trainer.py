@@ -25,7 +25,7 @@ from raysearch.methods.weighting.branch_merging import Branching
 from raysearch.modalities.batch import BatchBuilder, Open
 from raysearch.modalities.image.batches import ImageBatchBuilder
 from raysearch.modalities.image.network import ImageNetwork
-from raysearch.modalities.opening import Splits
+from raysearch.modalities.opening import open_splits
 from raysearch.modalities.table.batches import TableBatchBuilder
 from raysearch.modalities.table.network import TableNetwork
 from raysearch.modalities.text.batches import TextBatchBuilder
@@ -125,7 +125,7 @@ class Trial:
         self.plan, self.files, self.process_group, self.training = plan, files, process_group, plan.training
         data = Path(plan.task["data"])
         self.about = about = json.loads((data / "data.json").read_text(encoding="utf-8"))
-        self.metric, self.splits = about["metric"], Splits(data)
+        self.metric, self.splits = about["metric"], open_splits(data)
         self.batches = batches_of(plan, about, self.splits)
         self.network = build(plan, about).to(process_group.device)
         self.update = Update(plan, self.network, self.splits, self.batches, len(about["labels"]), process_group)

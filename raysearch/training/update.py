@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
+from raysearch.data.prepared import Splits
 from raysearch.distributed import ProcessGroup
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.flat import assign_gradient, flat_gradient
@@ -37,7 +38,6 @@ from raysearch.methods.surgery.attittud import Attittud
 from raysearch.methods.weighting.base import END_TASK, GradientQuery, GradientSimilarities, StepObservation, Weighting
 from raysearch.methods.weighting.task_sampling import draw, nothing
 from raysearch.modalities.batch import BatchBuilder, TaskBatch
-from raysearch.modalities.opening import Splits
 from raysearch.modalities.text.outputs import example_losses, outputs_of
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan

@@ -19,7 +19,7 @@ from helpers.resume import assert_resume_is_bit_equal
 from raysearch.distributed import ProcessGroup
 from raysearch.methods import methods_of
 from raysearch.methods.schedule.phases import Phase
-from raysearch.modalities.opening import Splits
+from raysearch.modalities.opening import open_splits
 from raysearch.modalities.text.config import ExtraTask
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
@@ -200,7 +200,7 @@ def test_train_with_checkpoint_of_another_plan_is_rejected(data: Path, tmp_path:
 
 def test_splits_cannot_open_the_test_split(data: Path) -> None:
     with pytest.raises(ValueError, match="may not open the test split"):
-        Splits(data)("test")
+        open_splits(data)("test")
 
 
 def test_train_with_lambda_e_one_equals_fine_tuning(data: Path, tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
 """Image tasks, prepared: from a user's images to the splits that every trial reads.
 
 A split is one Arrow file: `pixels`, uint8 (C, H, W) of every image, and `label`, a class or 0 and 1 for each of several
-labels. data.json has the names of the labels, the auxiliary images' own, and mean and standard deviation of each
-channel, by which a batch is normalised.
+labels. data.json holds the names of the labels, those of the auxiliary images, and the mean and standard deviation of
+each channel, by which a batch is normalised.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,26 +18,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysearch.data.prepared import (
-    PreparedData,
-    Split,
-    count_leaks,
-    is_up_to_date,
-    leak_notes,
-    load_prepared_data,
-    resolve_path,
-    sort_labels,
-    write_atomically,
-)
+from raysearch.data.prepared import write_split
+from raysearch.data.splits import leak_notes, sort_labels
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.modalities.image import splits
 from raysearch.modalities.image.readers import SUFFIXES, Images, Label, decode_picture, read_images, resize_pixels
+from raysearch.modalities.image.splits import split_digits, split_images
 
 if TYPE_CHECKING:
     from raysearch.modalities.image.config import ImageTask, Source
 
 DATA_VERSION = "1"
-LOOKED_AT = 64  # images of each split that say whether there is colour
+COLOUR_SAMPLE = 64  # images of each split that decide whether there is colour
 
 
 @dataclass(frozen=True)
@@ -52,95 +43,107 @@ class ImageSplit:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """All alike (n,)."""
+        """Zeros (n,): all images are of one size."""
         return np.zeros(len(self), dtype=np.int64)
 
     def row(self, i: int) -> NDArray[np.uint8]:
-        """Pixels (C, H, W) of image `i`."""
+        """Returns the pixels (C, H, W) of image `i`."""
         pixels: NDArray[np.uint8] = self.pixels[i]
         return pixels
 
 
-def prepare_images(task: ImageTask, model: Mapping[str, Any], folder: Path, data_root: Path | None) -> PreparedData:
-    """See `tasks.prepare`."""
-    auxiliary = task.auxiliary.train if task.auxiliary is not None else None
-    given = {"train": task.train, "dev": task.dev, "test": task.test}
-    given["auxiliary"] = auxiliary if auxiliary != "rest" else None
-    keys = {part: f"task.{part}" for part in given} | {"auxiliary": "task.auxiliary.train"}
-    paths = {
-        part: resolve_path(name, keys[part], task.base, data_root, folders=True) if name else None
-        for part, name in given.items()
-    }
-    source = _source(task, model, paths)
-    if is_up_to_date(folder, source):
-        return load_prepared_data(folder)
-    splits = _splits(task, paths)
-    return write_atomically(folder, lambda draft: _write(draft, task, model, splits, source))
+class ImagePreparation:
+    """How images are read, split and stored; a `data.pipeline.Preparation`."""
 
+    folder_suffixes: Collection[str] = SUFFIXES
 
-def opened_images(batch: pa.RecordBatch) -> Split:
-    """A split of the one batch of its file, not copied."""
-    column, (_, channels, height, width) = batch.column("pixels"), _shape(batch)
-    values = np.frombuffer(column.buffers()[1], dtype=np.uint8)
-    pixels = values.reshape(len(column), channels, height, width)
-    said = batch.column("label")
-    if pa.types.is_fixed_size_list(said.type):
-        return ImageSplit(pixels, said.flatten().to_numpy().reshape(len(said), said.type.list_size))
-    return ImageSplit(pixels, said.to_numpy())
+    def files(self, task: ImageTask) -> dict[str, str | None]:
+        """Returns the declared path of each part; `auxiliary: rest` has none."""
+        auxiliary = task.auxiliary.train if task.auxiliary is not None else None
+        return {
+            "train": task.train,
+            "dev": task.dev,
+            "test": task.test,
+            "auxiliary": auxiliary if auxiliary != "rest" else None,
+        }
 
+    def source(self, task: ImageTask, model: Mapping[str, Any], digests: Mapping[str, str | None]) -> dict[str, Any]:
+        """Returns all that the prepared images depend on and that is known before they are read."""
+        source: dict[str, Any] = {
+            **digests,
+            "task": {name: value for name, value in task.to_plain().items() if name != "base"},
+            "normalised": _pretrained_name(model),
+            "channels": _required_channels(model),
+            "version": DATA_VERSION,
+        }
+        if task.embedded:
+            from importlib.metadata import version
 
-def _shape(batch: pa.RecordBatch) -> tuple[int, int, int, int]:
-    channels, height, width = json.loads(batch.schema.metadata[b"shape"])
-    return batch.num_rows, channels, height, width
+            source["embedded"] = {"scikit-learn": version("scikit-learn")}
+        return source
 
+    def read_splits(self, task: ImageTask, paths: Mapping[str, Path | None]) -> dict[str, Images]:
+        """Reads the images and splits them. Raises SpecError for data that cannot be used."""
+        if task.embedded:
+            return split_digits(task)
+        sources: dict[str, Source] = dict.fromkeys(("train", "dev", "test"), task.end_task())
+        if task.auxiliary is not None:
+            sources["auxiliary"] = task.auxiliary
+        return split_images(task, {part: read_images(path, sources[part]) for part, path in paths.items() if path})
 
-# ---- reading ----
+    def write_splits(
+        self, folder: Path, task: ImageTask, model: Mapping[str, Any], splits: Mapping[str, Images]
+    ) -> dict[str, Any]:
+        """Decodes the images, writes the splits and returns their metadata."""
+        labels, auxiliary_labels = _end_task_labels(task, splits), _auxiliary_labels(task, splits)
+        shape = _common_shape(task, model, splits)
+        metadata: dict[str, Any] = {"task": task.name, "kind": "image", "metric": task.metric, "labels": labels}
+        metadata |= {"auxiliary_labels": auxiliary_labels, "several": bool(task.labels), "shape": list(shape)}
+        metadata["auxiliary_several"] = bool(task.auxiliary is not None and task.auxiliary.labels)
+        metadata["sizes"] = {name: len(images) for name, images in splits.items()}
+        metadata["splits"] = {}
+        for name, images in splits.items():
+            scratch = folder / "scratch"
+            pixels = np.memmap(scratch, np.uint8, "w+", shape=(max(len(images), 1), *shape))
+            _decode_into(pixels, images, shape, is_scaled=bool(task.size))
+            if name == "train":
+                metadata |= _pretrained_mean_and_std(model) or _mean_and_std(pixels)
+            classes = _encode_labels(images.labels, auxiliary_labels if name == "auxiliary" else labels)
+            metadata["splits"][name] = _write_split(folder / f"{name}.arrow", pixels[: len(images)], classes)
+            del pixels
+            scratch.unlink()
+        return metadata
 
+    def notes(self, splits: Mapping[str, Images], metadata: Mapping[str, Any]) -> list[str]:
+        """Returns a sentence each for leaks, images with two labels, and labels without held-out images."""
+        notes = leak_notes(metadata["leaks"], metadata["sizes"], "images also stand")
+        train = splits["train"]
+        if conflicts := len({*zip(train.keys, train.labels, strict=True)}) - len(set(train.keys)):
+            notes.append(f"{conflicts} train images carry more than one label")
+        for name in ("select_dev", "test"):
+            if name in splits and (absent := _absent_labels(splits[name].labels, metadata["labels"])):
+                quantity = "no" if isinstance(train.labels[0], str) else "no or every"
+                notes.append(f"{quantity} {name} image has the label {', '.join(absent)}")
+        return notes
 
-def _source(task: ImageTask, model: Mapping[str, Any], paths: Mapping[str, Path | None]) -> dict[str, Any]:
-    """What the prepared data is a function of, as far as it can be told without reading the images."""
-    declared = {name: part for name, part in task.to_plain().items() if name != "base"}
-    about: dict[str, Any] = {part: _digest(path) if path else None for part, path in paths.items()}
-    about |= {
-        "task": declared,
-        "normalised": _loaded(model),
-        "channels": _wanted_channels(model),
-        "version": DATA_VERSION,
-    }
-    if task.embedded:
-        from importlib.metadata import version
-
-        about["embedded"] = {"scikit-learn": version("scikit-learn")}
-    plain: dict[str, Any] = json.loads(json.dumps(about))
-    return plain
-
-
-def _digest(path: Path) -> str:
-    """The sha256 of a file; of a folder's names and sizes."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in SUFFIXES:
-                digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
-        return digest.hexdigest()
-    with path.open("rb") as opened_file:
-        return hashlib.file_digest(opened_file, "sha256").hexdigest()
-
-
-def _splits(task: ImageTask, paths: Mapping[str, Path | None]) -> dict[str, Images]:
-    if task.embedded:
-        return splits.split_digits(task)
-    sources: dict[str, Source] = dict.fromkeys(("train", "dev", "test"), task.end_task())
-    if task.auxiliary is not None:
-        sources["auxiliary"] = task.auxiliary
-    return splits.split_images(task, {p: read_images(path, sources[p]) for p, path in paths.items() if path})
+    def decode(self, batch: pa.RecordBatch) -> ImageSplit:
+        """Returns the split that an Arrow file's batch holds, without a copy."""
+        column, labels = batch.column("pixels"), batch.column("label")
+        shape = json.loads(batch.schema.metadata[b"shape"])
+        pixels = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(len(column), *shape)
+        if pa.types.is_fixed_size_list(labels.type):
+            return ImageSplit(pixels, labels.flatten().to_numpy().reshape(len(labels), labels.type.list_size))
+        return ImageSplit(pixels, labels.to_numpy())
 
 
 # ---- labels ----
 
 
 def _end_task_labels(task: ImageTask, splits: Mapping[str, Images]) -> list[str]:
-    """Names of the end task's labels: as chosen, or those of train in order. SpecError for one that train lacks."""
+    """Returns the names of the end task's labels: as declared, or those of train in order.
+
+    Raises SpecError for a held-out label that train does not have.
+    """
     if task.labels:
         return list(task.labels)
     train = splits["train"]
@@ -164,149 +167,104 @@ def _auxiliary_labels(task: ImageTask, splits: Mapping[str, Images]) -> list[str
     return sort_labels(map(str, splits["auxiliary"].labels))
 
 
-# ---- writing ----
+def _absent_labels(labels: Sequence[Label], names: list[str]) -> list[str]:
+    """Returns the labels that no image has; of several labels also those that every image has: they have no AUC."""
+    if labels and not isinstance(labels[0], str):
+        return [name for i, name in enumerate(names) if len({label[i] for label in labels}) < 2]
+    return sorted(set(names) - {str(label) for label in labels})
 
 
-def _write(
-    folder: Path,
-    task: ImageTask,
-    model: Mapping[str, Any],
-    splits: Mapping[str, Images],
-    source: Mapping[str, Any],
-) -> None:
-    labels, auxiliary = _end_task_labels(task, splits), _auxiliary_labels(task, splits)
-    shape = _common_shape(task, model, splits)
-    about: dict[str, Any] = {"task": task.name, "kind": "image", "metric": task.metric, "labels": labels}
-    about |= {"auxiliary_labels": auxiliary, "several": bool(task.labels), "shape": list(shape)}
-    about["auxiliary_several"] = bool(task.auxiliary is not None and task.auxiliary.labels)
-    about["sizes"] = {name: len(images) for name, images in splits.items()}
-    about["splits"] = {}
-    for name, images in splits.items():
-        pixels = np.memmap(folder / "scratch", np.uint8, "w+", shape=(max(len(images), 1), *shape))
-        _fill(pixels, images, shape, scaled=bool(task.size))
-        if name == "train":
-            about |= _moments(pixels, model)
-        numbers = _numbers(images.labels, auxiliary if name == "auxiliary" else labels)
-        about["splits"][name] = _write_split(folder / f"{name}.arrow", pixels[: len(images)], numbers)
-        del pixels
-        (folder / "scratch").unlink()
-    about["fingerprint"] = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    about["meta_dev_from"] = "dev"
-    about["duplicates"] = {name: len(images) - len(set(images.keys)) for name, images in splits.items()}
-    about["leaks"] = count_leaks({name: images.keys for name, images in splits.items()})
-    about["notes"] = _notes(splits, labels, about)
-    about["source"] = source
-    (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _encode_labels(labels: Sequence[Label], names: Sequence[str]) -> NDArray[np.int32]:
+    """Returns classes (n,), or 0 and 1 for each of several labels (n, L)."""
+    if labels and not isinstance(labels[0], str):
+        return np.array(labels, dtype=np.int32)
+    class_of: dict[Label, int] = {name: i for i, name in enumerate(names)}
+    return np.array([class_of[label] for label in labels], dtype=np.int32)
+
+
+# ---- pixels ----
 
 
 def _common_shape(task: ImageTask, model: Mapping[str, Any], splits: Mapping[str, Images]) -> tuple[int, int, int]:
-    """(C, H, W) of all images as they will be stored."""
+    """Returns (C, H, W), the shape that all images are stored in."""
     train = splits["train"]
     first = decode_picture(train.pictures[0], train.source)
     side = task.size or first.shape[0]
     if not task.size and first.shape[0] != first.shape[1]:
         problem = f"images are {first.shape[0]} x {first.shape[1]}; give task.size: they are made square"
         raise SpecError(problem, file=train.source)
-    channels = task.channels or _wanted_channels(model)
+    channels = task.channels or _required_channels(model)
     if not channels:
-        some = (decode_picture(p, images.source) for images in splits.values() for p in images.pictures[:LOOKED_AT])
-        channels = 3 if any(pixels.ndim == 3 for pixels in some) else 1
+        sample = (
+            decode_picture(picture, images.source)
+            for images in splits.values()
+            for picture in images.pictures[:COLOUR_SAMPLE]
+        )
+        channels = 3 if any(pixels.ndim == 3 for pixels in sample) else 1
     return channels, side, side
 
 
-def _fill(pixels: NDArray[np.uint8], images: Images, shape: tuple[int, int, int], *, scaled: bool) -> None:
-    """Decode all images into `pixels`; refuses one of another size unless all are `scaled`."""
+def _decode_into(pixels: NDArray[np.uint8], images: Images, shape: tuple[int, int, int], *, is_scaled: bool) -> None:
+    """Decodes all images into `pixels`. Raises SpecError for one of another size, unless all `is_scaled`."""
     for i, picture in enumerate(images.pictures):
-        found = decode_picture(picture, images.source)
-        if not scaled and found.shape[:2] != shape[1:]:
-            there, here = (" x ".join(map(str, size)) for size in (shape[1:], found.shape[:2]))
-            where = str(picture) if isinstance(picture, Path) else images.source
-            raise SpecError(f"this image is {here}, the first one {there}; give task.size: all are scaled", file=where)
-        pixels[i] = resize_pixels(found, shape[1], shape[0])
+        decoded = decode_picture(picture, images.source)
+        if not is_scaled and decoded.shape[:2] != shape[1:]:
+            first_size, size = (" x ".join(map(str, sides)) for sides in (shape[1:], decoded.shape[:2]))
+            problem = f"this image is {size}, the first one {first_size}; give task.size: all are scaled"
+            raise SpecError(problem, file=str(picture) if isinstance(picture, Path) else images.source)
+        pixels[i] = resize_pixels(decoded, shape[1], shape[0])
 
 
-def _moments(pixels: NDArray[np.uint8], model: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel, in [0, 1]: the loaded model's own, or train's."""
-    if (own := _loaded_moments(model)) is not None:
-        return own
+def _mean_and_std(pixels: NDArray[np.uint8]) -> dict[str, list[float]]:
+    """Returns the mean and the standard deviation of each channel, of pixels in [0, 1]."""
     total = np.zeros(pixels.shape[1])
     squares = np.zeros(pixels.shape[1])
-    for rows in np.array_split(pixels, max(1, len(pixels) // 1024)):
-        part = rows.astype(np.float64) / 255
-        total += part.sum(axis=(0, 2, 3))
-        squares += (part**2).sum(axis=(0, 2, 3))
-    number = pixels.size / pixels.shape[1]
-    mean = total / number
-    deviation = np.sqrt(np.maximum(squares / number - mean**2, 0))
-    return {"mean": mean.round(6).tolist(), "std": np.where(deviation > 1e-6, deviation, 1.0).round(6).tolist()}
+    for chunk in np.array_split(pixels, max(1, len(pixels) // 1024)):
+        values = chunk.astype(np.float64) / 255
+        total += values.sum(axis=(0, 2, 3))
+        squares += (values**2).sum(axis=(0, 2, 3))
+    size = pixels.size / pixels.shape[1]
+    mean = total / size
+    std = np.sqrt(np.maximum(squares / size - mean**2, 0))
+    return {"mean": mean.round(6).tolist(), "std": np.where(std > 1e-6, std, 1.0).round(6).tolist()}
 
 
-def _loaded(model: Mapping[str, Any]) -> str | None:
-    """The name of a pre-trained model, which wants images as it has seen them: three channels, its own mean."""
+def _pretrained_name(model: Mapping[str, Any]) -> str | None:
+    """Returns the name of a pre-trained model, which is given images like those it has learned from, or None."""
     name = model.get("path") or (model.get("timm") if model.get("pretrained") else None)
     return None if name is None else str(name)
 
 
-def _wanted_channels(model: Mapping[str, Any]) -> int:
-    """3 for a pre-trained model, and for one of transformers, whose pipelines read all images in colour; else 0."""
-    return 3 if _loaded(model) or model.get("config") else 0
+def _required_channels(model: Mapping[str, Any]) -> int:
+    """Returns 3 for a pre-trained model and for one of transformers, whose pipelines read in colour; else 0."""
+    return 3 if _pretrained_name(model) or model.get("config") else 0
 
 
-def _loaded_moments(model: Mapping[str, Any]) -> dict[str, list[float]] | None:
+def _pretrained_mean_and_std(model: Mapping[str, Any]) -> dict[str, list[float]] | None:
+    """Returns the mean and the standard deviation that a loaded model normalises by, or None if it names none."""
     if not model.get("path"):
         return None
     from transformers import ImageProcessingMixin
 
     try:
-        said, _ = ImageProcessingMixin.get_image_processor_dict(str(model["path"]))
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(str(model["path"]))
     except OSError:  # a model without a preprocessor_config.json
         return None
-    if "image_mean" not in said or "image_std" not in said:
+    if "image_mean" not in processor or "image_std" not in processor:
         return None
-    return {"mean": list(said["image_mean"]), "std": list(said["image_std"])}
-
-
-def _numbers(labels: Any, names: list[str]) -> NDArray[np.int32]:
-    if labels and not isinstance(labels[0], str):
-        return np.array(labels, dtype=np.int32)
-    number = {name: i for i, name in enumerate(names)}
-    return np.array([number[label] for label in labels], dtype=np.int32)
+    return {"mean": list(processor["image_mean"]), "std": list(processor["image_std"])}
 
 
 def _write_split(path: Path, pixels: NDArray[np.uint8], labels: NDArray[np.int32]) -> dict[str, Any]:
     size = int(np.prod(pixels.shape[1:]))
-    values = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(pixels), [None, pa.py_buffer(pixels)])
-    flat = pa.array(labels.reshape(-1))
-    said = flat if labels.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, labels.shape[1])
+    pixel_column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(pixels), [None, pa.py_buffer(pixels)])
+    label_column = pa.array(labels.reshape(-1))
+    if labels.ndim > 1:
+        label_column = pa.FixedSizeListArray.from_arrays(label_column, labels.shape[1])
     schema = pa.schema(
-        [("pixels", values.type), ("label", said.type)], metadata={"shape": json.dumps(pixels.shape[1:])}
+        [("pixels", pixel_column.type), ("label", label_column.type)], metadata={"shape": json.dumps(pixels.shape[1:])}
     )
-    batch = pa.RecordBatch.from_arrays([values, said], schema=schema)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(batch)
+    write_split(path, pa.RecordBatch.from_arrays([pixel_column, label_column], schema=schema))
     digest = hashlib.sha256(np.ascontiguousarray(pixels).data)
     digest.update(labels.tobytes())
     return {"rows": len(pixels), "sha256": digest.hexdigest()}
-
-
-# ---- what is odd ----
-
-
-def _notes(splits: Mapping[str, Images], labels: list[str], about: Mapping[str, Any]) -> list[str]:
-    notes = leak_notes(about["leaks"], about["sizes"], "images also stand")
-    train = splits["train"]
-    if conflicts := len({*zip(train.keys, train.labels, strict=True)}) - len(set(train.keys)):
-        notes.append(f"{conflicts} train images carry more than one label")
-    for name in ("select_dev", "test"):
-        if name in splits and (absent := _absent(splits[name].labels, labels)):
-            whose = "no" if isinstance(train.labels[0], str) else "no or every"
-            notes.append(f"{whose} {name} image has the label {', '.join(absent)}")
-    return notes
-
-
-def _absent(found: Any, labels: list[str]) -> list[str]:
-    """Labels that no image has; of several at once also those that every image has, which have no AUC."""
-    there: list[Label] = list(found)
-    if there and not isinstance(there[0], str):
-        return [name for i, name in enumerate(labels) if len({label[i] for label in there}) < 2]
-    return sorted(set(labels) - {str(label) for label in there})

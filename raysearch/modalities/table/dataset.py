@@ -1,15 +1,15 @@
 """Tables, prepared: from a user's rows, or drawn ones, to the splits that every trial reads.
 
-A split is one Arrow file: `features`, float32 (d,) of every row, and `label`: a class, or a number in standard
-deviations from the mean of its table (of train's, for the end task's splits). data.json has those, the names of
-features and labels, and mean and standard deviation of each of train's features, by which a batch is normalised.
+A split is one Arrow file: `features`, float32 (d,) of every row, and `label`: a class, or a number that is
+standardised by the labels of its table (the end task's by those of train). data.json holds these means and standard
+deviations, the names of features and labels, and the mean and standard deviation of each feature of train, by which a
+batch is normalised.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysearch.data.prepared import (
-    FRACTIONS,
-    SPLITS,
-    PreparedData,
-    Split,
-    count_leaks,
-    is_up_to_date,
-    leak_notes,
-    load_prepared_data,
-    resolve_path,
-    sort_labels,
-    split_by_hash,
-    write_atomically,
-)
+from raysearch.data.prepared import write_split
+from raysearch.data.splits import EXTRA, leak_notes, sort_labels, split_parts
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.modalities.table import planted
 from raysearch.modalities.table.readers import TableRows, read_table
@@ -44,9 +32,9 @@ DATA_VERSION = "1"
 
 @dataclass(frozen=True)
 class TableSplit:
-    """Rows mapped from disk."""
+    """The rows of a table, mapped from disk."""
 
-    features: NDArray[np.float32]  # (n, d) as they are
+    features: NDArray[np.float32]  # (n, d), not normalised
     labels: NDArray[Any] | None  # (n,) int32 classes, or float32 numbers
 
     def __len__(self) -> int:
@@ -54,102 +42,97 @@ class TableSplit:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """All alike (n,)."""
+        """Zeros (n,): all rows are of one length."""
         return np.zeros(len(self), dtype=np.int64)
 
     def row(self, i: int) -> NDArray[np.float32]:
-        """Features (d,) of row `i`."""
+        """Returns the features (d,) of row `i`."""
         features: NDArray[np.float32] = self.features[i]
         return features
 
 
-def prepare_table(task: TableTask, folder: Path, data_root: Path | None) -> PreparedData:
-    """See `tasks.prepare`."""
-    given = {part: getattr(task, part) for part in ("train", "dev", "test")}
-    paths = {part: resolve_path(name, f"task.{part}", task.base, data_root) for part, name in given.items() if name}
-    for name, extra in task.extra.items():
-        paths[f"extra_{name}"] = resolve_path(extra.train, f"task.extra.{name}.train", task.base, data_root)
-    source = _source(task, paths)
-    if is_up_to_date(folder, source):
-        return load_prepared_data(folder)
-    splits = _drawn(task) if task.planted is not None else _dealt(task, _read(task, paths))
-    return write_atomically(folder, lambda draft: _write(draft, task, splits, source))
+class TablePreparation:
+    """How tables are read or drawn, split and stored; a `data.pipeline.Preparation`."""
+
+    folder_suffixes: Collection[str] = ()
+
+    def files(self, task: TableTask) -> dict[str, str | None]:
+        """Returns the declared path of each table."""
+        files = {part: name for part in ("train", "dev", "test") if (name := getattr(task, part))}
+        return files | {f"{EXTRA}{name}": extra.train for name, extra in task.extra.items()}
+
+    def source(self, task: TableTask, model: Mapping[str, Any], digests: Mapping[str, str | None]) -> dict[str, Any]:
+        """Returns all that the prepared tables depend on."""
+        del model
+        declared = {name: value for name, value in task.to_plain().items() if name != "base"}
+        return {**digests, "task": declared, "version": DATA_VERSION}
+
+    def read_splits(self, task: TableTask, paths: Mapping[str, Path | None]) -> dict[str, TableRows]:
+        """Reads or draws the rows and splits them. Raises SpecError for data that cannot be used."""
+        if task.planted is not None:
+            return _draw_splits(task)
+        splits = split_parts(_read_parts(task, paths), task.split, task.meta_dev)
+        return {name: rows for name, rows in splits.items() if len(rows) or name != "test"}
+
+    def write_splits(
+        self, folder: Path, task: TableTask, model: Mapping[str, Any], splits: Mapping[str, TableRows]
+    ) -> dict[str, Any]:
+        """Writes the splits and returns their metadata."""
+        del model
+        train = splits["train"]
+        label = _label_metadata(task.label, splits, "train")
+        extra = {name: _label_metadata(name, splits, name) for name in splits if name.startswith(EXTRA)}
+        metadata: dict[str, Any] = {"task": task.name, "kind": "table", "metric": task.metric}
+        metadata |= {"labels": label["labels"], "label": label, "extra": extra, "features": list(train.names)}
+        metadata |= _mean_and_std(train.features)
+        metadata["sizes"] = {name: len(rows) for name, rows in splits.items()}
+        metadata["splits"] = {
+            name: _write_split(folder / f"{name}.arrow", rows.features, _encode_labels(rows, extra.get(name, label)))
+            for name, rows in splits.items()
+        }
+        return metadata
+
+    def notes(self, splits: Mapping[str, TableRows], metadata: Mapping[str, Any]) -> list[str]:
+        """Returns a sentence for each leak; a further table may well have the features of the end task's rows."""
+        del splits
+        leaks = {pair: count for pair, count in metadata["leaks"].items() if f" in {EXTRA}" not in pair}
+        return leak_notes(leaks, metadata["sizes"], "rows have features that also stand")
+
+    def decode(self, batch: pa.RecordBatch) -> TableSplit:
+        """Returns the split that an Arrow file's batch holds, without a copy."""
+        column = batch.column("features")
+        features = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+        return TableSplit(features, batch.column("label").to_numpy())
 
 
-def opened_table(batch: pa.RecordBatch) -> Split:
-    """A split of the one batch of its file, not copied."""
-    column = batch.column("features")
-    features = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-    return TableSplit(features, batch.column("label").to_numpy())
-
-
-# ---- reading ----
-
-
-def _source(task: TableTask, paths: Mapping[str, Path]) -> dict[str, Any]:
-    """What the prepared data is a function of."""
-    declared = {name: part for name, part in task.to_plain().items() if name != "base"}
-    about: dict[str, Any] = {part: hashlib.sha256(path.read_bytes()).hexdigest() for part, path in paths.items()}
-    plain: dict[str, Any] = json.loads(json.dumps(about | {"task": declared, "version": DATA_VERSION}))
-    return plain
-
-
-def _drawn(task: TableTask) -> dict[str, TableRows]:
-    about = task.planted
-    assert about is not None
-    names = tuple(f"x{i}" for i in range(about.dim))
+def _draw_splits(task: TableTask) -> dict[str, TableRows]:
+    assert task.planted is not None
+    names = tuple(f"x{i}" for i in range(task.planted.dim))
     return {
         name: TableRows("planted", names, table.features.astype(np.float32), table.labels.tolist())
-        for name, table in planted.draw_tables(about).items()
+        for name, table in planted.draw_tables(task.planted).items()
     }
 
 
-def _read(task: TableTask, paths: Mapping[str, Path]) -> dict[str, TableRows]:
-    """The tables; all have the features of train."""
-    others = frozenset({task.label, *(extra.label for extra in task.extra.values())})
+def _read_parts(task: TableTask, paths: Mapping[str, Path | None]) -> dict[str, TableRows]:
+    """Returns the tables; all have the features of train."""
+    label_columns = frozenset({task.label, *(extra.label for extra in task.extra.values())})
     parts: dict[str, TableRows] = {}
     features = task.features
     for part, path in paths.items():
-        label = task.extra[part.removeprefix("extra_")].label if part.startswith("extra_") else task.label
+        assert path is not None
+        label = task.extra[part.removeprefix(EXTRA)].label if part.startswith(EXTRA) else task.label
         numbers = task.kind_of(part) == "number"
-        parts[part] = read_table(path, label, numbers=numbers, features=features, others=others)
+        parts[part] = read_table(path, label, numbers=numbers, features=features, others=label_columns)
         features = features or parts[part].names
     return parts
 
 
-# ---- dealing out ----
+def _label_metadata(name: str, splits: Mapping[str, TableRows], train: str) -> dict[str, Any]:
+    """Returns the kind of a label and its classes, or its name, mean and standard deviation.
 
-
-def _dealt(task: TableTask, parts: dict[str, TableRows]) -> dict[str, TableRows]:
-    given = task.split or {}
-    shares = {name: float(given.get(name, share)) for name, share in FRACTIONS.items() if name not in parts}
-    whole = parts["train"]
-    if sum(shares.values()) >= 1:
-        raise SpecError("the fractions leave nothing to train on", key="task.split")
-    parts = parts | _cut(whole, {name: share for name, share in shares.items() if share}, "split", rest="train")
-    if "dev" not in parts:
-        raise SpecError("no dev rows to select on; give dev, or a fraction for it in split", key="task.dev")
-    dev = parts.pop("dev")
-    splits = parts | _cut(dev, {"meta_dev": task.meta_dev}, "meta_dev", rest="select_dev")
-    for name, source in (("train", whole.source), ("select_dev", dev.source)):
-        if not len(splits[name]):
-            raise SpecError(f"no rows are left for {name}; give more rows or other fractions", file=source)
-    extra = [name for name in splits if name.startswith("extra_")]
-    return {name: splits[name] for name in (*SPLITS, *extra) if name in splits}
-
-
-def _cut(rows: TableRows, shares: Mapping[str, float], salt: str, rest: str) -> dict[str, TableRows]:
-    keys = rows.keys
-    dealt = split_by_hash(keys, shares, salt)
-    names = {name: name for name in shares} | {rest: ""}
-    return {name: rows.take([i for i, key in enumerate(keys) if dealt[key] == to]) for name, to in names.items()}
-
-
-# ---- labels ----
-
-
-def _labels(name: str, splits: Mapping[str, TableRows], train: str) -> dict[str, Any]:
-    """What is said of a label: its classes, or one column with mean and standard deviation."""
+    Raises SpecError if the label has a single value, and for a held-out row of the end task with an unknown class.
+    """
     rows = splits[train]
     if isinstance(rows.labels[0], str):
         classes = sort_labels(map(str, rows.labels))
@@ -161,57 +144,31 @@ def _labels(name: str, splits: Mapping[str, TableRows], train: str) -> dict[str,
                     problem = f"{label!r} is no class of the training rows{did_you_mean(str(label), classes)}"
                     raise SpecError(problem, file=splits[split].source, key=split)
         return {"kind": "class", "labels": classes}
-    values = np.array(rows.labels, dtype=np.float64)
-    if not values.std() > 0:
-        raise SpecError(f"all labels are {values[0]:g}: there is nothing to learn", file=rows.source)
-    return {"kind": "number", "labels": [name], "mean": float(values.mean()), "std": float(values.std())}
+    numbers = np.array(rows.labels, dtype=np.float64)
+    if not numbers.std() > 0:
+        raise SpecError(f"all labels are {numbers[0]:g}: there is nothing to learn", file=rows.source)
+    return {"kind": "number", "labels": [name], "mean": float(numbers.mean()), "std": float(numbers.std())}
 
 
-def _encoded(rows: TableRows, about: Mapping[str, Any]) -> NDArray[Any]:
-    if about["kind"] == "class":
-        number = {label: i for i, label in enumerate(about["labels"])}
-        return np.array([number[str(label)] for label in rows.labels], dtype=np.int32)
-    values = (np.array(rows.labels, dtype=np.float64) - about["mean"]) / about["std"]
-    return np.asarray(values.astype(np.float32))
+def _encode_labels(rows: TableRows, label: Mapping[str, Any]) -> NDArray[Any]:
+    """Returns int32 classes (n,) or standardised float32 numbers (n,)."""
+    if label["kind"] == "class":
+        class_of = {name: i for i, name in enumerate(label["labels"])}
+        return np.array([class_of[str(name)] for name in rows.labels], dtype=np.int32)
+    numbers = (np.array(rows.labels, dtype=np.float64) - label["mean"]) / label["std"]
+    return np.asarray(numbers.astype(np.float32))
 
 
-# ---- writing ----
-
-
-def _write(folder: Path, task: TableTask, splits: Mapping[str, TableRows], source: Mapping[str, Any]) -> None:
-    train = splits["train"]
-    label = _labels(task.label, splits, "train")
-    extra = {name: _labels(name, splits, name) for name in splits if name.startswith("extra_")}
-    about: dict[str, Any] = {"task": task.name, "kind": "table", "metric": task.metric, "labels": label["labels"]}
-    about |= {"label": label, "extra": extra, "features": list(train.names)}
-    about |= _moments(train.features)
-    about["sizes"] = {name: len(rows) for name, rows in splits.items()}
-    about["splits"] = {
-        name: _write_split(folder / f"{name}.arrow", rows.features, _encoded(rows, extra.get(name, label)))
-        for name, rows in splits.items()
-    }
-    about["fingerprint"] = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    about["meta_dev_from"] = "dev"
-    keys = {name: rows.keys for name, rows in splits.items()}
-    about["duplicates"] = {name: len(found) - len(set(found)) for name, found in keys.items()}
-    about["leaks"] = count_leaks(keys)
-    scored = {where: count for where, count in about["leaks"].items() if " in extra_" not in where}
-    about["notes"] = leak_notes(scored, about["sizes"], "rows have features that also stand")
-    about["source"] = source
-    (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _moments(features: NDArray[np.float32]) -> dict[str, list[float]]:
-    mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    return {"mean": mean.round(6).tolist(), "std": np.where(deviation > 1e-6, deviation, 1.0).round(6).tolist()}
+def _mean_and_std(features: NDArray[np.float32]) -> dict[str, list[float]]:
+    """Returns the mean and the standard deviation of each feature; 1 for a constant one."""
+    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    return {"mean": mean.round(6).tolist(), "std": np.where(std > 1e-6, std, 1.0).round(6).tolist()}
 
 
 def _write_split(path: Path, features: NDArray[np.float32], labels: NDArray[Any]) -> dict[str, Any]:
-    flat = np.ascontiguousarray(features)
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
-    batch = pa.RecordBatch.from_pydict({"features": lists, "label": pa.array(labels)})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    digest = hashlib.sha256(flat.tobytes())
+    features = np.ascontiguousarray(features)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
+    write_split(path, pa.RecordBatch.from_pydict({"features": column, "label": pa.array(labels)}))
+    digest = hashlib.sha256(features.tobytes())
     digest.update(labels.tobytes())
-    return {"rows": len(flat), "sha256": digest.hexdigest()}
+    return {"rows": len(features), "sha256": digest.hexdigest()}

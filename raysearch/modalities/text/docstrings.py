@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raysearch.data.row_readers import TextRows
+    from raysearch.modalities.text.readers import TextRows
 
 RECIPE = "1"  # goes up when the same libraries would give other rows
 LIBRARIES = {  # label, which is also the package that is imported: the distribution it comes from
@@ -68,8 +68,9 @@ def load_rows() -> dict[str, TextRows]:
 
     Raises SpecError when a library is missing or gives too few texts.
     """
-    from raysearch.data.row_readers import TextRows
+    from raysearch.data.row_readers import row_places
     from raysearch.errors import SpecError
+    from raysearch.modalities.text.readers import TextRows
 
     texts = texts_by_label()
     parts: dict[str, list[tuple[str, str]]] = {part: [] for part in (*PER_LABEL, "domain")}
@@ -86,7 +87,8 @@ def load_rows() -> dict[str, TextRows]:
     for part, pairs in parts.items():
         pairs.sort(key=lambda pair: hashlib.sha256(f"order\0{pair[0]}".encode()).digest())
         labels = [label for _, label in pairs] if part != "domain" else []
-        rows[part] = TextRows(f"docstrings[{part}]", [t for t, _ in pairs], labels, range(1, len(pairs) + 1), False)
+        source = f"docstrings[{part}]"
+        rows[part] = TextRows(source, [text for text, _ in pairs], labels, row_places(source, len(pairs)))
     return rows
 
 

@@ -1,7 +1,7 @@
-"""Words with a tag for each, as named entities or parts of speech: their rows, and the tokens that carry the tags.
+"""Words with a tag each, such as named entities or parts of speech: their rows, and the tags of their tokens.
 
 A row is a list of words and a list of as many tags, in JSONL or Parquet. The words are joined by spaces and tokenised
-as any text is; a word's tag is asked for at its first token, and at no other.
+like any other text. A word's first token has the tag of the word; its other tokens have none.
 """
 
 from __future__ import annotations
@@ -14,76 +14,69 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from raysearch.data.row_readers import READERS, TextRows
-from raysearch.errors import SpecError, did_you_mean
+from raysearch.data.row_readers import Place, read_rows
+from raysearch.modalities.text.readers import TextRows
 
 if TYPE_CHECKING:
     from raysearch.modalities.text.tokenizer import TaskTokenizer
 
-NO_TAG = -1  # of a token that is asked for nothing
-KINDS = (".jsonl", ".ndjson", ".parquet")
+NO_TAG = -1  # of a token that no loss is computed for
+SUFFIXES = (".jsonl", ".ndjson", ".parquet")  # formats whose columns can hold lists
 
 
 @dataclass(frozen=True)
 class TaggedRows(TextRows):
-    """Texts of words joined by spaces; `labels` is empty."""
+    """Texts made of words joined by spaces, with a tag for each word; `labels` is empty."""
 
     words: Sequence[Sequence[str]] = ()
     tags: Sequence[Sequence[str]] = ()
 
     @property
-    def names(self) -> list[str]:
+    def tag_names(self) -> list[str]:
         """Every tag once, sorted."""
         return sorted({tag for tags in self.tags for tag in tags})
 
 
 def read_tagged_rows(path: Path, words: str, tags: str) -> TaggedRows:
-    """The rows of a file whose columns `words` and `tags` hold lists.
+    """Reads the rows of a file whose columns `words` and `tags` hold lists.
 
-    Raises SpecError, with its line, for a row that does not fit.
+    Raises SpecError with file and line for a row that cannot be used.
     """
-    if path.suffix.lower() not in KINDS:
-        raise SpecError(
-            f"cannot read lists of words from a {path.suffix or 'nameless'} file; use {', '.join(KINDS)}",
-            file=str(path),
-        )
-    by_line = path.suffix.lower() != ".parquet"
-    empty = TextRows(str(path), [], [], (), by_line)
-    found: list[tuple[list[str], list[str]]] = []
-    places: list[int] = []
-    for place, row in READERS[path.suffix.lower()](path, [words, tags]):
-        at = TextRows(str(path), [], [], (place,), by_line)
+    places: list[Place] = []
+    word_lists: list[list[str]] = []
+    tag_lists: list[list[str]] = []
+    for place, row in read_rows(path, [words, tags], "lists of words", SUFFIXES):
         for column in (words, tags):
-            if column not in row:
-                raise at.error(0, column, f"no such column{did_you_mean(column, row)}")
-            if not isinstance(row[column], list) or not all(isinstance(part, str | int) for part in row[column]):
-                raise at.error(0, column, "must be a list of words")
+            if not isinstance(row[column], list) or not all(isinstance(value, str | int) for value in row[column]):
+                raise place.error(column, "must be a list of words")
         if not row[words] or not all(str(word).strip() for word in row[words]):
-            raise at.error(0, words, "is empty, or has an empty word")
+            raise place.error(words, "is empty, or has an empty word")
         if len(row[words]) != len(row[tags]):
-            raise at.error(0, tags, f"has {len(row[tags])} tags for {len(row[words])} words")
-        found.append(([str(word).strip() for word in row[words]], [str(tag).strip() for tag in row[tags]]))
+            raise place.error(tags, f"has {len(row[tags])} tags for {len(row[words])} words")
         places.append(place)
-    if not found:
-        raise SpecError("holds no rows", file=empty.source)
-    texts = [" ".join(own) for own, _ in found]
-    return TaggedRows(empty.source, texts, [], places, by_line, [own for own, _ in found], [tags for _, tags in found])
+        word_lists.append([str(word).strip() for word in row[words]])
+        tag_lists.append([str(tag).strip() for tag in row[tags]])
+    texts = [" ".join(row_words) for row_words in word_lists]
+    return TaggedRows(str(path), texts, [], places, word_lists, tag_lists)
 
 
-def encode_tags(rows: TaggedRows, vocabulary: TaskTokenizer, number: Mapping[str, int]) -> NDArray[np.int32]:
-    """For every token of `vocabulary.encode(rows.texts)` its word's tag if it is the word's first; else NO_TAG."""
-    parts = []
+def encode_tags(rows: TaggedRows, tokenizer: TaskTokenizer, class_of: Mapping[str, int]) -> NDArray[np.int32]:
+    """Returns a class for every token of `tokenizer.encode(rows.texts)`: its word's tag, or NO_TAG.
+
+    Only the first token of a word has the word's tag.
+    """
+    encoded = []
     for text, words, tags in zip(rows.texts, rows.words, rows.tags, strict=True):
-        encoding = vocabulary.tokenizer.encode(text)
-        own = np.full(len(encoding.ids), NO_TAG, dtype=np.int32)
+        encoding = tokenizer.tokenizer.encode(text)
+        classes = np.full(len(encoding.ids), NO_TAG, dtype=np.int32)
         starts = np.cumsum([0, *(len(word) + 1 for word in words)])
-        taken = set()
-        for i, (begin, end) in enumerate(encoding.offsets):
-            if end <= begin:  # a special token
+        tagged_words = set()
+        for i, (start, stop) in enumerate(encoding.offsets):
+            if stop <= start:  # a special token
                 continue
-            word = int(np.searchsorted(starts, end - 1, side="right")) - 1
-            if word not in taken:
-                taken.add(word)
-                own[i] = number[tags[word]]
-        parts.append(own)
-    return np.concatenate(parts) if parts else np.empty(0, np.int32)
+            word = int(np.searchsorted(starts, stop - 1, side="right")) - 1
+            if word not in tagged_words:
+                tagged_words.add(word)
+                classes[i] = class_of[tags[word]]
+        encoded.append(classes)
+    return np.concatenate(encoded) if encoded else np.empty(0, np.int32)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from raysearch.data.row_readers import TextRows
 from raysearch.modalities.text import docstrings
 from raysearch.modalities.text.docstrings import LIBRARIES, PER_LABEL, distinct, first_paragraphs, masked
+from raysearch.modalities.text.readers import TextRows
 
 
 @pytest.fixture(scope="module")

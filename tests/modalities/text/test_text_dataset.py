@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from raysearch.data.prepared import PreparedData, load_prepared_data, split_by_hash
-from raysearch.data.row_readers import read_hub_data_set, read_text_rows
+from raysearch.data.prepared import PreparedData, load_prepared_data
+from raysearch.data.splits import split_by_hash
 from raysearch.errors import SpecError
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.modalities.text import pretrained
 from raysearch.modalities.text.config import MODELS, ExtraTask, TextTask
 from raysearch.modalities.text.dataset import TextSplit
+from raysearch.modalities.text.readers import read_hub_data_set, read_text_rows
 from raysearch.modalities.text.tokenizer import train_word_pieces
 
 SMALL_MODEL = {"config": {"model_type": "bert", "hidden_size": 16, "vocab_size": 200}}

@@ -1,0 +1,149 @@
+"""The names of the splits of a task, and how examples are split.
+
+    train                      trains the end task
+    meta_dev                   gives meta-gradients
+    select_dev                 is used by early stopping, the scheduler and the search
+    test                       is scored once, by export; nothing else opens it
+    domain                     unlabelled text of the same kind
+    out_of_domain, neural_lm   unlabelled text of another kind, and text written by a language model
+    extra_NAME                 a further labelled data set, with labels of its own
+    auxiliary                  images with labels of their own
+
+Only train and select_dev are in every task. Examples are split by the sha256 of their content, never by their order.
+The same examples are therefore split in the same way on every machine, and equal examples stay together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, Self, TypeVar
+
+from raysearch.errors import SpecError
+
+SPLITS = ("train", "meta_dev", "select_dev", "test", "domain", "out_of_domain", "neural_lm", "auxiliary")
+UNLABELLED = ("domain", "out_of_domain", "neural_lm")
+UNSCORED = (*UNLABELLED, "auxiliary")  # splits that only auxiliary objectives use; so do those called extra_NAME
+EXTRA = "extra_"
+FRACTIONS = {"dev": 0.1, "test": 0.1}  # of the distinct training examples, unless the task declares others
+
+
+class Examples(Protocol):
+    """Examples of one source, in its order."""
+
+    @property
+    def source(self) -> str:
+        """The file, folder or data set that they are from."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The content of each example, or a hash of it; equal keys are never split."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """Returns the examples with these indices, in this order."""
+
+
+E = TypeVar("E", bound=Examples)
+
+
+def declared_fractions(split: Mapping[str, float] | None) -> dict[str, float]:
+    """Returns the fractions for dev and test: those that a task declares, or else the defaults."""
+    return {part: float((split or {}).get(part, default)) for part, default in FRACTIONS.items()}
+
+
+def order_by_hash(contents: Iterable[str], salt: str) -> list[str]:
+    """Returns the distinct contents, in the order of the sha256 of salt and content."""
+    return sorted(set(contents), key=lambda content: hashlib.sha256(f"{salt}\0{content}".encode()).digest())
+
+
+def split_by_hash(
+    contents: Iterable[str], fractions: Mapping[str, float], salt: str, *, remainder: int = 0
+) -> dict[str, str]:
+    """Returns the split of every distinct content, which is "" for those that no fraction takes.
+
+    The contents are ordered by the sha256 of salt and content, and each fraction takes the next of them. A fraction
+    above 0 takes at least one, as long as `remainder` contents are left.
+
+    Raises SpecError if the fractions sum to 1 or more.
+    """
+    if sum(fractions.values()) >= 1:
+        raise SpecError("the fractions leave nothing to train on", key="task.split")
+    order = order_by_hash(contents, salt)
+    split_of: dict[str, str] = dict.fromkeys(order, "")
+    start = 0
+    for name, fraction in fractions.items():
+        count = max(1, round(fraction * len(order))) if fraction > 0 else 0
+        stop = start + max(0, min(count, len(order) - start - remainder))
+        split_of.update(dict.fromkeys(order[start:stop], name))
+        start = stop
+    return split_of
+
+
+def split_examples(examples: E, fractions: Mapping[str, float], salt: str, rest: str) -> dict[str, E]:
+    """Returns the examples of each fraction's split, and what remains as the split `rest`."""
+    keys = examples.keys
+    split_of = split_by_hash(keys, fractions, salt)
+    names = {name: name for name in fractions} | {rest: ""}
+    return {
+        name: examples.take([i for i, key in enumerate(keys) if split_of[key] == stored])
+        for name, stored in names.items()
+    }
+
+
+def split_parts(parts: Mapping[str, E], split: Mapping[str, float] | None, meta_dev: float) -> dict[str, E]:
+    """Returns the splits of a task, in the order of SPLITS, from the parts that its files hold.
+
+    Args:
+        parts: `train`, perhaps `dev` and `test`, and any other splits, which are passed through.
+        split: the fractions of train for dev and test if they are not among the parts.
+        meta_dev: the fraction of dev for meta_dev; the rest is select_dev.
+
+    Raises SpecError if nothing is left for train or select_dev.
+    """
+    splits = dict(parts)
+    fractions = {part: share for part, share in declared_fractions(split).items() if part not in parts}
+    train = splits["train"]
+    splits |= split_examples(train, fractions, "split", rest="train")
+    dev = splits.pop("dev")
+    splits |= split_examples(dev, {"meta_dev": meta_dev}, "meta_dev", rest="select_dev")
+    for name, source in (("train", train.source), ("select_dev", dev.source)):
+        if not len(splits[name]):
+            raise SpecError(f"no rows are left for {name}; give more rows or other fractions", file=source)
+    extra = [name for name in splits if name.startswith(EXTRA)]
+    return {name: splits[name] for name in (*SPLITS, *extra) if name in splits}
+
+
+def count_leaks(keys: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Returns how many examples of a held-out split are also in another split, such as {"test in train": 3}."""
+    distinct = {name: set(split_keys) for name, split_keys in keys.items()}
+    extra = [name for name in keys if name.startswith(EXTRA)]
+    leaks = {}
+    for name in ("meta_dev", "select_dev", "test"):
+        for other in ("train", *UNSCORED, *extra, *(("meta_dev", "select_dev") if name == "test" else ())):
+            if name in keys and other in keys:
+                leaks[f"{name} in {other}"] = sum(key in distinct[other] for key in keys[name])
+    return leaks
+
+
+def leak_notes(leaks: Mapping[str, int], sizes: Mapping[str, int], what: str) -> list[str]:
+    """Returns a sentence for each leak into a split that is scored or trained on for the end task.
+
+    `what` names the examples, such as "images also stand".
+    """
+    notes = []
+    for pair, count in leaks.items():
+        name, _, other = pair.partition(" in ")
+        if count and other not in UNSCORED:
+            notes.append(f"{count} of {sizes[name]} {name} {what} in {other}")
+    return notes
+
+
+def sort_labels(names: Iterable[str]) -> list[str]:
+    """Returns the distinct labels in order: whole numbers by value, then words."""
+    return sorted(set(names), key=lambda name: (0, int(name), "") if _is_number(name) else (1, 0, name))
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
