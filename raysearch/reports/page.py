@@ -19,7 +19,8 @@ from raysearch.formatting import format_count, format_duration, format_value
 from raysearch.methods import FAMILIES
 from raysearch.reports import markup as m
 from raysearch.reports import plots, plots_sweep, plots_weights
-from raysearch.reports.plots import STATES, VARIABLES, Rows, column
+from raysearch.reports.plots import STATES, Rows, column
+from raysearch.reports.svg import VARIABLES
 from raysearch.reports.verdicts import arms, as_declared, finals, values
 from raysearch.storage.states import MAIN_ARM, EventName, RunState, TrialState
 

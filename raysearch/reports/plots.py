@@ -1,104 +1,30 @@
-"""Pictures of a run as SVG, drawn by matplotlib from the answers of the reports.
-
-Colours are those of Okabe & Ito (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers too; shapes and
-dashes say the same again. Each becomes a CSS variable, so that a page chooses light or dark. The same answers give
-the same bytes.
-"""
+"""Plots of a run as SVG, drawn from the answers of the reports."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raysearch.reports.svg import BLUE, DASHES, GREEN, INK, MUTED, ORANGE, PINK, RED, SKY, svg_plot
 from raysearch.storage.states import MAIN_ARM, TrialState
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from raysearch.reports.svg import SvgPlot
 
 Rows = list[dict[str, Any]]  # what a report says, a null as None
 
-INK, MUTED, LINE = "#1c2126", "#6a7178", "#dcdad5"
-SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-BLUE, ORANGE, GREEN, PINK, SKY, RED = SERIES
-VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line"} | {colour: f"s{i + 1}" for i, colour in enumerate(SERIES)}
 STATES = {
     TrialState.COMPLETE: (BLUE, "o"),
     TrialState.STOPPED: (ORANGE, "v"),
     TrialState.FAILED: (RED, "x"),
     TrialState.RUNNING: (MUTED, "o"),
 }
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "raysearch",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 7.5,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 7.5,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.labelcolor": MUTED,
-    "text.color": INK,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "lines.linewidth": 1.6,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
-
-
-class Picture:
-    """A drawing under way; `svg` is what it came to, to be put into a page as it is."""
-
-    def __init__(self, name: str, label: str, figure: Figure) -> None:
-        self.name, self.label, self.figure, self.svg = name, label, figure, ""
-
-    def finish(self) -> None:
-        """Write the SVG: no header, ids of its own, colours by variable, a label for those who do not see it."""
-        sink = io.StringIO()
-        self.figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
-        text = sink.getvalue()
-        text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
-        text = re.sub(r'^<svg[^>]* viewBox="([^"]*)"[^>]*>', self._head, text)
-        for colour, variable in VARIABLES.items():
-            text = text.replace(colour, f"var(--{variable})")
-        self.svg = text.replace("'DejaVu Sans'", "inherit").strip()
-
-    def _head(self, found: re.Match[str]) -> str:
-        return f'<svg viewBox="{found[1]}" role="img" aria-label="{escape(self.label)}">'
-
-
-@contextmanager
-def picture(name: str, label: str, width: float, height: float) -> Iterator[tuple[Picture, Axes]]:
-    """A picture of one pair of axes to draw on, in inches; finished on leaving."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        drawing = Picture(name, label, Figure(figsize=(width, height), layout="constrained"))
-        yield drawing, drawing.figure.subplots()
-        drawing.finish()
 
 
 def grouped(rows: Rows, key: str) -> dict[str, Rows]:
@@ -123,7 +49,7 @@ def best_so_far(found: Rows, over: str, metric: str) -> str:
     """Scores as they came, and the best of each arm, over "nth" (configurations) or "seconds"."""
     words = {"nth": "configurations tried", "seconds": "seconds at work"}[over]
     found = [row for row in found if row[over] is not None]
-    with picture(f"best-{over}", f"Best {metric} over {words}", 4.4, 2.6) as (drawing, axes):
+    with svg_plot(f"best-{over}", f"Best {metric} over {words}", 4.4, 2.6) as (plot, axes):
         scatter_states(axes, [row for row in found if row["arm"] == MAIN_ARM], over, found)
         for i, (arm, rows) in enumerate(grouped(found, "arm").items()):
             known = [row for row in rows if row["best"] is not None]
@@ -137,7 +63,7 @@ def best_so_far(found: Rows, over: str, metric: str) -> str:
         axes.set_ylabel(f"select-dev {metric}")
         axes.set_xlim(left=0)
         whole_numbers(axes)
-    return drawing.svg
+    return plot.svg
 
 
 def curves(found: Rows, metric: str) -> list[str]:
@@ -146,32 +72,32 @@ def curves(found: Rows, metric: str) -> list[str]:
         arm: max(rows, key=lambda row: row["score"])["trial_id"]
         for arm, rows in grouped(complete(found), "arm").items()
     }
-    trials, drawn = grouped(found, "trial_id"), []
+    trials, svgs = grouped(found, "trial_id"), []
     ours = [rows for rows in trials.values() if rows[0]["arm"] == MAIN_ARM]
     if ours:
-        with _curves_axes("curves-all", "every trial of the search", metric) as (drawing, axes):
+        with _curves_axes("curves-all", "every trial of the search", metric) as (plot, axes):
             for rows in ours:
                 colour, marker = STATES[rows[0]["state"]]
                 strong = rows[0]["trial_id"] == best.get(MAIN_ARM)
                 width, alpha = (2.2, 1.0) if strong else (1.0, 0.6)
                 axes.plot(column(rows, "step"), column(rows, "score"), color=colour, linewidth=width, alpha=alpha)
                 axes.plot(rows[-1]["step"], rows[-1]["score"], marker, color=colour, markersize=4)
-        drawn.append(drawing.svg)
+        svgs.append(plot.svg)
     if best:
-        with _curves_axes("curves-best", "the best trial of each arm", metric) as (drawing, axes):
+        with _curves_axes("curves-best", "the best trial of each arm", metric) as (plot, axes):
             for i, (arm, trial_id) in enumerate(best.items()):
                 x, y = column(trials[trial_id], "step"), column(trials[trial_id], "score")
                 axes.plot(x, y, color=arm_colour(arm, i), linestyle=DASHES[i % len(DASHES)], label=arm)
             axes.legend(loc="lower right")
-        drawn.append(drawing.svg)
-    return drawn
+        svgs.append(plot.svg)
+    return svgs
 
 
 @contextmanager
-def _curves_axes(name: str, title: str, metric: str) -> Iterator[tuple[Picture, Axes]]:
-    with picture(name, f"{metric} over steps: {title}", 4.4, 2.6) as (drawing, axes):
+def _curves_axes(name: str, title: str, metric: str) -> Iterator[tuple[SvgPlot, Axes]]:
+    with svg_plot(name, f"{metric} over steps: {title}", 4.4, 2.6) as (plot, axes):
         axes.set_title(title)
-        yield drawing, axes
+        yield plot, axes
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel(f"select-dev {metric}")
         whole_numbers(axes)
@@ -180,10 +106,10 @@ def _curves_axes(name: str, title: str, metric: str) -> Iterator[tuple[Picture, 
 def dimensions(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
     """For each dimension the score against the value, on one scale of scores; a word's values side by side."""
     best = max(complete(found), key=lambda row: row["score"], default={"trial_id": ""})["trial_id"]
-    drawn = []
+    svgs = []
     for i, (name, rows) in enumerate(grouped(found, "dimension").items()):
         about = declared.get(name, {})
-        with picture(f"dimension{i}", f"{metric} against {name}", 3.1, 2.3) as (drawing, axes):
+        with svg_plot(f"dimension{i}", f"{metric} against {name}", 3.1, 2.3) as (plot, axes):
             axes.set_title(name)
             if "choice" in about or any(row["number"] is None for row in rows):
                 rows = words_as_places(axes, rows, about.get("choice") or [])
@@ -195,15 +121,15 @@ def dimensions(found: Rows, declared: Mapping[str, Any], metric: str) -> list[st
             ringed = [row for row in rows if row["trial_id"] == best]
             x, y = column(ringed, "number"), column(ringed, "score")
             axes.plot(x, y, "o", markersize=9, markerfacecolor="none", color=INK, zorder=4)
-        drawn.append(drawing.svg)
-    return drawn
+        svgs.append(plot.svg)
+    return svgs
 
 
 def differences(found: Rows, metric: str) -> str:
     """Each baseline's paired difference to the search's winner on fresh seeds, with its 95 % interval."""
     rows = [row for row in found if row["low"] is not None]
     label = f"Difference in {metric}, search less baseline"
-    with picture("differences", label, 4.4, 0.55 + 0.3 * len(rows)) as (drawing, axes):
+    with svg_plot("differences", label, 4.4, 0.55 + 0.3 * len(rows)) as (plot, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for place, row in enumerate(rows):
             colour = MUTED if row["low"] <= 0 <= row["high"] else BLUE
@@ -215,7 +141,7 @@ def differences(found: Rows, metric: str) -> str:
         axes.set_yticks(range(len(rows)), column(rows, "arm"))
         axes.set_xlabel(f"{metric}: search less baseline, 95 % interval")
         axes.grid(axis="y", visible=False)
-    return drawing.svg
+    return plot.svg
 
 
 def scatter_states(axes: Axes, rows: Rows, x: str, all_rows: Rows) -> None:

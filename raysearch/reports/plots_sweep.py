@@ -11,20 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raysearch.reports.plots import (
-    BLUE,
-    DASHES,
-    INK,
-    SERIES,
-    Rows,
-    column,
-    complete,
-    grouped,
-    legend_columns,
-    picture,
-    value_axis,
-    words_as_places,
-)
+from raysearch.reports.plots import Rows, column, complete, grouped, legend_columns, value_axis, words_as_places
+from raysearch.reports.svg import BLUE, DASHES, INK, SERIES, svg_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,17 +29,17 @@ def sweeps(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
     """
     found = complete(found)
     dimensions = grouped(found, "dimension")
-    drawn = []
+    svgs = []
     for i, (name, rows) in enumerate(dimensions.items()):
-        with picture(f"sweep{i}", f"mean {metric} for each {name}", 3.7, 2.5) as (drawing, axes):
+        with svg_plot(f"sweep{i}", f"mean {metric} for each {name}", 3.7, 2.5) as (plot, axes):
             axes.set_title(name)
             if any(row["number"] is None for row in rows):
                 _words(axes, rows, declared.get(name, {}).get("choice") or [])
             else:
                 _numbers(axes, _by_the_other(rows, dimensions, name), declared.get(name, {}))
             axes.set_ylabel(f"select-dev {metric}")
-        drawn.append(drawing.svg)
-    return drawn
+        svgs.append(plot.svg)
+    return svgs
 
 
 def eta_pairs(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
@@ -60,7 +48,7 @@ def eta_pairs(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str
     for row in complete(found):
         if row["dimension"] in ETA and row["number"] is not None:
             trials.setdefault(row["trial_id"], {"score": row["score"]})[row["dimension"]] = row["number"]
-    drawn = []
+    svgs = []
     for x, y in combinations([eta for eta in ETA if any(eta in trial for trial in trials.values())], 2):
         places: dict[tuple[float, float], list[float]] = {}
         for trial in trials.values():
@@ -68,14 +56,14 @@ def eta_pairs(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str
                 places.setdefault((trial[x], trial[y]), []).append(trial["score"])
         if len(places) < 2:
             continue
-        with picture(f"{x}-{y}", f"{metric} over {x} and {y}", 3.1, 2.7) as (drawing, axes):
+        with svg_plot(f"{x}-{y}", f"{metric} over {x} and {y}", 3.1, 2.7) as (plot, axes):
             _shades(axes, {place: float(np.mean(scores)) for place, scores in places.items()})
             axes.set_xlabel(x)
             axes.set_ylabel(y)
             axes.set_xscale("log" if declared.get(x, {}).get("log") else "linear")
             axes.set_yscale("log" if declared.get(y, {}).get("log") else "linear")
-        drawn.append(drawing.svg)
-    return drawn
+        svgs.append(plot.svg)
+    return svgs
 
 
 def _by_the_other(rows: Rows, dimensions: Mapping[str, Rows], name: str) -> dict[str, Rows]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from raysearch.reports.plots import DASHES, MUTED, SERIES, Rows, column, grouped, picture, whole_numbers
+from raysearch.reports.plots import Rows, column, grouped, whole_numbers
+from raysearch.reports.svg import DASHES, MUTED, SERIES, svg_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +31,12 @@ def trajectories(found: Rows) -> list[str]:
 
     A stage with one primitive, or weights that were said once, give no picture.
     """
-    drawn = []
+    svgs = []
     for stage, rows in grouped(found, "stage").items():
         lines = grouped([row for row in rows if (stage, row["name"]) != ("task", "auxiliary")], "name")
         if (stage != "task" and len(lines) < 2) or len(set(column(rows, "step"))) < 2:
             continue
-        with picture(f"weights-{stage}", f"Weights of {stage} over steps", 4.4, 2.4) as (drawing, axes):
+        with svg_plot(f"weights-{stage}", f"Weights of {stage} over steps", 4.4, 2.4) as (plot, axes):
             axes.set_title(TITLES.get(stage, stage))
             axes.axvline(rows[0]["best_step"], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
             for i, line in enumerate(lines.values()):
@@ -48,15 +49,15 @@ def trajectories(found: Rows) -> list[str]:
                 _label_ends(axes, max(column(rows, "step")), lines)
             axes.set_xlabel("optimizer steps")
             whole_numbers(axes)
-        drawn.append(drawing.svg)
-    return drawn
+        svgs.append(plot.svg)
+    return svgs
 
 
 def ranking(found: Rows) -> str:
     """Objectives in the order of their mean weight, early at the left and late at the right (AANG's Figure 5)."""
     colours, height = output_colours(column(found, "name")), 0.21 * len(found) + 0.5
     label = "Objectives ranked by mean weight, early and late"
-    with picture("ranking", label, 7.4, height) as (drawing, axes):
+    with svg_plot("ranking", label, 7.4, height) as (plot, axes):
         for short, row in zip(_short_names(column(found, "name")), found, strict=True):
             ranks, colour = [row["early_rank"], row["late_rank"]], colours[_output(row["name"])]
             axes.plot([0, 1], ranks, "o-", color=colour, linewidth=1.4, markersize=4)
@@ -68,7 +69,7 @@ def ranking(found: Rows) -> str:
         axes.set_axis_off()
         axes.text(0, 0.1, "first 10 % of the steps", ha="right", va="bottom", fontweight="bold")
         axes.text(1, 0.1, "last 50 %", ha="left", va="bottom", fontweight="bold")
-    return drawing.svg
+    return plot.svg
 
 
 def output_colours(names: Iterable[str]) -> dict[str, str]:
