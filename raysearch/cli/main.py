@@ -182,8 +182,8 @@ def analyze(
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Print a run's reports and write query.html beside its tables."""
-    from raysearch.reports import query
+    """Print a run's reports and write report.html beside its tables."""
+    from raysearch.reports import page, query
     from raysearch.storage.run import open_run
 
     run = open_run(name, _runs(runs))
@@ -194,9 +194,9 @@ def analyze(
             if not json:
                 console.line(f"test {score:.4f}  {trial_id}{'  (trained again)' if again else ''}")
     tables = query.analyze(run, reports or None)
-    page = query.write_html(run)
+    file = page.write_html(run, reports or ())
     if json:
-        console.as_json({"report": str(page), "tables": {key: rows.to_pylist() for key, rows in tables.items()}})
+        console.as_json({"report": str(file), "tables": {key: rows.to_pylist() for key, rows in tables.items()}})
         return
     for key, rows in tables.items():
         head = rows if reports else rows.slice(0, HEAD)
@@ -204,7 +204,7 @@ def analyze(
         console.table(head.to_pylist(), title=key, columns=said)
         if len(rows) > len(head):
             console.line(f"  and {len(rows) - len(head)} more rows: raysearch analyze {run.name} {key}\n")
-    console.line(f"report   {page}")
+    console.line(f"report   {file}")
 
 
 @app.command()

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from raysearch.formatting import MINUS
 from raysearch.reports.svg import BLUE, DASHES, GREEN, INK, MUTED, ORANGE, PINK, RED, SKY, svg_plot
 from raysearch.storage.states import MAIN_ARM, TrialState
 
@@ -66,12 +65,11 @@ def best_so_far(found: Rows, over: str, metric: str) -> str:
     return plot.svg
 
 
-def curves(found: Rows, metric: str) -> list[str]:
-    """Learning curves: of every trial of the search, by the state it ended in, and of the best trial of each arm."""
-    best: dict[str, str] = {
-        arm: max(rows, key=lambda row: row["score"])["trial_id"]
-        for arm, rows in grouped(complete(found), "arm").items()
-    }
+def curves(found: Rows, metric: str, best: Mapping[str, str]) -> list[str]:
+    """Returns learning curves: of every trial of the search by its state, and of each arm's best trial.
+
+    `best` has the best trial's id by arm.
+    """
     trials, svgs = grouped(found, "trial_id"), []
     ours = [rows for rows in trials.values() if rows[0]["arm"] == MAIN_ARM]
     if ours:
@@ -83,6 +81,7 @@ def curves(found: Rows, metric: str) -> list[str]:
                 axes.plot(column(rows, "step"), column(rows, "score"), color=colour, linewidth=width, alpha=alpha)
                 axes.plot(rows[-1]["step"], rows[-1]["score"], marker, color=colour, markersize=4)
         svgs.append(plot.svg)
+    best = {arm: best[arm] for arm in grouped(found, "arm") if best.get(arm) in trials}
     if best:
         with _curves_axes("curves-best", "the best trial of each arm", metric) as (plot, axes):
             for i, (arm, trial_id) in enumerate(best.items()):
@@ -103,9 +102,8 @@ def _curves_axes(name: str, title: str, metric: str) -> Iterator[tuple[SvgPlot, 
         whole_numbers(axes)
 
 
-def dimensions(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
+def dimensions(found: Rows, declared: Mapping[str, Any], metric: str, best: str | None) -> list[str]:
     """For each dimension the score against the value, on one scale of scores; a word's values side by side."""
-    best = max(complete(found), key=lambda row: row["score"], default={"trial_id": ""})["trial_id"]
     svgs = []
     for i, (name, rows) in enumerate(grouped(found, "dimension").items()):
         about = declared.get(name, {})
@@ -158,19 +156,14 @@ def scatter_states(axes: Axes, rows: Rows, x: str, all_rows: Rows) -> None:
 
 
 def rank_correlation(rows: Rows) -> str:
-    """Spearman's rho of value and score over complete trials, in words; empty for fewer than eight."""
-    whole = complete(rows)
-    values, scores = _ranks(column(whole, "number")), _ranks(column(whole, "score"))
-    if len(whole) < 8 or np.ptp(values) == 0 or np.ptp(scores) == 0:
+    """Returns Spearman's rho of value and score over complete trials, in words; empty for fewer than eight."""
+    from scipy.stats import spearmanr
+
+    finished = complete(rows)
+    values, scores = column(finished, "number"), column(finished, "score")
+    if len(finished) < 8 or len(set(values)) == 1 or len(set(scores)) == 1:
         return ""
-    rho = float(np.corrcoef(values, scores)[0, 1])
-    return f"rank correlation {rho:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _ranks(values: list[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Ranks from 1, equal values sharing their mean rank."""
-    at = np.asarray(values, dtype=np.float64)
-    return (at[:, None] > at).sum(1) + ((at[:, None] == at).sum(1) + 1) / 2  # type: ignore[no-any-return]
+    return f"rank correlation {float(spearmanr(values, scores).statistic):+.2f}".replace("-", MINUS)
 
 
 def words_as_places(axes: Axes, rows: Rows, choices: Iterable[object]) -> Rows:

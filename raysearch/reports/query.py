@@ -1,22 +1,23 @@
-"""Reports: SQL over a run's tables, and one HTML file with pictures made of what the SQL says.
+"""Reports: questions to a run's tables, answered by SQL.
 
-A report is a file of one SELECT (DuckDB) over the views searches, trials, evaluations, weights, events (the schemas of
-`tables`, each row once, see `run`), best and configurations (see `storage.best`); it may call the statistics of
-`paired` and its table `compared`. It begins with two kinds of comment: a line
-`-- Title: the question`, then what is to be known to read the answer.
+A report is a file with one SELECT statement (DuckDB). It may use these views: searches, trials, evaluations, weights
+and events (the tables of `storage.schemas`, each row once), best and configurations (see `storage.best`). It may call
+the functions of `statistics` and its table macro `compared`. The file begins with comments: the line
+`-- Title: the question`, then what a reader has to know to understand the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from raysearch.errors import RunError, SpecError
+from raysearch.errors import SpecError
 from raysearch.reports import statistics
 from raysearch.schema import catalog
 from raysearch.storage.best import best_trials, configurations
@@ -27,89 +28,79 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """A question to a run's tables, and how it is asked."""
+    """A question to a run's tables and the SQL that answers it."""
 
     name: str
     file: Path
     title: str
     question: str
-    notes: str  # what is to be known to read the answer
+    notes: str  # what a reader has to know to understand the answer
     sql: str
 
 
 def read_report(name_or_path: str | Path) -> Report:
-    """The report of that name in the catalog, or at that path; SpecError unless it begins as it should."""
+    """Returns the report of that name in the catalog, or at that path.
+
+    Raises SpecError unless the file begins with its title and question.
+    """
     file = catalog.path("reports", name_or_path)
-    lines = file.read_text().splitlines()
-    said = [line.removeprefix("--").strip() for line in lines[: _comment_lines(lines)]]
-    title, colon, question = said[0].partition(": ") if said else ("", "", "")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    comments = [line.removeprefix("--").strip() for line in takewhile(lambda line: line.startswith("--"), lines)]
+    title, colon, question = comments[0].partition(": ") if comments else ("", "", "")
     if not colon:
-        wanted = "a report begins with the comment `-- Title: the question that it answers`"
-        raise SpecError(wanted, file=catalog.display_path(file), line=1)
-    sql = "\n".join(lines[len(said) :]).strip().removesuffix(";")
-    return Report(file.stem, file, title, question, " ".join(said[1:]), sql)
+        problem = "a report begins with the comment `-- Title: the question that it answers`"
+        raise SpecError(problem, file=catalog.display_path(file), line=1)
+    sql = "\n".join(lines[len(comments) :]).strip().removesuffix(";")
+    return Report(file.stem, file, title, question, " ".join(comments[1:]), sql)
 
 
 def analyze(run: Run, reports: Sequence[str | Path] | None = None) -> dict[str, pa.Table]:
-    """The answer of every report, by name; without `reports` of all in the catalog.
+    """Returns the answer of every report by name: of those named, or of all in the catalog.
 
     Raises SpecError for an unknown report, and for SQL that does not fit the tables.
     """
-    chosen = catalog.names("reports") if reports is None else reports
-    return answers(views(run), [read_report(name) for name in chosen])
+    names = catalog.names("reports") if reports is None else reports
+    return ask_reports(open_views(run), [read_report(name) for name in names])
 
 
-def views(run: Run) -> dict[str, pa.Table]:
-    """The tables that a report may use, by name."""
+def open_views(run: Run) -> dict[str, pa.Table]:
+    """Returns the tables that a report may use, by name."""
     tables = {name: getattr(run, name)() for name in ("searches", "trials", "evaluations", "weights", "events")}
     seeds, trials = run.search.get("seeds", []), tables["trials"]
     return {**tables, "best": best_trials(trials, seeds), "configurations": configurations(trials, seeds)}
 
 
-def answers(tables: dict[str, pa.Table], reports: Sequence[Report]) -> dict[str, pa.Table]:
-    """What each report says of these tables."""
+def ask_reports(tables: Mapping[str, pa.Table], reports: Sequence[Report]) -> dict[str, pa.Table]:
+    """Returns the answer of each report on these tables, by the report's name."""
     import duckdb
     from duckdb.func import FunctionNullHandling
 
-    found, nulls = {}, FunctionNullHandling.SPECIAL
+    answers = {}
     with duckdb.connect() as connection:
         for name, table in tables.items():
             connection.register(name, table)
-        for name, (function, takes, gives) in statistics.FUNCTIONS.items():
-            connection.create_function(name, _of_null_null(function), takes, gives, null_handling=nulls)
+        for name, (function, parameters, result) in statistics.FUNCTIONS.items():
+            connection.create_function(
+                name, _null_for_null(function), parameters, result, null_handling=FunctionNullHandling.SPECIAL
+            )
         connection.execute(statistics.COMPARED)
         for report in reports:
             try:
-                found[report.name] = connection.sql(report.sql).to_arrow_table()
+                answers[report.name] = connection.sql(report.sql).to_arrow_table()
             except duckdb.Error as error:
                 problem = " ".join(str(error).split("\n\n")[0].split())
                 raise SpecError(problem, file=catalog.display_path(report.file)) from error
-    return found
+    return answers
 
 
-def write_html(run: Run) -> Path:
-    """Write the run's report.html, one file that needs no other, and say where it is."""
-    from raysearch.reports.page import page
+def _null_for_null(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function with a null result whenever an argument is null.
 
-    tables = views(run)
-    if not len(tables["searches"]):
-        raise RunError(f"{run.path}: the search has not begun; there is nothing to report")
-    reports = {name: read_report(name) for name in catalog.names("reports")}
-    target = run.path / "report.html"
-    unfinished = target.with_suffix(".tmp")
-    unfinished.write_text(page(run, tables, reports, answers(tables, list(reports.values()))), encoding="utf-8")
-    return unfinished.replace(target)
+    DuckDB's default handling of nulls does the same, but then the function may return null for no other arguments.
+    """
 
+    @wraps(function)  # DuckDB reads the signature
+    def call(*arguments: Any) -> Any:
+        return None if any(argument is None for argument in arguments) else function(*arguments)
 
-def _of_null_null(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as SQL has it: null of a null. DuckDB's own way lets it return no null of anything else."""
-
-    @wraps(function)  # whose arguments DuckDB counts
-    def asked(*given: Any) -> Any:
-        return None if any(value is None for value in given) else function(*given)
-
-    return asked
-
-
-def _comment_lines(lines: list[str]) -> int:
-    return next((i for i, line in enumerate(lines) if not line.startswith("--")), len(lines))
+    return call

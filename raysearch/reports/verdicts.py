@@ -1,141 +1,134 @@
-"""The report's comparisons as HTML: arms beside each other, values of a dimension beside each other.
+"""The sections that compare: arms with each other, and the values of a dimension with each other.
 
-A verdict is one sentence that a reader may quote; what a paper printed is labelled as the paper's.
+A verdict is one sentence that a reader may quote. Scores from a paper are labelled as the paper's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from raysearch.formatting import format_count
-from raysearch.reports import markup as m
+from raysearch.formatting import format_count, format_difference, format_differences
 from raysearch.reports import plots, plots_sweep
+from raysearch.reports.blocks import Block, Column, Note, Plots, Table, Verdict, difference, interval, number, text
 from raysearch.reports.plots import Rows, column
 from raysearch.storage.states import MAIN_ARM
 
 
-def arms(found: Rows, metric: str) -> str:
-    """The search's winner beside each baseline, the paper's numbers beside ours; empty if there is but one arm."""
-    if len(found) < 2 and not any(column(found, "fresh")):
-        return ""
-    printed = any(column(found, "paper"))
-    seeds = "#fresh seeds" if any(column(found, "fresh")) else "#seeds"
-    heads = ["arm", "#configuration", "#chosen at", seeds, "#mean", "#sd", *(["#the paper's"] if printed else [])]
-    heads += ["#search less it", "#95 % interval", "#bootstrap", "#p, Holm", ""]
-    heads += ["#over the first baseline", "#95 % interval"]
-    rows = [
-        [
-            m.words(row["arm"], "keep"),
-            m.number(row["configuration"], 0),
-            m.number(row["chosen_at"]),
-            m.number(row["seeds"], 0),
-            m.number(row["mean"]),
-            m.number(row["sd"]),
-            *([m.words(row["paper"], "num")] if printed else []),
-            m.signed(row["difference"]),
-            m.interval(row["low"], row["high"]),
-            m.interval(row["boot_low"], row["boot_high"]),
-            m.words(None if row["p_holm"] is None else f"{row['p_holm']:.3f}", "num"),
-            m.words(row["verdict"], "keep"),
-            m.signed(row["gain"]),
-            m.interval(row["gain_low"], row["gain_high"]),
-        ]
-        for row in found
+def compare_arms(rows: Rows, metric: str) -> list[Block]:
+    """Returns verdicts, plot and table of the search's winner and each baseline; nothing if there is only one arm."""
+    fresh = any(column(rows, "fresh"))
+    if len(rows) < 2 and not fresh:
+        return []
+    columns = [
+        text("arm", "arm"),
+        number("configuration", "configuration", 0),
+        number("score when chosen", "chosen_at"),
+        number("fresh seeds" if fresh else "seeds", "seeds", 0),
+        number("mean", "mean"),
+        number("sd", "sd"),
+        *_paper_column(rows),
+        difference("search minus arm", "difference"),
+        interval("95 % interval", "low", "high"),
+        interval("bootstrap interval", "boot_low", "boot_high"),
+        number("p, Holm", "p_holm", 3, missing=""),
+        text("verdict", "verdict"),
+        difference("arm minus first baseline", "gain"),
+        interval("95 % interval", "gain_low", "gain_high"),
     ]
-    judged = [row for row in found if row["low"] is not None and not _unfair(row)]
-    verdicts = "".join(_verdict(row, metric, len(judged)) for row in found if row["arm"] != MAIN_ARM)
-    picture = f'<div class="narrow">{plots.differences(judged, metric)}</div>' if judged else ""
-    best = next((i for i, row in enumerate(found) if row["place"] == 1), None)
-    return verdicts + picture + m.table(heads, rows, best=best) + _source(found)
+    judged = [row for row in rows if row["low"] is not None and not _is_unrepeated(row)]
+    verdicts = [_verdict(row, metric, len(judged)) for row in rows if row["arm"] != MAIN_ARM]
+    plot = [Plots([plots.differences(judged, metric)], layout="narrow")] if judged else []
+    best = next((i for i, row in enumerate(rows) if row["place"] == 1), None)
+    return [*verdicts, *plot, Table(columns, rows, best=best), *_source(rows)]
 
 
-def _source(found: Rows) -> str:
-    """Where the paper's numbers were printed."""
-    source = next(filter(None, column(found, "source")), None)
-    return f'<p class="notes">The paper\'s: {m.prose(source)}; printed there, not measured here.</p>' if source else ""
+def compare_on_test(rows: Rows, metric: str) -> list[Block]:
+    """Returns the table of all arms on the test split; nothing until the split is opened."""
+    if not rows:
+        return []
+    columns = [
+        text("arm", "arm"),
+        number("configurations", "configurations", 0),
+        number("seconds of search", "seconds", 0),
+        number("fresh seeds", "seeds", 0),
+        number("dev", "dev"),
+        number(f"test {metric}", "test"),
+        number("sd", "sd"),
+        *_paper_column(rows),
+        difference("search minus arm", "difference"),
+        interval("95 % interval", "low", "high"),
+        number("p, Holm", "p_holm", 3, missing=""),
+        text("verdict", "verdict"),
+    ]
+    return [Table(columns, rows), *_source(rows)]
 
 
-def _unfair(row: dict[str, Any]) -> bool:
-    """Do its seeds say nothing, because they chose it or are not there?"""
+def compare_values(rows: Rows, points: Rows, search: Mapping[str, Any], metric: str) -> list[Block]:
+    """Returns the table of every value of every dimension and its difference from the best value.
+
+    A grid has plots too, drawn from `points`, which has a row for every trial and dimension.
+    """
+    if not rows:
+        return []
+    rows = in_declared_order(rows, search["dimensions"])
+    columns = [
+        text("dimension", "dimension"),
+        text("value", "value", numeric=True),
+        number("trials", "trials", 0),
+        number("seeds", "seeds", 0),
+        number("mean", "mean"),
+        number("sd", "sd"),
+        *_paper_column(rows),
+        text("reference", "reference", numeric=True),
+        number("pairs", "pairs", 0),
+        difference("value minus reference", "difference"),
+        interval("95 % interval", "low", "high"),
+    ]
+    if search.get("sampler") != "grid":
+        return [Table(columns, rows, summary=format_count(len(rows), "value")), *_source(rows)]
+    points = in_declared_order(points, search["dimensions"])
+    svgs = plots_sweep.sweeps(points, search["dimensions"], metric)
+    return [Plots(svgs, least="330px"), Table(columns, rows), *_source(rows)]
+
+
+def in_declared_order(rows: Rows, declared: Mapping[str, Any]) -> Rows:
+    """Returns the rows sorted by dimension, in the order in which the search declares the dimensions."""
+    place = {name: i for i, name in enumerate(declared)}
+    return sorted(rows, key=lambda row: place.get(row["dimension"], len(place)))
+
+
+def _paper_column(rows: Rows) -> list[Column]:
+    return [text("paper's score", "paper", numeric=True)] if any(column(rows, "paper")) else []
+
+
+def _source(rows: Rows) -> list[Note]:
+    """Returns the note that says where the paper's scores were printed."""
+    source = next(filter(None, column(rows, "source")), None)
+    return [Note(f"Paper's scores: {source}. They were printed there, not measured here.")] if source else []
+
+
+def _is_unrepeated(row: dict[str, Any]) -> bool:
+    """Says whether the arm has no seeds that took no part in choosing its configuration."""
     return str(row["verdict"]).startswith("not repeated")
 
 
-def _verdict(row: dict[str, Any], metric: str, judged: int) -> str:
-    """One sentence that a reader may quote, of as many as are judged together."""
-    arm, verdict = (f"<strong>{escape(row[name])}</strong>" for name in ("arm", "verdict"))
-    difference, low, high = row["difference"], row["low"], row["high"]
-    if difference is None or _unfair(row):
-        return f'<p class="verdict">Beside {arm}: {verdict}, so nothing is claimed.</p>'
+def _verdict(row: dict[str, Any], metric: str, judged: int) -> Verdict:
+    """Returns the sentence about one baseline, of `judged` baselines that are tested together."""
+    if row["difference"] is None or _is_unrepeated(row):
+        return Verdict(f"Search compared with {row['arm']}", row["verdict"], ", so nothing is claimed")
     seeds = format_count(row["seeds"], "fresh seed" if row["fresh"] else "seed")
-    said = f"{m.signed(difference)[1]} {escape(metric)} over {seeds}"
-    bounds, why = ("" if low is None else f" (95 % interval {m.interval(low, high)[1]})"), ""
+    bounds = "" if row["low"] is None else f" (95 % interval {format_differences(row['low'], row['high'])})"
+    comparison = (
+        f"Search compared with {row['arm']}: {format_difference(row['difference'])} {metric} on average over "
+        f"{seeds}{bounds}"
+    )
+    return Verdict(comparison, row["verdict"], _certainty(row, judged))
+
+
+def _certainty(row: dict[str, Any], judged: int) -> str:
+    """Returns what the verdict rests on: the p-value, or the interval when there are too few seeds for a p-value."""
     if row["rests_on"] == "interval":
         together = f" for {judged} baselines together" if judged > 1 else ""
-        why = f" by the interval; {format_count(row['seeds'], 'seed')} cannot reach p &lt; 0.05{together}"
-    elif row["rests_on"]:
-        why = f" (p = {row['p_holm']:.3f})"
-    return f'<p class="verdict">Beside {arm} the search\'s winner is at {said}{bounds}: {verdict}{why}.</p>'
-
-
-def finals(found: Rows, metric: str) -> str:
-    """All arms on test, the paper's numbers beside ours; empty while test is closed."""
-    if not found:
-        return ""
-    printed = any(column(found, "paper"))
-    heads = ["arm", "#configurations", "#seconds of search", "#fresh seeds", "#dev", f"#test {metric}", "#sd"]
-    heads += [*(["#the paper's"] if printed else []), "#search less it", "#95 % interval", "#p, Holm", ""]
-    rows = [
-        [
-            m.words(row["arm"], "keep"),
-            m.number(row["configurations"], 0),
-            m.number(row["seconds"], 0),
-            m.number(row["seeds"], 0),
-            m.number(row["dev"]),
-            m.number(row["test"]),
-            m.number(row["sd"]),
-            *([m.words(row["paper"], "num")] if printed else []),
-            m.signed(row["difference"]),
-            m.interval(row["low"], row["high"]),
-            m.words(None if row["p_holm"] is None else f"{row['p_holm']:.3f}", "num"),
-            m.words(row["verdict"], "keep"),
-        ]
-        for row in found
-    ]
-    return m.table(heads, rows) + _source(found)
-
-
-def values(found: Rows, points: Rows, search: Mapping[str, Any], metric: str) -> str:
-    """Every value of every dimension beside the best one; a grid's with pictures, of `points`, a row for each trial."""
-    if not found:
-        return ""
-    printed = any(column(found, "paper"))
-    heads = ["dimension", "#value", "#trials", "#seeds", "#mean", "#sd", *(["#the paper's"] if printed else [])]
-    rows = [
-        [
-            m.words(row["dimension"], "keep"),
-            m.words(row["value"], "num"),
-            m.number(row["trials"], 0),
-            m.number(row["seeds"], 0),
-            m.number(row["mean"]),
-            m.number(row["sd"]),
-            *([m.words(row["paper"], "num")] if printed else []),
-            m.words(row["reference"], "num"),
-            m.number(row["pairs"], 0),
-            m.signed(row["difference"]),
-            m.interval(row["low"], row["high"]),
-        ]
-        for row in as_declared(found, search["dimensions"])
-    ]
-    table = m.table([*heads, "#reference", "#pairs", "#value less it", "#95 % interval"], rows) + _source(found)
-    if search.get("sampler") != "grid":
-        return f"<details><summary>{format_count(len(found), 'value')}</summary>{table}</details>"
-    points = as_declared(points, search["dimensions"])
-    return m.grid(plots_sweep.sweeps(points, search["dimensions"], metric), "330px") + table
-
-
-def as_declared(found: Rows, declared: Mapping[str, Any]) -> Rows:
-    """The rows, their dimensions in the order of the declaration."""
-    place = {name: i for i, name in enumerate(declared)}
-    return sorted(found, key=lambda row: place.get(row["dimension"], len(place)))
+        return f", judged by the interval, because {format_count(row['seeds'], 'seed')} cannot reach p < 0.05{together}"
+    return f" (p = {row['p_holm']:.3f})" if row["rests_on"] else ""

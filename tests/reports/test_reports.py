@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import stats
 
 from raysearch.errors import RunError, SpecError
 from raysearch.reports import plots, query
+from raysearch.reports.page import write_html
 from raysearch.reports.plots_weights import trajectories
 from raysearch.schema import catalog
 from raysearch.storage.best import CONFIGURATIONS, configurations
@@ -44,7 +46,7 @@ def report_rows(name: str, **tables: list[dict[str, object]]) -> list[dict[str, 
     filled_tables = {
         table: pa.Table.from_pylist(rows, schema=EMPTY_TABLES[table].schema) for table, rows in tables.items()
     }
-    return query.answers({**EMPTY_TABLES, **filled_tables}, [query.read_report(name)])[name].to_pylist()
+    return query.ask_reports({**EMPTY_TABLES, **filled_tables}, [query.read_report(name)])[name].to_pylist()
 
 
 def trial(arm, number, score, *, seed=0, role="search", state="complete", **more):
@@ -388,7 +390,7 @@ def test_failures_reason_is_the_last_line_of_the_traceback(found):
 
 @pytest.fixture(scope="module")
 def page(run) -> ReportPage:
-    return ReportPage(query.write_html(run))
+    return ReportPage(write_html(run))
 
 
 def test_page_is_well_formed_and_loads_nothing(page):
@@ -403,10 +405,37 @@ def test_page_has_every_section_with_its_sql(page):
     assert page.source.count("<svg") == 1 + 2 + 2 + len(SYNTHETIC_SEARCH["dimensions"]) + 4 + 1
 
 
+SEEDS_REPORT = (
+    "-- Seeds <b>: how many `seeds`?\nSELECT arm, count(DISTINCT seed) AS seeds, 0.5 AS half FROM trials GROUP BY arm"
+)
+
+
+def test_page_shows_a_report_of_the_user_as_a_table(run, tmp_path):
+    (tmp_path / "seeds.sql").write_text(SEEDS_REPORT)
+    page = ReportPage(write_html(run, [tmp_path / "seeds.sql", "leaderboard"]))
+    assert page.ids.count("leaderboard") == 1
+    assert page.ids[-2:] == ["user-report-1", "origin"]
+    assert "<h2>Seeds &lt;b&gt;</h2>" in page.source
+    assert '<td>search</td><td class="num">4</td><td class="num">0.5000</td>' in page.source
+
+
+def test_page_shows_a_new_report_of_the_catalog(run, tmp_path, monkeypatch):
+    shutil.copytree(catalog.root() / "analysis", tmp_path / "analysis")
+    (tmp_path / "analysis" / "seeds.sql").write_text(SEEDS_REPORT)
+    monkeypatch.setattr(catalog, "root", lambda: tmp_path)
+    page = ReportPage(write_html(run))
+    assert {*REPORTS, "seeds"} <= set(page.ids)
+    assert '<td>search</td><td class="num">4</td><td class="num">0.5000</td>' in page.source
+
+
+def test_page_of_the_same_run_is_the_same(run):
+    assert write_html(run).read_bytes() == write_html(run).read_bytes()
+
+
 def test_page_claims_no_more_than_the_results(page):
-    assert "the highest of 11 scores on the same examples, expect less" in page.words
+    assert "the highest of 11 scores on the same examples, so expect less" in page.words
     assert "no difference found" in page.words
-    assert "opened 6 times" in page.words
+    assert "read 6 times by this run" in page.words
 
 
 def test_page_escapes_text_from_trials(page):
@@ -439,13 +468,13 @@ def test_plot_of_the_same_rows_is_the_same(found):
     ],
 )
 def test_page_of_an_incomplete_run_says_what_is_missing(tmp_path, parts, words):
-    page = ReportPage(query.write_html(open_run(write_run(tmp_path / "part", **parts))))
+    page = ReportPage(write_html(open_run(write_run(tmp_path / "part", **parts))))
     assert words in page.words
 
 
 def test_page_of_a_run_without_a_search_is_rejected(tmp_path):
     with Ledger.open(tmp_path / "early"), pytest.raises(RunError, match="the search has not begun"):
-        query.write_html(open_run(tmp_path / "early"))
+        write_html(open_run(tmp_path / "early"))
 
 
 def test_rank_correlation_matches_spearman():

@@ -7,8 +7,9 @@ import pytest
 from helpers.pages import ReportPage
 from helpers.runs import write_study
 
-from raysearch.reports import plots_sweep, query
-from raysearch.reports.verdicts import arms
+from raysearch.reports import plots_sweep
+from raysearch.reports.page import write_html
+from raysearch.reports.verdicts import compare_arms
 from raysearch.storage.run import open_run
 
 PAPER = {
@@ -23,7 +24,7 @@ FRESH_SEEDS = (101, 102, 103, 104, 105)
 def study(folder: Path, choices: dict[str, list[object]], score, **more) -> ReportPage:
     """The page of a grid over these values, where `score` gives the mean."""
     dimensions = {name: {"choice": values} for name, values in choices.items()}
-    return ReportPage(query.write_html(open_run(write_study(folder / "study", dimensions, score, **more))))
+    return ReportPage(write_html(open_run(write_study(folder / "study", dimensions, score, **more))))
 
 
 def plot_titles(page: ReportPage, section: str) -> list[str]:
@@ -41,17 +42,20 @@ def test_page_states_verdicts_and_attributes_paper_scores(tmp_path):
         confirm=FRESH_SEEDS,
         paper=PAPER,
     )
-    assert "the search is better by the interval; 5 seeds cannot reach p < 0.05 for 4 baselines together." in page.words
-    assert "no difference found by the interval" in page.words
-    assert "The paper's: Dery, Dauphin & Grangier 2021, Table 2" in page.words
-    assert "printed there, not measured here" in page.words
+    assert (
+        "the search is better, judged by the interval, because 5 seeds cannot reach p < 0.05 for 4 baselines"
+        in page.words
+    )
+    assert "no difference found, judged by the interval" in page.words
+    assert "Paper's scores: Dery, Dauphin & Grangier 2021, Table 2" in page.words
+    assert "They were printed there, not measured here" in page.words
     assert page.words.count("67.1 +- 1.31") == 3  # on dev, on test, and in the search as declared
     assert plot_titles(page, "arms") == ["Difference in macro_f1, search less baseline"]
 
 
 def test_arms_without_fresh_seeds_get_no_verdict(tmp_path):
     page = study(tmp_path, {"eta_neg": [-1.0, 0.0]}, lambda _, arm: ARM_SCORES[arm], baselines=("none",))
-    assert "Beside none: not repeated on fresh seeds, so nothing is claimed." in page.words
+    assert "Search compared with none: not repeated on fresh seeds, so nothing is claimed." in page.words
     assert plot_titles(page, "arms") == []
     assert "winner on fresh seeds" not in page.words
 
@@ -117,4 +121,4 @@ def test_eta_plot_needs_two_varying_etas():
 
 
 def test_single_arm_has_no_comparison():
-    assert arms([{"arm": "search", "fresh": False}], "f1") == ""
+    assert compare_arms([{"arm": "search", "fresh": False}], "f1") == []

@@ -29,7 +29,7 @@ from raysearch.modalities.text.outputs import Targets, above_mean, example_losse
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
-from raysearch.reports.query import write_html
+from raysearch.reports.page import write_html
 from raysearch.rng import stream
 from raysearch.training.metrics import score
 from raysearch.training.trainer import train

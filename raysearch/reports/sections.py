@@ -1,0 +1,233 @@
+"""What the page shows of each report of the catalog. Any other report is shown as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from raysearch.formatting import format_count
+from raysearch.reports import plots, plots_sweep, plots_weights
+from raysearch.reports.blocks import (
+    Block,
+    Column,
+    Failures,
+    Legend,
+    LegendEntry,
+    Note,
+    Plots,
+    Table,
+    number,
+    ordered_params,
+    state_legend,
+    text,
+)
+from raysearch.reports.plots import Rows, column
+from raysearch.reports.svg import VARIABLES
+from raysearch.reports.verdicts import compare_arms, compare_on_test, compare_values, in_declared_order
+from raysearch.storage.states import MAIN_ARM
+
+MAX_ROWS = 50  # of a table on the page; the tables of the run have all
+EMPTY = {
+    "stages": "No trial has a second phase, so there is nothing to compare with the first phase.",
+    "trajectories": "The weights of the search's best trial do not change, so there is no trajectory to show.",
+    "ranking": "No trial whose weights change is complete, so there is nothing to rank.",
+    "leaderboard": "No trial has ended yet.",
+    "failures": "No trial failed.",
+}
+
+
+@dataclass(frozen=True)
+class RunAnswers:
+    """The answers of the catalog's reports on a run, and what is needed to show them."""
+
+    rows: Mapping[str, Rows]  # by report
+    search: Mapping[str, Any]  # as declared
+    best: Mapping[str, str]  # the best trial's id, by arm
+
+    @property
+    def metric(self) -> str:
+        """The name of the score."""
+        return str(self.search["task"]["metric"])
+
+    @property
+    def dimensions(self) -> Mapping[str, Any]:
+        """The declared dimensions."""
+        return self.search["dimensions"]  # type: ignore[no-any-return]  # a search in a table is JSON
+
+
+def catalog_blocks(name: str, answers: RunAnswers) -> list[Block]:
+    """Returns what the page shows of a report with a section of its own; empty if the section is left out."""
+    blocks = SECTIONS[name](answers)
+    return blocks or ([Note(EMPTY[name])] if name in EMPTY else [])
+
+
+def default_blocks(answer: pa.Table) -> list[Block]:
+    """Returns a table of all columns of any report's answer."""
+    if not len(answer):
+        return [Note("The answer has no rows.")]
+    return _limited(Table([_default_column(field) for field in answer.schema], answer.to_pylist()))
+
+
+def _default_column(field: pa.Field) -> Column:
+    """Returns a column with the format that fits its type."""
+    if pa.types.is_floating(field.type) or pa.types.is_decimal(field.type):
+        return number(field.name, field.name)
+    return text(field.name, field.name, numeric=pa.types.is_integer(field.type), wraps=True)
+
+
+def _limited(table: Table) -> list[Block]:
+    """Returns the table's first rows, and a note on how many there are more."""
+    hidden = len(table.rows) - MAX_ROWS
+    if hidden <= 0:
+        return [table]
+    return [
+        Table(table.columns, table.rows[:MAX_ROWS], table.best),
+        Note(f"{format_count(hidden, 'more row')}: see `raysearch analyze`."),
+    ]
+
+
+def _best_so_far(answers: RunAnswers) -> list[Block]:
+    rows = answers.rows["best_so_far"]
+    if not rows:
+        return []
+    svgs = [plots.best_so_far(rows, over, answers.metric) for over in ("nth", "seconds") if any(column(rows, over))]
+    return [Plots(svgs), state_legend(column(rows, "state"))]
+
+
+def _curves(answers: RunAnswers) -> list[Block]:
+    rows = answers.rows["curves"]
+    if not rows:
+        return []
+    return [
+        Plots(plots.curves(rows, answers.metric, answers.best)),
+        state_legend(column(rows, "state"), at_edge=False),
+    ]
+
+
+def _dimensions(answers: RunAnswers) -> list[Block]:
+    rows, declared, metric = answers.rows["dimensions"], answers.dimensions, answers.metric
+    if not rows:
+        return []
+    rows = in_declared_order(rows, declared)
+    svgs = plots_sweep.eta_pairs(rows, declared, metric)
+    pairs: list[Block] = [Plots(svgs, least="250px")] if svgs else []
+    if answers.search.get("sampler") == "grid":  # the section `sweep` has the plots of a grid's values
+        return pairs
+    return [
+        Plots(plots.dimensions(rows, declared, metric, answers.best.get(MAIN_ARM)), least="250px"),
+        state_legend(column(rows, "state"), LegendEntry("best trial", "◯", colour="ink")),
+        *pairs,
+    ]
+
+
+def _stages(answers: RunAnswers) -> list[Block]:
+    rows = answers.rows["stages"]
+    if max(column(rows, "stage"), default=1) == 1:
+        return []
+    columns = [
+        text("arm", "arm", wraps=True),
+        text("phase", "phase", wraps=True),
+        number("until step", "until", 0),
+        number("seeds", "seeds", 0),
+        number("before", "before"),
+        number("score", "score"),
+        number("kept", "kept"),
+        number("better", "better", 0),
+    ]
+    return [Table(columns, rows)]
+
+
+def _trajectories(answers: RunAnswers) -> list[Block]:
+    rows = answers.rows["trajectories"]
+    svgs = plots_weights.trajectories(rows)
+    if not svgs:
+        return []
+    return [Plots(svgs), Legend([LegendEntry(f"best evaluation, step {rows[0]['best_step']}", "┆")])]
+
+
+def _ranking(answers: RunAnswers) -> list[Block]:
+    rows = answers.rows["ranking"]
+    if not rows:
+        return []
+    entries = [
+        LegendEntry(f"output {output.replace('_', ' ')}", "●", colour=VARIABLES[colour])
+        for output, colour in plots_weights.output_colours(column(rows, "name")).items()
+    ]
+    entries.append(LegendEntry(f"means over {format_count(max(column(rows, 'trials')), 'trial')}"))
+    return [Legend(entries), Plots([plots_weights.ranking(rows)], layout="wide")]
+
+
+def _leaderboard(answers: RunAnswers) -> list[Block]:
+    rows = _with_params(answers.rows["leaderboard"], answers.dimensions)
+    if not rows:
+        return []
+    has_seeds = max(column(rows, "seeds")) > 1
+    columns = [
+        number("#", "rank", 0),
+        number(answers.metric, "score"),
+        *([number("sd", "sd"), number("seeds", "seeds", 0)] if has_seeds else []),
+        Column("state", "state", "state"),
+        text("arm", "arm"),
+        number("best step", "best_step", 0),
+        number("seconds", "seconds", 1),
+        Column("values drawn", "params", "params"),
+        Column("trial", "trial_id", css_class="keep mono"),
+    ]
+    best = next((i for i, row in enumerate(rows) if row["trial_id"] == answers.best.get(MAIN_ARM)), None)
+    return _limited(Table(columns, rows, best=best))
+
+
+def _failures(answers: RunAnswers) -> list[Block]:
+    rows = _with_params(answers.rows["failures"], answers.dimensions)
+    return [Failures(rows)] if rows else []
+
+
+def _compute(answers: RunAnswers) -> list[Block]:
+    rows = answers.rows["compute"]
+    if not rows:
+        return []
+    longest = max(row["seconds"] or 0.0 for row in rows)
+
+    def bar(row: dict[str, Any]) -> dict[str, str] | None:
+        if not row["seconds"]:
+            return None
+        return {"width": f"{75 * row['seconds'] / longest:.1f}", "percent": f"{100 * row['share']:.0f}"}
+
+    columns = [
+        text("arm", "arm"),
+        text("role", "role", wraps=True),
+        Column("state", "state", "state"),
+        number("trials", "trials", 0),
+        number("steps", "steps", 0),
+        number("seconds", "seconds", 1),
+        Column("share of the time", "bar", "share"),
+    ]
+    return [Table(columns, [{**row, "bar": bar(row)} for row in rows])]
+
+
+def _with_params(rows: Rows, dimensions: Mapping[str, Any]) -> Rows:
+    """Returns the rows with the JSON of `params` as pairs of name and value, in the declared order."""
+    order = list(dimensions)
+    return [{**row, "params": ordered_params(json.loads(row["params"] or "{}"), order)} for row in rows]
+
+
+SECTIONS: dict[str, Callable[[RunAnswers], list[Block]]] = {  # in the order of the page
+    "arms": lambda answers: compare_arms(answers.rows["arms"], answers.metric),
+    "final": lambda answers: compare_on_test(answers.rows["final"], answers.metric),
+    "best_so_far": _best_so_far,
+    "curves": _curves,
+    "sweep": lambda answers: compare_values(
+        answers.rows["sweep"], answers.rows["dimensions"], answers.search, answers.metric
+    ),
+    "dimensions": _dimensions,
+    "stages": _stages,
+    "trajectories": _trajectories,
+    "ranking": _ranking,
+    "leaderboard": _leaderboard,
+    "failures": _failures,
+    "compute": _compute,
+}
