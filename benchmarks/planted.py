@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from raysearch.config.arm import uses_setting
+from raysearch.config.compatibility import uses_setting
 from raysearch.config.search_config import Search
 from raysearch.modalities.opening import prepare
 from raysearch.plan import TrialPlan

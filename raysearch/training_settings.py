@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from raysearch.schema.fields import Settings, setting
 
+AUXILIARIES = "auxiliaries"  # a setting that needs them is used by trials with auxiliary objectives alone
+JOINT_PHASE = "a joint phase"  # and one that needs this, where the end task and its auxiliaries train together
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Settings):
@@ -13,7 +16,9 @@ class TrainingSettings(Settings):
 
     steps: int = setting(200, "optimizer steps of the main phase", low=1, unit="step")
     batch_size: int = setting(32, "end-task examples a step, over all ranks", low=1, unit="example")
-    aux_batch_size: int = setting(32, "auxiliary examples a step, shared by its objectives", low=1, unit="example")
+    aux_batch_size: int = setting(
+        32, "auxiliary examples a step, shared by its objectives", low=1, unit="example", needs=AUXILIARIES
+    )
     lr: float = setting(5e-4, "peak learning rate of the body", low=0, open_low=True)
     head_lr: float = setting(1e-3, "peak learning rate of the heads", low=0, open_low=True)
     weight_decay: float = setting(0.01, "AdamW decay of the body (none on biases and norms)", low=0)
@@ -24,7 +29,9 @@ class TrainingSettings(Settings):
     clip: float = setting(1.0, "largest norm of the combined gradient; 0 never clips", low=0)
     dropout: float = setting(0.1, "dropout of body and heads", low=0, high=0.9)
     max_length: int = setting(64, "tokens kept of a text, special ones included", low=4, unit="token")
-    select_probability: float = setting(0.15, "chance that a transform selects a token", low=0, high=1, open_low=True)
+    select_probability: float = setting(
+        0.15, "chance that a transform selects a token", low=0, high=1, open_low=True, needs=AUXILIARIES
+    )
     eval_every: int = setting(20, "steps between evaluations on select-dev", low=1, unit="step")
     patience: int = setting(0, "evaluations without a new best before a phase ends; 0 never", low=0, unit="evaluation")
     checkpoint_every: int = setting(0, "steps between checkpoints; 0 at every evaluation", low=0, unit="step")
@@ -37,11 +44,14 @@ class TrainingSettings(Settings):
         choices=("auto", "products", "jvp", "difference", "backward"),
     )
     precision: str = setting("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
-    weights_every: int = setting(1, "fewest steps between two entries of the weights table", low=1, unit="step")
+    weights_every: int = setting(
+        1, "fewest steps between two entries of the weights table", low=1, unit="step", needs=AUXILIARIES
+    )
     lm_head: str = setting(
         "tied",
         "decoder of a head over the vocabulary: tied to the embeddings; shared, one tied head for each output; "
         "low_rank, tied plus a correction of rank lm_rank; untied, a copy (the papers)",
         choices=("tied", "shared", "low_rank", "untied"),
+        needs=AUXILIARIES,
     )
-    lm_rank: int = setting(8, "rank of the correction of lm_head 'low_rank'", low=1)
+    lm_rank: int = setting(8, "rank of the correction of lm_head 'low_rank'", low=1, needs=AUXILIARIES)

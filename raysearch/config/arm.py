@@ -7,41 +7,23 @@ and turns drawn values into a configuration with every default filled in.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysearch.config.compatibility import has_auxiliaries, uses_setting, why_incompatible
 from raysearch.config.dimension import Dimension
+from raysearch.config.objective_weights import is_weighted_by, static_weights
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX, typed_value
 from raysearch.config.sections import MethodSpec
 from raysearch.errors import did_you_mean
-from raysearch.methods import FAMILIES, METHODS
+from raysearch.methods import DEFAULT_METHODS, FAMILIES, METHODS
 from raysearch.methods.profiles import Profile, bundle
-from raysearch.methods.weighting.settings import MetaBatchSettings, MetaGradientSettings
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import Space
 from raysearch.schema.fields import Value
-from raysearch.training_settings import TrainingSettings
 
-DEFAULT_METHOD = MethodSpec()
-AUXILIARY_SETTINGS = (
-    "aux_batch_size",
-    "select_probability",
-    "lm_head",
-    "lm_rank",
-    "weights_every",
-)  # settings of Training that only auxiliary objectives use
-BALANCE_SETTINGS = (
-    "lambda_e",
-    "lambda_form",
-    "lr_lambda",
-    "eta_prim",
-    "eta_prim_form",
-)  # settings that weigh the end task against its auxiliaries
-PHASE_STEPS = ("steps", "pretrain_steps", "finetune_steps", "retrain_steps")  # of all phases
-SEARCHED = "static_searched"  # the weighting whose weights are dimensions
-Methods = Mapping[str, str]  # family -> method
+PHASE_STEPS = ("steps", "pretrain_steps", "finetune_steps", "retrain_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +54,9 @@ class Arm:
     def methods(self, drawn: Mapping[str, Any]) -> dict[str, str]:
         """The three methods under these values; without auxiliaries there is nothing to cut."""
         named: dict[str, str] = {
-            f: str(drawn.get(f) or getattr(self.method, f) or getattr(DEFAULT_METHOD, f)) for f in FAMILIES
+            f: str(drawn.get(f) or getattr(self.method, f) or DEFAULT_METHODS[f]) for f in FAMILIES
         }
-        return named if has_auxiliaries(named) else {**named, "surgery": DEFAULT_METHOD.surgery}
+        return named if has_auxiliaries(named) else {**named, "surgery": DEFAULT_METHODS["surgery"]}
 
     def method_combinations(self) -> list[dict[str, str]]:
         """Every triple of methods that a draw can give."""
@@ -128,7 +110,7 @@ class Arm:
         values = {**DEFAULTS, **bundle(self.profile, methods), **values}
         used = {name: values[name] for name in DEFAULTS if uses_setting(methods, name)}
         objectives = self._objectives(values) if has_auxiliaries(methods) else ()
-        if problem := _why_not(methods, used, len(objectives)):
+        if problem := why_incompatible(methods, used, len(objectives)):
             raise ValueError(problem)
         if "objectives_per_step" in used:
             used["objectives_per_step"] = min(int(used["objectives_per_step"]) or len(objectives), len(objectives))
@@ -140,7 +122,7 @@ class Arm:
             settings=used,
             params=drawn,
             primitives=primitives,
-            weights=_weights(objectives, values) if methods["weighting"] == SEARCHED else (),
+            weights=static_weights(objectives, values) if METHODS[methods["weighting"]].searches_weights else (),
         )
 
     def bound(self, name: str, which: Callable[[Iterable[float]], float]) -> float:
@@ -177,160 +159,6 @@ class Arm:
             name.removeprefix(INCLUDE_PREFIX): bool(v) for name, v in values.items() if name.startswith(INCLUDE_PREFIX)
         }
         return space.restrict(include).objectives
-
-
-def is_weighted_by(objective: Objective, name: str) -> bool:
-    """Is the weight of that name a factor of this objective's?"""
-    stage, dot, primitive = name.removeprefix(WEIGHT_PREFIX).partition(".")
-    return getattr(objective, stage, None) == primitive if dot else objective.name == stage
-
-
-def why_weight_unused(name: str, objectives: list[Objective]) -> str | None:
-    """Why the weight of that name is of no objective; None if it is of one."""
-    stage, dot, what = name.removeprefix(WEIGHT_PREFIX).partition(".")
-    if any(is_weighted_by(objective, name) for objective in objectives):
-        return None
-    known = dict.fromkeys(getattr(each, stage) if dot else each.name for each in objectives)
-    kind, what = (stage, what) if dot else ("objective", stage)
-    return f"no objective of the space has the {kind} {what!r}{did_you_mean(what, known)}"
-
-
-def _weights(objectives: tuple[Objective, ...], values: Mapping[str, Value]) -> tuple[float, ...]:
-    """Every objective's product of the weights that it bears. Raises ValueError when all are 0."""
-    given = {name: float(value) for name, value in values.items() if name.startswith(WEIGHT_PREFIX)}
-    weights = tuple(math.prod(w for name, w in given.items() if is_weighted_by(each, name)) for each in objectives)
-    if not any(weights):
-        raise ValueError("every objective's weight is 0: use weighting 'end_task_only'")
-    return weights
-
-
-def has_auxiliaries(methods: Methods) -> bool:
-    """Does this weighting have auxiliary objectives at all?"""
-    return methods["weighting"] != "end_task_only"
-
-
-def needs_meta_dev(methods: Methods) -> bool:
-    """Does this weighting look at the dev set while it trains?"""
-    method = METHODS[methods["weighting"]]
-    return method.rounds or issubclass(method.settings, MetaBatchSettings)
-
-
-def uses_setting(methods: Methods, name: str) -> bool:
-    """Does a trial of these methods look at the setting, family, space or include of that name?"""
-    if name in ("weighting", "schedule"):
-        return True
-    if name in ("surgery", "space", *AUXILIARY_SETTINGS) or name.startswith(INCLUDE_PREFIX):
-        return has_auxiliaries(methods)
-    if name.startswith(WEIGHT_PREFIX):
-        return methods["weighting"] == SEARCHED
-    if name in BALANCE_SETTINGS and methods["schedule"] == "pretrain_then_finetune":
-        return False  # never trains them together
-    return name in TrainingSettings.__dataclass_fields__ or any(
-        name in METHODS[methods[f]].setting_names for f in FAMILIES
-    )
-
-
-def why_incompatible(methods: Methods, settings: Mapping[str, Value]) -> str | None:
-    """Why no trial can run with these settings together, as far as they are known; None if it can.
-
-    What is said of methods begins with the family that is at fault.
-    """
-    if methods["schedule"] == "pretrain_then_finetune" and not has_auxiliaries(methods):
-        return (
-            "schedule 'pretrain_then_finetune' has nothing to pretrain on: weighting 'end_task_only' has no auxiliaries"
-        )
-    weighting = methods["weighting"]
-    if METHODS[weighting].balances and methods["schedule"] == "pretrain_then_finetune":
-        return (
-            f"weighting {weighting!r} weighs the end task against its auxiliaries: schedule 'pretrain_then_finetune' "
-            "never trains them together"
-        )
-    if weighting == "famo" and (parts := settings.get("micro_batches", 1)) != 1:
-        return f"weighting 'famo' weighs a step by the losses of all its rows: micro_batches is 1, not {parts}"
-    if methods["surgery"] == "pcd" and methods["schedule"] == "pretrain_then_finetune":
-        return "surgery 'pcd' keeps the end task's gradient: schedule 'pretrain_then_finetune' would not move the body"
-    if settings.get("task_clip") and methods["surgery"] not in ("none", "attittud"):
-        return f"task_clip cuts gradients that surgery {methods['surgery']!r} compares as they are: leave one out"
-    if settings.get("engine") in ("jvp", "difference") and (problem := _why_no_forwards(methods, settings)):
-        return f"engine {settings['engine']!r} {problem}"
-    if settings.get("batch_split") == "hierarchical" and methods["weighting"] != "aang":
-        return f"batch_split 'hierarchical' goes by AANG's factors; weighting {methods['weighting']!r} has none"
-    return _why_no_rounds(methods) or _why_no_basis(settings)
-
-
-def _why_no_rounds(methods: Methods) -> str | None:
-    """Why a weighting that mixes branches cannot go with the surgery or the schedule."""
-    weighting, surgery, schedule = (methods[family] for family in FAMILIES)
-    if not METHODS[weighting].rounds:
-        return None
-    if surgery != DEFAULT_METHOD.surgery:
-        return f"surgery {surgery!r} cuts gradients, and weighting {weighting!r} mixes what branches have learned"
-    if schedule == "pretrain_then_finetune":
-        return f"schedule {schedule!r} has no end task beside its auxiliaries: weighting {weighting!r} needs both"
-    return None
-
-
-def _why_not(methods: Methods, settings: Mapping[str, Value], objectives: int) -> str | None:
-    """Why no trial can run with these settings and so many objectives."""
-    return (
-        why_incompatible(methods, settings)
-        or _why_forgotten(methods, settings, objectives)
-        or _why_no_room(methods, settings, objectives)
-    )
-
-
-def _why_no_room(methods: Methods, settings: Mapping[str, Value], objectives: int) -> str | None:
-    """Why the steps do not suffice for one round, where it can be told without the data."""
-    if not METHODS[methods["weighting"]].rounds or not settings["pass_steps"]:
-        return None
-    each = max(1, round(float(settings["rho"]) * int(settings["pass_steps"])))
-    probes = methods["weighting"] == "probes"
-    one_for_each = probes or methods["weighting"] == "alphavil" or settings.get("fork_branches") == "each"
-    least = each * (1 + objectives - probes if one_for_each else 1)
-    if least > int(settings["steps"]):
-        return f"steps {settings['steps']} leave no room for a round, which takes {least}: less rho or pass_steps"
-    return None
-
-
-def _why_no_forwards(methods: Methods, settings: Mapping[str, Value]) -> str | None:
-    """Why products with the dev gradient cannot come from forwards alone."""
-    if METHODS[methods["weighting"]].looks:
-        return f"gives products with a dev head's gradient alone; weighting {methods['weighting']!r} asks for more"
-    if methods["surgery"] not in ("none", "attittud"):
-        return f"knows no gradients for surgery {methods['surgery']!r} to compare: leave it out"
-    if not issubclass(METHODS[methods["weighting"]].settings, MetaGradientSettings):
-        return None  # asks for none
-    if settings.get("similarity", "dot") != "dot" or settings.get("task_clip"):
-        return "knows no norms: similarity: dot and no task_clip, or leave it out"
-    if settings["engine"] == "difference" and settings.get("precision") == "bfloat16":
-        return "subtracts losses, for which bfloat16 is too coarse: precision: float32, or engine: jvp"
-    return None
-
-
-def _why_no_basis(settings: Mapping[str, Value]) -> str | None:
-    """Why ATTITTUD's subspace cannot be had with these settings."""
-    k, basis = settings.get("k"), settings.get("basis")
-    m, what = settings.get("m"), "m, the examples that span the subspace"
-    if settings.get("basis_rows") == "same":
-        m, what = settings.get("batch_size"), "batch_size, whose examples span the subspace"
-    if basis == "canonical":
-        return None if k in (None, DEFAULTS["k"]) else f"k has no meaning with basis 'canonical': leave it out (k {k})"
-    if basis == "unit_average":
-        return None if k in (None, 1, DEFAULTS["k"]) else f"basis 'unit_average' is one direction: k is 1, not {k}"
-    if isinstance(k, int) and isinstance(m, int) and k > m and basis != "random":
-        return f"k must be at most {what}: k {k}, {what.split(',')[0]} {m}"
-    return None
-
-
-def _why_forgotten(methods: Methods, settings: Mapping[str, Value], objectives: int) -> str | None:
-    """Why a surgery that remembers each objective's gradients cannot go with objectives that come and go."""
-    sampled = int(settings.get("objectives_per_step", 0)) or objectives
-    if METHODS[methods["surgery"]].memory and settings["conflict_between"] == "objectives" and sampled < objectives:
-        return (
-            f"surgery {methods['surgery']!r} remembers the gradients of {objectives} objectives, and {sampled} are "
-            "sampled a step: objectives_per_step 0, or conflict_between: sum"
-        )
-    return None
 
 
 def order_dimensions(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:

@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raysearch.config.arm import DEFAULT_METHOD, Arm, order_dimensions, uses_setting
+from raysearch.config.arm import Arm, order_dimensions
+from raysearch.config.compatibility import uses_setting
 from raysearch.config.dimension import Dimension
 from raysearch.config.expansion import expand_weights, load_spaces
 from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX, fixed_settings
@@ -49,7 +50,7 @@ class Search:
     name: str
     task: TextTask | ImageTask | TableTask
     model: TextModel | ImageModel | TableModel
-    method: MethodSpec = DEFAULT_METHOD  # an empty word where the family is a dimension
+    method: MethodSpec = field(default_factory=MethodSpec)  # an empty word where the family is a dimension
     space: str | None = None  # None where it is a dimension or not needed
     spaces: dict[str, Space] = field(default_factory=dict)  # every space that is named, by the name used
     profile: Profile | None = None  # settings as the papers or their code have them, where not given here

@@ -15,7 +15,7 @@ from raysearch.config.parameters import (
 )
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
-from raysearch.methods import FAMILIES
+from raysearch.methods import DEFAULT_METHODS, FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.schema.fields import Settings, Value, setting
 from raysearch.schema.node import Node
@@ -28,9 +28,9 @@ Executor = Literal["fleet", "train_run", "in_process"]
 class MethodSpec:
     """A point weighting x surgery x schedule; an empty word where it is a dimension."""
 
-    weighting: str = "static"
-    surgery: str = "none"
-    schedule: str = "joint"
+    weighting: str = DEFAULT_METHODS["weighting"]
+    surgery: str = DEFAULT_METHODS["surgery"]
+    schedule: str = DEFAULT_METHODS["schedule"]
 
     @classmethod
     def read(cls, node: Node) -> MethodSpec:

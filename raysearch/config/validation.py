@@ -10,29 +10,21 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from raysearch.config.arm import (
-    BALANCE_SETTINGS,
-    DEFAULT_METHOD,
-    PHASE_STEPS,
-    SEARCHED,
-    Arm,
-    has_auxiliaries,
-    needs_meta_dev,
-    order_dimensions,
-    uses_setting,
-    why_incompatible,
-    why_weight_unused,
-)
+from raysearch.config.arm import PHASE_STEPS, Arm, order_dimensions
+from raysearch.config.compatibility import Methods, has_auxiliaries, needs_meta_dev, uses_setting, why_incompatible
 from raysearch.config.dimension import Dimension
 from raysearch.config.modality_checks import check_kinds
-from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX
+from raysearch.config.objective_weights import why_weight_unused
+from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, SETTINGS, WEIGHT_PREFIX
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
-from raysearch.methods import FAMILIES, METHODS
+from raysearch.methods import DEFAULT_METHODS, FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.objectives.space import STAGES_OF
+from raysearch.schema.fields import Value
 from raysearch.schema.node import Keys, Node
 from raysearch.storage.states import MAIN_ARM
+from raysearch.training_settings import JOINT_PHASE
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
@@ -119,11 +111,13 @@ def _methods(search: Search, node: Node) -> None:
     for keys, fixed in places:
         if len(fixed) < len(FAMILIES):
             continue
-        if not has_auxiliaries(fixed) and fixed["surgery"] != DEFAULT_METHOD.surgery:
-            problem = f"surgery {fixed['surgery']!r} cuts auxiliary gradients, and weighting 'end_task_only' has none"
+        if not has_auxiliaries(fixed) and fixed["surgery"] != DEFAULT_METHODS["surgery"]:
+            weighting, surgery = fixed["weighting"], fixed["surgery"]
+            problem = f"surgery {surgery!r} changes auxiliary gradients, and weighting {weighting!r} has none"
             raise node.error(problem, *keys, "surgery")
-        if why := why_incompatible(fixed, {k: v for k, v in search.settings.items() if k == "micro_batches"}):
-            raise node.error(why, *keys, why.split()[0])
+        micro_batches = {k: v for k, v in search.settings.items() if k == "micro_batches"}
+        if reason := why_incompatible(fixed, micro_batches):
+            raise node.error(reason, *keys, reason.split()[0])
 
 
 def _used(search: Search, node: Node) -> None:
@@ -157,7 +151,7 @@ def _profiles(search: Search, node: Node) -> None:
             values = {key: given[key] for key in names}
             if "engine" in values and uses_setting(methods, "similarity") and "similarity" not in arm.dimensions:
                 values.setdefault("similarity", DEFAULTS["similarity"])
-            if values and (problem := why_incompatible(methods, values)):
+            if values and (problem := _why_values_incompatible(methods, values)):
                 where = _place(search, arm, *values)
                 raise node.error(problem, *(where if where[-1] in arm.settings else ("profile",)))
     arms = [arm for name, arm in search.arms.items() if name == MAIN_ARM or not search.baselines[name].profile]
@@ -183,19 +177,30 @@ def _under(dimension: Dimension, arm: Arm) -> list[dict[str, str]]:
 def _unused(name: str, reachable: list[dict[str, str]], who: str) -> str:
     """Says whose setting it is, and what is used instead."""
     if all(not has_auxiliaries(methods) for methods in reachable):
-        return f"concerns auxiliary objectives; {who} uses weighting 'end_task_only'"
-    if name in BALANCE_SETTINGS and all(name in METHODS[methods["weighting"]].setting_names for methods in reachable):
-        return "weighs end task against auxiliaries; schedule 'pretrain_then_finetune' never trains them together"
+        weightings = _quoted_choice(methods["weighting"] for methods in reachable)
+        return f"concerns auxiliary objectives; {who} uses weighting {weightings}"
+    needs_joint_phase = name in SETTINGS and SETTINGS[name].metadata["needs"] == JOINT_PHASE
+    if needs_joint_phase and all(name in METHODS[methods["weighting"]].setting_names for methods in reachable):
+        schedules = _quoted_choice(methods["schedule"] for methods in reachable)
+        return f"weighs the end task against its auxiliaries; schedule {schedules} never trains them together"
     owners = [(method.family, key) for key, method in METHODS.items() if name in method.setting_names]
-    owners += [("weighting", SEARCHED)] * name.startswith(WEIGHT_PREFIX)
+    if name.startswith(WEIGHT_PREFIX):
+        owners += [(method.family, key) for key, method in METHODS.items() if method.searches_weights]
     families = {family for family, _ in owners}
-    of = " and ".join(f"{family} {_either(key for f, key in owners if f == family)}" for family in sorted(families))
-    instead = " and ".join(f"{f} {_either(methods[f] for methods in reachable)}" for f in sorted(families))
+    of = " and ".join(
+        f"{family} {_quoted_choice(key for f, key in owners if f == family)}" for family in sorted(families)
+    )
+    instead = " and ".join(f"{f} {_quoted_choice(methods[f] for methods in reachable)}" for f in sorted(families))
     return f"is a setting of {of}; {who} uses {instead}"
 
 
-def _either(words: Iterable[str]) -> str:
+def _quoted_choice(words: Iterable[str]) -> str:
     return " or ".join(repr(word) for word in dict.fromkeys(words))
+
+
+def _without_auxiliaries(arms: Iterable[Arm]) -> str:
+    weightings = (methods["weighting"] for arm in arms for methods in arm.method_combinations())
+    return f"weighting {_quoted_choice(weightings)} has no auxiliaries"
 
 
 def _spaces(search: Search, node: Node) -> None:
@@ -204,13 +209,16 @@ def _spaces(search: Search, node: Node) -> None:
     for name in needing:
         if not search.arms[name].space and "space" not in search.arms[name].dimensions:
             where: Keys = ("baselines", name) if name != MAIN_ARM else ()
-            weightings = _either(m["weighting"] for m in search.arms[name].method_combinations() if has_auxiliaries(m))
+            weightings = _quoted_choice(
+                m["weighting"] for m in search.arms[name].method_combinations() if has_auxiliaries(m)
+            )
             raise node.error(f"weighting {weightings} needs auxiliary objectives: name a space", *where)
     if search.space and not any(search.arms[name].space == search.space for name in needing):
-        raise node.error("no arm uses it: weighting 'end_task_only' has no auxiliaries", "space")
+        raise node.error(f"no arm uses it: {_without_auxiliaries(search.arms.values())}", "space")
     for name, baseline in search.baselines.items():
         if baseline.space and name not in needing:
-            raise node.error("is not used: weighting 'end_task_only' has no auxiliaries", "baselines", name, "space")
+            unused = f"is not used: {_without_auxiliaries([search.arms[name]])}"
+            raise node.error(unused, "baselines", name, "space")
     for name, space in search.spaces.items():
         for data in space.stages["data"]:
             if key := search.task.lacks(data):
@@ -247,11 +255,11 @@ def _values(search: Search, node: Node) -> None:
         for methods in arm.method_combinations():
             low = {key: arm.bound(key, min) for key in DEFAULTS if uses_setting(methods, key)}
             high = {key: arm.bound(key, max) for key in DEFAULTS if uses_setting(methods, key)}
-            worst = high if "m" not in arm.dimensions else {"k": low.get("k", 0), "m": high.get("m", 0)}
-            names = [key for key in arm.settings if key in ("basis", "basis_rows") and key in low]
-            if problem := why_incompatible(
-                DEFAULT_METHOD.to_plain(), {**worst, **{key: arm.settings[key] for key in names}}
-            ):
+            worst: dict[str, Value] = {key: high[key] for key in ("k", "m", "batch_size") if key in high}
+            if "m" in arm.dimensions:
+                worst = {"k": low.get("k", 0), "m": high.get("m", 0)}
+            worst |= {key: arm.settings[key] for key in ("basis", "basis_rows") if key in arm.settings and key in low}
+            if problem := _why_values_incompatible(methods, worst):
                 raise node.error(problem, *_place(search, arm, "k", "m"))
             if (batch := low["batch_size"]) < search.resources.workers:
                 problem = f"{batch:g} examples cannot be shared by {search.resources.workers} workers"
@@ -262,6 +270,11 @@ def _values(search: Search, node: Node) -> None:
                     f"grace {search.scheduler.grace} is not below a trial's {steps:g} steps: none would be stopped"
                 )
                 raise node.error(problem, "scheduler", "asha", "grace")
+
+
+def _why_values_incompatible(methods: Methods, values: Mapping[str, Value]) -> str | None:
+    """Returns why these values cannot be used with the methods; None where the methods alone cannot run together."""
+    return None if why_incompatible(methods, {}) else why_incompatible(methods, values)
 
 
 def _place(search: Search, arm: Arm, *names: str) -> Keys:

@@ -21,9 +21,18 @@ def setting(
     open_low: bool = False,
     unit: str = "",
     choices: tuple[str, ...] = (),
+    needs: str = "",
 ) -> Any:
     """A dataclass field of one setting; its range is [low, high], or (low, high] when `open_low`."""
-    about = {"meaning": meaning, "low": low, "high": high, "open_low": open_low, "unit": unit, "choices": choices}
+    about = {
+        "meaning": meaning,
+        "low": low,
+        "high": high,
+        "open_low": open_low,
+        "unit": unit,
+        "choices": choices,
+        "needs": needs,
+    }
     return dataclasses.field(default=default, metadata=about)
 
 

@@ -77,7 +77,7 @@ def test_catalog_search_file_begins_with_its_question(name: str) -> None:
 
 INVALID_SEARCHES = [
     ("m: 16}", "m: 16, engine: jvp}", "5: settings.engine: engine 'jvp' knows no norms: similarity: dot and no task_clip, or leave it out"),
-    ("weighting: end_task_only}", "weighting: gradnorm}, space: xyz, settings: {engine: jvp}", "12: baselines.fine_tune.settings.engine: engine 'jvp' gives products with a dev head's gradient alone; weighting 'gradnorm' asks for more"),
+    ("weighting: end_task_only}", "weighting: gradnorm}, space: xyz, settings: {engine: jvp}", "12: baselines.fine_tune.settings.engine: weighting 'gradnorm' needs each task's gradient: engine cannot be 'jvp'"),
     ("m: 16}", "m: 16, engine: difference, similarity: dot, precision: bfloat16}", "5: settings.engine: engine 'difference' subtracts losses, for which bfloat16 is too coarse: precision: float32, or engine: jvp"),
     ("model: tiny", "modle: tiny", "2: modle: unknown key 'modle'; did you mean 'model'?"),
     ("model: tiny\n", "", "1: the key 'model' is missing"),
@@ -111,7 +111,7 @@ INVALID_SEARCHES = [
     ("steps: 60", "steps: 6.5", "5: settings.steps: must be a whole number, got 6.5"),
     ("steps: 60", "pretrain_steps: 60", "5: settings.pretrain_steps: is a setting of schedule 'pretrain_then_finetune'; this search uses schedule 'joint'"),
     ("attittud}\n", "attittud, schedule: pretrain_then_finetune}\nconfirm: {seeds: [1]}\n", ""),
-    ("attittud}\nsettings: {", "attittud, schedule: pretrain_then_finetune}\nsettings: {lambda_e: 0.5, ", "5: settings.lambda_e: weighs end task against auxiliaries; schedule 'pretrain_then_finetune' never trains them together"),
+    ("attittud}\nsettings: {", "attittud, schedule: pretrain_then_finetune}\nsettings: {lambda_e: 0.5, ", "5: settings.lambda_e: weighs the end task against its auxiliaries; schedule 'pretrain_then_finetune' never trains them together"),
     ("steps: 60", "surgery: none", "5: settings.surgery: is set by `method:`, not here"),
     ("steps: 60", "k: 2", "8: dimensions.k: is also fixed under `settings:`; leave one out"),
     ("m: 16", "m: 4", "8: dimensions.k: k must be at most m, the examples that span the subspace: k 8, m 4"),
@@ -138,25 +138,25 @@ INVALID_SEARCHES = [
     ("  k:", "  weight.output.denoise: {float: [0.1, 1]}\n  k:", "8: dimensions.weight.output.denoise: is a setting of weighting 'static_searched'; this search uses weighting 'aang'"),
     ("  fine_tune: {", "  search: {", "12: baselines.search: a baseline's name is small letters, digits and _, and not 'search'"),
     (", trials: 2}", "}", "12: baselines.fine_tune: say how many configurations to try, trials: N; its dimensions: lr"),
-    ("weighting: end_task_only}", "weighting: end_task_only, surgery: attittud}", "12: baselines.fine_tune.method.surgery: surgery 'attittud' cuts auxiliary gradients, and weighting 'end_task_only' has none"),
+    ("weighting: end_task_only}", "weighting: end_task_only, surgery: attittud}", "12: baselines.fine_tune.method.surgery: surgery 'attittud' changes auxiliary gradients, and weighting 'end_task_only' has none"),
     (
         "weighting: end_task_only}",
         "weighting: end_task_only, schedule: pretrain_then_finetune}",
         "12: baselines.fine_tune.method.schedule: schedule 'pretrain_then_finetune' has nothing to pretrain on: "
         "weighting 'end_task_only' has no auxiliaries",
     ),
-    ("weighting: end_task_only}", "weighting: alphavil, surgery: pcgrad}", "12: baselines.fine_tune.method.surgery: surgery 'pcgrad' cuts gradients, and weighting 'alphavil' mixes what branches have learned"),
+    ("weighting: end_task_only}", "weighting: alphavil, surgery: pcgrad}", "12: baselines.fine_tune.method.weighting: weighting 'alphavil' merges the parameters of branches: surgery 'pcgrad' changes gradients"),
     (
         "weighting: end_task_only}",
         "weighting: diw, schedule: pretrain_then_finetune}",
-        "12: baselines.fine_tune.method.schedule: schedule 'pretrain_then_finetune' has no end task beside its auxiliaries: "
-        "weighting 'diw' needs both",
+        "12: baselines.fine_tune.method.weighting: weighting 'diw' merges branches of the end task and of its auxiliaries: "
+        "schedule 'pretrain_then_finetune' never trains them together",
     ),
     (
         "weighting: end_task_only}",
         "weighting: static, surgery: pcd, schedule: pretrain_then_finetune}",
         "12: baselines.fine_tune.method.surgery: surgery 'pcd' keeps the end task's gradient: "
-        "schedule 'pretrain_then_finetune' would not move the body",
+        "schedule 'pretrain_then_finetune' would not train the body",
     ),
     ("trials: 2}", "trials: 2, settings: {k: 3}}", "12: baselines.fine_tune.settings.k: concerns auxiliary objectives; this baseline uses weighting 'end_task_only'"),
     ("trials: 2}", "trials: 2, space: xyz}", "12: baselines.fine_tune.space: is not used: weighting 'end_task_only' has no auxiliaries"),
@@ -446,7 +446,7 @@ def test_weights_of_excluded_objectives_are_not_requested() -> None:
     ]
     assert len(asked) == 1 + 4
     draw = without | {"lambda_e": 0.4, "weight.output.denoise": 0.2} | dict.fromkeys(asked[1:], 0.0)
-    with pytest.raises(ValueError, match="every objective's weight is 0: use weighting 'end_task_only'"):
+    with pytest.raises(ValueError, match="every objective's weight is 0: no auxiliary objective would be trained"):
         search.resolve("search", draw, number=0, seed=0)
 
 
@@ -469,7 +469,7 @@ def test_weight_of_an_unknown_objective_is_rejected(line: str, problem: str) -> 
 @pytest.mark.parametrize(
     ("weighting", "more", "problem"),
     [
-        ("famo", "settings: {micro_batches: 2}", "famo' weighs a step by the losses of all its rows: micro_batches is 1, not 2"),
+        ("famo", "settings: {micro_batches: 2}", "famo' weighs a step by the losses of the whole batch: micro_batches must be 1, not 2"),
         ("dwa", "", "never trains them together"),
         ("gradnorm", "settings: {objectives_per_step: 2}", "is a setting of weighting"),
     ],
@@ -631,5 +631,5 @@ def test_configure_with_too_few_steps_for_a_round_is_rejected() -> None:
     draw = {"alpha_lr": 0.1, "lr": 2e-3}
     assert arm.configure(draw).settings["steps"] == 600
     shorter = replace(arm, settings={**arm.settings, "pass_steps": 600, "rho": 0.5, "steps": 599})
-    with pytest.raises(ValueError, match="steps 599 leave no room for a round, which takes 600"):
+    with pytest.raises(ValueError, match="steps 599 are too few for a round of 600"):
         shorter.configure(draw)

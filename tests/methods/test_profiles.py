@@ -113,12 +113,13 @@ INVALID_PROFILES = [
     (
         "aang, surgery: pcgrad",
         "profile: official",
-        ":6: profile: task_clip cuts gradients that surgery 'pcgrad' compares as they are: leave one out",
+        ":6: profile: surgery 'pcgrad' compares gradients that are not clipped: task_clip must be 0, not 10",
     ),
     (
         "meta_tartan",
         "settings: {batch_split: hierarchical}",
-        ":6: settings.batch_split: batch_split 'hierarchical' goes by AANG's factors; weighting 'meta_tartan' has none",
+        ":6: settings.batch_split: weighting 'meta_tartan' has no factored weights: "
+        "batch_split cannot be 'hierarchical'",
     ),
     (
         "aang",

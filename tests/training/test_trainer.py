@@ -32,7 +32,7 @@ METHODS_TO_RUN = [
         (w, s)
         for w, about in methods_of("weighting").items()
         for s in ("none", "attittud")
-        if (w, s) != ("end_task_only", "attittud") and not about.rounds
+        if (w, s) != ("end_task_only", "attittud") and not about.merges_branches
     ),
     *(("static", s) for s in methods_of("surgery") if s not in ("none", "attittud")),
     ("aang", "pcgrad"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raysearch.schema.fields import Settings, setting
+from raysearch.schema.fields import Settings, Value, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +110,22 @@ class AttittudSettings(Settings):
         "a body with BatchNorm has no per-example gradients: take its statistics as constants, or rows as coupled",
         choices=("frozen", "coupled"),
     )
+
+
+def why_no_subspace(settings: Mapping[str, Value]) -> str | None:
+    """Returns why ATTITTUD's subspace does not exist under these settings; None if it does."""
+    k, basis = settings.get("k"), settings.get("basis")
+    m, meaning = settings.get("m"), "m, the examples that span the subspace"
+    if settings.get("basis_rows") == "same":
+        m, meaning = settings.get("batch_size"), "batch_size, whose examples span the subspace"
+    if basis == "canonical":
+        return (
+            None
+            if k in (None, AttittudSettings.k)
+            else f"k has no meaning with basis 'canonical': leave it out (k {k})"
+        )
+    if basis == "unit_average":
+        return None if k in (None, 1, AttittudSettings.k) else f"basis 'unit_average' is one direction: k is 1, not {k}"
+    if isinstance(k, int) and isinstance(m, int) and k > m and basis != "random":
+        return f"k must be at most {meaning}: k {k}, {meaning.split(',')[0]} {m}"
+    return None

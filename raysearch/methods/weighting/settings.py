@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raysearch.schema.fields import Settings, setting
+from raysearch.schema.fields import Settings, Value, setting
+from raysearch.training_settings import JOINT_PHASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class BalanceSettings(Settings):
     """The end task's weight against that of its auxiliaries."""
 
     lambda_e: float = setting(
-        0.5, "weight of the end task in the total loss; auxiliaries share the rest", low=0, high=1
+        0.5, "weight of the end task in the total loss; auxiliaries share the rest", low=0, high=1, needs=JOINT_PHASE
     )
 
 
@@ -37,11 +39,14 @@ class StaticSettings(SamplingSettings, BalanceSettings):
 class EtaPrimSettings(SamplingSettings):
     """ATTITTUD's own sum: g~_aux + eta_prim g_prim."""
 
-    eta_prim: float = setting(1.0, "factor of the end task's gradient beside g~_aux (ATTITTUD, section 3)", low=0)
+    eta_prim: float = setting(
+        1.0, "factor of the end task's gradient beside g~_aux (ATTITTUD, section 3)", low=0, needs=JOINT_PHASE
+    )
     eta_prim_form: str = setting(
         "factor",
         "factor: g~_aux + eta_prim g_prim (the paper); count_ratio: that over 1 + eta_prim (its code)",
         choices=("factor", "count_ratio"),
+        needs=JOINT_PHASE,
     )
 
 
@@ -106,7 +111,9 @@ class AangSettings(StaticSettings, MetaGradientSettings):
     """AANG: factored objective weights and lambda_e learned from meta-gradients."""
 
     lr_weights: float = setting(0.1, "rate of W^All, W^D, W^T, W^R, W^O (the authors' auxlr; SGD)", low=0)
-    lr_lambda: float = setting(0.1, "rate of what is behind lambda_e (the authors' soptlr; SGD); 0 keeps it", low=0)
+    lr_lambda: float = setting(
+        0.1, "rate of what is behind lambda_e (the authors' soptlr; SGD); 0 keeps it", low=0, needs=JOINT_PHASE
+    )
     factored: bool = setting(True, "share weights between objectives with a primitive in common; else W^All alone")
     weight_form: str = setting(
         "joint",
@@ -118,6 +125,7 @@ class AangSettings(StaticSettings, MetaGradientSettings):
         "softmax",
         "softmax: of two logits, one for each side (AANG's code); scalar: lambda_e itself, held in [0, 1] (the paper)",
         choices=("softmax", "scalar"),
+        needs=JOINT_PHASE,
     )
     meta_every: int = setting(1, "steps between moves of the weights", low=1, unit="step")
     meta_mean: bool = setting(
@@ -279,3 +287,17 @@ class ProbesSettings(BranchSettings, BalanceSettings, LeaveOneOutSettings):
     probe_margin: float = setting(
         1.0, "standard errors of gain on left-out rows that shut an objective out; one more, and it takes part in full"
     )
+
+
+def why_not_forward_only(settings: Mapping[str, Value]) -> str | None:
+    """Returns why the products with the dev gradient cannot come from forward passes alone; None if they can."""
+    engine = settings.get("engine")
+    if engine not in ("jvp", "difference"):
+        return None
+    if settings.get("similarity", "dot") != "dot" or settings.get("task_clip"):
+        return f"engine {engine!r} knows no norms: similarity: dot and no task_clip, or leave it out"
+    if engine == "difference" and settings.get("precision") == "bfloat16":
+        return (
+            "engine 'difference' subtracts losses, for which bfloat16 is too coarse: precision: float32, or engine: jvp"
+        )
+    return None

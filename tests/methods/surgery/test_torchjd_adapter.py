@@ -18,7 +18,7 @@ from raysearch.methods.surgery.settings import GCSSettings
 from raysearch.training import checkpoint
 
 SURGERIES = [name for name in methods_of("surgery") if name not in ("none", "attittud")]
-STATEFUL = [name for name in SURGERIES if METHODS[name].memory]
+STATEFUL = [name for name in SURGERIES if METHODS[name].remembers_gradients]
 RANDOMIZED = ["pcgrad", "gradvac"]
 AGGREGATORS: dict[str, Callable[[int], Any]] = {  # of m rows, with the settings that ours have by default
     "pcgrad": lambda _: jd.PCGrad(),
@@ -309,7 +309,7 @@ def test_surgery_resumes_from_saved_state(name: str, tmp_path: Path) -> None:
 def test_surgery_memory_flag_matches_its_state(name: str) -> None:
     surgery = make_surgery(name)
     update(surgery, rows(3, 20))
-    assert bool(surgery.state()) == METHODS[name].memory
+    assert bool(surgery.state()) == METHODS[name].remembers_gradients
 
 
 @pytest.mark.parametrize("name", STATEFUL)

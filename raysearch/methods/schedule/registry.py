@@ -1,0 +1,48 @@
+"""SCHEDULES: every schedule with its settings, its paper and its constraints. Imports no torch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from raysearch.methods.method import Method, excludes
+from raysearch.methods.schedule import settings
+from raysearch.schema.fields import NoSettings
+
+_AANG = "Dery et al. 2023, https://arxiv.org/abs/2205.14082"
+_DAPT = "Gururangan et al. 2020, https://arxiv.org/abs/2004.10964"
+
+_schedule = partial(Method, family="schedule")
+
+
+SCHEDULES: tuple[Method, ...] = (
+    _schedule("joint", "schedule.phases:joint", NoSettings, "end task and auxiliaries together", "baseline"),
+    _schedule(
+        "joint_then_finetune",
+        "schedule.phases:joint_then_finetune",
+        settings.FineTuneSettings,
+        "together, then the end task alone",
+        _AANG,
+    ),
+    _schedule(
+        "joint_then_retrain",
+        "schedule.phases:joint_then_retrain",
+        settings.RetrainSettings,
+        "together, then anew with the weights learned",
+        _AANG,
+    ),
+    _schedule(
+        "pretrain_then_finetune",
+        "schedule.phases:pretrain_then_finetune",
+        settings.PretrainSettings,
+        "auxiliaries first, then the end task alone",
+        _DAPT,
+        constraints=(
+            excludes(
+                "weighting",
+                lambda weighting: not weighting.trains_auxiliaries,
+                "has nothing to pretrain on: {other} has no auxiliaries",
+            ),
+        ),
+        trains_jointly=False,
+    ),
+)

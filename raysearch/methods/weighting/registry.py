@@ -1,0 +1,224 @@
+"""WEIGHTINGS: every weighting with its settings, its paper and its constraints. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from raysearch.methods.method import (
+    Method,
+    excludes,
+    excludes_values,
+    requires_joint_phase,
+    requires_settings,
+    requires_steps_for_a_round,
+    requires_value,
+)
+from raysearch.methods.weighting import settings
+from raysearch.schema.fields import NoSettings, Value
+
+_AANG = "Dery et al. 2023, https://arxiv.org/abs/2205.14082"
+_TARTAN = "Dery et al. 2022, https://arxiv.org/abs/2109.07437"
+_ATTITTUD = "Dery, Dauphin & Grangier 2021, https://arxiv.org/abs/2108.11346"
+_ALPHAVIL = "Kourdis, Gordon-Hall & Gorinski 2024, https://arxiv.org/abs/2405.07769"
+_FORKMERGE = "Jiang et al. 2023, https://arxiv.org/abs/2301.12618"
+_UW = "Kendall, Gal & Cipolla 2018, https://arxiv.org/abs/1705.07115"
+_DWA = "Liu, Johns & Davison 2019, https://arxiv.org/abs/1803.10704"
+_GRADNORM = "Chen et al. 2018, https://arxiv.org/abs/1711.02257"
+_FAMO = "Liu et al. 2023, https://arxiv.org/abs/2306.03792"
+_RLW = "Lin et al. 2022, https://arxiv.org/abs/2111.10603"
+_OL_AUX = "Lin et al. 2019, https://papers.nips.cc/paper/2019/hash/0e900ad84f63618452210ab8baae0218-Abstract.html"
+_DGA = "Fan, Grangier & Ablin 2024, https://arxiv.org/abs/2410.02498"
+_AUXINASH = "Shamsian et al. 2023, https://arxiv.org/abs/2301.13501"
+
+_RAYSEARCH = "raysearch's own"
+
+_weighting = partial(Method, family="weighting")
+
+_FORWARD_ONLY = requires_settings(settings.why_not_forward_only)
+_NEEDS_GRADIENTS = excludes_values("engine", ("jvp", "difference"), "needs each task's gradient")
+_BALANCES = requires_joint_phase("weighs the end task against its auxiliaries: {other} never trains them together")
+_MERGES_PARAMETERS = (
+    excludes(
+        "surgery",
+        lambda surgery: surgery.name != "none",
+        "merges the parameters of branches: {other} changes gradients",
+    ),
+    requires_joint_phase("merges branches of the end task and of its auxiliaries: {other} never trains them together"),
+)
+
+
+def _fork_branches(settings: Mapping[str, Value], objectives: int) -> int:
+    return 1 + objectives if settings["fork_branches"] == "each" else 1
+
+
+WEIGHTINGS: tuple[Method, ...] = (
+    _weighting(
+        "end_task_only",
+        "weighting.static:EndTaskOnly",
+        NoSettings,
+        "the end task alone: plain fine-tuning",
+        "baseline",
+        trains_auxiliaries=False,
+    ),
+    _weighting(
+        "static",
+        "weighting.static:Static",
+        settings.StaticSettings,
+        "equal weights, fixed lambda_e: multitask learning",
+        _AANG,
+    ),
+    _weighting(
+        "static_searched",
+        "weighting.static:Searched",
+        settings.StaticSettings,
+        "fixed weights, searched as dimensions `weight.`",
+        "baseline",
+        searches_weights=True,
+    ),
+    _weighting(
+        "eta_prim",
+        "weighting.static:EtaPrimSum",
+        settings.EtaPrimSettings,
+        "equal weights, update g~_aux + eta_prim g_prim",
+        _ATTITTUD,
+    ),
+    _weighting(
+        "meta_tartan",
+        "weighting.meta_gradient:MetaTartan",
+        settings.MetaTartanSettings,
+        "a softmax over all tasks, learned from meta-gradients",
+        _TARTAN,
+        needs_meta_dev=True,
+        constraints=(_FORWARD_ONLY, excludes_values("batch_split", ("hierarchical",), "has no factored weights")),
+    ),
+    _weighting(
+        "aang",
+        "weighting.meta_gradient:Aang",
+        settings.AangSettings,
+        "factored weights and lambda_e from meta-gradients",
+        _AANG,
+        needs_meta_dev=True,
+        constraints=(_FORWARD_ONLY,),
+    ),
+    _weighting(
+        "gates",
+        "weighting.gates:Gates",
+        settings.GatesSettings,
+        "each objective by itself, on evidence from left-out labelled rows",
+        _RAYSEARCH,
+        needs_task_gradients=True,
+        needs_meta_dev=True,
+        constraints=(_NEEDS_GRADIENTS,),
+    ),
+    _weighting(
+        "probes",
+        "weighting.probes:Probes",
+        settings.ProbesSettings,
+        "those whose own short training helps left-out labelled rows",
+        _RAYSEARCH,
+        needs_meta_dev=True,
+        merges_branches=True,
+        constraints=(*_MERGES_PARAMETERS, requires_steps_for_a_round(lambda _, objectives: objectives)),
+    ),
+    _weighting(
+        "alphavil",
+        "weighting.branch_merging:AlphaVIL",
+        settings.AlphaVILSettings,
+        "from how much of each task's own training helps the end task",
+        _ALPHAVIL,
+        needs_meta_dev=True,
+        merges_branches=True,
+        constraints=(*_MERGES_PARAMETERS, requires_steps_for_a_round(lambda _, objectives: 1 + objectives)),
+    ),
+    _weighting(
+        "diw",
+        "weighting.branch_merging:DIW",
+        settings.DIWSettings,
+        "from what a pass on a task alone brings the end task (re-interpretation)",
+        _ALPHAVIL,
+        needs_meta_dev=True,
+        merges_branches=True,
+        constraints=(*_MERGES_PARAMETERS, requires_steps_for_a_round(lambda _, __: 1)),
+    ),
+    _weighting(
+        "forkmerge",
+        "weighting.branch_merging:ForkMerge",
+        settings.ForkMergeSettings,
+        "branches with an objective each, merged as scores best on meta-dev",
+        _FORKMERGE,
+        needs_meta_dev=True,
+        merges_branches=True,
+        constraints=(*_MERGES_PARAMETERS, requires_steps_for_a_round(_fork_branches)),
+    ),
+    _weighting(
+        "uncertainty",
+        "weighting.loss_balancing:Uncertainty",
+        settings.UncertaintySettings,
+        "each loss over its learned variance",
+        _UW,
+        constraints=(_BALANCES,),
+    ),
+    _weighting(
+        "dwa",
+        "weighting.loss_balancing:DWA",
+        settings.DWASettings,
+        "more for tasks whose loss falls more slowly",
+        _DWA,
+        constraints=(_BALANCES,),
+    ),
+    _weighting(
+        "gradnorm",
+        "weighting.loss_balancing:GradNorm",
+        settings.GradNormSettings,
+        "gradient norms by training rates",
+        _GRADNORM,
+        needs_task_gradients=True,
+        constraints=(_BALANCES, _NEEDS_GRADIENTS),
+    ),
+    _weighting(
+        "famo",
+        "weighting.loss_balancing:FAMO",
+        settings.FAMOSettings,
+        "the logarithms of all losses fall alike",
+        _FAMO,
+        constraints=(_BALANCES, requires_value("micro_batches", 1, "weighs a step by the losses of the whole batch")),
+    ),
+    _weighting(
+        "rlw",
+        "weighting.loss_balancing:RLW",
+        settings.RLWSettings,
+        "a softmax of Gaussians, anew at each step",
+        _RLW,
+        constraints=(_BALANCES,),
+    ),
+    _weighting(
+        "ol_aux",
+        "weighting.gradient_alignment:OlAux",
+        settings.OlAuxSettings,
+        "more for gradients that agree with the end task's",
+        _OL_AUX,
+        needs_task_gradients=True,
+        constraints=(_BALANCES, _NEEDS_GRADIENTS),
+    ),
+    _weighting(
+        "dga",
+        "weighting.gradient_alignment:DGA",
+        settings.DGASettings,
+        "more for gradients that agree with meta-dev's",
+        _DGA,
+        needs_task_gradients=True,
+        needs_meta_dev=True,
+        constraints=(_BALANCES, _NEEDS_GRADIENTS),
+    ),
+    _weighting(
+        "auxinash",
+        "weighting.gradient_alignment:AuxiNash",
+        settings.AuxiNashSettings,
+        "a bargain under preferences learned on meta-dev",
+        _AUXINASH,
+        needs_task_gradients=True,
+        needs_meta_dev=True,
+        constraints=(_BALANCES, _NEEDS_GRADIENTS),
+    ),
+)
