@@ -22,7 +22,7 @@ from raysearch.distributed import ProcessGroup
 from raysearch.gradients.flat import flat_gradient
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK
-from raysearch.methods.weighting.branch_merging import Branch, Branching, coefficients_of
+from raysearch.methods.weighting.branch_merging import Branch, BranchWeighting
 from raysearch.methods.weighting.settings import BranchSettings
 from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.network import Network
@@ -54,8 +54,8 @@ class BranchTrainer:
         score: Callable[[], tuple[float, float]],
     ) -> None:
         """`score` gives the metric and the loss of the network as it stands on meta-dev, on every rank the same."""
-        assert isinstance(update.weighting, Branching)
-        self.weighting: Branching = update.weighting
+        assert isinstance(update.weighting, BranchWeighting)
+        self.weighting: BranchWeighting = update.weighting
         self.settings: BranchSettings = update.plan.method("weighting")
         self.update, self.process_group = update.single_rank(), process_group
         self.plan: TrialPlan = update.plan
@@ -81,7 +81,7 @@ class BranchTrainer:
 
     def _length(self, branch: Branch) -> int:
         """Steps of a branch: rho x a pass over the end task's data where it takes part, else over its objective's."""
-        if branch.rests:
+        if branch.is_idle:
             return 0
         training, task = self.plan.training, min(branch.factors)
         if self.settings.pass_steps:
@@ -120,7 +120,7 @@ class BranchTrainer:
         changes.share(lengths)
         said = self.process_group.sum(said)
         self.taken |= {br.name: self._taken(br) + n for br, n in zip(branches, lengths, strict=True)}
-        if self.weighting.levels:
+        if self.weighting.normalises_deltas:
             changes.level()
         dev = MetaDevEvaluator(self, before, changes)
         alphas = self.weighting.merge(branches, dev)
@@ -137,7 +137,7 @@ class BranchTrainer:
         optimizer = self.new_optimizer()
         if branch.name in self.optimizers:
             optimizer.load_state_dict(self.optimizers[branch.name])
-        factors, seed = coefficients_of(branch), self.plan.seed
+        factors, seed = branch.coefficients(), self.plan.seed
         tasks = list(branch.factors)
         sampled = [task for task in tasks if task != END_TASK]
         parts = zip(sampled, factors.objectives.tolist(), strict=True)
@@ -151,7 +151,7 @@ class BranchTrainer:
             own = self.update.compute_step(step, stream(seed, f"branch {branch.name}", number))
             losses += torch.tensor([own.end_task, own.aux], dtype=torch.float64, device=losses.device) / length
             self._leave_heads(tasks)
-            if branch.whole:
+            if branch.has_own_schedule:
                 self.take(optimizer, replace(phase, steps=length), i, branch.rate)
             else:
                 self.take(optimizer, phase, done + max(1, round(i * whole / length)), branch.rate)
@@ -312,7 +312,7 @@ class MetaDevEvaluator:
             self.known[key] = (metric, -loss) if abs(loss) < float("inf") else (least, least)
         return self.known[key]
 
-    def left_out(self, alphas: Tensor) -> Tensor:
+    def leave_one_out_errors(self, alphas: Tensor) -> Tensor:
         """The errors of the round's rows, the same for all alphas."""
         self.before.load_merged(alphas, self.changes)
         return self.rounds.update.dev_gradients.left_out(self.rounds.round).cpu()

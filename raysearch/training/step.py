@@ -55,9 +55,9 @@ class Step:
 
 def within(phase: Phase, factors: Coefficients) -> Coefficients:
     """The weighting's factors, as far as the phase lets each side take part."""
-    if phase.end_task and phase.auxiliary:
+    if phase.trains_end_task and phase.trains_objectives:
         return factors
-    return Coefficients(float(phase.end_task), float(phase.auxiliary), factors.objectives)
+    return Coefficients(float(phase.trains_end_task), float(phase.trains_objectives), factors.objectives)
 
 
 def add_losses(said: dict[int, Tensor], losses: dict[int, Tensor]) -> None:

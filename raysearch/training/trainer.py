@@ -21,7 +21,7 @@ from raysearch.data.prepared import Split
 from raysearch.distributed import ProcessGroup
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
-from raysearch.methods.weighting.branch_merging import Branching
+from raysearch.methods.weighting.branch_merging import BranchWeighting
 from raysearch.modalities.batch import BatchBuilder, Open
 from raysearch.modalities.image.batches import ImageBatchBuilder
 from raysearch.modalities.image.network import ImageNetwork
@@ -130,7 +130,7 @@ class Trial:
         self.network = build(plan, about).to(process_group.device)
         self.update = Update(plan, self.network, self.splits, self.batches, len(about["labels"]), process_group)
         self.rounds: BranchTrainer | None = None
-        if isinstance(self.update.weighting, Branching):
+        if isinstance(self.update.weighting, BranchWeighting):
             self.rounds = BranchTrainer(self.update, process_group, self._new_optimizer, self._take, self._on_meta_dev)
         self.phases: tuple[Phase, ...] = METHODS[plan.schedule].load()(plan.training, plan.method("schedule"))
         self.phase = self.phase_step = self.step = self.evaluations_without_improvement = 0
@@ -158,7 +158,7 @@ class Trial:
                 before = self.phase_step
                 self._advance(phase)
                 if self._passed(before, self.training.eval_every) or self._spent(phase):
-                    if phase.end_task:
+                    if phase.trains_end_task:
                         report = self._evaluation(phase)
                         self._keep(report)
                         yield report
@@ -190,15 +190,15 @@ class Trial:
 
     def _rounds(self, phase: Phase) -> BranchTrainer | None:
         """What trains in rounds, where the end task and its auxiliaries learn together."""
-        if self.rounds is None or self.rounds.weighting.over:
+        if self.rounds is None or self.rounds.weighting.is_finished:
             return None
-        return self.rounds if phase.end_task and phase.auxiliary else None
+        return self.rounds if phase.trains_end_task and phase.trains_objectives else None
 
     def _begin(self, phase: Phase) -> None:
-        if phase.from_best and self.best is not None:
+        if phase.starts_from_best and self.best is not None:
             self.process_group.barrier()
             set_parameters(self.network, checkpoint.load(self.files.best, self.process_group.device)["parameters"])
-        if phase.from_initial:
+        if phase.starts_from_initial:
             set_parameters(self.network, parameters_of(build(self.plan, self.about)))
         self.optimizer = self._new_optimizer()
 
@@ -272,9 +272,9 @@ class Trial:
             "score": value,
             "loss": loss,
             "best": self.best["score"],
-            "lambda_e": self.update.weighting.lambda_e if phase.auxiliary else 1.0,
+            "lambda_e": self.update.weighting.lambda_e if phase.trains_objectives else 1.0,
             "train_loss": self.sums["end_task"] / steps,
-            "aux_loss": self.sums["aux"] / steps if phase.auxiliary and self.plan.objectives else None,
+            "aux_loss": self.sums["aux"] / steps if phase.trains_objectives and self.plan.objectives else None,
             "seconds": self._seconds(),
         }
         self.sums = {"end_task": 0.0, "aux": 0.0, "steps": 0}
@@ -352,7 +352,7 @@ def set_parameters(network: nn.Module, values: dict[str, Tensor]) -> None:
 
 def rate_factor(step: int, phase: Phase, warmup: float) -> float:
     """The share of the peak rate at `step` (from 1) of a phase: linear up, then linear down to zero after the last."""
-    if phase.constant:
+    if phase.has_constant_lr:
         return 1.0
     rising = max(1, round(warmup * phase.steps))
     if step <= rising:

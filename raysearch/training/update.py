@@ -36,7 +36,7 @@ from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.surgery.attittud import Attittud
 from raysearch.methods.weighting.base import END_TASK, GradientQuery, GradientSimilarities, StepObservation, Weighting
-from raysearch.methods.weighting.task_sampling import draw, nothing
+from raysearch.methods.weighting.task_sampling import no_auxiliary_tasks, sample_tasks
 from raysearch.modalities.batch import BatchBuilder, TaskBatch
 from raysearch.modalities.text.outputs import example_losses, outputs_of
 from raysearch.models.network import Network
@@ -109,12 +109,16 @@ class Update:
         """
         generator = stream(self.plan.seed, "step", number)
         self.seed(number)
-        drawn = draw(self.weighting, self.training, generator) if phase.auxiliary else nothing(self.weighting)
+        drawn = (
+            sample_tasks(self.weighting, self.training, generator)
+            if phase.trains_objectives
+            else no_auxiliary_tasks(self.weighting)
+        )
         sampled = drawn.sampled
         cuts = self.surgery is not None and bool(sampled)
         query = self.weighting.required_gradients(number) if sampled else GradientQuery()
-        tasks = [END_TASK] * (phase.end_task or cuts) + sampled
-        step = Step(number, tasks, sampled, within(phase, drawn.factors), drawn.rows, drawn.sets)
+        tasks = [END_TASK] * (phase.trains_end_task or cuts) + sampled
+        step = Step(number, tasks, sampled, within(phase, drawn.coefficients), drawn.batch_sizes, drawn.sets)
         groups = self._groups(step, generator)
         self.last_similarities = self._taken = None
         apart = cuts and (self.weighting.weights_from_current_step or not isinstance(self.surgery, Attittud))

@@ -22,11 +22,11 @@ class Phase:
     steps: int
     lr: float  # peak, body
     head_lr: float  # peak, heads
-    end_task: bool = True  # the end task moves the body
-    auxiliary: bool = True  # the objectives do
-    constant: bool = False  # no warm-up and decay
-    from_best: bool = False  # begin from the best state so far
-    from_initial: bool = False  # begin with the parameters that the trial began with
+    trains_end_task: bool = True  # the end task moves the body
+    trains_objectives: bool = True  # the objectives do
+    has_constant_lr: bool = False  # no warm-up and decay
+    starts_from_best: bool = False  # begin from the best state so far
+    starts_from_initial: bool = False  # begin with the parameters that the trial began with
 
 
 def joint(training: TrainingSettings, settings: NoSettings) -> tuple[Phase, ...]:
@@ -38,7 +38,14 @@ def joint(training: TrainingSettings, settings: NoSettings) -> tuple[Phase, ...]
 def joint_then_finetune(training: TrainingSettings, settings: c.FineTuneSettings) -> tuple[Phase, ...]:
     """Together; then the end task alone, from the best state so far, at a small constant rate."""
     rate: dict[str, Any] = {"lr": settings.finetune_lr, "head_lr": settings.finetune_lr}
-    last = Phase(name="finetune", steps=settings.finetune_steps, **rate, auxiliary=False, constant=True, from_best=True)
+    last = Phase(
+        name="finetune",
+        steps=settings.finetune_steps,
+        **rate,
+        trains_objectives=False,
+        has_constant_lr=True,
+        starts_from_best=True,
+    )
     return (*joint(training, NoSettings()), last)
 
 
@@ -49,7 +56,7 @@ def joint_then_retrain(training: TrainingSettings, settings: c.RetrainSettings) 
     and compared like any other, and each configuration of a search begins again from its own weights.
     """
     (first,) = joint(training, NoSettings())
-    return (first, replace(first, name="retrain", steps=settings.retrain_steps, from_initial=True))
+    return (first, replace(first, name="retrain", steps=settings.retrain_steps, starts_from_initial=True))
 
 
 def pretrain_then_finetune(training: TrainingSettings, settings: c.PretrainSettings) -> tuple[Phase, ...]:
@@ -59,7 +66,9 @@ def pretrain_then_finetune(training: TrainingSettings, settings: c.PretrainSetti
         steps=settings.pretrain_steps,
         lr=settings.pretrain_lr,
         head_lr=training.head_lr,
-        end_task=False,
+        trains_end_task=False,
     )
-    then = Phase(name="finetune", steps=training.steps, lr=training.lr, head_lr=training.head_lr, auxiliary=False)
+    then = Phase(
+        name="finetune", steps=training.steps, lr=training.lr, head_lr=training.head_lr, trains_objectives=False
+    )
     return (first, then)

@@ -20,17 +20,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-ORDER = ("representation", "data", "transform")
+STAGE_ORDER = ("representation", "data", "transform")
 
 
 def conditional_shares(primitives: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> list[Tensor]:
-    """For each stage of ORDER the share of each objective's primitive among its siblings, (n,) each.
+    """For each stage of STAGE_ORDER the share of each objective's primitive among its siblings, (n,) each.
 
     `primitives` has the n objectives' primitives of a stage by number, `factors` the factor of each.
     """
     shares = []
-    parent = torch.zeros_like(primitives[ORDER[0]])
-    for stage in ORDER:
+    parent = torch.zeros_like(primitives[STAGE_ORDER[0]])
+    for stage in STAGE_ORDER:
         count = len(factors[stage])
         groups, own = (parent * count + primitives[stage]).unique(return_inverse=True)
         above, score = groups // count, factors[stage][groups % count]
@@ -42,7 +42,7 @@ def conditional_shares(primitives: Mapping[str, Tensor], factors: Mapping[str, T
     return shares
 
 
-def rows(shares: list[Tensor], total: float) -> list[int]:
+def split_batch(shares: list[Tensor], total: float) -> list[int]:
     """How many of `total` rows each objective gets, rounded up at each stage."""
     counts = []
     for parts in torch.stack(shares, dim=1).tolist():

@@ -120,7 +120,7 @@ class Weighting(ABC):
     def observe_after_update(self, sampled: list[int], losses: Tensor) -> None:  # noqa: B027, likewise
         """Move the weights by the losses (n + 1,) of the step's rows after its update."""
 
-    def rows(self, sampled: list[int], total: float) -> list[int]:
+    def split_batch(self, sampled: list[int], total: float) -> list[int]:
         """How many of a step's `total` auxiliary rows each sampled objective gets: by weight, and at least one."""
         return [max(1, round(weight * total)) for weight in self.coefficients(sampled).objectives.tolist()]
 

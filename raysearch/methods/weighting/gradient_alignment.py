@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raysearch.methods.weighting import settings as s
 from raysearch.methods.weighting.base import Coefficients, GradientQuery, StepObservation, Weighting, coefficients_of
-from raysearch.methods.weighting.loss_balancing import Balanced
+from raysearch.methods.weighting.loss_balancing import TaskWeighting
 from raysearch.objectives.objective import Objective
 
 MOMENTUM = 0.9  # of AuxiNash's preferences, as in the authors' code
@@ -107,7 +107,7 @@ class DGA(Weighting):
         self.log_alpha, self.average = state["log_alpha"].clone(), state["average"]
 
 
-class AuxiNash(Balanced):
+class AuxiNash(TaskWeighting):
     """AuxiNash: the bargain of all tasks' gradients under preferences p that meta-dev's loss teaches.
 
     A step's weights alpha solve G alpha = p / alpha, G (K, K) the Gramian of its own gradients. Every so many steps p
@@ -122,7 +122,7 @@ class AuxiNash(Balanced):
 
     def __init__(self, objectives: tuple[Objective, ...], settings: s.AuxiNashSettings) -> None:
         super().__init__(objectives, settings)
-        self.p = torch.full((self.tasks,), 1 / self.tasks, dtype=torch.float64)
+        self.p = torch.full((self.task_count,), 1 / self.task_count, dtype=torch.float64)
         self.momentum = torch.zeros_like(self.p)
         self.alpha = self.p.clone()
 
@@ -131,7 +131,7 @@ class AuxiNash(Balanced):
         due = step % self.settings.preference_every == 0
         return GradientQuery(compare="own_head" if due else "", gradients="products")
 
-    def of_tasks(self) -> Tensor:
+    def task_weights(self) -> Tensor:
         """The last bargain."""
         return self.alpha
 

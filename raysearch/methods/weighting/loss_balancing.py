@@ -28,29 +28,29 @@ TINY = 1e-8  # FAMO's, under logarithms
 LEAST = 1e-3  # of GradNorm's weights, which sum to K: its steps may lead below zero
 
 
-class Balanced(Weighting):
+class TaskWeighting(Weighting):
     """One weight for every task, the end task's first."""
 
     def __init__(self, objectives: tuple[Objective, ...], settings: Any) -> None:
         super().__init__(objectives, settings)
-        self.tasks = len(objectives) + 1
+        self.task_count = len(objectives) + 1
 
     @abstractmethod
-    def of_tasks(self) -> Tensor:
+    def task_weights(self) -> Tensor:
         """Weights (K,) in any scale, not negative."""
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """The weights of the end task and the sampled objectives, brought to sum 1."""
-        weights = self.of_tasks()
-        return coefficients_of(float(weights[0]), weights[rows_of(sampled)[1:]])
+        weights = self.task_weights()
+        return coefficients_of(float(weights[0]), weights[task_indices(sampled)[1:]])
 
 
-def rows_of(sampled: list[int]) -> Tensor:
+def task_indices(sampled: list[int]) -> Tensor:
     """Numbers of the tasks of a step: the end task, then the sampled objectives."""
     return torch.tensor([0, *(number + 1 for number in sampled)])
 
 
-class Uncertainty(Balanced):
+class Uncertainty(TaskWeighting):
     """Uncertainty weighting: L = sum_k exp(-s_k) L_k + s_k, its form for cross-entropy, with s_k = log sigma_k^2.
 
     The gradient in s_k is 1 - exp(-s_k) L_k, so s_k seeks log L_k; s_k moves by SGD at a rate of its own. (The paper
@@ -61,15 +61,15 @@ class Uncertainty(Balanced):
 
     def __init__(self, objectives: tuple[Objective, ...], settings: s.UncertaintySettings) -> None:
         super().__init__(objectives, settings)
-        self.log_variances = torch.zeros(self.tasks, dtype=torch.float64)
+        self.log_variances = torch.zeros(self.task_count, dtype=torch.float64)
 
-    def of_tasks(self) -> Tensor:
+    def task_weights(self) -> Tensor:
         """exp(-s)."""
         return torch.exp(-self.log_variances)
 
     def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """s_k -= rate (1 - exp(-s_k) L_k)."""
-        rows = rows_of(sampled)
+        rows = task_indices(sampled)
         step = 1 - torch.exp(-self.log_variances[rows]) * observation.losses
         self.log_variances[rows] -= self.settings.lr_uncertainty * step
 
@@ -82,7 +82,7 @@ class Uncertainty(Balanced):
         self.log_variances = state["log_variances"].clone()
 
 
-class DWA(Balanced):
+class DWA(TaskWeighting):
     """Dynamic weight average: w = softmax(r / T) with r_k the ratio of task k's mean losses in the last two windows.
 
     The paper's windows are epochs; here so many steps that learned. Until two are over, weights are equal.
@@ -92,14 +92,14 @@ class DWA(Balanced):
 
     def __init__(self, objectives: tuple[Objective, ...], settings: s.DWASettings) -> None:
         super().__init__(objectives, settings)
-        self.total = torch.zeros(self.tasks, dtype=torch.float64)  # of the losses in the window so far
+        self.total = torch.zeros(self.task_count, dtype=torch.float64)  # of the losses in the window so far
         self.steps = 0  # in the window so far
         self.means: list[Tensor] = []  # of the last two windows, the older first
 
-    def of_tasks(self) -> Tensor:
+    def task_weights(self) -> Tensor:
         """The softmax of the ratios."""
         if len(self.means) < 2:
-            return torch.ones(self.tasks, dtype=torch.float64)
+            return torch.ones(self.task_count, dtype=torch.float64)
         older, newer = self.means
         return torch.softmax(newer / older.clamp_min(TINY) / self.settings.dwa_temperature, dim=0)
 
@@ -120,7 +120,7 @@ class DWA(Balanced):
         self.total, self.steps, self.means = state["total"], state["steps"], list(state["means"])
 
 
-class GradNorm(Balanced):
+class GradNorm(TaskWeighting):
     """GradNorm: weights that lead to norms |w_k g_k| in proportion to (relative inverse training rate)^alpha.
 
     With G_k = |w_k g_k|, G their mean and r_k = (L_k / L_k(0)) over its mean, the weights descend on
@@ -132,7 +132,7 @@ class GradNorm(Balanced):
 
     def __init__(self, objectives: tuple[Objective, ...], settings: s.GradNormSettings) -> None:
         super().__init__(objectives, settings)
-        self.w = torch.ones(self.tasks, dtype=torch.float64)
+        self.w = torch.ones(self.task_count, dtype=torch.float64)
         self.first: Tensor | None = None  # L_k(0)
 
     def required_gradients(self, step: int) -> GradientQuery:
@@ -140,7 +140,7 @@ class GradNorm(Balanced):
         del step
         return GradientQuery(gradients="norms")
 
-    def of_tasks(self) -> Tensor:
+    def task_weights(self) -> Tensor:
         """They are the state."""
         return self.w
 
@@ -155,7 +155,7 @@ class GradNorm(Balanced):
         target = (self.w * norms).mean() * (ratios / ratios.mean()) ** self.settings.gradnorm_alpha
         w = self.w - self.settings.lr_gradnorm * torch.sign(self.w * norms - target) * norms
         w = w.clamp_min(LEAST)
-        self.w = w * (self.tasks / w.sum())
+        self.w = w * (self.task_count / w.sum())
 
     def state(self) -> dict[str, Any]:
         """Weights and first losses."""
@@ -166,7 +166,7 @@ class GradNorm(Balanced):
         self.w, self.first = state["w"], state["first"]
 
 
-class FAMO(Balanced):
+class FAMO(TaskWeighting):
     """FAMO: weights under which the logarithms of all losses fall alike, from the losses alone.
 
     A step descends on c sum_k z_k log L_k with z = softmax(xi): w_k is z_k / L_k of the step's own losses, and c brings
@@ -180,14 +180,14 @@ class FAMO(Balanced):
 
     def __init__(self, objectives: tuple[Objective, ...], settings: s.FAMOSettings) -> None:
         super().__init__(objectives, settings)
-        self.xi = torch.zeros(self.tasks, dtype=torch.float64)
-        self.before = torch.ones(self.tasks, dtype=torch.float64)  # losses, of the last step
+        self.xi = torch.zeros(self.task_count, dtype=torch.float64)
+        self.before = torch.ones(self.task_count, dtype=torch.float64)  # losses, of the last step
         self.adam = self._adam()
 
     def _adam(self) -> torch.optim.Adam:
         return torch.optim.Adam([self.xi], lr=self.settings.lr_famo, weight_decay=self.settings.famo_decay)
 
-    def of_tasks(self) -> Tensor:
+    def task_weights(self) -> Tensor:
         """The softmax over the losses."""
         return torch.softmax(self.xi, dim=0) / (self.before + TINY)
 
@@ -215,21 +215,21 @@ class FAMO(Balanced):
         self.adam.load_state_dict(state["adam"])
 
 
-class RLW(Balanced):
+class RLW(TaskWeighting):
     """Random loss weighting: a softmax of Gaussians, drawn anew at each step."""
 
     settings: s.RLWSettings
 
     def __init__(self, objectives: tuple[Objective, ...], settings: s.RLWSettings) -> None:
         super().__init__(objectives, settings)
-        self.drawn = torch.zeros(self.tasks, dtype=torch.float64)
+        self.drawn = torch.zeros(self.task_count, dtype=torch.float64)
 
     def sample(self, generator: Generator) -> list[int]:
         """The objectives, and weights for all."""
-        self.drawn = torch.randn(self.tasks, generator=generator, dtype=torch.float64)
+        self.drawn = torch.randn(self.task_count, generator=generator, dtype=torch.float64)
         return super().sample(generator)
 
-    def of_tasks(self) -> Tensor:
+    def task_weights(self) -> Tensor:
         """The softmax of what was drawn."""
         return torch.softmax(self.drawn, dim=0)
 

@@ -18,7 +18,7 @@ HALVINGS = 6  # of a Newton step that does not lead down
 SPREAD = 0.25  # of an alpha, along each side of black_box's first simplex
 
 
-def descent(
+def gradient_descent(
     gradient: Callable[[Tensor, int], Tensor], count: int, steps: int, rate: float, reach: float = float("inf")
 ) -> Tensor:
     """`steps` steps of plain gradient descent from alpha = 1; `gradient` is given the step too, from 0."""
@@ -28,7 +28,7 @@ def descent(
     return alphas
 
 
-def newton(loss: Callable[[Tensor], tuple[float, Tensor]], count: int, reach: float = float("inf")) -> Tensor:
+def newton_step(loss: Callable[[Tensor], tuple[float, Tensor]], count: int, reach: float = float("inf")) -> Tensor:
     """One Newton step from alpha = 1, halved until the loss is no greater; `loss` gives its gradient (B,) too.
 
     The Hessian (B, B) is of central differences of the gradient, 2 B of them; its eigenvalues are taken by their size,
@@ -52,7 +52,7 @@ def newton(loss: Callable[[Tensor], tuple[float, Tensor]], count: int, reach: fl
     return ones
 
 
-def black_box(loss: Callable[[Tensor], float], count: int, points: int, reach: float) -> Tensor:
+def nelder_mead(loss: Callable[[Tensor], float], count: int, points: int, reach: float) -> Tensor:
     """The best of about `points` for each branch that Nelder and Mead's simplex tries, alpha = 1 among them."""
     from scipy.optimize import minimize
 
@@ -69,14 +69,14 @@ def black_box(loss: Callable[[Tensor], float], count: int, points: int, reach: f
     return torch.from_numpy(np.asarray(found.x, dtype=np.float64))
 
 
-def line(score: Score, count: int, points: int) -> Tensor:
+def line_search(score: Score, count: int, points: int) -> Tensor:
     """ForkMerge's Algorithm 1: of (1 - l, l), l = 0, 1 / points, ..., 1, the first that scores best."""
     assert count == 2
     grid = torch.linspace(0, 1, points + 1, dtype=torch.float64)
     return max((torch.stack([1 - along, along]) for along in grid), key=score)
 
 
-def greedy(score: Score, count: int, points: int) -> Tensor:
+def greedy_search(score: Score, count: int, points: int) -> Tensor:
     """ForkMerge's Algorithm 3: branches are taken in one by one, the best first, each as far as it helps.
 
     An unnormalised coefficient is one of `points` + 1 in [0, mean of those before it].

@@ -52,12 +52,14 @@ class MetaGradient(Weighting):
         super().__init__(objectives, settings)
         self.logits: dict[str, Tensor] = {}
         self.rates: dict[str, float] = {}
-        self.moves_after = 1  # steps whose mean is one move
+        self.steps_per_move = 1  # steps whose mean is one move
         self.pending: dict[str, Tensor] = {}  # the sum of those that have been seen
         self.observed_steps = 0
 
     @abstractmethod
-    def worth(self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities) -> Tensor:
+    def meta_objective(
+        self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities
+    ) -> Tensor:
         """What one set of objectives is worth under `logits`; `similar` (N,) has m_k of those that were sampled."""
 
     def learn(self, sampled: list[int], observation: StepObservation) -> None:
@@ -68,23 +70,23 @@ class MetaGradient(Weighting):
         similar[sampled] = similarities.objectives.to(similar)
         leaves = {name: value.clone().requires_grad_() for name, value in self.logits.items()}
         sets = [list(some) for some in similarities.sets] or [sampled]
-        worth = torch.stack([self.worth(leaves, some, similar, similarities) for some in sets]).mean()
+        worth = torch.stack([self.meta_objective(leaves, some, similar, similarities) for some in sets]).mean()
         found = torch.autograd.grad(worth, list(leaves.values()), allow_unused=True)
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
             self.pending[name] = self.pending.get(name, torch.zeros_like(leaf).detach())
             if gradient is not None:
                 self.pending[name] += gradient
         self.observed_steps += 1
-        if self.observed_steps == self.moves_after:
+        if self.observed_steps == self.steps_per_move:
             for name, gradient in self.pending.items():
                 self.logits[name] = self.logits[name] + self.rates[name] * gradient / self.observed_steps
             self.pending, self.observed_steps = {}, 0
 
-    def rows(self, sampled: list[int], total: float) -> list[int]:
+    def split_batch(self, sampled: list[int], total: float) -> list[int]:
         """By weight, or equally many."""
         if self.settings.batch_split == "equal":
             return [max(1, round(total / len(sampled)))] * len(sampled)
-        return super().rows(sampled, total)
+        return super().split_batch(sampled, total)
 
     def state(self) -> dict[str, Any]:
         """The logits, and what has been seen since they last moved."""
@@ -121,7 +123,9 @@ class MetaTartan(MetaGradient):
         end_task = float(weights[0])
         return Coefficients(end_task, 1 - end_task, weights[1:] / weights[1:].sum())
 
-    def worth(self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities) -> Tensor:
+    def meta_objective(
+        self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities
+    ) -> Tensor:
         """Of end task and all objectives in one."""
         del sampled
         z, m = logits["tasks"], torch.cat([similar.new_tensor([similarities.end_task]), similar])
@@ -155,9 +159,9 @@ class Aang(MetaGradient):
         rate = settings.lr_weights
         stages = dict.fromkeys(STAGES, rate if settings.factored else 0.0)
         self.rates = {"all": rate, **stages, "lambda_e": settings.lr_lambda}
-        self.moves_after = settings.meta_every if settings.meta_mean else 1
+        self.steps_per_move = settings.meta_every if settings.meta_mean else 1
 
-    def scores(self, logits: Logits | None = None) -> Tensor:
+    def objective_logits(self, logits: Logits | None = None) -> Tensor:
         """s_k of every objective, (N,)."""
         logits = logits or self.logits
         total = logits["all"]
@@ -185,7 +189,9 @@ class Aang(MetaGradient):
         whole = float(weights.sum()) if self.settings.weight_form == "hierarchical" else 1.0
         return Coefficients(lambda_e, (1 - lambda_e) * whole, weights / whole)
 
-    def worth(self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities) -> Tensor:
+    def meta_objective(
+        self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities
+    ) -> Tensor:
         """Of the objectives among themselves, and of both sides."""
         sides = similar.new_tensor([similarities.end_task, similarities.aux])
         own, m = logits["lambda_e"], similar[sampled]
@@ -195,7 +201,7 @@ class Aang(MetaGradient):
             between = (torch.softmax(own, dim=0) if self.settings.through_softmax else own) @ sides
         if self.settings.through_softmax:
             return self._weights(sampled, logits) @ m + between
-        return self.scores(logits)[sampled] @ m + between
+        return self.objective_logits(logits)[sampled] @ m + between
 
     def learn(self, sampled: list[int], observation: StepObservation) -> None:
         """As all; lambda_e stays in [0, 1] where it is a number of its own."""
@@ -203,11 +209,11 @@ class Aang(MetaGradient):
         if self.settings.lambda_form == "scalar":
             self.logits["lambda_e"] = self.logits["lambda_e"].clamp(0.0, 1.0)
 
-    def rows(self, sampled: list[int], total: float) -> list[int]:
+    def split_batch(self, sampled: list[int], total: float) -> list[int]:
         """By weight, equally many, or by the shares of an objective's primitives."""
         if self.settings.batch_split == "hierarchical":
-            return aang_hierarchy.rows(self._shares(sampled, self.logits), total)
-        return super().rows(sampled, total)
+            return aang_hierarchy.split_batch(self._shares(sampled, self.logits), total)
+        return super().split_batch(sampled, total)
 
     def names(self) -> list[Name]:
         """Tasks and objectives, and each stage's own primitives (the paper's Figure 4)."""
@@ -222,10 +228,12 @@ class Aang(MetaGradient):
     def _weights(self, sampled: list[int], logits: Logits) -> Tensor:
         """w_k of the sampled objectives, (n,)."""
         if self.settings.weight_form == "joint":
-            return torch.softmax(self.scores(logits)[sampled], dim=0)
+            return torch.softmax(self.objective_logits(logits)[sampled], dim=0)
         own = logits["all"] + (logits["output"][self.index["output"]] if self.settings.factored else 0.0)
         shares = self._shares(sampled, logits)
         return shares[0] * shares[1] * shares[2] * torch.softmax(own[sampled], dim=0)
 
     def _shares(self, sampled: list[int], logits: Logits) -> list[Tensor]:
-        return aang_hierarchy.conditional_shares({st: self.index[st][sampled] for st in aang_hierarchy.ORDER}, logits)
+        return aang_hierarchy.conditional_shares(
+            {st: self.index[st][sampled] for st in aang_hierarchy.STAGE_ORDER}, logits
+        )

@@ -22,46 +22,48 @@ import torch
 from torch import Tensor
 
 from raysearch.methods.weighting import settings as s
-from raysearch.methods.weighting.branch_merging import Branch, Branching, Dev
+from raysearch.methods.weighting.branch_merging import Branch, BranchWeighting, MetaDev
 from raysearch.objectives.objective import Objective
 
 
-class Probes(Branching):
+class Probes(BranchWeighting):
     """One round that looks; then weights that stay."""
 
     settings: s.ProbesSettings
-    told = "gain"
+    logged_quantity = "gain"
 
     def __init__(self, objectives: tuple[Objective, ...], settings: s.ProbesSettings) -> None:
         super().__init__(objectives, settings)
-        self.looked = False
+        self.has_probed = False
         self._share(torch.ones(len(objectives), dtype=torch.float64))
 
     @property
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """After the one round."""
-        return self.looked
+        return self.has_probed
 
     @property
-    def branched(self) -> list[str]:
+    def logged_branches(self) -> list[str]:
         """The objectives."""
-        return self.called[1:]
+        return self.task_names[1:]
 
     def branches(self) -> list[Branch]:
         """Every objective alone."""
-        pairs = zip(self.called[1:], self.tasks[1:], strict=True)
-        return [Branch(name, {task: 1.0}, rate=self.settings.probe_rate, whole=True) for name, task in pairs]
+        pairs = zip(self.task_names[1:], self.tasks[1:], strict=True)
+        return [Branch(name, {task: 1.0}, rate=self.settings.probe_rate, has_own_schedule=True) for name, task in pairs]
 
-    def merge(self, branches: list[Branch], dev: Dev) -> Tensor:
+    def merge(self, branches: list[Branch], dev: MetaDev) -> Tensor:
         """None of them; the weights are settled."""
         alphas = torch.zeros(len(branches), dtype=torch.float64)
-        before = dev.left_out(alphas)
-        gained = torch.stack([before - dev.left_out(alone) for alone in torch.eye(len(branches), dtype=torch.float64)])
+        before = dev.leave_one_out_errors(alphas)
+        gained = torch.stack(
+            [before - dev.leave_one_out_errors(alone) for alone in torch.eye(len(branches), dtype=torch.float64)]
+        )
         error = gained.std(dim=1, correction=0) / max(gained.shape[1] - 1, 1) ** 0.5
         gains = gained.mean(dim=1) / error.clamp_min(1e-12)
         self._share((gains - self.settings.probe_margin).clamp(0, 1))
-        self._tell(branches, gains)
-        self.looked = True
+        self._log_values(branches, gains)
+        self.has_probed = True
         return alphas
 
     def _share(self, parts: Tensor) -> None:
@@ -76,9 +78,9 @@ class Probes(Branching):
 
     def state(self) -> dict[str, Any]:
         """The weights, and whether the round has been."""
-        return super().state() | {"looked": self.looked}
+        return super().state() | {"looked": self.has_probed}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take both back."""
         super().load(state)
-        self.looked = state["looked"]
+        self.has_probed = state["looked"]

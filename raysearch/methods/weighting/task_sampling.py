@@ -20,36 +20,36 @@ from raysearch.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampledTasks:
     """The auxiliary side of a step."""
 
     sampled: list[int]  # in the plan's order
-    factors: Coefficients
-    rows: dict[int, int]  # of each sampled objective
+    coefficients: Coefficients
+    batch_sizes: dict[int, int]  # of each sampled objective
     sets: tuple[tuple[int, ...], ...] = ()  # what `sampled` is the union of, if of several
 
 
-def draw(weighting: Weighting, training: TrainingSettings, generator: Generator) -> Draw:
+def sample_tasks(weighting: Weighting, training: TrainingSettings, generator: Generator) -> SampledTasks:
     """A step's draw, one set or one for each micro-batch."""
     each = getattr(weighting.settings, "sample_every", "step") == "micro_step"
     count = training.micro_batches if each else 1
     sets = [weighting.sample(generator) for _ in range(count)]
     rows: Counter[int] = Counter()
     for some in sets:
-        rows.update(dict(zip(some, weighting.rows(some, training.aux_batch_size / count), strict=True)))
+        rows.update(dict(zip(some, weighting.split_batch(some, training.aux_batch_size / count), strict=True)))
     factors = [weighting.coefficients(some) for some in sets]
     if count == 1:
-        return Draw(sets[0], factors[0], dict(rows))
+        return SampledTasks(sets[0], factors[0], dict(rows))
     sampled = sorted(rows)
-    return Draw(sampled, mean(sampled, sets, factors), dict(rows), tuple(map(tuple, sets)))
+    return SampledTasks(sampled, mean_coefficients(sampled, sets, factors), dict(rows), tuple(map(tuple, sets)))
 
 
-def nothing(weighting: Weighting) -> Draw:
+def no_auxiliary_tasks(weighting: Weighting) -> SampledTasks:
     """The draw of a step in which no objective takes part."""
-    return Draw([], weighting.coefficients([]), {})
+    return SampledTasks([], weighting.coefficients([]), {})
 
 
-def mean(sampled: list[int], sets: Sequence[list[int]], factors: Sequence[Coefficients]) -> Coefficients:
+def mean_coefficients(sampled: list[int], sets: Sequence[list[int]], factors: Sequence[Coefficients]) -> Coefficients:
     """The mean of several sets' coefficients, over the objectives of any of them."""
     end_task = sum(one.end_task for one in factors) / len(factors)
     aux = sum(one.aux for one in factors) / len(factors)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from raysearch.methods.weighting import settings as s
 from raysearch.methods.weighting.base import END_TASK
-from raysearch.methods.weighting.branch_merging import DIW, AlphaVIL, Branching, ForkMerge, coefficients_of
+from raysearch.methods.weighting.branch_merging import DIW, AlphaVIL, BranchWeighting, ForkMerge
 
 TWO_OBJECTIVES = OBJECTIVES[:2]
 HELPS, HARMS = TWO_OBJECTIVES[0].name, TWO_OBJECTIVES[1].name
@@ -27,7 +27,7 @@ class LinearMetaDev:
         return round(-loss), -loss
 
 
-def merge_with_slope(weighting: Branching, slope: list[float]) -> tuple[Tensor, LinearMetaDev]:
+def merge_with_slope(weighting: BranchWeighting, slope: list[float]) -> tuple[Tensor, LinearMetaDev]:
     dev = LinearMetaDev(slope)
     return weighting.merge(weighting.branches(), dev), dev
 
@@ -63,7 +63,7 @@ def test_alphavil_weight_floor_holds_and_zero_branch_rests() -> None:
     assert weighting.w.tolist() == [1, 1, 0.1]
     weighting = AlphaVIL(TWO_OBJECTIVES, s.AlphaVILSettings(alpha_steps=1, alpha_lr=1.0, weight_floor=0.0))
     merge_with_slope(weighting, [0.0, 0.0, 1.5])
-    assert [branch.rests for branch in weighting.branches()] == [False, False, True]
+    assert [branch.is_idle for branch in weighting.branches()] == [False, False, True]
     alphas, _ = merge_with_slope(weighting, [0.0, 0.0, 1.5])  # a slope that a branch at rest cannot have
     assert alphas.tolist() == [1, 1, 1]
 
@@ -114,7 +114,7 @@ def test_diw_alternates_joint_training_and_evaluation_rounds() -> None:
     (together,) = weighting.branches()
     assert together.factors == pytest.approx({-1: 4 / 11, 0: 5 / 11, 1: 2 / 11})
     for _ in range(4):
-        merge_with_slope(weighting, [0.0] if not weighting.looks else [-1.0, 2.0])
+        merge_with_slope(weighting, [0.0] if not weighting.is_evaluation_round else [-1.0, 2.0])
     assert weighting.w.tolist() == pytest.approx([1, 1.75, 0.0])
 
 
@@ -164,7 +164,7 @@ def test_forkmerge_together_has_two_branches() -> None:
 
 
 @pytest.mark.parametrize("kind", [AlphaVIL, DIW, ForkMerge])
-def test_branch_weighting_resumes_from_saved_state(kind: type[Branching]) -> None:
+def test_branch_weighting_resumes_from_saved_state(kind: type[BranchWeighting]) -> None:
     settings = {AlphaVIL: s.AlphaVILSettings(), DIW: s.DIWSettings(), ForkMerge: s.ForkMergeSettings(prune_after=1)}[
         kind
     ]
@@ -190,5 +190,5 @@ def test_alphavil_logs_normalised_shares_and_raw_branch_weights() -> None:
 
 def test_branch_coefficients_equal_branch_factors() -> None:
     _, pair, _ = ForkMerge(TWO_OBJECTIVES, s.ForkMergeSettings()).branches()
-    alone = coefficients_of(pair)
+    alone = pair.coefficients()
     assert (alone.end_task, alone.aux, alone.objectives.tolist()) == (1.0, 1.0, [1.0])

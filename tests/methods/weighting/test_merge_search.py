@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from raysearch.methods.weighting.merge_search import black_box, descent, greedy, line, newton
+from raysearch.methods.weighting.merge_search import (
+    gradient_descent,
+    greedy_search,
+    line_search,
+    nelder_mead,
+    newton_step,
+)
 
 Quadratic = tuple[Tensor, Tensor, Tensor]  # D (N, B), H (N, N), g (N,): L(alpha) = g.x + x.H x / 2 at x = D alpha
 
@@ -30,13 +36,13 @@ def minimum(problem: Quadratic) -> Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_newton_finds_the_minimum_of_a_quadratic(seed: int) -> None:
     problem = quadratic(seed)
-    solution = newton(lambda alphas: loss_of(problem, alphas), 3)
+    solution = newton_step(lambda alphas: loss_of(problem, alphas), 3)
     assert torch.allclose(solution, minimum(problem), atol=1e-8)
 
 
 def test_newton_step_is_bounded_and_decreases_the_loss() -> None:
     problem = quadratic(0)
-    solution = newton(lambda alphas: loss_of(problem, alphas), 3, 0.1)
+    solution = newton_step(lambda alphas: loss_of(problem, alphas), 3, 0.1)
     assert float((solution - 1).abs().max()) == pytest.approx(0.1)
     assert loss_of(problem, solution)[0] < loss_of(problem, torch.ones(3, dtype=torch.float64))[0]
 
@@ -46,12 +52,12 @@ def test_newton_descends_along_negative_curvature() -> None:
         a, b = alphas.tolist()
         return a**2 - b**2, torch.tensor([2 * a, -2 * b], dtype=torch.float64)
 
-    a, b = newton(saddle, 2, 1.0).tolist()
+    a, b = newton_step(saddle, 2, 1.0).tolist()
     assert (a, b) == pytest.approx((0.0, 2.0))
 
 
 def test_newton_with_zero_gradient_stays_at_one() -> None:
-    assert newton(lambda alphas: (1.0, 0 * alphas), 2).tolist() == [1.0, 1.0]
+    assert newton_step(lambda alphas: (1.0, 0 * alphas), 2).tolist() == [1.0, 1.0]
 
 
 def test_descent_equals_plain_gradient_descent() -> None:
@@ -64,22 +70,22 @@ def test_descent_equals_plain_gradient_descent() -> None:
     by_hand = torch.ones(3, dtype=torch.float64)
     for _ in range(4):
         by_hand = by_hand - 0.01 * loss_of(problem, by_hand)[1]
-    assert torch.equal(descent(gradient, 3, 4, 0.01), by_hand)
+    assert torch.equal(gradient_descent(gradient, 3, 4, 0.01), by_hand)
     assert seen == [0, 1, 2, 3]
-    many = descent(gradient, 3, 4000, 0.02)
+    many = gradient_descent(gradient, 3, 4000, 0.02)
     assert torch.allclose(many, minimum(problem), atol=1e-3)
 
 
 def test_nelder_mead_approaches_the_minimum() -> None:
     problem = quadratic(2, count=2)
-    solution = black_box(lambda alphas: loss_of(problem, alphas)[0], 2, 60, 50.0)
+    solution = nelder_mead(lambda alphas: loss_of(problem, alphas)[0], 2, 60, 50.0)
     assert torch.allclose(solution, minimum(problem), atol=1e-2)
 
 
 @pytest.mark.parametrize("points", [0, 1, 5])
 def test_nelder_mead_is_never_worse_than_its_start(points: int) -> None:
     problem = quadratic(3)
-    solution = black_box(lambda alphas: loss_of(problem, alphas)[0], 3, points, 2.0)
+    solution = nelder_mead(lambda alphas: loss_of(problem, alphas)[0], 3, points, 2.0)
     assert loss_of(problem, solution)[0] <= loss_of(problem, torch.ones(3, dtype=torch.float64))[0]
 
 
@@ -90,7 +96,7 @@ def test_line_search_uses_the_paper_grid() -> None:
         tried.append(float(alphas[1]))
         return -abs(float(alphas[1]) - 0.45), 0.0
 
-    assert line(score, 2, 5).tolist() == pytest.approx([0.6, 0.4])
+    assert line_search(score, 2, 5).tolist() == pytest.approx([0.6, 0.4])
     assert tried == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
 
 
@@ -121,7 +127,7 @@ def test_greedy_merge_equals_the_published_algorithm(seed: int) -> None:
     def performance(theta: Tensor) -> float:
         return -float((theta - goal).square().sum())
 
-    solution = greedy(lambda alphas: (performance(alphas @ torch.stack(thetas)), 0.0), 4, 5)
+    solution = greedy_search(lambda alphas: (performance(alphas @ torch.stack(thetas)), 0.0), 4, 5)
     assert float(solution.sum()) == pytest.approx(1)
     assert torch.allclose(solution @ torch.stack(thetas), reference_greedy(thetas, performance, 5))
     assert performance(solution @ torch.stack(thetas)) >= max(map(performance, thetas))
@@ -129,11 +135,11 @@ def test_greedy_merge_equals_the_published_algorithm(seed: int) -> None:
 
 def test_greedy_merge_ignores_harmful_branches() -> None:
     values = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
-    solution = greedy(lambda alphas: (float(alphas @ values), 0.0), 3, 5)
+    solution = greedy_search(lambda alphas: (float(alphas @ values), 0.0), 3, 5)
     assert solution.tolist() == [1.0, 0.0, 0.0]
 
 
 def test_merge_search_breaks_score_ties_by_loss() -> None:
-    solution = greedy(lambda alphas: (0.5, -math.dist(alphas.tolist(), [0.5, 0.5, 0.0])), 3, 2)
+    solution = greedy_search(lambda alphas: (0.5, -math.dist(alphas.tolist(), [0.5, 0.5, 0.0])), 3, 2)
     assert solution.tolist() == pytest.approx([0.5, 0.5, 0.0])
-    assert line(lambda alphas: (0.5, float(alphas[1])), 2, 4).tolist() == [0.0, 1.0]
+    assert line_search(lambda alphas: (0.5, float(alphas[1])), 2, 4).tolist() == [0.0, 1.0]

@@ -32,15 +32,15 @@ class FixedGains:
     def score(self, alphas: Tensor) -> tuple[float, float]:
         raise AssertionError(alphas)
 
-    def left_out(self, alphas: Tensor) -> Tensor:
+    def leave_one_out_errors(self, alphas: Tensor) -> Tensor:
         return LOSSES_BEFORE - alphas @ GAINS
 
 
 def probes_after_merge(**settings: Any) -> Probes:
     probes = Probes(THREE_OBJECTIVES, Settings(**settings))
-    assert not probes.over
+    assert not probes.is_finished
     assert probes.merge(probes.branches(), FixedGains()).tolist() == [0, 0, 0]
-    assert probes.over
+    assert probes.is_finished
     return probes
 
 
@@ -52,7 +52,7 @@ def probes_plan(data: Path, **more: Any) -> TrialPlan:
 def test_probes_share_is_gain_over_its_standard_error() -> None:
     probes = probes_after_merge(lambda_e=0.4, probe_margin=0.5)
     gains = [float(d.mean() / (d.std() / len(d) ** 0.5)) for d in GAINS]
-    assert list(probes.said.values()) == pytest.approx(gains)
+    assert list(probes.last_values.values()) == pytest.approx(gains)
     parts = [1.0, gains[1] - 0.5, 0.0]
     assert 0 < parts[1] < 1
     assert probes.sample(torch.Generator()) == [0, 1]

@@ -11,7 +11,7 @@ from raysearch.methods.weighting.base import GradientQuery, GradientSimilarities
 from raysearch.methods.weighting.meta_gradient import STAGES, Aang, MetaTartan
 from raysearch.methods.weighting.settings import AangSettings, MetaTartanSettings, StaticSettings
 from raysearch.methods.weighting.static import Searched, Static
-from raysearch.methods.weighting.task_sampling import draw
+from raysearch.methods.weighting.task_sampling import sample_tasks
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import load_space
 from raysearch.training import checkpoint
@@ -113,13 +113,13 @@ def test_aang_factor_moves_by_the_sum_over_its_objectives() -> None:
     assert weighting.logits["representation"].tolist() == pytest.approx([-0.02, 0.05])
     assert weighting.logits["data"].tolist() == pytest.approx([0.03])
     # the objective that was not sampled but shares both gaining factors has gained; that is what factoring is for
-    assert weighting.scores()[0].item() == pytest.approx(0.03 + 0.05 - 0.02 + 0.03)
+    assert weighting.objective_logits()[0].item() == pytest.approx(0.03 + 0.05 - 0.02 + 0.03)
 
 
 def test_aang_unfactored_moves_only_sampled_objectives() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(factored=False))
     weighting.learn([0], scores(1.0))
-    assert weighting.scores().tolist() == pytest.approx([0.1, 0, 0, 0])
+    assert weighting.objective_logits().tolist() == pytest.approx([0.1, 0, 0, 0])
     assert {kind for kind, _, _ in weighting.names()} == {"task", "objective"}
 
 
@@ -146,7 +146,7 @@ def test_aang_score_sums_objective_and_primitive_weights() -> None:
     weighting.logits["all"] += torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     for number, stage in enumerate(STAGES):
         weighting.logits[stage] += 10.0 ** (number + 1)
-    assert weighting.scores().tolist() == [11111, 11112, 11113, 11114]
+    assert weighting.objective_logits().tolist() == [11111, 11112, 11113, 11114]
 
 
 def test_meta_tartan_weights_all_tasks_in_one_softmax() -> None:
@@ -247,7 +247,7 @@ def test_hierarchical_weights_are_shares_among_siblings() -> None:
         assert factors.end_task == pytest.approx(0.6)
         assert (factors.aux * factors.objectives).tolist() == pytest.approx([0.4 * c for c in expected])
         assert float(factors.objectives.sum()) == pytest.approx(1)
-        assert weighting.rows(sampled, 50) == rows
+        assert weighting.split_batch(sampled, 50) == rows
     assert weighting.weights()[:2].tolist() == pytest.approx([0.6, 0.4])
 
 
@@ -268,11 +268,11 @@ def test_hierarchical_weights_with_large_logits_are_finite() -> None:
 def test_batch_is_split_by_weight_or_equally() -> None:
     weighting = Aang(OBJECTIVES, AangSettings())
     weighting.logits["all"][0] = math.log(9.0)
-    assert weighting.rows([0, 1, 2, 3], 24) == [18, 2, 2, 2]
+    assert weighting.split_batch([0, 1, 2, 3], 24) == [18, 2, 2, 2]
     equal = Aang(OBJECTIVES, AangSettings(batch_split="equal"))
     equal.logits["all"][0] = 50.0
-    assert equal.rows([0, 1, 2, 3], 24) == [6, 6, 6, 6]
-    assert equal.rows([0, 1, 2, 3], 2) == [1, 1, 1, 1]
+    assert equal.split_batch([0, 1, 2, 3], 24) == [6, 6, 6, 6]
+    assert equal.split_batch([0, 1, 2, 3], 2) == [1, 1, 1, 1]
 
 
 def test_micro_step_samples_are_averaged_into_one_step() -> None:
@@ -280,18 +280,18 @@ def test_micro_step_samples_are_averaged_into_one_step() -> None:
     weighting = Aang(OBJECTIVES, settings)
     randomise_logits(weighting)
     training = TrainingSettings(micro_batches=3, aux_batch_size=48)
-    found = draw(weighting, training, torch.Generator().manual_seed(1))
+    found = sample_tasks(weighting, training, torch.Generator().manual_seed(1))
     assert len(found.sets) == 3
     assert found.sampled == sorted(set(itertools.chain(*found.sets)))
     expected, rows = dict.fromkeys(found.sampled, 0.0), dict.fromkeys(found.sampled, 0)
-    score = weighting.scores()
+    score = weighting.objective_logits()
     for some in found.sets:
         power = {k: math.exp(float(score[k])) for k in some}
         for k in some:
             expected[k] += power[k] / sum(power.values()) / 3
             rows[k] += max(1, round(16 * power[k] / sum(power.values())))
-    assert found.factors.objectives.tolist() == pytest.approx(list(expected.values()))
-    assert found.rows == rows
+    assert found.coefficients.objectives.tolist() == pytest.approx(list(expected.values()))
+    assert found.batch_sizes == rows
     before = weighting.logits["all"].clone()
     similar = torch.tensor([0.1 * (k + 1) for k in found.sampled], dtype=torch.float64)
     losses = torch.ones(len(similar) + 1, dtype=torch.float64)
@@ -304,7 +304,7 @@ def test_micro_step_samples_are_averaged_into_one_step() -> None:
 @pytest.mark.parametrize("name", ["static", "eta_prim", "aang", "meta_tartan"])
 def test_draw_of_a_single_sample_is_unchanged(name: str) -> None:
     weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
-    found = draw(weighting, TrainingSettings(), torch.Generator().manual_seed(1))
+    found = sample_tasks(weighting, TrainingSettings(), torch.Generator().manual_seed(1))
     assert found.sampled == weighting.sample(torch.Generator().manual_seed(1))
     assert found.sets == ()
-    assert list(found.rows) == found.sampled
+    assert list(found.batch_sizes) == found.sampled
