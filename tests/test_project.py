@@ -40,7 +40,7 @@ training     training
 executors    executors
 search       search
 results      reports export
-front        cli __init__
+front        cli testing __init__
 """
 RAY_MODULES = {"executors.worker_groups", "search.tune_adapter"}  # the only modules that import ray
 FRONT_MODULES = """
