@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raysearch.config.modality_checks import check_timm
-from raysearch.config.sections import MethodSpec
+from raysearch.config.sections import DECLARED_SAMPLERS, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.modalities.text.pretrained import PACKAGES
@@ -21,8 +21,6 @@ from raysearch.schema.node import Keys, Node
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
-
-_SAMPLER_PACKAGES = {"cmaes": ("cmaes",)}
 
 
 def check_machine(search: Search, node: Node) -> None:
@@ -44,7 +42,8 @@ def check_packages(search: Search, node: Node) -> None:
     def missing(name: str) -> bool:
         return importlib.util.find_spec(name) is None
 
-    for package in filter(missing, _SAMPLER_PACKAGES.get(search.sampler, ())):
+    package = DECLARED_SAMPLERS[search.sampler].package
+    if package and missing(package):
         raise node.error(
             f"{search.sampler!r} needs the package {package}; pip install 'raysearch[samplers]'", "sampler"
         )
@@ -70,7 +69,7 @@ def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:
     places: list[tuple[Keys, MethodSpec]] = [(("method",), search.method)]
     places += [(("baselines", name, "method"), baseline.method) for name, baseline in search.baselines.items()]
     for keys, spec in places:
-        yield from ((name, (*keys, family)) for family, name in spec.to_plain().items())
+        yield from ((name, (*keys, family)) for family, name in spec.fixed.items())
     for family in (family for family in FAMILIES if family in search.dimensions):
         for i, choice in enumerate(search.dimensions[family].choices):
             yield str(choice), ("dimensions", family, "choice", i)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from raysearch.config.dimension import Dimension
 from raysearch.config.expansion import expand_weights, load_spaces
 from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX, fixed_settings
 from raysearch.config.sections import (
+    DECLARED_SAMPLERS,
     Baseline,
     Budget,
     Confirm,
@@ -28,7 +29,6 @@ from raysearch.config.sections import (
     MethodSpec,
     Paper,
     Resources,
-    Sampler,
     Scheduler,
 )
 from raysearch.methods import FAMILIES
@@ -38,36 +38,48 @@ from raysearch.modalities.table.config import TableModel, TableTask
 from raysearch.modalities.text.config import TextModel, TextTask
 from raysearch.objectives.space import Space
 from raysearch.plan import TrialPlan
-from raysearch.schema.fields import Value
+from raysearch.schema.fields import Value, key
 from raysearch.schema.node import Node, to_plain
 from raysearch.storage.states import MAIN_ARM, TrialRole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A declared search; consistent when it came from `read`."""
+    """A declared search. `loading` also validates it; `launch` does so for a search that was built in Python."""
 
-    name: str
-    task: TextTask | ImageTask | TableTask
-    model: TextModel | ImageModel | TableModel
-    method: MethodSpec = field(default_factory=MethodSpec)  # an empty word where the family is a dimension
-    space: str | None = None  # None where it is a dimension or not needed
-    spaces: dict[str, Space] = field(default_factory=dict)  # every space that is named, by the name used
-    profile: Profile | None = None  # settings as the papers or their code have them, where not given here
-    settings: dict[str, Value] = field(default_factory=dict)
-    dimensions: dict[str, Dimension] = field(default_factory=dict)
-    baselines: dict[str, Baseline] = field(default_factory=dict)
-    budget: Budget = field(default_factory=Budget)
-    seeds: tuple[int, ...] = (0,)
-    confirm: Confirm | None = None
-    sampler: Sampler = "tpe"
-    sampler_seed: int = 0
-    scheduler: Scheduler = field(default_factory=Scheduler)
-    resources: Resources = field(default_factory=Resources)
-    executor: Executor = "fleet"
-    runs: str = "runs"  # folder of runs, relative to the current folder
-    keep: int = 3  # trained models kept; -1 all
-    paper: Paper | None = None  # scores that a paper printed, for the reports
+    name: str = key("the name of the run; the file's name, if not given")
+    task: TextTask | ImageTask | TableTask = key("the end task: the name of a built-in task, or files")
+    model: TextModel | ImageModel | TableModel = key(
+        "the encoder: the name of a built-in model, or where it comes from"
+    )
+    method: MethodSpec = key(
+        "weighting x surgery x schedule; a family that is a dimension is left out", default_factory=MethodSpec
+    )
+    space: str | None = key("the space of auxiliary objectives, by name or path", default=None)
+    spaces: dict[str, Space] = key("spaces declared within the search, by name", default_factory=dict)
+    profile: Profile | None = key(
+        "settings as a paper's text or its authors' code has them, where the search gives none", default=None
+    )
+    settings: dict[str, Value] = key("fixed settings, by name", default_factory=dict)
+    dimensions: dict[str, Dimension] = key(
+        "what is searched: settings, methods, primitives or weights, and their values", default_factory=dict
+    )
+    baselines: dict[str, Baseline] = key("further arms by name, each a method to compare with", default_factory=dict)
+    budget: Budget = key("when the main arm ends", default_factory=Budget)
+    seeds: tuple[int, ...] = key("seeds that every configuration is trained with", default=(0,))
+    confirm: Confirm | None = key("train the best configuration of every arm again on fresh seeds", default=None)
+    sampler: str = key("how configurations are drawn", default="tpe", choices=tuple(DECLARED_SAMPLERS))
+    sampler_seed: int = key("the sampler's seed", default=0)
+    scheduler: Scheduler = key("which trials are stopped early", default_factory=Scheduler)
+    resources: Resources = key("what a trial gets, and how many run at a time", default_factory=Resources)
+    executor: Executor = key(
+        "where trials run: in long-lived worker groups (fleet), in a Ray Train run each (train_run), or one after "
+        "another in this process without Ray (in_process)",
+        default="fleet",
+    )
+    runs: str = key("the folder of runs, relative to the current folder", default="runs")
+    keep: int = key("trained models that are kept, the best ones; -1 keeps all", default=3, low=-1)
+    paper: Paper | None = key("what a paper printed of the same comparison, for the reports", default=None)
 
     @classmethod
     def read(cls, node: Node, folder: Path = Path()) -> Search:
@@ -195,7 +207,7 @@ class Search:
     def _baseline(self, name: str, ordered: Mapping[str, Dimension]) -> Arm:
         """A baseline with what it shares with the search: fixed settings and dimensions that its method uses."""
         own = self.baselines[name]
-        methods = own.method.to_plain()
+        methods = own.method.fixed
         shared = {key: value for key, value in self.settings.items() if uses_setting(methods, key)}
         settings = shared | own.settings
         kept: dict[str, Dimension] = {}

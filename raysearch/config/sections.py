@@ -1,113 +1,128 @@
-"""The parts of a declared search: method, dimensions, baselines, budget, scheduler, resources.
+"""The sections of a declared search: method, baselines, budget, confirmation, paper, sampler, scheduler, resources.
 
-Each is a frozen dataclass that `Node.read` fills from a file and `to_plain` writes back; a field's range is its
-`setting`. What concerns one section alone is refused here; what concerns several, in `validation`.
+Each is a frozen dataclass that `Node.read` fills from a file and `to_plain` writes back. A key declares its meaning,
+range and default. A section rejects what concerns it alone; `validation` rejects what concerns several.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from raysearch.config.parameters import (
-    check_method,
-    fixed_settings,
-)
+from raysearch.config.parameters import check_method, fixed_settings
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
 from raysearch.methods import DEFAULT_METHODS, FAMILIES
 from raysearch.methods.profiles import Profile
-from raysearch.schema.fields import Settings, Value, setting
+from raysearch.schema.fields import Settings, Value, key, setting
 from raysearch.schema.node import Node
 
-Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
 Executor = Literal["fleet", "train_run", "in_process"]
+
+
+@dataclass(frozen=True)
+class SamplerInfo:
+    """What a sampler does and what it needs."""
+
+    meaning: str
+    numbers_only: bool = False  # draws no choices
+    lists_values: bool = False  # goes through all values, so that every dimension has finitely many
+    package: str = ""  # of the extra raysearch[samplers]
+
+
+DECLARED_SAMPLERS = {
+    "tpe": SamplerInfo("the tree-structured Parzen estimator"),
+    "random": SamplerInfo("independent draws"),
+    "grid": SamplerInfo("every combination of values once", lists_values=True),
+    "cmaes": SamplerInfo("CMA-ES, for numbers", numbers_only=True, package="cmaes"),
+    "gp": SamplerInfo("a Gaussian process"),
+}
+
+DECLARED_SCHEDULERS: dict[str, tuple[str, ...]] = {  # name -> the fields of `Scheduler` that it uses
+    "fifo": (),
+    "asha": ("grace", "reduction"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSpec:
-    """A point weighting x surgery x schedule; an empty word where it is a dimension."""
+    """A combination weighting x surgery x schedule; an empty word where the family is a dimension."""
 
-    weighting: str = DEFAULT_METHODS["weighting"]
-    surgery: str = DEFAULT_METHODS["surgery"]
-    schedule: str = DEFAULT_METHODS["schedule"]
+    weighting: str = key("how the losses of the tasks are weighted", default=DEFAULT_METHODS["weighting"])
+    surgery: str = key("how gradients are changed before they are added", default=DEFAULT_METHODS["surgery"])
+    schedule: str = key("which tasks train when", default=DEFAULT_METHODS["schedule"])
 
     @classmethod
     def read(cls, node: Node) -> MethodSpec:
-        """The three names, each of its own family."""
+        """Reads the three names, each of its own family."""
         method = node.fields_of(cls)
         for family in FAMILIES:
             if family in node:
                 check_method(node[family], family, getattr(method, family))
         return method
 
-    def to_plain(self) -> dict[str, str]:
-        """What `read` reads; families that are dimensions are left out."""
+    @property
+    def fixed(self) -> dict[str, str]:
+        """The methods by family, without the families that are dimensions."""
         return {family: getattr(self, family) for family in FAMILIES if getattr(self, family)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A further arm: a method of its own, a study of its own over the dimensions that it uses."""
+    """A further arm with a method of its own; it searches the dimensions that its method uses."""
 
-    method: MethodSpec
-    settings: dict[str, Value] = field(default_factory=dict)
-    space: str | None = None  # the search's, unless said
-    profile: Profile | None = None  # likewise
-    trials: int | None = None  # 1 if it has no dimensions
+    method: MethodSpec = key("weighting, surgery and schedule; a family that is left out has its default")
+    settings: dict[str, Value] = key(
+        "settings of this arm alone; all others are those of the search", default_factory=dict
+    )
+    space: str | None = key("the space of objectives, if not that of the search", default=None)
+    profile: Profile | None = key("the profile, if not that of the search", default=None)
+    trials: int | None = key("configurations to try; 1 for an arm without dimensions", default=None, low=1)
 
     @classmethod
     def read(cls, node: Node) -> Baseline:
-        """A baseline as declared; families that it leaves out are the plainest, not the search's."""
-        node.mapping([about.name for about in fields(cls)])
+        """Reads a baseline; families that it leaves out have their defaults, not the methods of the search."""
+        node.mapping([each.name for each in fields(cls)])
         if "method" not in node:
             raise node.error("the key 'method' is missing")
-        fixed = fixed_settings(node["settings"]) if "settings" in node else {}
-        baseline = node.fields_of(cls, {"settings": fixed})
-        if baseline.trials is not None and baseline.trials < 1:
-            raise node.error(f"must be at least 1, got {baseline.trials}", "trials")
-        return baseline
+        return node.fields_of(cls, {"settings": fixed_settings(node["settings"])} if "settings" in node else {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When the search arm ends: after so many configurations, so much time, or so much work; whichever is first."""
+    """When the main arm ends: after so many configurations, seconds, or seconds of training; whichever is first."""
 
-    trials: int | None = None
-    seconds: float | None = None  # after these no new configuration starts
-    compute: float | None = None  # seconds in training, measured, that every arm has for its configurations
-
-    @classmethod
-    def read(cls, node: Node) -> Budget:
-        """One of them at least."""
-        budget = node.fields_of(cls)
-        for name in ("trials", "seconds", "compute"):
-            value = getattr(budget, name)
-            if value is not None and value <= 0:
-                raise node.error(f"must be above 0, got {value}", name)
-        return budget
+    trials: int | None = key("configurations of the main arm", default=None, low=1)
+    seconds: float | None = key(
+        "time after which no new configuration starts", default=None, low=0, open_low=True, unit="s"
+    )
+    compute: float | None = key(
+        "measured training time that every arm has for its configurations", default=None, low=0, open_low=True, unit="s"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirm:
-    """After the search, the best configuration of every arm again on fresh seeds."""
+    """After the search, the best configuration of every arm is trained again on fresh seeds."""
 
-    seeds: tuple[int, ...]
-    keep: bool = False  # their trained models stay in the run, for `analyze --final`
+    seeds: tuple[int, ...] = key("the fresh seeds, none of which is in `seeds`")
+    keep: bool = key("keep these trained models in the run, for `analyze --final`", default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """What a paper printed of the same comparison: it stands beside what is found here, and changes nothing of it."""
+    """What a paper printed of the same comparison. Reports show it beside the results; the search does not use it."""
 
-    source: str  # with the number of its table
-    metric: str  # in the paper's words
-    scores: dict[str, str] = field(default_factory=dict)  # of arms, as printed
-    values: dict[str, dict[str, str]] = field(default_factory=dict)  # of the values of dimensions, as printed
+    source: str = key("the paper, with the number of its table")
+    metric: str = key("the metric in the paper's words")
+    scores: dict[str, str] = key("the printed score of each arm, as quoted text", default_factory=dict)
+    values: dict[str, dict[str, str]] = key(
+        "the printed score of each value of a dimension, as quoted text", default_factory=dict
+    )
 
     @classmethod
     def read(cls, node: Node) -> Paper:
-        """Source, metric, and scores of arms or of values; a score is text, so that no digit is lost."""
+        """Reads source, metric and scores. A score is text, so that no digit is lost."""
         printed = list(node["scores"].mapping()) if "scores" in node.mapping() else []
         for dimension in node["values"].mapping() if "values" in node else ():
             printed += dimension.mapping()
@@ -121,35 +136,42 @@ class Paper:
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler(Settings):
-    """Which trials are stopped early: none, or the losers of each rung of successive halving."""
+    """Which trials are stopped early: none, or the worst of each rung of successive halving."""
 
-    name: str = setting("fifo", "fifo stops none, asha the losers", choices=("fifo", "asha"))
-    grace: int = setting(20, "steps that every trial gets", low=1, unit="step")
-    reduction: int = setting(3, "one in so many goes on to the next rung, which is so many times longer", low=2)
+    name: str = setting("fifo", "fifo stops no trial; asha stops the worst", choices=tuple(DECLARED_SCHEDULERS))
+    grace: int = setting(20, "steps before a trial may be stopped", low=1, unit="step")
+    reduction: int = setting(3, "one trial in so many goes on to the next rung, which is so many times longer", low=2)
+
+    @property
+    def stops_trials(self) -> bool:
+        """Whether the scheduler may stop a trial early."""
+        return self.name != "fifo"
 
     @classmethod
     def read(cls, node: Node) -> Scheduler:
-        """`fifo`, `asha`, or `asha: {grace: 20, reduction: 3}`."""
+        """Reads `fifo`, `asha`, or `asha: {grace: 20, reduction: 3}`."""
         if isinstance(node.value, str):
-            if node.value not in ("fifo", "asha"):
-                raise node.error(f"unknown scheduler {node.value!r}{did_you_mean(node.value, ('fifo', 'asha'))}")
+            if node.value not in DECLARED_SCHEDULERS:
+                raise node.error(f"unknown scheduler {node.value!r}{did_you_mean(node.value, DECLARED_SCHEDULERS)}")
             return cls(name=node.value)
-        asha = node.mapping(["asha"])
-        if "asha" not in asha:
+        node.mapping([name for name, names in DECLARED_SCHEDULERS.items() if names])
+        if len(node.value) != 1:
             raise node.error("must be fifo, asha, or asha: {grace: ..., reduction: ...}")
-        asha["asha"].mapping(("grace", "reduction"))
-        return asha["asha"].fields_of(cls, {"name": "asha"})
+        (name,) = node.value
+        node[name].mapping(DECLARED_SCHEDULERS[name])
+        return node[name].fields_of(cls, {"name": name})
 
     def to_plain(self) -> object:
-        """What `read` reads."""
-        return "fifo" if self.name == "fifo" else {"asha": {"grace": self.grace, "reduction": self.reduction}}
+        """Returns the short form that `read` reads."""
+        names = DECLARED_SCHEDULERS[self.name]
+        return {self.name: {name: getattr(self, name) for name in names}} if names else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources(Settings):
-    """What a trial gets, and how many run at a time."""
+    """What a trial gets, and how many trials run at a time."""
 
     workers: int = setting(1, "data-parallel ranks of a trial", low=1)
     cpus: float = setting(1.0, "CPU cores of a rank", low=0)
     gpus: float = setting(0.0, "GPUs of a rank", low=0)
-    groups: int = setting(0, "trials at a time; 0 as many as fit", low=0)
+    groups: int = setting(0, "trials at a time; 0: as many as fit", low=0)

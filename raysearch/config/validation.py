@@ -16,6 +16,7 @@ from raysearch.config.dimension import Dimension
 from raysearch.config.modality_checks import check_kinds
 from raysearch.config.objective_weights import why_weight_unused
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, SETTINGS, WEIGHT_PREFIX
+from raysearch.config.sections import DECLARED_SAMPLERS
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
 from raysearch.methods import DEFAULT_METHODS, FAMILIES, METHODS
@@ -45,7 +46,7 @@ def validate_search(search: Search, node: Node) -> None:
         _spaces,
         _values,
         _budget,
-        _grid,
+        _sampler,
         _running,
         _data,
     ):
@@ -106,8 +107,8 @@ def _names(search: Search, node: Node) -> None:
 
 def _methods(search: Search, node: Node) -> None:
     """Methods that are fixed go together."""
-    places: list[tuple[Keys, Mapping[str, str]]] = [(("method",), search.method.to_plain())]
-    places += [(("baselines", name, "method"), b.method.to_plain()) for name, b in search.baselines.items()]
+    places: list[tuple[Keys, Mapping[str, str]]] = [(("method",), search.method.fixed)]
+    places += [(("baselines", name, "method"), b.method.fixed) for name, b in search.baselines.items()]
     for keys, fixed in places:
         if len(fixed) < len(FAMILIES):
             continue
@@ -265,11 +266,11 @@ def _values(search: Search, node: Node) -> None:
                 problem = f"{batch:g} examples cannot be shared by {search.resources.workers} workers"
                 raise node.error(problem, *_place(search, arm, "batch_size"))
             steps = sum(high[key] for key in PHASE_STEPS if key in high)
-            if arm.name == MAIN_ARM and search.scheduler.name == "asha" and search.scheduler.grace >= steps:
+            if arm.name == MAIN_ARM and search.scheduler.stops_trials and search.scheduler.grace >= steps:
                 problem = (
                     f"grace {search.scheduler.grace} is not below a trial's {steps:g} steps: none would be stopped"
                 )
-                raise node.error(problem, "scheduler", "asha", "grace")
+                raise node.error(problem, "scheduler", search.scheduler.name, "grace")
 
 
 def _why_values_incompatible(methods: Methods, values: Mapping[str, Value]) -> str | None:
@@ -317,17 +318,18 @@ def _budget(search: Search, node: Node) -> None:
         raise node.error(problem, "confirm", "seeds")
 
 
-def _grid(search: Search, node: Node) -> None:
-    """A grid has an end, and as many points as are asked for; CMA-ES has numbers."""
-    kinds = {name: dimension.kind for name, dimension in search.dimensions.items()}
-    if search.sampler == "cmaes" and kinds and "choice" in kinds.values():
-        choice = next(name for name, kind in kinds.items() if kind == "choice")
-        raise node.error("sampler 'cmaes' draws numbers only; use tpe, or int and float", "dimensions", choice)
-    if search.sampler != "grid":
+def _sampler(search: Search, node: Node) -> None:
+    """The sampler can draw every dimension, and has as many points as the search asks for."""
+    sampler = DECLARED_SAMPLERS[search.sampler]
+    for name, dimension in search.dimensions.items():
+        if sampler.numbers_only and dimension.kind == "choice":
+            problem = f"sampler {search.sampler!r} draws numbers only; use tpe, or int and float"
+            raise node.error(problem, "dimensions", name)
+        if sampler.lists_values and dimension.values is None:
+            problem = f"sampler {search.sampler!r} needs values one by one; use choice: [...]"
+            raise node.error(problem, "dimensions", name)
+    if not sampler.lists_values:
         return
-    for name, kind in kinds.items():
-        if kind == "float":
-            raise node.error("sampler 'grid' needs values one by one; use choice: [...]", "dimensions", name)
     for name, arm in search.arms.items():
         if arm.trials is None:
             continue
@@ -339,12 +341,10 @@ def _grid(search: Search, node: Node) -> None:
 
 def _running(search: Search, node: Node) -> None:
     """Executor, scheduler and resources go together."""
-    if search.executor == "in_process" and search.scheduler.name != "fifo":
+    if search.executor == "in_process" and search.scheduler.stops_trials:
         raise node.error("executor 'in_process' stops no trial; use scheduler: fifo", "scheduler")
     if search.executor == "in_process" and search.resources.workers > 1:
         raise node.error("executor 'in_process' has one worker", "resources", "workers")
-    if search.keep < -1:
-        raise node.error(f"must be at least -1 (all), got {search.keep}", "keep")
     if search.resources.cpus == search.resources.gpus == 0:
         raise node.error("a rank needs a share of a CPU or GPU", "resources", "cpus")
 

@@ -1,15 +1,43 @@
-"""How a setting is declared: its meaning, unit, range and default, checked on construction."""
+"""How a key of a file is declared: its meaning, unit, range and default.
+
+The same declaration checks a value, fills in the default, and describes the key in `show` and in the JSON Schema.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
 
 from raysearch.errors import did_you_mean
 from raysearch.formatting import format_interval
 
 Value = bool | int | float | str
+
+TYPE_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
+
+def key(
+    meaning: str,
+    *,
+    default: Any = MISSING,
+    default_factory: Any = MISSING,
+    low: float | None = None,
+    high: float | None = None,
+    open_low: bool = False,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    needs: str = "",
+) -> Any:
+    """Declares a dataclass field as a key of a file; its range is [low, high], or (low, high] when `open_low`.
+
+    `needs` names what a trial must have for the key to be used; what that is, the domain knows.
+    """
+    metadata: dict[str, Any] = {"meaning": meaning, "low": low, "high": high, "open_low": open_low, "unit": unit}
+    metadata |= {"choices": choices, "needs": needs}
+    if default_factory is not MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def setting(
@@ -23,41 +51,30 @@ def setting(
     choices: tuple[str, ...] = (),
     needs: str = "",
 ) -> Any:
-    """A dataclass field of one setting; its range is [low, high], or (low, high] when `open_low`."""
-    about = {
-        "meaning": meaning,
-        "low": low,
-        "high": high,
-        "open_low": open_low,
-        "unit": unit,
-        "choices": choices,
-        "needs": needs,
-    }
-    return dataclasses.field(default=default, metadata=about)
+    """Declares a key whose value is of the type of its default: one setting of a group."""
+    return key(meaning, default=default, low=low, high=high, open_low=open_low, unit=unit, choices=choices, needs=needs)
 
 
 def check_value(field: Field[Any], value: object) -> None:
-    """Raise ValueError, with the remedy, unless `value` may be given to the field."""
-    about, kind = field.metadata, type(field.default)
-    name = field.name
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    """Raises ValueError, with the remedy, unless the value is of the type of the field's default and in its range."""
+    expected = TYPE_NAMES.get(type(field.default))
+    if type(field.default) is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    if isinstance(value, str) and about["choices"] and value not in about["choices"]:
-        raise ValueError(f"{name}: unknown choice {value!r}{did_you_mean(value, about['choices'])}")
+    if expected and type(value) is not type(field.default):
+        raise ValueError(f"{field.name} must be {expected}, got {value!r}")
+    choices, low, high = (field.metadata[name] for name in ("choices", "low", "high"))
+    if isinstance(value, str) and choices and value not in choices:
+        raise ValueError(f"{field.name}: unknown choice {value!r}{did_you_mean(value, choices)}")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        low, high = about["low"], about["high"]
-        below = low is not None and (value <= low if about["open_low"] else value < low)
-        if value != value or below or (high is not None and value > high):
-            interval = format_interval(low, high, open_low=about["open_low"])
-            raise ValueError(f"{name} must be in {interval}, got {value!r}")
+        is_below = low is not None and (value <= low if field.metadata["open_low"] else value < low)
+        if value != value or is_below or (high is not None and value > high):
+            interval = format_interval(low, high, open_low=field.metadata["open_low"])
+            raise ValueError(f"{field.name} must be in {interval}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Base of all groups of settings: values are checked against their declared ranges."""
+    """The base of all groups of settings: values are checked against their declared ranges on construction."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -66,4 +83,4 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class NoSettings(Settings):
-    """A method without settings of its own."""
+    """The settings of a method that has none."""

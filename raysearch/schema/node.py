@@ -14,14 +14,13 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.formatting import describe_value
-from raysearch.schema.fields import check_value
+from raysearch.schema.fields import TYPE_NAMES, check_value
 
 T = TypeVar("T")
 Keys = tuple[str | int, ...]
 Place = tuple[str, int]  # file and line, or the command-line argument and 0
 
 HIDDEN = {"hidden": True}  # metadata of a dataclass field that no file may set and `to_plain` leaves out
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
 def join_keys(keys: Iterable[str | int]) -> str:
@@ -125,7 +124,7 @@ class Node:
             return None
         kinds = [kind for kind in args if kind is not types.NoneType]
         exact = [kind for kind in kinds if type(self.value) is kind]
-        if len(kinds) > 1 and not exact and all(kind in _WORDS for kind in kinds):
+        if len(kinds) > 1 and not exact and all(kind in TYPE_NAMES for kind in kinds):
             raise self.error(f"must be one value, got {describe_value(self.value)}")
         return self.read((exact or kinds)[0])
 
@@ -133,7 +132,7 @@ class Node:
         if kind is float and type(self.value) is int:
             return float(self.value)
         if type(self.value) is not kind:
-            raise self.error(f"must be {_WORDS[kind]}, got {describe_value(self.value)}")
+            raise self.error(f"must be {TYPE_NAMES[kind]}, got {describe_value(self.value)}")
         return self.value
 
 
