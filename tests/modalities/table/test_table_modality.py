@@ -46,7 +46,7 @@ META_SETTINGS = {"dev_head_examples": 8, "dev_head_steps": 2, "meta_batch_size":
 def test_planted_helpful_labels_follow_end_task_directions_only() -> None:
     about = replace(SMALL_PLANTED, rows=4000, noise=0.0)
     tables = planted.draw_tables(about)
-    U = planted._directions(about, np.random.default_rng([0, 0]))[0]
+    U = planted._draw_directions(about, np.random.default_rng([0, 0]))[0]
 
     def explained_variance(name: str) -> float:
         z = tables[name].features @ U.T

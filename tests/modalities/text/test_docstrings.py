@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raysearch.modalities.text import docstrings
-from raysearch.modalities.text.docstrings import LIBRARIES, PER_LABEL, distinct, first_paragraphs, masked
+from raysearch.modalities.text.docstrings import LIBRARIES, PER_LABEL, distinct, first_paragraphs, mask_names
 from raysearch.modalities.text.readers import TextRows
 
 
@@ -77,7 +77,7 @@ def test_changed_recipe_collects_texts_again(monkeypatch: pytest.MonkeyPatch, tm
     ],
 )
 def test_masking_replaces_library_names_but_not_other_words(text: str, expected: str) -> None:
-    assert masked(text) == expected
+    assert mask_names(text) == expected
 
 
 def test_first_paragraphs_keeps_docstrings_of_8_to_60_words() -> None:

