@@ -98,7 +98,7 @@ def is_up_to_date(folder: Path, source: Mapping[str, Any]) -> bool:
     stored = load_metadata(folder)["source"]
     if stored != source:
         changed = [name for name in source if stored.get(name) != source[name]]
-        problem = f"prepared from other data or settings ({', '.join(changed)} changed); use another run name"
+        problem = f"was prepared from other data or settings ({', '.join(changed)} changed); use another run name"
         raise SpecError(problem, file=str(folder))
     return True
 

@@ -154,7 +154,7 @@ def _end_task_labels(task: ImageTask, splits: Mapping[str, Images]) -> list[str]
     for name in ("meta_dev", "select_dev", "test"):
         for label in splits[name].labels if name in splits else ():
             if label not in known:
-                problem = f"{label!r} is no label of the training images{did_you_mean(str(label), names)}"
+                problem = f"{label!r} is not a label of the training images{did_you_mean(str(label), names)}"
                 raise SpecError(problem, file=splits[name].source, key=name)
     return names
 
@@ -191,7 +191,7 @@ def _common_shape(task: ImageTask, model: Mapping[str, Any], splits: Mapping[str
     first = decode_picture(train.pictures[0], train.source)
     side = task.size or first.shape[0]
     if not task.size and first.shape[0] != first.shape[1]:
-        problem = f"images are {first.shape[0]} x {first.shape[1]}; give task.size: they are made square"
+        problem = f"images are {first.shape[0]} x {first.shape[1]}; give task.size, to which they are scaled"
         raise SpecError(problem, file=train.source)
     channels = task.channels or _required_channels(model)
     if not channels:
@@ -210,7 +210,7 @@ def _decode_into(pixels: NDArray[np.uint8], images: Images, shape: tuple[int, in
         decoded = decode_picture(picture, images.source)
         if not is_scaled and decoded.shape[:2] != shape[1:]:
             first_size, size = (" x ".join(map(str, sides)) for sides in (shape[1:], decoded.shape[:2]))
-            problem = f"this image is {size}, the first one {first_size}; give task.size: all are scaled"
+            problem = f"this image is {size}, the first one {first_size}; give task.size, to which all are scaled"
             raise SpecError(problem, file=str(picture) if isinstance(picture, Path) else images.source)
         pixels[i] = resize_pixels(decoded, shape[1], shape[0])
 

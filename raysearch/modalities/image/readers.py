@@ -135,7 +135,7 @@ def _read_folder(path: Path, source: Source) -> Images:
     classes = [file.relative_to(path).parts[0] for file in files]
     for file, name in zip(files, classes, strict=True):
         if file.parent == path:
-            raise SpecError(f"{name} lies in no class folder; a class is a folder", file=str(path))
+            raise SpecError(f"{name} is not in a class folder; each class is a folder", file=str(path))
     if not files:
         raise SpecError(f"holds no images ({', '.join(sorted(SUFFIXES))}) in class folders", file=str(path))
     return _hashed(str(path), files, classes)
@@ -169,7 +169,7 @@ def _read_picture_column(path: Path, column: Any, source: Source) -> list[Pictur
     places = row_places(str(path), len(column))
     for place, value in zip(places, column.to_pylist(), strict=True):
         if not isinstance(value, bytes) or not value:
-            raise place.error(source.image, "no image: null, or no bytes")
+            raise place.error(source.image, "not an image: null, or no bytes")
         pictures.append(value)
     is_fixed_size = pa.types.is_fixed_size_binary(column.type)
     if source.shape or is_fixed_size or (pictures and not _is_encoded(pictures[0])):

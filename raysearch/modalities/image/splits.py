@@ -172,7 +172,7 @@ def _few_per_class(images: Images, per_class: int, salt: str, key: str) -> Image
     for label, keys in _keys_by_class(images).items():
         order = order_by_hash(keys, salt)
         if len(order) < per_class:
-            raise SpecError(f"asks for {per_class} images of each class, and {label} has {len(order)}", key=key)
+            raise SpecError(f"needs {per_class} images of each class, but {label} has {len(order)}", key=key)
         chosen |= set(order[:per_class])
     return images.take([i for i, content in enumerate(images.keys) if content in chosen])
 

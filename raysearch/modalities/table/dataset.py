@@ -141,7 +141,7 @@ def _label_metadata(name: str, splits: Mapping[str, TableRows], train: str) -> d
         for split in ("meta_dev", "select_dev", "test") if train == "train" else ():
             for label in splits[split].labels if split in splits else ():
                 if label not in classes:
-                    problem = f"{label!r} is no class of the training rows{did_you_mean(str(label), classes)}"
+                    problem = f"{label!r} is not a class of the training rows{did_you_mean(str(label), classes)}"
                     raise SpecError(problem, file=splits[split].source, key=split)
         return {"kind": "class", "labels": classes}
     numbers = np.array(rows.labels, dtype=np.float64)

@@ -93,7 +93,7 @@ def _read_archive(path: Path) -> tuple[dict[str, Sequence[Any]], list[Place]]:
             columns |= {f"{name}.{i}": array[:, i].tolist() for i in range(array.shape[1])}
     lengths = {len(column) for column in columns.values()}
     if len(lengths) != 1:
-        raise SpecError(f"its arrays have {sorted(lengths)} rows: they must be as many", file=str(path))
+        raise SpecError(f"its arrays have {sorted(lengths)} rows: they must have equally many", file=str(path))
     return columns, row_places(str(path), lengths.pop())
 
 
@@ -105,5 +105,5 @@ def _parse_numbers(column: Sequence[Any], name: str, places: Sequence[Place]) ->
         except (TypeError, ValueError):
             numbers[i] = math.nan
         if not math.isfinite(numbers[i]):
-            raise places[i].error(name, f"no finite number: {value!r:.60}")
+            raise places[i].error(name, f"not a finite number: {value!r:.60}")
     return numbers

@@ -128,7 +128,7 @@ def _read_parts(task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, T
     parts: dict[str, TextRows] = {}
     if task.embedded:
         if task.name not in BUILT_IN:
-            problem = f"{task.name!r} is no embedded task; give train or hub{did_you_mean(task.name, BUILT_IN)}"
+            problem = f"{task.name!r} is not a built-in task; give train or hub{did_you_mean(task.name, BUILT_IN)}"
             raise SpecError(problem, key="task.train")
         parts = BUILT_IN[task.name]()
     elif task.hub:
@@ -154,7 +154,7 @@ def _label_names(splits: Mapping[str, TextRows]) -> list[str]:
             continue
         for place, label in zip(splits[name].places, splits[name].labels, strict=True):
             if label not in names:
-                problem = f"{label!r} is no label of the training rows{did_you_mean(label, names)}"
+                problem = f"{label!r} is not a label of the training rows{did_you_mean(label, names)}"
                 raise place.error("label", problem)
     return names
 

@@ -100,7 +100,7 @@ def _collect(source: str, columns: Sequence[str], rows: Iterable[Row]) -> TextRo
         text = row[columns[0]]
         if not isinstance(text, str) or not text.strip():
             is_empty = isinstance(text, str) or text is None
-            raise place.error(columns[0], "the text is empty" if is_empty else f"no text: {text!r:.60}")
+            raise place.error(columns[0], "the text is empty" if is_empty else f"not a text: {text!r:.60}")
         texts.append(text.strip())
         places.append(place)
         labels += [parse_label(row[column], column, place) for column in columns[1:]]

@@ -242,7 +242,7 @@ def test_built_in_digits_have_documented_splits(tmp_path: Path) -> None:
     assert load_metadata(result.folder)["auxiliary_labels"] == ["0", "2", "3", "4", "5", "6", "7"]
     assert result.notes == ()
     assert prepare(ImageTask(name="digits"), CNN, tmp_path / "data") == result
-    with pytest.raises(SpecError, match="prepared from other data or settings"):
+    with pytest.raises(SpecError, match="was prepared from other data or settings"):
         prepare(ImageTask(name="digits", train_per_class=3), CNN, tmp_path / "data")
 
 
@@ -269,7 +269,7 @@ def test_image_duplicates_leaks_and_missing_labels_are_noted(tmp_path: Path) -> 
     [
         ({"train": "nowhere"}, r"task\.train: no file .*nowhere.*--data DIR"),
         ({"train": "empty"}, r"empty: holds no images"),
-        ({"train": "flat"}, r"flat: a\.png lies in no class folder"),
+        ({"train": "flat"}, r"flat: a\.png is not in a class folder"),
         ({"train": "broken"}, r"broken/b/\d+\.png: not a picture"),
         ({"train": "a.txt"}, r"cannot read a \.txt file as images"),
         ({"train": "a.csv"}, r"a\.csv:3: image: no file 'missing\.png' beside the table"),
@@ -277,7 +277,7 @@ def test_image_duplicates_leaks_and_missing_labels_are_noted(tmp_path: Path) -> 
         ({"train": "b.csv"}, r"b\.csv:2: label: the label is empty"),
         ({"train": "b.csv", "labels": ["x", "y"], "metric": "mean_auc"}, r"b\.csv:2: x: one of several labels is 1, 0"),
         ({"train": "folders", "classes": ["drak", "light"]}, r"no image has the class 'drak'; did you mean 'dark'"),
-        ({"train": "folders", "train_per_class": 50}, r"task\.train_per_class: asks for 50 images of each class, and"),
+        ({"train": "folders", "train_per_class": 50}, r"task\.train_per_class: needs 50 images of each class, but"),
         ({"train": "folders", "labels": ["a", "b"], "metric": "mean_auc"}, r"labels: has no columns to read this from"),
         ({"train": "wide"}, r"images are 8 x 12; give task\.size"),
     ],

@@ -144,9 +144,9 @@ def test_prepare_table_splits_csv_and_parquet_equally(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("1,2,oops,4,5", r"rows0.csv:62: c: no finite number: 'oops'"),
-        ("1,2,nan,4,5", r"rows0.csv:62: c: no finite number: 'nan'"),
-        ("1,2,3,,5", r"rows0.csv:62: price: no finite number: ''"),
+        ("1,2,oops,4,5", r"rows0.csv:62: c: not a finite number: 'oops'"),
+        ("1,2,nan,4,5", r"rows0.csv:62: c: not a finite number: 'nan'"),
+        ("1,2,3,,5", r"rows0.csv:62: price: not a finite number: ''"),
     ],
 )
 def test_read_table_non_number_is_rejected_with_its_line(tmp_path: Path, line: str, message: str) -> None:

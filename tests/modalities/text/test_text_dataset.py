@@ -137,7 +137,7 @@ def test_prepare_changed_rows_in_a_prepared_folder_are_rejected(
     task: TextTask, prepared: PreparedData, tmp_path: Path
 ) -> None:
     write_jsonl(tmp_path / "train.jsonl", parity_rows(0, 38))
-    with pytest.raises(SpecError, match=r"data: prepared from other data or settings \(train changed\)"):
+    with pytest.raises(SpecError, match=r"data: was prepared from other data or settings \(train changed\)"):
         prepare(task, SMALL_MODEL, prepared.folder)
     assert prepare(task, SMALL_MODEL, tmp_path / "elsewhere").fingerprint != prepared.fingerprint
 
@@ -188,7 +188,7 @@ def test_prepare_orders_numeric_labels_by_value(task: TextTask, tmp_path: Path) 
 
 def test_prepare_unknown_label_is_rejected_with_its_row(task: TextTask, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "test.jsonl", [*parity_rows(60, 62), ("a text", "evn")])
-    error_pattern = r"test\.jsonl:3: label: 'evn' is no label of the training rows; did you mean 'even'\?"
+    error_pattern = r"test\.jsonl:3: label: 'evn' is not a label of the training rows; did you mean 'even'\?"
     with pytest.raises(SpecError, match=error_pattern):
         prepare(task, SMALL_MODEL, tmp_path / "data")
 
@@ -229,7 +229,7 @@ def test_prepare_without_select_dev_rows_is_rejected(task: TextTask, tmp_path: P
         ("a.jsonl", b'\n["x", "y"]\n', r"a\.jsonl:2: a line must be one JSON object"),
         ("a.jsonl", b'{"text": "x", "lable": "y"}\n', r"a\.jsonl:1: label: no such column; did you mean 'lable'\?"),
         ("a.jsonl", b'{"text": " ", "label": "y"}\n', r"a\.jsonl:1: text: the text is empty"),
-        ("a.jsonl", b'{"text": 3, "label": "y"}\n', r"a\.jsonl:1: text: no text: 3"),
+        ("a.jsonl", b'{"text": 3, "label": "y"}\n', r"a\.jsonl:1: text: not a text: 3"),
         ("a.jsonl", b'{"text": "x", "label": null}\n', r"a\.jsonl:1: label: the label is empty"),
         (
             "a.jsonl",
