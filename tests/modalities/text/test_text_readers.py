@@ -1,0 +1,77 @@
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raysearch.errors import SpecError
+from raysearch.modalities.text.readers import read_hub_data_set, read_text_rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x", "label": "y"}\n{"text": \n', r"a\.jsonl:2: not JSON: "),
+        ("a.jsonl", b'\n["x", "y"]\n', r"a\.jsonl:2: a line must be one JSON object"),
+        ("a.jsonl", b'{"text": "x", "lable": "y"}\n', r"a\.jsonl:1: label: no such column; did you mean 'lable'\?"),
+        ("a.jsonl", b'{"text": " ", "label": "y"}\n', r"a\.jsonl:1: text: the text is empty"),
+        ("a.jsonl", b'{"text": 3, "label": "y"}\n', r"a\.jsonl:1: text: not a text: 3"),
+        ("a.jsonl", b'{"text": "x", "label": null}\n', r"a\.jsonl:1: label: the label is empty"),
+        (
+            "a.jsonl",
+            b'{"text": "x", "label": 0.5}\n',
+            r"a\.jsonl:1: label: a label is a word or a whole number, got 0\.5",
+        ),
+        ("a.jsonl", b'{"text": "x", "label": "y"}\n\xff\n', r"a\.jsonl:2: not UTF-8"),
+        ("a.jsonl", b"\n", r"a\.jsonl: holds no rows"),
+        ("a.csv", b'text,label\n"x\ny",z\nw\n', r"a\.csv:4: 1 fields where the header has 2"),
+        ("a.csv", b"txt,label\nx,y\n", r"a\.csv:1: no column 'text' in the header; did you mean 'txt'\?"),
+        ("a.csv", b'text,label\n"x', r"a\.csv:2: not CSV: "),
+        ("a.csv", b'text,label\n"x\n\ny",z\n"",z\n', r"a\.csv:5: text: the text is empty"),
+        ("a.parquet", b"no parquet", r"a\.parquet: not Parquet: "),
+        ("a.txt", b"x\n", r"a\.txt: cannot read a \.txt file as rows; use \.jsonl, "),
+    ],
+)
+def test_read_text_rows_invalid_row_is_rejected_with_its_line(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SpecError, match=message):
+        read_text_rows(tmp_path / name, "text", "label")
+
+
+def test_read_text_rows_gives_equal_rows_for_all_file_types(tmp_path: Path) -> None:
+    texts, labels = ['one,\n two \u2028 "three"', "four\u0085five"], ["a", "b"]
+    lines = [json.dumps({"label": label, "text": text, "x": 1}) for text, label in zip(texts, labels, strict=True)]
+    (tmp_path / "a.jsonl").write_text("\ufeff" + "\r\n".join(lines))
+    (tmp_path / "a.csv").write_text('x,label,text\n1,a,"one,\n two \u2028 ""three"""\n1,b,four\u0085five\n', newline="")
+    pq.write_table(pa.table({"text": texts, "label": labels, "x": [1, 1]}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        rows = read_text_rows(tmp_path / name, "text", "label")
+        assert (rows.texts, rows.labels) == (texts, labels)
+        assert read_text_rows(tmp_path / name, "text", None).labels == []
+
+
+def test_read_text_rows_parquet_error_has_the_row_number(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x", None], "label": ["a", "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(SpecError, match=r"a\.parquet: row 2: text: the text is empty"):
+        read_text_rows(tmp_path / "a.parquet", "text", "label")
+
+
+def test_read_hub_uses_the_datasets_package(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    labelled = [(f"text {i}", "ab"[i % 2]) for i in range(6)]
+    lines = [json.dumps({"text": text, "label": label}) for text, label in labelled]
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    rows = read_hub_data_set(str(tmp_path), "text", "label")
+    assert sorted(rows) == ["dev", "test", "train"]
+    assert list(zip(rows["dev"].texts, rows["dev"].labels, strict=True)) == labelled
+
+
+def test_read_hub_without_datasets_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(SpecError, match=r"task\.hub: hub data set 'imdb' needs .*pip install 'raysearch\[datasets\]'"):
+        read_hub_data_set("imdb", "text", "label")
