@@ -55,8 +55,8 @@ def score(train: TextRows, rows: dict[str, TextRows], unlabelled: list[str]) -> 
     best = (-1.0, -1.0)
     for c in C:
         model = LogisticRegression(C=c, max_iter=1000).fit(words.transform(train.texts), train.labels)
-        said = {part: model.predict(words.transform(rows[part].texts)) for part in ("dev", "test")}
-        dev, test = (f1_score(rows[part].labels, said[part], average="macro") for part in said)
+        predictions = {part: model.predict(words.transform(rows[part].texts)) for part in ("dev", "test")}
+        dev, test = (f1_score(rows[part].labels, predictions[part], average="macro") for part in predictions)
         best = max(best, (dev, test))
     return best
 
@@ -89,16 +89,16 @@ def fine_tune() -> None:
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "data"
         prepared = prepare(search.task, search.model.to_plain(), data)
-        about = json.loads((data / "data.json").read_text(encoding="utf-8"))
+        metadata = json.loads((data / "data.json").read_text(encoding="utf-8"))
         for seed in SEEDS:
             plan = search.resolve("search", {}, number=0, seed=seed, data=str(data), labels=list(prepared.labels))
             folder, begun = TrialFolder(Path(place) / str(seed)), time.perf_counter()
             for _ in train(plan, folder=folder.folder):
                 pass
             seconds = time.perf_counter() - begun
-            best, network = checkpoint.load(folder.best), build(plan, about)
+            best, network = checkpoint.load(folder.best), build(plan, metadata)
             set_parameters(network, best["parameters"])
-            batches = batches_of(plan, about, partial(open_split, data))
+            batches = batches_of(plan, metadata, partial(open_split, data))
             test, _ = evaluate(network, open_split(data, "test"), batches, prepared.metric)
             print(f"| {seed} | {best['score']:.3f} | {best['step']} | {test:.3f} | {seconds:.0f} |", flush=True)
 
@@ -106,18 +106,18 @@ def fine_tune() -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--fine-tune", action="store_true")
-    asked = options.parse_args()
+    arguments = options.parse_args()
     begun = time.perf_counter()
     docstrings.collect()
     print(f"collected in {time.perf_counter() - begun:.1f} s without the cache")
     rows = docstrings.load_rows()
-    print({part: len(own) for part, own in rows.items()})
+    print({part: len(part_rows) for part, part_rows in rows.items()})
     print("versions:", ", ".join(f"{name} {version}" for name, version in docstrings.versions().items()))
     guess = DummyClassifier(strategy="uniform", random_state=0).fit(rows["train"].texts, rows["train"].labels)
     chance = f1_score(rows["test"].labels, guess.predict(rows["test"].texts), average="macro")
     print(f"guessing: macro-F1 {chance:.3f} on test")
     tf_idf(rows)
-    if asked.fine_tune:
+    if arguments.fine_tune:
         fine_tune()
 
 

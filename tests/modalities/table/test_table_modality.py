@@ -44,15 +44,15 @@ META_SETTINGS = {"dev_head_examples": 8, "dev_head_steps": 2, "meta_batch_size":
 
 
 def test_planted_helpful_labels_follow_end_task_directions_only() -> None:
-    about = replace(SMALL_PLANTED, rows=4000, noise=0.0)
-    tables = planted.draw_tables(about)
-    U = planted._draw_directions(about, np.random.default_rng([0, 0]))[0]
+    config = replace(SMALL_PLANTED, rows=4000, noise=0.0)
+    tables = planted.draw_tables(config)
+    U = planted._draw_directions(config, np.random.default_rng([0, 0]))[0]
 
     def explained_variance(name: str) -> float:
         z = tables[name].features @ U.T
-        seen = np.column_stack([np.tanh(2 * z), np.ones(len(z))])
-        found, *_ = np.linalg.lstsq(seen, tables[name].labels, rcond=None)
-        return float(r2_score(tables[name].labels, seen @ found))
+        activations = np.column_stack([np.tanh(2 * z), np.ones(len(z))])
+        coefficients, *_ = np.linalg.lstsq(activations, tables[name].labels, rcond=None)
+        return float(r2_score(tables[name].labels, activations @ coefficients))
 
     assert [explained_variance(f"extra_{i}") for i in (1, 2, 3, 4)] == pytest.approx([1] * 4)
     assert [explained_variance(f"extra_{i}") for i in (5, 7, 10)] == pytest.approx([0] * 3, abs=0.02)
@@ -120,13 +120,13 @@ def test_prepare_table_splits_rows_and_standardises_labels(tmp_path: Path, suffi
     task = search(declared(write_table_file(tmp_path, suffix))).task
     prepared = prepare(task, MLP, tmp_path / "data")
     assert prepared.sizes == {"train": 48, "meta_dev": 3, "select_dev": 3, "test": 6, "extra_rent": 60}
-    about = json.loads((tmp_path / "data" / "data.json").read_text())
-    assert about["features"] == ["a", "b", "c"]
+    metadata = json.loads((tmp_path / "data" / "data.json").read_text())
+    assert metadata["features"] == ["a", "b", "c"]
     train_rows = open_split(tmp_path / "data", "train")
     assert train_rows.labels.mean() == pytest.approx(0, abs=1e-6)
     assert train_rows.labels.std() == pytest.approx(1)
     raw = train_rows.features @ np.array([1, -2, 0.5])
-    assert train_rows.labels * about["label"]["std"] + about["label"]["mean"] == pytest.approx(raw, abs=1e-3)
+    assert train_rows.labels * metadata["label"]["std"] + metadata["label"]["mean"] == pytest.approx(raw, abs=1e-3)
     extra = open_split(tmp_path / "data", "extra_rent")
     assert np.corrcoef(extra.labels, extra.features.sum(axis=1))[0, 1] == pytest.approx(1)
 
@@ -225,24 +225,24 @@ def test_half_representation_hides_half_of_the_features() -> None:
 def test_table_losses_match_values_by_hand() -> None:
     head = torch.nn.Linear(3, 1)
     hidden, labels = torch.randn(5, 1, 3), torch.tensor([0.5, -1.0, 0.0, 2.0, -0.1])
-    said = head(hidden[:, 0])
-    assert example_losses(said, labels).tolist() == pytest.approx(((said[:, 0] - labels) ** 2).tolist())
+    outputs = head(hidden[:, 0])
+    assert example_losses(outputs, labels).tolist() == pytest.approx(((outputs[:, 0] - labels) ** 2).tolist())
     targets = Targets(torch.zeros(5, 3), torch.ones(5, 3, dtype=torch.bool), labels, 0, 5)
     y = torch.tensor([1.0, 0, 0, 1, 0])
-    p = torch.sigmoid(said[:, 0])
+    p = torch.sigmoid(outputs[:, 0])
     expected = -(y * p.log() + (1 - y) * (1 - p).log()).mean().item()
     assert above_mean(hidden, targets, head).item() == pytest.approx(expected, rel=1e-5)
-    asked = torch.tensor([[True, False, False], [True, True, False]])
+    restored = torch.tensor([[True, False, False], [True, True, False]])
     zero = torch.nn.Linear(3, 3)
     torch.nn.init.zeros_(zero.weight)
     torch.nn.init.zeros_(zero.bias)
-    row = Targets(torch.tensor([[1.0, 9, 9], [1, 3, 9]]), asked, labels[:2], 0, 2)
+    row = Targets(torch.tensor([[1.0, 9, 9], [1, 3, 9]]), restored, labels[:2], 0, 2)
     assert restore(hidden[:2], row, zero).item() == pytest.approx((1 + (1 + 9) / 2) / 2)
 
 
 def test_r2_matches_its_definition() -> None:
-    said, labels = torch.tensor([[1.0], [2], [4]]), torch.tensor([1.0, 2, 3])
-    assert score("r2", labels, said) == pytest.approx(1 - 1 / 2)
+    outputs, labels = torch.tensor([[1.0], [2], [4]]), torch.tensor([1.0, 2, 3])
+    assert score("r2", labels, outputs) == pytest.approx(1 - 1 / 2)
 
 
 # ---- training ----

@@ -107,8 +107,13 @@ def h():
 
 def test_distinct_drops_texts_shared_by_two_libraries() -> None:
     begin = "one two three four five six seven eight"
-    found = [("torch", f"{begin} b"), ("torch", f"{begin} a"), ("numpy", "1 2 3 only here"), ("numpy", "four: both")]
-    texts = distinct([*found, ("ray", "four, both")])
+    labelled_texts = [
+        ("torch", f"{begin} b"),
+        ("torch", f"{begin} a"),
+        ("numpy", "1 2 3 only here"),
+        ("numpy", "four: both"),
+    ]
+    texts = distinct([*labelled_texts, ("ray", "four, both")])
     assert texts["torch"] == [f"{begin} a"]
     assert texts["numpy"] == ["1 2 3 only here"]
     assert texts["ray"] == []

@@ -68,17 +68,17 @@ def test_prepare_saves_a_tokenizer_that_gives_the_stored_tokens(prepared: Prepar
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(prepared.folder / "tokenizer"))
-    about = json.loads((prepared.folder / "data.json").read_text())
+    metadata = json.loads((prepared.folder / "data.json").read_text())
     assert tokenizer.is_fast
-    assert len(tokenizer) == about["tokens"]["vocab_size"]
+    assert len(tokenizer) == metadata["tokens"]["vocab_size"]
     for name in ("pad", "cls", "sep", "mask"):
-        assert getattr(tokenizer, f"{name}_token_id") == about["tokens"][name]
+        assert getattr(tokenizer, f"{name}_token_id") == metadata["tokens"][name]
     train = open_split(prepared.folder, "train")
     for i in (0, 7, 39):
         text = f"text number {i} is {'odd' if i % 2 else 'even'}"
         assert tokenizer(text.upper())["input_ids"] == train.row(i).tolist()
     assert tokenizer.decode(train.row(3), skip_special_tokens=True) == "text number 3 is odd"
-    assert (about["prefix"], about["suffix"]) == (1, 1)
+    assert (metadata["prefix"], metadata["suffix"]) == (1, 1)
     assert train.row(0)[0] == tokenizer.cls_token_id
     assert train.row(0)[-1] == tokenizer.sep_token_id
 
@@ -127,9 +127,9 @@ def test_prepare_single_file_puts_no_text_in_two_splits(task: TextTask, tmp_path
     one = changed(task, train=str(path), dev=None, test=None, split={"dev": 0.2, "test": 0.1})
     prepared = prepare(one, SMALL_MODEL, tmp_path / "data")
     assert prepared.sizes == {"train": 70, "meta_dev": 10, "select_dev": 10, "test": 10, "domain": 2}
-    about = json.loads((prepared.folder / "data.json").read_text())
-    assert not any(about["leaks"].values())
-    assert about["duplicates"]["train"] == 35
+    metadata = json.loads((prepared.folder / "data.json").read_text())
+    assert not any(metadata["leaks"].values())
+    assert metadata["duplicates"]["train"] == 35
 
 
 def test_prepare_counts_leaks_duplicates_and_conflicts(task: TextTask, tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_prepare_data_sets_of_papers_have_known_sizes_and_leaks(
 ) -> None:
     files = {split: f"{name}/{split}.jsonl" for split in ("train", "dev", "test")}
     prepared = prepare(TextTask(name=name, **files), MODELS["tiny"], tmp_path / "data", DATA)
-    found = prepared.sizes
-    assert (found["train"], found["meta_dev"] + found["select_dev"], found["test"]) == sizes
+    observed = prepared.sizes
+    assert (observed["train"], observed["meta_dev"] + observed["select_dev"], observed["test"]) == sizes
     assert len(prepared.labels) == classes
     assert not note or note in prepared.notes
 
@@ -239,9 +239,9 @@ def test_prepare_extra_data_leave_other_splits_unchanged(task: TextTask, further
     assert more.sizes == {**plain.sizes, "out_of_domain": 1, "neural_lm": 2, "extra_topic": 3, "extra_pos": 2}
     for name in plain.sizes:
         assert (plain.folder / f"{name}.arrow").read_bytes() == (more.folder / f"{name}.arrow").read_bytes()
-    about = json.loads((more.folder / "data.json").read_text())
-    assert about["extra"]["extra_topic"] == {"kind": "sentence", "labels": ["a", "b", "c"]}
-    assert about["extra"]["extra_pos"] == {"kind": "token", "labels": ["CD", "JJ", "NN"]}
+    metadata = json.loads((more.folder / "data.json").read_text())
+    assert metadata["extra"]["extra_topic"] == {"kind": "sentence", "labels": ["a", "b", "c"]}
+    assert metadata["extra"]["extra_pos"] == {"kind": "token", "labels": ["CD", "JJ", "NN"]}
     assert open_split(more.folder, "extra_topic").labels.tolist() == [0, 1, 2]
     assert open_split(more.folder, "neural_lm").labels is None
     assert prepare(further, SMALL_MODEL, more.folder) == more
