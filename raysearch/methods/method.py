@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from raysearch.schema.fields import Settings, Value
@@ -52,7 +53,7 @@ class Method:
     # what a schedule does
     trains_jointly: bool = True  # has a phase that trains the end task and its auxiliaries together
 
-    @property
+    @cached_property
     def setting_names(self) -> tuple[str, ...]:
         """The names of the settings that this method uses."""
         return tuple(each.name for each in fields(self.settings))

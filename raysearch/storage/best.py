@@ -110,8 +110,8 @@ def rank_configurations(trials: Iterable[Row], seeds: Sequence[int]) -> list[Ran
 
 def best_trial(trials: pa.Table, seeds: Sequence[int], arm: str) -> dict[str, Any] | None:
     """Returns the row of an arm's best trial, `plan` and `params` parsed; None when no trial has a score."""
-    ours = pc.and_(pc.equal(trials["arm"], arm), pc.equal(trials["role"], TrialRole.SEARCH))
-    ranked = rank_configurations(trials.filter(ours).to_pylist(), seeds)
+    ours = [row for row in trials.to_pylist() if row["arm"] == arm and row["role"] == TrialRole.SEARCH]
+    ranked = rank_configurations(ours, seeds)
     best = next((configuration.trials[0] for configuration in ranked if configuration.score is not None), None)
     if best is None:
         return None

@@ -156,7 +156,7 @@ def read_table(folder: Path, table: str) -> pa.Table:
     for _ in range(_TRIES):
         waiting = list_segments(folder, table)  # before the parts: what leaves this list meanwhile is in them
         try:
-            return pa.concat_tables([TABLES[table].empty_table(), *_rows(folder, table, waiting)])
+            return pa.concat_tables([pa.Table.from_batches([], TABLES[table]), *_rows(folder, table, waiting)])
         except FileNotFoundError:
             continue
     raise RunError(f"{folder}: {table} is compacted faster than it can be read; try again")

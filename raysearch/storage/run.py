@@ -27,6 +27,8 @@ from raysearch.storage.journal import read_table
 from raysearch.storage.ledger import ROW_KEYS, writer_pid
 from raysearch.storage.states import ENDED_STATES, MAIN_ARM, EventName, RunState, TrialState
 
+_DATES = ["started", "ended"]  # pyarrow imports pandas, which takes 0.2 s, when it makes Python dates
+
 
 def open_run(name_or_path: str | Path, runs: str | Path = "runs") -> Run:
     """The run of that name in the folder `runs`, or at that path; RunError when there is none."""
@@ -104,7 +106,7 @@ class Run:
     def seconds(self) -> float:
         """Time spent on the search so far, all sessions, in s; what lies between sessions does not count."""
         events = self.events()
-        times = [moment.timestamp() for moment in events["time"].to_pylist()]
+        times = [moment / 1e6 for moment in pc.cast(events["time"], pa.int64()).to_pylist()]  # see _DATES
         sessions = list(self._sessions(events))
         spent: float = sum(times[last] - times[first] for first, last in sessions)
         at_work = sessions and sessions[-1][1] == len(times) - 1 and writer_pid(self.path) is not None
@@ -124,7 +126,7 @@ class Run:
             state = RunState.FINISHED if self._finished(events) else RunState.INTERRUPTED
             unfinished = TrialState.INTERRUPTED
         arms = _count(trials, events, list(search.get("baselines", {})), unfinished)
-        best = best_trial(trials, search.get("seeds", []), MAIN_ARM)
+        best = best_trial(trials.drop_columns(_DATES), search.get("seeds", []), MAIN_ARM)
         budget, seconds = search.get("budget", {}), self.seconds()
         asked = len({plan["number"] for plan in planned_trials(events).values() if plan["arm"] == MAIN_ARM})
         left = {"trials": (budget.get("trials"), asked), "seconds": (budget.get("seconds"), seconds)}
@@ -155,8 +157,9 @@ class Run:
 
 def planned_trials(events: pa.Table) -> dict[str, dict[str, Any]]:
     """The plan of every trial that was ever handed out, by trial, in the order of asking."""
-    asked = events.filter(pc.equal(events["event"], EventName.ASKED)).select(["trial_id", "detail"]).to_pylist()
-    return {row["trial_id"]: json.loads(row["detail"])["plan"] for row in asked}
+    # In Python, because pyarrow imports pandas when it compares a column with a value, too.
+    rows = zip(*(events[name].to_pylist() for name in ("event", "trial_id", "detail")), strict=True)
+    return {trial_id: json.loads(detail)["plan"] for event, trial_id, detail in rows if event == EventName.ASKED}
 
 
 def _count(trials: pa.Table, events: pa.Table, baselines: list[str], unfinished: str) -> dict[str, dict[str, int]]:

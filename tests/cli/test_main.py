@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 import types
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -107,17 +106,27 @@ def test_check_accepts_every_space_of_the_catalog(run_cli: Any, name: str) -> No
     assert run_cli("check", f"spaces/{name}.yaml").out.startswith(f"ok: {name}: ")
 
 
-def test_check_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+def modules_loaded_by(*arguments: str, folder: Path) -> set[str]:
+    """Returns the modules that a command imports, in a fresh interpreter."""
     code = (
-        "import sys; from raysearch.cli import main\n"
-        "try: main.main(['check', 'quickstart'])\n"
-        "finally: print(*sys.modules)"
+        f"import sys; from raysearch.cli import main\ntry: main.main({list(arguments)})\nfinally: print(*sys.modules)"
     )
-    began = time.perf_counter()
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    print(f"check took {time.perf_counter() - began:.2f} s")
-    loaded = set(result.stdout.splitlines()[-1].split())
-    assert loaded & {"torch", "ray", "transformers", "optuna", "pyarrow", "pandas", "duckdb"} == set()
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split())
+
+
+SLOW_IMPORTS = {"torch", "ray", "transformers", "optuna", "pandas", "duckdb", "matplotlib", "jinja2"}
+
+
+def test_check_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+    assert modules_loaded_by("check", "quickstart", folder=tmp_path) & {*SLOW_IMPORTS, "pyarrow", "rich"} == set()
+
+
+@pytest.mark.usefixtures("run_cli")
+@pytest.mark.parametrize("arguments", [["status", "first"], ["status"], ["ls", "runs"], ["ls", "methods"]])
+def test_status_and_ls_import_nothing_slow(tmp_path: Path, arguments: list[str]) -> None:
+    write_run("first")
+    assert modules_loaded_by(*arguments, folder=tmp_path) & SLOW_IMPORTS == set()
 
 
 def test_check_invalid_search_prints_one_line_and_exits_2(run_cli: Any) -> None:
