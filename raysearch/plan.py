@@ -1,13 +1,14 @@
-"""TrialPlan: all that a worker ever gets to know of a trial.
+"""TrialPlan: everything that a worker knows about a trial.
 
-A plan is frozen, complete (every default filled in) and JSON both ways, so that it can be stored, sent, compared
-and run again years later. Two plans with the same `key` do the same.
+A plan is frozen and complete (every default is filled in), and it is written to JSON and read back, so that it can be
+stored, sent, compared and run again years later. Two plans with the same `key` do the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True, kw_only=True)
 class TrialPlan:
-    """One configuration and one seed, resolved."""
+    """A configuration and a seed, resolved."""
 
     number: int  # of the configuration in its arm, from 0
     seed: int
@@ -40,54 +41,62 @@ class TrialPlan:
     primitives: dict[str, Any] = field(default_factory=dict)  # of the user's own: file, sha256, heads of its outputs
     weights: tuple[float, ...] = ()  # of the objectives, where they are searched
 
-    def group(self, kind: type[S]) -> S:
-        """The settings of one group, e.g. `plan.group(Training)`."""
-        return kind(**{f.name: self.settings[f.name] for f in fields(kind) if f.name in self.settings})
+    def settings_group(self, group: type[S]) -> S:
+        """Returns the settings of one group, for instance `plan.settings_group(TrainingSettings)`."""
+        return group(**{f.name: self.settings[f.name] for f in fields(group) if f.name in self.settings})
 
     @property
     def training(self) -> TrainingSettings:
-        """What every trial has."""
-        return self.group(TrainingSettings)
+        """The settings that every trial has."""
+        return self.settings_group(TrainingSettings)
 
-    def method(self, family: str) -> Any:
-        """The settings of the plan's weighting, surgery or schedule."""
-        return self.group(METHODS[getattr(self, family)].settings)
+    def method_settings(self, family: str) -> Any:
+        """Returns the settings of the plan's weighting, surgery or schedule."""
+        return self.settings_group(METHODS[getattr(self, family)].settings)
 
     @property
     def key(self) -> str:
-        """Twelve hex digits that name what this trial does: all fields but number, arm, role and where files lie."""
-        what = asdict(self)
+        """Twelve hex digits that name what the trial does: all fields but number, arm, role and where files lie."""
+        content = asdict(self)
         for name in ("number", "arm", "role", "params"):
-            del what[name]
-        primitives = what.pop("primitives")
+            del content[name]
+        primitives = content.pop("primitives")
         if primitives:
-            what["primitives"] = primitives["sha256"]
+            content["primitives"] = primitives["sha256"]
         if not self.weights:
-            del what["weights"]
-        what["task"] = {name: value for name, value in what["task"].items() if name != "data"}
-        return hashlib.sha256(_canonical(what).encode()).hexdigest()[:12]
+            del content["weights"]
+        content["task"] = {name: value for name, value in content["task"].items() if name != "data"}
+        return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
     @property
     def trial_id(self) -> str:
-        """Stable over restarts, and sortable: arm, number, seed, key."""
+        """A name that stays the same over restarts and sorts by arm, number, seed and key."""
         return f"{self.arm}-{self.number:04d}-s{self.seed}-{self.key[:6]}"
 
     def to_json(self) -> str:
-        """One line of JSON; `from_json` gives the same plan back."""
+        """Returns one line of JSON; `from_json` gives the same plan back."""
         return _canonical(asdict(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the values that JSON can hold; `from_dict` gives the same plan back."""
+        plain: dict[str, Any] = self.to_dict()
+        return plain
 
     @classmethod
     def from_json(cls, text: str) -> TrialPlan:
-        """The plan that `to_json` wrote. Raises RunError for one that has what this version does not know."""
-        raw = json.loads(text)
-        if unknown := sorted(raw.keys() - {f.name for f in fields(cls)}):
+        """Returns the plan that `to_json` wrote. Raises RunError as `from_dict`."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> TrialPlan:
+        """Returns the plan that `to_dict` wrote. Raises RunError for a plan with fields that this version lacks."""
+        if unknown := sorted(plain.keys() - {f.name for f in fields(cls)}):
             raise RunError(
                 f"a trial was planned with {', '.join(unknown)}, which this version of raysearch does not know: "
-                "use the one that the run was made with, or a later one"
+                "use the version that the run was made with, or a later one"
             )
-        raw["objectives"] = tuple(Objective(**objective) for objective in raw["objectives"])
-        raw["weights"] = tuple(raw.get("weights", ()))
-        return cls(**raw)
+        objectives = tuple(Objective(**objective) for objective in plain["objectives"])
+        return cls(**{**plain, "objectives": objectives, "weights": tuple(plain.get("weights", ()))})
 
 
 def _canonical(value: object) -> str:

@@ -223,7 +223,7 @@ def _write_papers(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: E
     declared = yaml.safe_dump(search.to_dict(), sort_keys=False, allow_unicode=True)
     (folder / "search.yaml").write_text(heading + declared, encoding="utf-8")
     portable = replace(plan, task=plan.task | {"data": ""})
-    (folder / "plan.json").write_text(json.dumps(json.loads(portable.to_json()), indent=1) + "\n", encoding="utf-8")
+    (folder / "plan.json").write_text(json.dumps(portable.to_dict(), indent=1) + "\n", encoding="utf-8")
     data = load_prepared_data(Path(plan.task["data"]))
     result = asdict(exported) | {"data": data.fingerprint}
     del result["folder"]

@@ -117,7 +117,7 @@ class Recorder:
                 return None
             plan, attempt = proposal.plan, self._attempts.get(proposal.plan.trial_id, 0)
             self.running[plan.trial_id] = RunningTrial(plan, attempt)
-            what = {} if proposal.resumed else {"plan": json.loads(plan.to_json())}
+            what = {} if proposal.resumed else {"plan": plan.to_dict()}
             name = EventName.RESUMED if proposal.resumed else EventName.ASKED
             self.ledger.event(name, plan.trial_id, attempt, what, durable=True)
             return proposal, attempt

@@ -117,5 +117,5 @@ def load_history(folder: Path) -> History:
             attempts[event["trial_id"]] = max(attempts.get(event["trial_id"], 0), event["attempt"] + 1)
         elif event["event"] == EventName.TOLD:
             told.add(event["trial_id"])
-    asked = [TrialPlan.from_json(json.dumps(plan)) for plan in planned_trials(events).values()]
+    asked = [TrialPlan.from_dict(plan) for plan in planned_trials(events).values()]
     return History(run.trials().to_pylist(), asked, attempts, told, run.seconds())

@@ -47,7 +47,7 @@ class Examples:
     ) -> None:
         self.plan, self.network, self.scope, self.process_group = plan, network, scope, process_group
         self.split, self.batches, self.arithmetic = split, batches, arithmetic
-        self.settings: f.AttittudSettings = plan.method("surgery")
+        self.settings: f.AttittudSettings = plan.method_settings("surgery")
         self.coupled = network.couples_rows and self.settings.batch_norm == "coupled"
         every = [*network.body_parameters(), *network.head_parameters()]
         self.numbers = sorted(i for block in scope.blocks for i in block)

@@ -56,7 +56,7 @@ class BranchTrainer:
         """`score` gives the metric and the loss of the network as it stands on meta-dev, on every rank the same."""
         assert isinstance(update.weighting, BranchWeighting)
         self.weighting: BranchWeighting = update.weighting
-        self.settings: BranchSettings = update.plan.method("weighting")
+        self.settings: BranchSettings = update.plan.method_settings("weighting")
         self.update, self.process_group = update.single_rank(), process_group
         self.plan: TrialPlan = update.plan
         self.new_optimizer, self.take, self.score = new_optimizer, take, score

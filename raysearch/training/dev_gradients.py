@@ -53,13 +53,13 @@ class DevGradients:
         return v
 
     def _dev_head(self, step: int) -> Tensor:
-        settings, generator = self.plan.method("weighting"), stream(self.plan.seed, "meta", step)
+        settings, generator = self.plan.method_settings("weighting"), stream(self.plan.seed, "meta", step)
         fitted_on, rest = parts(len(self.splits("meta_dev")), len(self.splits("train")), settings)
         meta = some_of(rest, settings.meta_batch_size, generator)
         return dev_loss(self._encode, fitted_on, meta, self.classes, settings, generator)
 
     def _own_head(self, step: int) -> Tensor:
-        settings, generator = self.plan.method("weighting"), stream(self.plan.seed, "meta", step)
+        settings, generator = self.plan.method_settings("weighting"), stream(self.plan.seed, "meta", step)
         rows = some_of(torch.arange(len(self.splits("meta_dev"))), settings.meta_batch_size, generator)
         group = self.batches.end_task_batch(self.splits("meta_dev"), rows).to(self.process_group.device)
         with self.arithmetic():
@@ -78,7 +78,7 @@ class DevGradients:
         return self._left_out_errors(step).mean()
 
     def _left_out_errors(self, step: int) -> Tensor:
-        settings, generator = self.plan.method("weighting"), stream(self.plan.seed, "meta", step)
+        settings, generator = self.plan.method_settings("weighting"), stream(self.plan.seed, "meta", step)
         found = []
         for split, count in (("train", settings.gate_train_rows), ("meta_dev", settings.meta_batch_size)):
             if count:

@@ -132,7 +132,7 @@ class Trial:
         self.rounds: BranchTrainer | None = None
         if isinstance(self.update.weighting, BranchWeighting):
             self.rounds = BranchTrainer(self.update, process_group, self._new_optimizer, self._take, self._on_meta_dev)
-        self.phases: tuple[Phase, ...] = METHODS[plan.schedule].load()(plan.training, plan.method("schedule"))
+        self.phases: tuple[Phase, ...] = METHODS[plan.schedule].load()(plan.training, plan.method_settings("schedule"))
         self.phase = self.phase_step = self.step = self.evaluations_without_improvement = 0
         self.steps_in_rounds = 0  # steps of the phase that rounds took, before ordinary ones
         self.best: dict[str, float] | None = None

@@ -73,9 +73,9 @@ class Update:
         self.body, self.heads = network.body_parameters(), network.head_parameters()
         self.parameters = [*self.body, *self.heads]
         self.weighting: Weighting = METHODS[plan.weighting].load()(
-            plan.objectives, plan.method("weighting"), *([plan.weights] if plan.weights else [])
+            plan.objectives, plan.method_settings("weighting"), *([plan.weights] if plan.weights else [])
         )
-        self.surgery = METHODS[plan.surgery].load()(plan.method("surgery"))
+        self.surgery = METHODS[plan.surgery].load()(plan.method_settings("surgery"))
         self.order = ShuffledRows(len(splits("train")), plan.seed)
         self.capture = LayerCapture(network, self.body)
         self.dev_gradients = DevGradients(plan, network, splits, batches, classes, process_group, self.arithmetic)

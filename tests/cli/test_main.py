@@ -61,7 +61,7 @@ def write_run(name: str, trials: int = 2, seconds: float = 6.0) -> Path:
         for arm, number in [("search", n) for n in range(trials)] + [("fine_tune", 0)]:
             params = {"eta_neg": -0.5, "lr": 1e-4 * (number + 1)} if arm == "search" else {}
             plan = search.resolve(arm, params, number=number, seed=0, labels=["a", "b"])
-            ledger.event("asked", plan.trial_id, detail={"plan": json.loads(plan.to_json())})
+            ledger.event("asked", plan.trial_id, detail={"plan": plan.to_dict()})
             ledger.commit(row(plan, score=0.5 + number / 10, seconds=seconds))
     return folder
 

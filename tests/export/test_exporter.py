@@ -70,7 +70,7 @@ def test_exported_model_logits_equal_trained_network(run: Run, exported: Path) -
     from raysearch.training.trainer import build
 
     best = run.best()
-    plan = TrialPlan.from_json(json.dumps(best["plan"]))
+    plan = TrialPlan.from_dict(best["plan"])
     data = Path(plan.task["data"])
     network = build(plan, json.loads((data / "data.json").read_text())).eval()
     parameters = checkpoint.load(run.path / "trials" / best["trial_id"] / "best.safetensors")["parameters"]
@@ -90,7 +90,7 @@ def test_exported_search_resolves_to_exported_plan(run: Run, exported: Path) -> 
     assert search.budget.trials == 1
     plan = TrialPlan.from_json((exported / "plan.json").read_text())
     assert search.resolve("search", {}, number=0, seed=search.seeds[0], labels=plan.task["labels"]).key == plan.key
-    assert plan.key == TrialPlan.from_json(json.dumps(run.best()["plan"])).key
+    assert plan.key == TrialPlan.from_dict(run.best()["plan"]).key
     assert str(run.path) not in (exported / "plan.json").read_text()
 
 

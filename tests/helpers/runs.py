@@ -135,7 +135,7 @@ class SyntheticWriter:
         rng, began = self.rng, self.now
         final = synthetic_score(plan.params, rng) if score is None else score
         whose = {"trial_id": plan.trial_id, "attempt": 0}
-        self.ledger.event("asked", plan.trial_id, detail={"plan": json.loads(plan.to_json())})
+        self.ledger.event("asked", plan.trial_id, detail={"plan": plan.to_dict()})
         self.ledger.event("started", plan.trial_id, detail={"device": "cpu"})
         best, best_step = None, None
         for step in range(EVERY, steps + 1, EVERY):

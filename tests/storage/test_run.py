@@ -30,7 +30,7 @@ def ledger(tmp_path):
 
 def commit(ledger, number, state="complete", score=0.5, seed=0, arm="search", role="search", **changed):
     plan = synthetic_plan(arm, number, seed, role, {"k": number})
-    ledger.event("asked", plan.trial_id, detail={"plan": json.loads(plan.to_json())})
+    ledger.event("asked", plan.trial_id, detail={"plan": plan.to_dict()})
     row = {"trial_id": plan.trial_id, "arm": arm, "role": role, "number": number, "seed": seed}
     row |= {"state": state, "score": score, "steps": 100, "best_step": 80, "plan": plan.to_json(), "params": '{"k": 1}'}
     ledger.commit(row | changed)
@@ -132,7 +132,7 @@ def test_status_of_a_finished_run_is_complete(run):
 def test_status_of_unfinished_trial_is_running_or_interrupted(ledger):
     commit(ledger, 0)
     plan = synthetic_plan("fine_tune", 0, 0, "search", {})
-    ledger.event("asked", plan.trial_id, detail={"plan": json.loads(plan.to_json())}, durable=True)
+    ledger.event("asked", plan.trial_id, detail={"plan": plan.to_dict()}, durable=True)
     run = open_run(ledger.folder)
     status = run.status()
     assert status["state"] == "running"

@@ -149,7 +149,7 @@ def test_exported_image_model_reproduces_the_trial_score(
 def test_exported_image_model_logits_equal_trained_network(exported: tuple[str, Run, Path]) -> None:
     _, run, folder = exported
     best = run.best()
-    trained = TrialPlan.from_json(json.dumps(best["plan"]))
+    trained = TrialPlan.from_dict(best["plan"])
     data = Path(trained.task["data"])
     network = build(trained, json.loads((data / "data.json").read_text())).eval()
     values = checkpoint.load(run.path / "trials" / best["trial_id"] / "best.safetensors")["parameters"]
