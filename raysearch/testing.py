@@ -86,9 +86,9 @@ def _check_coefficients(weighting: Weighting, sampled: list[int]) -> None:
     if sampled:
         total = float(factors.objectives.sum())
         assert abs(total - 1) < 1e-6, f"the coefficients of the sampled objectives sum to {total}, not 1"
-        counts = weighting.rows(sampled, 32)
-        assert len(counts) == len(sampled), "rows() does not match the sampled objectives"
-        assert all(count >= 1 for count in counts), f"rows() leaves an objective without examples: {counts}"
+        counts = weighting.split_batch(sampled, 32)
+        assert len(counts) == len(sampled), "split_batch() does not match the sampled objectives"
+        assert all(count >= 1 for count in counts), f"split_batch() leaves an objective without examples: {counts}"
     weights = weighting.weights()
     assert len(weights) == len(weighting.names()), "weights() and names() have different lengths"
 
