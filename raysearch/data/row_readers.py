@@ -10,15 +10,13 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from raysearch.errors import SpecError, did_you_mean
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):  # a tuple, because there is one for every row
     """Where a row stands in its source."""
 
     source: str
@@ -51,9 +49,9 @@ def read_rows(path: Path, columns: Sequence[str] | None, what: str, suffixes: Se
         raise unreadable_file(path, what, ", ".join(suffixes))
     is_empty = True
     for place, row in _READERS[suffix](path, columns):
-        for column in columns or ():
-            if column not in row:
-                raise place.error(column, f"no such column{did_you_mean(column, row)}")
+        if columns and not row.keys() >= set(columns):
+            column = next(column for column in columns if column not in row)
+            raise place.error(column, f"no such column{did_you_mean(column, row)}")
         is_empty = False
         yield place, row
     if is_empty:
@@ -100,8 +98,9 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> Any:
 
 
 def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    source = str(path)
     for number, row in enumerate(read_parquet(path, columns).to_pylist(), 1):
-        yield Place(str(path), number), row
+        yield Place(source, number), row
 
 
 def _read_utf8(path: Path) -> str:
@@ -115,19 +114,21 @@ def _read_utf8(path: Path) -> str:
 
 def _jsonl_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     del columns
+    source = str(path)
     for number, line in enumerate(_read_utf8(path).split("\n"), 1):  # not splitlines: texts hold other separators
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise SpecError(f"not JSON: {error.msg} at column {error.colno}", file=str(path), line=number) from None
+            raise SpecError(f"not JSON: {error.msg} at column {error.colno}", file=source, line=number) from None
         if not isinstance(row, dict):
-            raise SpecError("a line must be one JSON object", file=str(path), line=number)
-        yield Place(str(path), number, is_line=True), row
+            raise SpecError("a line must be one JSON object", file=source, line=number)
+        yield Place(source, number, is_line=True), row
 
 
 def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    source = str(path)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(io.StringIO(_read_utf8(path), newline=""), delimiter=delimiter, strict=True)
     limit = csv.field_size_limit(1 << 30)
@@ -136,7 +137,7 @@ def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
         for column in columns or ():
             if column not in header:
                 problem = f"no column {column!r} in the header{did_you_mean(column, header)}"
-                raise SpecError(problem, file=str(path), line=1)
+                raise SpecError(problem, file=source, line=1)
         stop = reader.line_num
         for values in reader:
             start, stop = stop + 1, reader.line_num
@@ -144,10 +145,10 @@ def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
                 if not values:
                     continue
                 problem = f"{len(values)} fields where the header has {len(header)}"
-                raise SpecError(problem, file=str(path), line=start)
-            yield Place(str(path), start, is_line=True), dict(zip(header, values, strict=True))
+                raise SpecError(problem, file=source, line=start)
+            yield Place(source, start, is_line=True), dict(zip(header, values, strict=True))
     except csv.Error as error:
-        raise SpecError(f"not CSV: {error}", file=str(path), line=reader.line_num) from None
+        raise SpecError(f"not CSV: {error}", file=source, line=reader.line_num) from None
     finally:
         csv.field_size_limit(limit)
 
