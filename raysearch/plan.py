@@ -79,7 +79,7 @@ class TrialPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the values that JSON can hold; `from_dict` gives the same plan back."""
-        plain: dict[str, Any] = self.to_dict()
+        plain: dict[str, Any] = json.loads(self.to_json())
         return plain
 
     @classmethod
