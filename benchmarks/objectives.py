@@ -37,8 +37,8 @@ from raysearch.config.search_config import Search
 from raysearch.distributed import ProcessGroup
 from raysearch.gradients.directional import finite_differences, jvp
 from raysearch.gradients.flat import assign_gradient, flat_gradient
+from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import prepare
-from raysearch.modalities.text.outputs import example_losses
 from raysearch.models.heads import LabelHead
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial

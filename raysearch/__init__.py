@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from raysearch.config.search_config import Search
     from raysearch.errors import RunError, SpecError
     from raysearch.modalities.image.export import load_image_model
+    from raysearch.modalities.loading import load_space
     from raysearch.objectives.objective import Objective
-    from raysearch.objectives.space import Space, load_space
+    from raysearch.objectives.space import Space
     from raysearch.plan import TrialPlan
     from raysearch.search.launch import launch
     from raysearch.storage.run import Run, open_run
@@ -35,7 +36,7 @@ _HOME = {
     "launch": "search.launch",
     "load_image_model": "modalities.image.export",
     "load_search": "config.loading",
-    "load_space": "objectives.space",
+    "load_space": "modalities.loading",
     "open_run": "storage.run",
 }
 

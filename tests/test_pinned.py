@@ -213,7 +213,7 @@ def listings() -> dict[str, Any]:
 def trained(name: str, root: Path) -> dict[str, Any]:
     """Hashes and a few numbers of what a tiny trial said, and of its weights at the end."""
     search = Search.from_dict(TRIALS[name])
-    data = root / f"data-{search.task.kind}"
+    data = root / f"data-{search.task.modality}"
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data))
     prepare(search.task, plan.model, data, HERE / "data")
     threads = torch.get_num_threads()

@@ -12,9 +12,9 @@ from raysearch.errors import SpecError, did_you_mean
 from raysearch.formatting import format_interval
 from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES
-from raysearch.objectives.literature import literature_name
+from raysearch.modalities import all_modalities
+from raysearch.modalities.loading import load_space
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import STAGES_OF, load_space
 from raysearch.schema import catalog, yaml_source
 from raysearch.search.dry_run import outline
 from raysearch.training_settings import TrainingSettings
@@ -58,13 +58,13 @@ def described(thing: str) -> list[Row]:
         found += [_method(thing)] if thing in METHODS else []
         found += [_setting(thing)] if thing in SETTINGS else []
         found += [
-            {"primitive": thing, "of": kind, "stage": stage, "meaning": primitives[thing]}
-            for kind, stages in STAGES_OF.items()
-            for stage, primitives in stages.items()
+            {"primitive": thing, "of": modality.name, "stage": stage, "meaning": primitives[thing]}
+            for modality in all_modalities()
+            for stage, primitives in modality.taxonomy.stages.items()
             if thing in primitives
         ]
     if not found:
-        known = {*METHODS, *SETTINGS, *(p for stages in STAGES_OF.values() for stage in stages.values() for p in stage)}
+        known = {*METHODS, *SETTINGS, *(p.name for modality in all_modalities() for p in modality.taxonomy.primitives)}
         known |= {name for each in catalog.CATALOGS for name in catalog.names(each)}
         raise SpecError(f"nothing is called {thing!r}; did you mean {_nearest(thing, known)}")
     return found
@@ -101,7 +101,7 @@ def _space(name: str) -> Row:
         **stages,
         "excluded": "\n".join(", ".join(f"{s} {' or '.join(p)}" for s, p in rule.items()) for rule in space.exclude),
         "count": len(space.objectives),
-        "named": {o.name: known for o in space.objectives if (known := literature_name(o))},
+        "named": {o.name: known for o in space.objectives if (known := space.taxonomy.literature_name(o))},
         "objectives": [objective.name for objective in space.objectives],
     }
 
@@ -114,7 +114,7 @@ def why_not(thing: str, objective: str) -> Row:
     if len(parts) != len(stages):
         raise SpecError(f"{objective!r} is no objective: one is named {'/'.join(stages)}")
     named = Objective(**dict(zip(stages, parts, strict=True)))
-    known = literature_name(named) if space.modality == "text" else ""
+    known = space.taxonomy.literature_name(named)
     reason = space.why_not(named)
     return {"space": space.name, "objective": named.name, "named": known, "legal": reason is None, "why not": reason}
 

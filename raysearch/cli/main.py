@@ -63,7 +63,7 @@ def check(file: File, overrides: Set = None, address: Address = None, json: Json
 
     With an address, what this machine lacks is not held against it.
     """
-    from raysearch.objectives.space import load_space
+    from raysearch.modalities.loading import load_space
     from raysearch.search.dry_run import outline
 
     if Path(file).parent.name == "spaces":

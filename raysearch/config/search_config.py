@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,9 +33,8 @@ from raysearch.config.sections import (
 )
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
-from raysearch.modalities.image.config import ImageModel, ImageTask
-from raysearch.modalities.table.config import TableModel, TableTask
-from raysearch.modalities.text.config import TextModel, TextTask
+from raysearch.modalities.base import ModelConfig, TaskConfig
+from raysearch.modalities.loading import read_model, read_task
 from raysearch.objectives.space import Space
 from raysearch.plan import TrialPlan
 from raysearch.schema.fields import Value, key
@@ -48,10 +47,8 @@ class Search:
     """A declared search. `loading` also validates it; `launch` does so for a search that was built in Python."""
 
     name: str = key("the name of the run; the file's name, if not given")
-    task: TextTask | ImageTask | TableTask = key("the end task: the name of a built-in task, or files")
-    model: TextModel | ImageModel | TableModel = key(
-        "the encoder: the name of a built-in model, or where it comes from"
-    )
+    task: TaskConfig = key("the end task: the name of a built-in task, or files")
+    model: ModelConfig = key("the encoder: the name of a built-in model, or where it comes from")
     method: MethodSpec = key(
         "weighting x surgery x schedule; a family that is a dimension is left out", default_factory=MethodSpec
     )
@@ -88,7 +85,9 @@ class Search:
         SpecError for the first thing that is wrong with it.
         """
         settings = fixed_settings(node["settings"]) if "settings" in node else {}
-        search = node.fields_of(cls, {"settings": settings, "spaces": {}})
+        readers: dict[str, Callable[[Node], Any]] = {"task": read_task, "model": read_model}
+        sections = {name: read(node[name]) for name, read in readers.items() if name in node}
+        search = node.fields_of(cls, {**sections, "settings": settings, "spaces": {}})
         if "name" not in node:
             raise node.error("the key 'name' is missing")
         searched = {family: "" for family in FAMILIES if family in search.dimensions}

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from raysearch.config.arm import PHASE_STEPS, Arm, order_dimensions
 from raysearch.config.compatibility import Methods, has_auxiliaries, needs_meta_dev, uses_setting, why_incompatible
 from raysearch.config.dimension import Dimension
-from raysearch.config.modality_checks import check_kinds
 from raysearch.config.objective_weights import why_weight_unused
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, SETTINGS, WEIGHT_PREFIX
 from raysearch.config.sections import DECLARED_SAMPLERS
@@ -21,7 +20,8 @@ from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
 from raysearch.methods import DEFAULT_METHODS, FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
-from raysearch.objectives.space import STAGES_OF
+from raysearch.modalities import all_modalities, load_modality
+from raysearch.modalities.loading import accepts_model
 from raysearch.schema.fields import Value
 from raysearch.schema.node import Keys, Node
 from raysearch.storage.states import MAIN_ARM
@@ -42,7 +42,7 @@ def validate_search(search: Search, node: Node) -> None:
         _methods,
         _used,
         _profiles,
-        check_kinds,
+        _modalities,
         _spaces,
         _values,
         _budget,
@@ -204,6 +204,33 @@ def _without_auxiliaries(arms: Iterable[Arm]) -> str:
     return f"weighting {_quoted_choice(weightings)} has no auxiliaries"
 
 
+def _modalities(search: Search, node: Node) -> None:
+    """Space, model and settings are of the task's modality."""
+    modality = load_modality(search.task.modality)
+    for name, space in search.spaces.items():
+        if space.modality != modality.name:
+            noun = load_modality(space.modality).noun
+            problem = f"{name} has objectives on {noun}, and the task is of {modality.noun}"
+            raise node.error(problem, *_named_at(search, name))
+        if problem := modality.space_problem(search.task, space):
+            raise node.error(f"{problem} ({name})", *_named_at(search, name))
+    if not accepts_model(modality, search.model):
+        presets = ", ".join(sorted(modality.model_presets))
+        raise node.error(f"is no model for {modality.noun}; such as {presets}, or {modality.model_example}", "model")
+    for name in modality.unused_settings:
+        for under in ("settings", "dimensions"):
+            if getattr(search, under).get(name, DEFAULTS[name]) != DEFAULTS[name]:
+                raise node.error(f"has no effect on {modality.noun}", under, name)
+
+
+def _named_at(search: Search, space: str) -> Keys:
+    """Returns where a space is named."""
+    if search.space == space:
+        return ("space",)
+    named = [name for name, baseline in search.baselines.items() if baseline.space == space]
+    return ("baselines", named[0], "space") if named else ("dimensions", "space")
+
+
 def _spaces(search: Search, node: Node) -> None:
     """Arms with auxiliaries have a space, with text for it, and a primitive to leave out is there."""
     needing = [name for name, arm in search.arms.items() if any(map(has_auxiliaries, arm.method_combinations()))]
@@ -220,13 +247,6 @@ def _spaces(search: Search, node: Node) -> None:
         if baseline.space and name not in needing:
             unused = f"is not used: {_without_auxiliaries([search.arms[name]])}"
             raise node.error(unused, "baselines", name, "space")
-    for name, space in search.spaces.items():
-        for data in space.stages["data"]:
-            if key := search.task.lacks(data):
-                what, file = ("rows", "") if search.task.kind == "table" else ("text", " file")
-                raise node.error(
-                    f"has objectives on {data} {what}, and the task has no `{key}`{file} ({name})", "space"
-                )
     for name in (*search.dimensions, *search.settings):
         objectives = [each for space in search.spaces.values() for each in space.objectives]
         if name.startswith(WEIGHT_PREFIX) and (problem := why_weight_unused(name, objectives)):
@@ -235,7 +255,7 @@ def _spaces(search: Search, node: Node) -> None:
         known = sorted({p for space in search.spaces.values() for p in space.stages.get(stage, ())})
         if name.startswith(INCLUDE_PREFIX) and primitive not in known:
             under = "dimensions" if name in search.dimensions else "settings"
-            every = {*known, *(p for stages in STAGES_OF.values() for p in stages.get(stage, ()))}
+            every = {*known, *(p for modality in all_modalities() for p in modality.taxonomy.stages.get(stage, ()))}
             if primitive not in every:
                 raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, every)}", under, name)
             raise node.error(f"{primitive!r} is not in the space{did_you_mean('', known)}", under, name)

@@ -20,10 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import Split, load_metadata, load_prepared_data
@@ -32,18 +30,14 @@ from raysearch.export import test_split
 from raysearch.export.model_card import card
 from raysearch.export.retrain import Verification, compare, sha256_of, train_again
 from raysearch.formatting import format_count
-from raysearch.modalities.batch import labels_of
-from raysearch.modalities.image.export import logits_of, save_image_model
-from raysearch.modalities.image.network import ImageNetwork
+from raysearch.modalities import modality_of
+from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import open_split
-from raysearch.modalities.text.batches import padded
-from raysearch.modalities.text.network import TextNetwork
-from raysearch.modalities.text.outputs import example_losses
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, TrialRole
 from raysearch.training.metrics import score
-from raysearch.training.trainer import EVALUATION_BATCH, build, set_parameters, vocabulary_of
+from raysearch.training.trainer import build, set_parameters
 
 TOLERANCE = 0.005  # points of score between the trained and the exported model: other masks, other rounding
 
@@ -80,8 +74,8 @@ def export(run: Run, folder: Path | str, trial: str = "best", verify: bool = Fal
         raise RunError(f"{folder} is there already and not empty; export to another folder, or remove it")
     row = _row(run, trial)
     plan = test_split.plan_of(run, row)
-    if "mlp" in plan.model:
-        raise RunError(f"{run.path}: models of tables are not exported; the weights lie in best.safetensors of a trial")
+    if problem := modality_of(load_metadata(Path(plan.task["data"]))).no_export:
+        raise RunError(f"{run.path}: {problem}; the weights lie in best.safetensors of a trial")
     draft = folder.parent / f".{folder.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -100,8 +94,8 @@ def _export(
     parameters, again = test_split.parameters_of_trial(run, row, plan)
     notes = ["the run kept no weights of this trial: it was trained again for this export"] if again else []
     _save_model(plan, parameters, draft)
-    data, longest = Path(plan.task["data"]), plan.training.max_length
-    select_dev, loss = _score(draft, open_split(data, "select_dev"), data, longest)
+    data = Path(plan.task["data"])
+    select_dev, loss = _score(draft, open_split(data, "select_dev"), plan)
     _check_same(run, row, select_dev, loss)
     verified = compare(row, parameters, again or train_again(run, row, plan)) if verify else None
     digest = sha256_of(parameters)
@@ -178,39 +172,14 @@ def _save_model(plan: TrialPlan, parameters: Mapping[str, Tensor], folder: Path)
     about = load_metadata(data)
     network = build(plan, about)
     set_parameters(network, dict(parameters))
-    if isinstance(network, ImageNetwork):
-        save_image_model(network, plan, about, folder)
-        return
-    assert isinstance(network, TextNetwork)
-    model = network.classifier()
-    model.config.id2label = dict(enumerate(about["labels"]))
-    model.config.label2id = {label: i for i, label in enumerate(about["labels"])}
-    model.config.pad_token_id = about["tokens"]["pad"]
-    model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(str(data / "tokenizer"), model_max_length=plan.training.max_length)
-    tokenizer.save_pretrained(str(folder))
+    modality_of(about).export(network, plan, about, data, folder)
 
 
-def _score(folder: Path, split: Split, data: Path, longest: int) -> tuple[float, float]:
-    """Metric and mean loss (nat) on a split of the model that `folder` holds, loaded as its users will."""
-    about = load_metadata(data)
-    said, wanted = (
-        logits_of(folder, split) if about.get("kind") == "image" else _text_logits(folder, split, about, longest)
-    )
-    return score(about["metric"], wanted, said), float(example_losses(said, wanted).mean())
-
-
-def _text_logits(folder: Path, split: Split, about: Mapping[str, Any], longest: int) -> tuple[Tensor, Tensor]:
-    vocabulary = vocabulary_of(dict(about))
-    model = AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
-    logits, labels = [], []
-    with torch.no_grad():
-        for rows in torch.arange(len(split)).split(EVALUATION_BATCH):
-            tokens = padded(split, rows.tolist(), vocabulary, longest)
-            real = (tokens != vocabulary.pad).long()
-            logits.append(model(input_ids=tokens, attention_mask=real).logits.float())
-            labels.append(labels_of(split, rows))
-    return torch.cat(logits), torch.cat(labels)
+def _score(folder: Path, split: Split, plan: TrialPlan) -> tuple[float, float]:
+    """Returns metric and mean loss (nat) on a split of the model that `folder` holds, loaded as its users load it."""
+    metadata = load_metadata(Path(plan.task["data"]))
+    logits, labels = modality_of(metadata).predict(folder, split, plan, metadata)
+    return score(metadata["metric"], labels, logits), float(example_losses(logits, labels).mean())
 
 
 def _write_papers(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: Exported, folder: Path) -> None:
@@ -253,7 +222,4 @@ def _test(
         trials = ", ".join(sorted({opening["trial_id"] for opening in before}))
         times = format_count(len(before), "time")
         notes.append(f"test was opened {times} before, for {trials}: to choose by these scores is to select on test")
-    longest = plan.training.max_length
-    return test_split.open_test(
-        run, row, digest, "export", lambda: _score(model, open_split(data, "test"), data, longest)
-    )
+    return test_split.open_test(run, row, digest, "export", lambda: _score(model, open_split(data, "test"), plan))

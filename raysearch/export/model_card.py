@@ -12,6 +12,8 @@ import yaml
 from raysearch.data.prepared import PreparedData, load_metadata
 from raysearch.formatting import format_count
 from raysearch.methods import FAMILIES, METHODS
+from raysearch.modalities import modality_of
+from raysearch.modalities.base import CardFacts
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, TrialRole
@@ -19,17 +21,14 @@ from raysearch.storage.states import MAIN_ARM, TrialRole
 
 def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: PreparedData, result: Mapping[str, Any]) -> str:
     """The Markdown text; `row` is the trial's, `result` what result.json holds."""
-    base = plan.model.get("path") or plan.model.get("package") or _timm_base(plan)
-    images = load_metadata(data.folder).get("kind") == "image"
-    own = images and bool(plan.model.get("image") or plan.model.get("timm"))
-    head: dict[str, Any] = {"library_name": "raysearch" if own else "transformers"}
-    head |= {"pipeline_tag": f"{'image' if images else 'text'}-classification", "tags": ["raysearch"]}
+    facts = modality_of(load_metadata(data.folder)).card_facts(plan)
+    head: dict[str, Any] = {"library_name": facts.library, "pipeline_tag": facts.pipeline, "tags": ["raysearch"]}
     head |= {"base_model": plan.model["path"]} if plan.model.get("path") else {}
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {data.task}: {row['trial_id']} of run {run.name}\n",
-        f"{_first_sentence(plan, data, base, images)}\n",
-        _usage(images, own),
+        f"{_first_sentence(plan, data, facts)}\n",
+        f"```python\n{facts.usage}```\n",
         f"## Scores\n\n{_scores(row, result)}\n",
         f"## The search behind it\n\n{_search(run, row, result)}\n",
         f"## How it was trained\n\n{_training(plan)}\n",
@@ -40,44 +39,12 @@ def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: PreparedData, 
     return "\n".join(parts)
 
 
-def _first_sentence(plan: TrialPlan, data: PreparedData, base: str | None, images: bool) -> str:
+def _first_sentence(plan: TrialPlan, data: PreparedData, facts: CardFacts) -> str:
     labels = ", ".join(f"`{label}`" for label in data.labels)
-    begun = f"begun from `{base}`" if base else f"a {_encoder(plan)} encoder begun from random weights"
+    loaded = f"begun from `{facts.loaded_from}`"
+    begun = loaded if facts.loaded_from else f"a {facts.encoder} encoder begun from random weights"
     kept = f", its first {plan.model['layers']} layers" if plan.model.get("layers") else ""
-    return (
-        f"{'Image' if images else 'Sequence'} classification over {len(data.labels)} labels ({labels}), {begun}{kept}."
-    )
-
-
-def _timm_base(plan: TrialPlan) -> str | None:
-    return f"timm/{plan.model['timm']}" if plan.model.get("pretrained") else None
-
-
-def _encoder(plan: TrialPlan) -> str:
-    model = plan.model
-    if model.get("image") == "wide_resnet":
-        return f"WRN-{model['depth']}-{model['widen']}"
-    return str(model.get("image") or model.get("timm") or model["config"]["model_type"])
-
-
-def _usage(images: bool, own: bool) -> str:
-    if own:
-        return (
-            "```python\nimport raysearch\n\n"
-            'model = raysearch.load_image_model("PATH OF THIS FOLDER")\n'
-            'print(model.predict(["an image.png"]))\n```\n'
-        )
-    if images:
-        return (
-            "```python\nfrom transformers import pipeline\n\n"
-            'classify = pipeline("image-classification", model="PATH OF THIS FOLDER")\n'
-            'print(classify("an image.png"))\n```\n'
-        )
-    return (
-        "```python\nfrom transformers import pipeline\n\n"
-        'classify = pipeline("text-classification", model="PATH OF THIS FOLDER")\n'
-        'print(classify("a text", truncation=True))\n```\n'
-    )
+    return f"{facts.task} over {len(data.labels)} labels ({labels}), {begun}{kept}."
 
 
 def _scores(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:

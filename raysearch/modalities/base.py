@@ -1,16 +1,222 @@
-"""What tasks of more than one kind declare, and what is refused of it."""
+"""The protocol of a modality, and what the declarations of tasks and models share."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from raysearch.objectives.space import EXTRA
-from raysearch.schema.node import Node
+from raysearch.objectives.primitive import EXTRA, Taxonomy
+from raysearch.schema.fields import setting
+from raysearch.schema.node import Keys, Node, to_plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raysearch.data.pipeline import Preparation
+    from raysearch.data.prepared import Split
+    from raysearch.modalities.batch import BatchBuilder, OpenSplit
+    from raysearch.models.network import Network
+    from raysearch.objectives.space import Space
+    from raysearch.plan import TrialPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """An end task as a search declares it: the keys that all modalities share.
+
+    A relative path is looked for under the data root, then in `base`.
+    """
+
+    modality: ClassVar[str]
+
+    name: str
+    train: str | None = None
+    dev: str | None = None
+    test: str | None = None
+    metric: str = "accuracy"
+    split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
+    meta_dev: float = setting(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
+    base: str = ""  # the folder of the declaring file
+
+    @classmethod
+    def read(cls, node: Node) -> Self:
+        """Returns the task that a mapping declares, without its key `kind:`. Raises SpecError."""
+        task = node.fields_of(cls)
+        check_split(task.split, node)
+        return task
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what `loading.read_task` reads."""
+        parts = {field.name: to_plain(getattr(self, field.name)) for field in fields(self)}
+        return {name: part for name, part in parts.items() if part not in (None, "", {}, [])}
+
+    def missing_packages(self) -> Iterable[tuple[str, Keys]]:
+        """Returns a problem for each package that the task needs and this machine lacks, with the key below task."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """An encoder as a search declares it."""
+
+    own_keys: ClassVar[tuple[str, ...]]  # a declaration with one of these keys is of this class
+
+    @classmethod
+    def read(cls, node: Node) -> Self:
+        """Returns the model that a mapping declares. Raises SpecError."""
+        return node.fields_of(cls)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what `loading.read_model` reads, and what a plan holds."""
+        parts = {field.name: to_plain(getattr(self, field.name)) for field in fields(self)}
+        return {name: part for name, part in parts.items() if part not in (None, "", {}, [])}
+
+    def missing_packages(self) -> Iterable[tuple[str, Keys]]:
+        """Returns a problem for each package that the model needs and this machine lacks, with the key below model."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceModel(ModelConfig):
+    """A Hugging Face encoder: built from a config, or loaded from a path or a hub name."""
+
+    own_keys: ClassVar[tuple[str, ...]] = ("config", "path")
+
+    config: dict[str, Any] | None = None
+    path: str | None = None
+    layers: int = setting(0, "layers kept of a loaded encoder, from the input; 0 all", low=0)
+
+    @classmethod
+    def read(cls, node: Node) -> Self:
+        """Returns the encoder that a mapping declares. Raises SpecError."""
+        model = node.fields_of(cls)
+        if sum(source is not None for source in model.sources) != 1:
+            raise node.error("must have one of config, path and package")
+        if model.config is not None and not isinstance(model.config.get("model_type"), str):
+            raise node.error("the key 'model_type' is missing, such as bert or roberta", "config")
+        if model.config is not None and model.layers:
+            raise node.error("a config says num_hidden_layers itself", "layers")
+        return model
+
+    @property
+    def sources(self) -> tuple[object, ...]:
+        """What the encoder is made from; one of them is not None."""
+        return self.config, self.path
+
+    @property
+    def model_type(self) -> str:
+        """Hugging Face's name of the architecture, such as bert; empty if it is known only once the model is loaded."""
+        return str(self.config["model_type"]) if self.config else ""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what `read` reads, and what a plan holds."""
+        parts = {field.name: to_plain(getattr(self, field.name)) for field in fields(self)}
+        return {name: part for name, part in parts.items() if part}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a model card says of an exported model of a modality."""
+
+    library: str  # that loads the model, such as transformers
+    pipeline: str  # Hugging Face's name of the task, such as text-classification
+    task: str  # in words, such as "Sequence classification"
+    encoder: str  # in words, such as "bert"
+    loaded_from: str | None  # None for an encoder that was randomly initialised
+    usage: str  # Python that loads and uses the model
+
+
+class Modality(ABC):
+    """Everything that raysearch knows about one kind of data.
+
+    An implementation imports torch only within the methods that need it, so that `check`, `ls` and `show` do not.
+    """
+
+    name: ClassVar[str]  # `kind:` in YAML
+    noun: ClassVar[str]  # its data in messages, such as "images"
+    taxonomy: ClassVar[Taxonomy]
+    model_example: ClassVar[str] = "{path: NAME}"  # a declaration of a model that is no preset
+    hugging_face_types: ClassVar[frozenset[str]] = frozenset()  # `model_type`s that are known to be of this modality
+    unused_settings: ClassVar[tuple[str, ...]] = ()  # settings that have no effect on its tasks
+
+    # ---- what a search declares ----
+
+    @property
+    @abstractmethod
+    def task_config(self) -> type[TaskConfig]:
+        """The class of its tasks' declarations."""
+
+    @property
+    @abstractmethod
+    def model_configs(self) -> tuple[type[ModelConfig], ...]:
+        """The classes of its models' declarations."""
+
+    @property
+    @abstractmethod
+    def task_presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Declarations of tasks by name, each with `kind:` unless it is the default modality."""
+
+    @property
+    @abstractmethod
+    def model_presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Declarations of models by name."""
+
+    def space_problem(self, task: TaskConfig, space: Space) -> str:
+        """Returns why the task cannot have the objectives of the space, of the same modality; empty if it can."""
+        del task, space
+        return ""
+
+    # ---- prepared data ----
+
+    @property
+    @abstractmethod
+    def preparation(self) -> Preparation[Any, Any]:
+        """How its data are read, split, written and opened."""
+
+    # ---- training ----
+
+    @abstractmethod
+    def batch_builder(self, plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> BatchBuilder:
+        """Returns the builder of a trial's batches; `metadata` is what data.json holds."""
+
+    @abstractmethod
+    def network(self, plan: TrialPlan, metadata: Mapping[str, Any]) -> Network:
+        """Returns the plan's network, randomly initialised or loaded."""
+
+    # ---- export ----
+
+    @property
+    def no_export(self) -> str:
+        """Why models of this modality are not exported; empty if they are."""
+        return f"models of {self.noun} are not exported"
+
+    def export(self, network: Network, plan: TrialPlan, metadata: Mapping[str, Any], data: Path, folder: Path) -> None:
+        """Writes body and end-task head of `network` to `folder`; `data` is the folder of prepared data."""
+        raise NotImplementedError(self.no_export)
+
+    def predict(
+        self, folder: Path, split: Split, plan: TrialPlan, metadata: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns logits and labels of a split, by the model that `folder` holds, loaded as its users will load it."""
+        raise NotImplementedError(self.no_export)
+
+    def card_facts(self, plan: TrialPlan) -> CardFacts:
+        """Returns what a model card says of the plan's model."""
+        raise NotImplementedError(self.no_export)
+
+
+def is_missing(package: str) -> bool:
+    """Is the package not installed?"""
+    return importlib.util.find_spec(package) is None
 
 
 def check_split(split: Mapping[str, float] | None, node: Node) -> None:
-    """Refuse a task's `split`, if it has one, unless it gives dev and test shares that leave some rows to train on."""
+    """Raises SpecError unless a task's `split` gives dev and test shares that leave some examples to train on."""
     if split is None:
         return
     node["split"].mapping(("dev", "test"))
@@ -23,7 +229,7 @@ def check_split(split: Mapping[str, float] | None, node: Node) -> None:
 
 
 def check_extra(names: Iterable[str], node: Node) -> None:
-    """Refuse names of a task's `extra` data sets that no objective could have."""
+    """Raises SpecError for names of a task's `extra` data sets that no objective can have."""
     for name in names:
         if not EXTRA.fullmatch(f"extra_{name}"):
             raise node.error("a name is small letters, digits and _", "extra", name)

@@ -1,7 +1,7 @@
-"""What a step's batch is made of, whatever the kind of task: groups of rows, one for each task within the batch.
+"""What a step's batch is made of, in every modality: task batches, one for each task within the batch.
 
-All ranks draw the same global batch from the same generator, and each keeps every world-th row: sums over ranks are
-then the sums of one rank alone.
+All ranks draw the same global batch from the same generator, and each keeps every world-th example: sums over ranks
+are then the sums of one rank alone.
 """
 
 from __future__ import annotations
@@ -12,18 +12,31 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from raysearch.data.prepared import Split
-from raysearch.modalities.text.outputs import Targets
 from raysearch.objectives.objective import Objective
 
-Open = Callable[[str], Split]
+OpenSplit = Callable[[str], Split]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be predicted for the examples of one task."""
+
+    original: Tensor  # (b, ...) the inputs before the transform, or another quantity that the output predicts
+    selected: Tensor  # (b, ...) bool: where it is predicted; most often what the transform may have changed
+    labels: Tensor  # (b,) classes or float numbers, or (b, L) of 0 and 1 for several at once; empty if there are none
+    selected_total: int  # selected positions over all ranks
+    rows_total: int  # examples over all ranks
+
+
+Output = Callable[[Tensor, Targets, nn.Module], Tensor]  # the loss of hidden states, targets and a head
 
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """The rows of one task within a batch."""
+    """The examples of one task within a batch."""
 
     inputs: tuple[Tensor, ...]  # what the body takes, each (b, ...)
     targets: Targets
@@ -32,40 +45,43 @@ class TaskBatch:
         return len(self.inputs[0])
 
     def slice(self, rank: int, world: int) -> TaskBatch:
-        """Every world-th row, beginning with `rank`; the totals stay those of the whole group."""
+        """Returns every world-th example, beginning with `rank`; the totals stay those of the whole batch."""
         if world == 1:
             return self
-        return self._each(lambda rows: rows[rank::world])
+        return self._map(lambda examples: examples[rank::world])
 
     def to(self, device: torch.device) -> TaskBatch:
-        """The same rows on `device`."""
-        return self._each(lambda rows: rows.to(device))
+        """Returns the same examples on `device`."""
+        return self._map(lambda examples: examples.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
         t = self.targets
         targets = replace(t, original=change(t.original), selected=change(t.selected), labels=change(t.labels))
-        return TaskBatch(tuple(change(rows) for rows in self.inputs), targets)
+        return TaskBatch(tuple(change(examples) for examples in self.inputs), targets)
 
 
 class BatchBuilder(Protocol):
-    """A kind of task's way from row numbers to groups."""
+    """A modality's way from example numbers to task batches."""
 
     def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
-        """`rows` (b,) of a split as they are: the end task's own batch."""
+        """Returns the examples `rows` (b,) of a split unchanged: the end task's batch."""
 
     def objective_batch(self, objective: Objective, count: int, generator: Generator) -> TaskBatch:
-        """`count` examples drawn with replacement for `objective`, transformed and masked as it says."""
+        """Returns `count` examples for `objective`, drawn with replacement, transformed and masked."""
+
+    def output(self, objective: Objective) -> Output:
+        """Returns the loss function of the objective's output."""
 
     def size(self, objective: Objective) -> int:
-        """How many rows the objective's examples are drawn from."""
+        """Returns how many examples the objective draws from."""
 
     def collate(self, task_batches: Sequence[TaskBatch]) -> tuple[Tensor, ...]:
-        """The inputs of all groups, one after another, for one forward."""
+        """Returns the inputs of all task batches, one after another, for one forward."""
 
 
 def labels_of(split: Split, rows: Tensor) -> Tensor:
-    """Labels (b,) of `rows`: whole numbers for classes, float where they are numbers; empty for a split without."""
+    """Returns the labels (b,) of the examples `rows`: int64 for classes, float for numbers; empty without labels."""
     if split.labels is None:
         return torch.empty(0, dtype=torch.long)
-    found = np.asarray(split.labels)[rows.numpy()]
-    return torch.from_numpy(found if found.dtype == np.float32 else found.astype(np.int64))
+    labels = np.asarray(split.labels)[rows.numpy()]
+    return torch.from_numpy(labels if labels.dtype == np.float32 else labels.astype(np.int64))

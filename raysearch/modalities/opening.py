@@ -4,37 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raysearch.data import pipeline
 from raysearch.data.pipeline import Preparation
 from raysearch.data.prepared import PreparedData, Split, Splits, load_metadata, read_split
-from raysearch.modalities.image.dataset import ImagePreparation
-from raysearch.modalities.table.dataset import TablePreparation
-from raysearch.modalities.text.dataset import TextPreparation
-
-if TYPE_CHECKING:
-    from raysearch.modalities.image.config import ImageTask
-    from raysearch.modalities.table.config import TableTask
-    from raysearch.modalities.text.config import TextTask
-
-PREPARATIONS: dict[str, Preparation[Any, Any]] = {
-    "text": TextPreparation(),
-    "image": ImagePreparation(),
-    "table": TablePreparation(),
-}
+from raysearch.modalities import load_modality, modality_of
+from raysearch.modalities.base import TaskConfig
 
 
-def prepare(
-    task: TextTask | ImageTask | TableTask, model: Mapping[str, Any], folder: Path, data_root: Path | None = None
-) -> PreparedData:
+def prepare(task: TaskConfig, model: Mapping[str, Any], folder: Path, data_root: Path | None = None) -> PreparedData:
     """Prepares the data of a task, as `data.pipeline.prepare` does."""
-    return pipeline.prepare(PREPARATIONS[task.kind], task, model, folder, data_root)
+    return pipeline.prepare(load_modality(task.modality).preparation, task, model, folder, data_root)
 
 
 def preparation_of(folder: Path) -> Preparation[Any, Any]:
     """Returns the preparation that wrote a folder. Raises SpecError if it holds no prepared data."""
-    return PREPARATIONS[load_metadata(folder).get("kind", "text")]  # data.json of texts has no kind
+    return modality_of(load_metadata(folder)).preparation
 
 
 def open_split(folder: Path | str, name: str) -> Split:

@@ -1,15 +1,11 @@
-"""Which objectives have names in the literature, as AANG's Figures 1 and 2 and Table 2 take them apart.
+"""Which objectives on text have names in the literature, as AANG's Figures 1 and 2 and Table 2 decompose them.
 
-Models are named for their objective alone: raysearch's encoder, heads and single attention stream stay as they are.
+A model's name stands for its objective alone: raysearch's encoder, heads and single attention stream stay the same.
 """
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
-from raysearch.objectives.objective import Objective
-
-NAMED = (  # data/transform/representation/output, * for any, and the name; the first that fits
+NAMED = (  # data/transform/representation/output, * for any, and the name; the first match counts
     ("end_task/bert/bidirectional/denoise", "TAPT's masked LM (Gururangan et al. 2020)"),
     ("in_domain/bert/bidirectional/denoise", "DAPT's masked LM (Gururangan et al. 2020)"),
     ("out_of_domain/bert/bidirectional/denoise", "BERT's masked LM (Devlin et al. 2019)"),
@@ -28,8 +24,3 @@ NAMED = (  # data/transform/representation/output, * for any, and the name; the 
     ("end_task/none/bidirectional/end_task", "the end task once more, by a head of its own"),
     ("extra_*/none/bidirectional/extra_label", "multitask learning (Caruana 1997)"),
 )
-
-
-def literature_name(objective: Objective) -> str:
-    """What the literature calls an objective on text; empty for one that has no name there."""
-    return next((name for pattern, name in NAMED if fnmatchcase(objective.name, pattern)), "")

@@ -16,12 +16,16 @@ import importlib.machinery
 import importlib.util
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raysearch.errors import SpecError, did_you_mean
+from raysearch.objectives.primitive import Primitive
+
+if TYPE_CHECKING:
+    from raysearch.schema.node import Node
 
 TAKES = {  # what a stage calls its functions with, in this order
     "data": ("open_split",),
@@ -36,15 +40,45 @@ Functions = Mapping[str, Mapping[str, Callable[..., Any]]]
 
 @dataclass(frozen=True, kw_only=True)
 class UserPrimitives:
-    """What a file of primitives holds."""
+    """The primitives of a user's file."""
 
     file: str  # absolute: every node that trains has to see it there
     sha256: str
-    stages: dict[str, dict[str, str]]  # stage, primitive, what it does
-    heads: dict[str, int | str] = field(default_factory=dict)  # of its outputs
+    primitives: tuple[Primitive, ...]
+
+    @classmethod
+    def read(cls, node: Node) -> UserPrimitives:
+        """Returns the primitives that `to_plain` wrote."""
+        node.mapping(("file", "sha256", "stages", "heads"))
+        heads = node["heads"].read(dict[str, int | str]) if "heads" in node else {}
+        stages = node["stages"].read(dict[str, dict[str, str]])
+        primitives = [
+            Primitive(stage, name, "", meaning, head=heads.get(name, "") if stage == "output" else "")
+            for stage, meanings in stages.items()
+            for name, meaning in meanings.items()
+        ]
+        return cls(file=node["file"].read(str), sha256=node["sha256"].read(str), primitives=tuple(primitives))
+
+    @property
+    def stages(self) -> dict[str, dict[str, str]]:
+        """The meaning of each primitive, by stage and name."""
+        stages: dict[str, dict[str, str]] = {}
+        for primitive in self.primitives:
+            stages.setdefault(primitive.stage, {})[primitive.name] = primitive.meaning
+        return stages
+
+    @property
+    def heads(self) -> dict[str, int | str]:
+        """The head of each output."""
+        return {primitive.name: primitive.head for primitive in self.primitives if primitive.stage == "output"}
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what `read` reads."""
+        heads = {"heads": self.heads} if self.heads else {}
+        return {"file": self.file, "sha256": self.sha256, "stages": self.stages, **heads}
 
     def plan(self) -> dict[str, Any]:
-        """What a plan holds of it."""
+        """Returns what a plan holds of the primitives."""
         return {"file": self.file, "sha256": self.sha256, "heads": self.heads}
 
 
@@ -80,7 +114,13 @@ def parse_user_primitives(file: Path, known: Mapping[str, Mapping[str, str]]) ->
     if not any(stages.values()):
         raise SpecError('defines no PRIMITIVES = {"transform": {"name": function}}', file=name)
     heads = _heads(tree, stages.get("output", {}), name)
-    return UserPrimitives(file=str(file.resolve()), sha256=hashlib.sha256(data).hexdigest(), stages=stages, heads=heads)
+    primitives = [
+        Primitive(stage, primitive, "", meaning, head=heads[primitive] if stage == "output" else "")
+        for stage, meanings in stages.items()
+        for primitive, meaning in meanings.items()
+    ]
+    digest = hashlib.sha256(data).hexdigest()
+    return UserPrimitives(file=str(file.resolve()), sha256=digest, primitives=tuple(primitives))
 
 
 def check_unchanged(file: str, sha256: str) -> bytes:

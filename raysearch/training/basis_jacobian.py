@@ -26,7 +26,7 @@ from raysearch.gradients.layer_rules import BatchNorm
 from raysearch.gradients.parameter_blocks import ParameterBlocks
 from raysearch.methods.surgery import settings as f
 from raysearch.modalities.batch import BatchBuilder
-from raysearch.modalities.text.outputs import example_losses
+from raysearch.modalities.losses import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.rng import ShuffledRows, number_of

@@ -24,7 +24,7 @@ from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK
 from raysearch.methods.weighting.branch_merging import Branch, BranchWeighting
 from raysearch.methods.weighting.settings import BranchSettings
-from raysearch.modalities.text.outputs import example_losses
+from raysearch.modalities.losses import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.rng import number_of, stream

@@ -19,7 +19,7 @@ from raysearch.data.prepared import Splits
 from raysearch.distributed import ProcessGroup
 from raysearch.gradients.flat import flat_gradient
 from raysearch.modalities.batch import BatchBuilder
-from raysearch.modalities.text.outputs import example_losses
+from raysearch.modalities.losses import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.rng import stream

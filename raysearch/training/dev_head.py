@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from raysearch.methods.weighting import settings as s
-from raysearch.modalities.text.outputs import example_losses
+from raysearch.modalities.losses import example_losses
 from raysearch.models.heads import LabelHead
 
 

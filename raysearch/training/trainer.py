@@ -22,18 +22,11 @@ from raysearch.distributed import ProcessGroup
 from raysearch.methods import METHODS
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.branch_merging import BranchWeighting
-from raysearch.modalities.batch import BatchBuilder, Open
-from raysearch.modalities.image.batches import ImageBatchBuilder
-from raysearch.modalities.image.network import ImageNetwork
+from raysearch.modalities import modality_of
+from raysearch.modalities.batch import BatchBuilder, OpenSplit
+from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import open_splits
-from raysearch.modalities.table.batches import TableBatchBuilder
-from raysearch.modalities.table.network import TableNetwork
-from raysearch.modalities.text.batches import TextBatchBuilder
-from raysearch.modalities.text.network import TextNetwork
-from raysearch.modalities.text.outputs import example_losses
-from raysearch.modalities.text.transforms import Vocabulary
 from raysearch.models.network import Network
-from raysearch.objectives.user_primitives import functions_of
 from raysearch.plan import TrialPlan
 from raysearch.rng import number_of
 from raysearch.storage.schemas import Report
@@ -85,34 +78,15 @@ def evaluate(
     return score(metric, wanted, said), float(example_losses(said, wanted).mean())
 
 
-def vocabulary_of(about: dict[str, Any]) -> Vocabulary:
-    """The token ids that data.json tells."""
-    tokens = about["tokens"]
-    return Vocabulary(tokens["vocab_size"], tokens["pad"], tokens["cls"], tokens["sep"], tokens["mask"])
-
-
-def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: Open) -> BatchBuilder:
-    """How rows of the plan's task become batches."""
-    training = plan.training
-    if about.get("kind") == "image":
-        return ImageBatchBuilder(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
-    if about.get("kind") == "table":
-        return TableBatchBuilder(open_split, tuple(about["mean"]), tuple(about["std"]), training.select_probability)
-    own = functions_of(plan.primitives)
-    return TextBatchBuilder(open_split, vocabulary_of(about), training.max_length, training.select_probability, own)
+def batches_of(plan: TrialPlan, about: dict[str, Any], open_split: OpenSplit) -> BatchBuilder:
+    """Returns the builder of the trial's batches."""
+    return modality_of(about).batch_builder(plan, about, open_split)
 
 
 def build(plan: TrialPlan, about: dict[str, Any]) -> Network:
-    """The plan's network before the first step, its new parameters drawn from the plan's seed."""
+    """Returns the plan's network before the first step, its new parameters drawn from the plan's seed."""
     torch.manual_seed(number_of(plan.seed, "parameters", 0))
-    extra = {name: len(own["labels"]) for name, own in about.get("extra", {}).items()}
-    network: Network
-    if about.get("kind") == "image":
-        network = ImageNetwork(plan, about)
-    elif about.get("kind") == "table":
-        network = TableNetwork(plan, about)
-    else:
-        network = TextNetwork(plan, len(about["labels"]), about["tokens"]["vocab_size"], extra)
+    network = modality_of(about).network(plan, about)
     if plan.training.recompute:
         network.recompute()
     return network

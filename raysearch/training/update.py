@@ -38,7 +38,7 @@ from raysearch.methods.surgery.attittud import Attittud
 from raysearch.methods.weighting.base import END_TASK, GradientQuery, GradientSimilarities, StepObservation, Weighting
 from raysearch.methods.weighting.task_sampling import no_auxiliary_tasks, sample_tasks
 from raysearch.modalities.batch import BatchBuilder, TaskBatch
-from raysearch.modalities.text.outputs import example_losses, outputs_of
+from raysearch.modalities.losses import example_losses
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.rng import ShuffledRows, number_of, stream
@@ -69,7 +69,7 @@ class Update:
         process_group: ProcessGroup,
     ) -> None:
         self.plan, self.network, self.splits, self.process_group = plan, network, splits, process_group
-        self.batches, self.classes, self.training, self.outputs = batches, classes, plan.training, outputs_of(plan)
+        self.batches, self.classes, self.training = batches, classes, plan.training
         self.body, self.heads = network.body_parameters(), network.head_parameters()
         self.parameters = [*self.body, *self.heads]
         self.weighting: Weighting = METHODS[plan.weighting].load()(
@@ -436,7 +436,7 @@ class Update:
 
     def _loss(self, task: int, hidden: Tensor, group: TaskBatch) -> Tensor:
         if task != END_TASK:
-            return self.outputs[self.plan.objectives[task].output](hidden, group.targets, self.network.heads[task])
+            return self.batches.output(self.plan.objectives[task])(hidden, group.targets, self.network.heads[task])
         return example_losses(self.network.end_task(hidden), group.targets.labels).sum() / group.targets.rows_total
 
     def arithmetic(self) -> torch.autocast:

@@ -11,7 +11,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from raysearch.objectives.space import load_space
+from raysearch.modalities.loading import load_space
 from raysearch.plan import TrialPlan
 from raysearch.storage.ledger import Ledger
 

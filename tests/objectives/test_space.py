@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysearch.errors import SpecError
-from raysearch.objectives.literature import NAMED, literature_name
+from raysearch.modalities import all_modalities
+from raysearch.modalities.loading import load_space, read_space
+from raysearch.modalities.text.taxonomy import TAXONOMY
+from raysearch.objectives.literature import NAMED
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import NEEDS, STAGES, STAGES_OF, Space, load_space
+from raysearch.objectives.primitive import STAGES
 from raysearch.schema import catalog
 from raysearch.schema.node import Node, to_plain
 
@@ -37,9 +40,10 @@ EXPECTED_COUNTS |= {
 }
 ALL_OBJECTIVES = [
     Objective(**dict(zip(STAGES, parts, strict=True)))
-    for kind, stages in STAGES_OF.items()
+    for taxonomy in (modality.taxonomy for modality in all_modalities())
     for parts in itertools.product(
-        [*stages["data"], *(["extra_first", "extra_second"] if kind == "text" else [])], *list(stages.values())[1:]
+        [*taxonomy.stages["data"], *(["extra_first", "extra_second"] if taxonomy is TAXONOMY else [])],
+        *list(taxonomy.stages.values())[1:],
     )
 ]
 
@@ -103,11 +107,11 @@ def test_why_not_names_the_rule_and_what_the_output_requires() -> None:
 
 def test_extra_label_is_allowed_only_on_extra_data_sets() -> None:
     declared = {"transform": ["none"], "representation": ["bidirectional"], "output": ["denoise", "extra_label"]}
-    space = Space.read(Node({"stages": {"data": ["extra_ner"], **declared}, "objectives": 2}))
+    space = read_space(Node({"stages": {"data": ["extra_ner"], **declared}, "objectives": 2}))
     assert [o.name for o in space.objectives][1] == "extra_ner/none/bidirectional/extra_label"
-    assert Space.read(Node(to_plain(space))) == space
+    assert read_space(Node(to_plain(space))) == space
     with pytest.raises(SpecError, match="asks for the label of an extra data set; exclude it"):
-        Space.read(Node({"stages": {"data": ["end_task", "extra_ner"], **declared}, "objectives": 4}))
+        read_space(Node({"stages": {"data": ["end_task", "extra_ner"], **declared}, "objectives": 4}))
 
 
 LITERATURE_NAMES = {
@@ -125,7 +129,7 @@ LITERATURE_NAMES = {
 
 @pytest.mark.parametrize("name", LITERATURE_NAMES)
 def test_literature_name_of_a_known_objective_is_returned(name: str) -> None:
-    found = literature_name(objective(name))
+    found = TAXONOMY.literature_name(objective(name))
     assert LITERATURE_NAMES[name] in found
     assert bool(LITERATURE_NAMES[name]) == bool(found)
     assert load_space("aang_full").why_not(objective(name)) is None
@@ -133,7 +137,7 @@ def test_literature_name_of_a_known_objective_is_returned(name: str) -> None:
 
 def test_literature_patterns_each_match_an_objective() -> None:
     extra = Objective(data="extra_ner", transform="none", representation="bidirectional", output="extra_label")
-    known = {literature_name(o) for o in (*load_space("aang_full").objectives, extra)}
+    known = {TAXONOMY.literature_name(o) for o in (*load_space("aang_full").objectives, extra)}
     assert {name for _, name in NAMED} <= known
 
 
@@ -153,7 +157,7 @@ def test_load_space_reads_a_file_of_the_user(tmp_path: Path) -> None:
 
 
 def subset(stage: str) -> st.SearchStrategy[list[str]]:
-    return st.lists(st.sampled_from(list(STAGES[stage])), min_size=1, unique=True)
+    return st.lists(st.sampled_from(list(TAXONOMY.stages[stage])), min_size=1, unique=True)
 
 
 @st.composite
@@ -164,10 +168,11 @@ def space_configs(draw: st.DrawFn) -> dict[str, object]:
         {stage: draw(st.lists(st.sampled_from(stages[stage]), min_size=1, unique=True)) for stage in pair}
         for pair in draw(st.lists(st.sampled_from(list(itertools.combinations(STAGES, 2))), max_size=3))
     ]
-    for output, (stage, needed, _) in NEEDS["text"].items():
-        barred = [name for name in stages[stage] if name not in needed]
-        if barred and output in stages["output"]:
-            rules.append({stage: barred, "output": [output]})
+    for primitive in TAXONOMY.primitives:
+        if (needed := primitive.requires) is None or primitive.name not in stages["output"]:
+            continue
+        if excluded := [name for name in stages[needed.stage] if name not in needed.primitives]:
+            rules.append({needed.stage: excluded, "output": [primitive.name]})
     legal = 0
     for parts in itertools.product(*stages.values()):
         named = dict(zip(stages, parts, strict=True))
@@ -179,23 +184,23 @@ def space_configs(draw: st.DrawFn) -> dict[str, object]:
 def test_space_is_the_product_minus_the_exclusions(declared: dict[str, object]) -> None:
     if declared["objectives"] == 0:
         with pytest.raises(SpecError, match="no objective is left"):
-            Space.read(Node(declared))
+            read_space(Node(declared))
         return
-    space = Space.read(Node(declared))
+    space = read_space(Node(declared))
     assert len(space.objectives) == declared["objectives"] == len(set(space.objectives))
     assert all(space.why_not(o) is None for o in space.objectives)
     assert sum(space.why_not(o) is None for o in ALL_OBJECTIVES) == declared["objectives"]
     for barred in space.exclude:
         for o in space.objectives:
             assert not all(asdict(o)[stage] in named for stage, named in barred.items())
-    assert Space.read(Node(to_plain(space))) == space
+    assert read_space(Node(to_plain(space))) == space
 
 
 @given(space_configs(), st.integers(1, 5))
 def test_space_with_a_wrong_count_is_rejected(declared: dict[str, object], off: int) -> None:
     stated = int(str(declared["objectives"])) + off
     with pytest.raises(SpecError, match=rf"states {stated}, counted|no objective is left"):
-        Space.read(Node({**declared, "objectives": stated}))
+        read_space(Node({**declared, "objectives": stated}))
 
 
 STAGES_BLOCK = """stages:

@@ -9,7 +9,8 @@ from raysearch.config.environment import check_packages
 from raysearch.config.loading import parse_search
 from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
-from raysearch.objectives.space import STAGES, Space, load_space
+from raysearch.modalities.loading import load_space, read_space
+from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.objectives.user_primitives import check_unchanged, functions_of, parse_user_primitives
 from raysearch.plan import TrialPlan
 from raysearch.schema.node import Node, to_plain
@@ -45,7 +46,7 @@ def test_documented_primitives_file_round_trips_through_json(space_file: Path) -
     assert space.user_primitives is not None
     assert space.user_primitives.stages["transform"]["swap"].startswith("Swap each selected token")
     assert space.user_primitives.heads == {"length": 1}
-    assert Space.read(Node(to_plain(space))) == replace(space, name="")
+    assert read_space(Node(to_plain(space))) == replace(space, name="")
     assert "end_task/swap/window/length" in {o.name for o in space.objectives}
 
 
@@ -167,10 +168,10 @@ def test_check_and_run_loading_do_not_execute_the_file(
 def test_invalid_primitives_file_is_rejected_at_its_line(tmp_path: Path, before: str, after: str, problem: str) -> None:
     file = tmp_path / "mine.py"
     file.write_text(VALID_FILE)
-    assert parse_user_primitives(file, STAGES).stages == {"transform": {"swap": "of your own"}}
+    assert parse_user_primitives(file, TAXONOMY.stages).stages == {"transform": {"swap": "of your own"}}
     file.write_text(VALID_FILE.replace(before, after, 1))
     with pytest.raises(SpecError) as error:
-        parse_user_primitives(file, STAGES)
+        parse_user_primitives(file, TAXONOMY.stages)
     assert str(error.value).startswith(str(file))
     assert problem in str(error.value)
 

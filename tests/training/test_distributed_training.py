@@ -11,8 +11,8 @@ from helpers.ranks import TrainingResult, train_on_ranks
 
 from raysearch.distributed import ProcessGroup
 from raysearch.modalities.image.config import ImageTask
+from raysearch.modalities.loading import load_space
 from raysearch.modalities.opening import prepare
-from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial, evaluate, set_parameters

@@ -19,10 +19,10 @@ from helpers.resume import assert_resume_is_bit_equal
 from raysearch.distributed import ProcessGroup
 from raysearch.methods import methods_of
 from raysearch.methods.schedule.phases import Phase
+from raysearch.modalities.loading import load_space
 from raysearch.modalities.opening import open_splits
 from raysearch.modalities.text.config import ExtraTask
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import load_space
 from raysearch.storage.schemas import EVALUATIONS
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import Trial, rate_factor, train

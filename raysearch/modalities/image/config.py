@@ -1,4 +1,4 @@
-"""Image tasks and image models as a search declares them; `text_specs` has those of text.
+"""Image tasks and image models as a search declares them.
 
 A source is where labelled images come from: a folder of class folders, a Parquet, CSV or JSONL file, MNIST's idx
 files or an .npz archive. An image task is one source for the end task and perhaps a second for the auxiliary labels,
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from raysearch.errors import did_you_mean
-from raysearch.modalities.base import check_split
+from raysearch.modalities.base import ModelConfig, TaskConfig, check_split, is_missing
 from raysearch.schema.fields import setting
-from raysearch.schema.node import Node, to_plain
+from raysearch.schema.node import Keys, Node, to_plain
 
 ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
 REST = "rest"  # `auxiliary: rest`: what the end task leaves of its own source
@@ -50,46 +50,36 @@ class Source:
     train_per_class: int = setting(0, "images kept of each class for training; 0 all", low=0, unit="image")
 
     def to_plain(self) -> dict[str, Any]:
-        """What `read` reads: kind and metric, and all else that is not as it would be anyway."""
+        """Returns what `read` reads: the metric, and every field that differs from its default."""
         blank = {about.name: about.default for about in fields(self) if about.default is not MISSING}
-        blank |= {"kind": None, "metric": None}
+        blank |= {"metric": None}
         parts = {about.name: to_plain(getattr(self, about.name)) for about in fields(self)}
         return {name: part for name, part in parts.items() if part not in ([], {}) and part != blank.get(name)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTask(Source):
-    """An end task on images. Without files it is an embedded one.
+class ImageTask(TaskConfig, Source):
+    """An end task on images. Without files it is an embedded one."""
 
-    A relative path is looked for under the data root, then in `base`.
-    """
+    modality: ClassVar[str] = "image"
 
-    name: str
-    kind: Literal["image"] = "image"
-    dev: str | None = None
-    test: str | None = None
     metric: ImageMetric = "accuracy"
     auxiliary: Source | None = None  # images with labels of their own; with `train: rest` what the end task leaves
     overlay: dict[str, int] = field(default_factory=dict)  # images of two digits to make, for train, dev and test
     size: int = setting(0, "side that images are scaled to; 0 leaves them", low=0, unit="pixel")
     channels: int = setting(0, "1 grey, 3 colour; 0 as the images are, and 3 for models of transformers", low=0, high=3)
     dev_per_class: int = setting(0, "images of each class for dev, held out of train; 0 a share", low=0, unit="image")
-    split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
-    meta_dev: float = setting(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
-    base: str = ""  # the folder of the declaring file
-
-    hub: ClassVar[None] = None
 
     @classmethod
-    def read(cls, node: Node) -> ImageTask:
-        """A task as declared; refuses what does not go together."""
+    def read(cls, node: Node) -> Self:
+        """Returns the task that a mapping declares. Raises SpecError for keys that contradict each other."""
         given = {"auxiliary": _auxiliary(node["auxiliary"])} if "auxiliary" in node else {}
         task = node.fields_of(cls, given)
         if task.embedded and task.name not in IMAGE_TASKS:
             near = did_you_mean(task.name, IMAGE_TASKS)
             raise node.error(f"{task.name!r} is no embedded image task and has no train: PATH{near}")
         if task.embedded:
-            _nothing_but(node, ("name", "kind", "metric", "meta_dev", "size", "channels", "train_per_class", "base"))
+            _nothing_but(node, ("name", "metric", "meta_dev", "size", "channels", "train_per_class", "base"))
         for check in (_labels, _choice, _held_out, _overlay):
             check(task, node)
         if task.channels == 2:
@@ -101,10 +91,9 @@ class ImageTask(Source):
         """Do its images come with what is installed?"""
         return self.train is None
 
-    def lacks(self, data: str) -> str:
-        """Images have no further texts beside them; `kinds` asks for auxiliary ones."""
-        del data
-        return ""
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what `loading.read_task` reads."""
+        return {"kind": self.modality} | Source.to_plain(self)
 
     @property
     def has_auxiliary(self) -> bool:
@@ -195,8 +184,10 @@ def _overlay(task: ImageTask, node: Node) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageModel:
+class ImageModel(ModelConfig):
     """A convolutional network of raysearch's own, or one of timm's."""
+
+    own_keys: ClassVar[tuple[str, ...]] = ("image", "timm")
 
     image: Literal["small_cnn", "lenet", "wide_resnet"] | None = None
     widths: tuple[int, ...] = ()  # small_cnn: channels of each layer; lenet: of its two, and features
@@ -206,13 +197,9 @@ class ImageModel:
     timm: str | None = None
     pretrained: bool = False  # timm: weights from the hub
 
-    package: ClassVar[None] = None
-    config: ClassVar[None] = None
-    path: ClassVar[None] = None
-
     @classmethod
-    def read(cls, node: Node) -> ImageModel:
-        """A model as declared; defaults filled in, keys of other models refused."""
+    def read(cls, node: Node) -> Self:
+        """Returns the model that a mapping declares, defaults filled in. Raises SpecError for keys of other models."""
         model = node.fields_of(cls)
         if (model.image is None) == (model.timm is None):
             raise node.error("must have one of image and timm")
@@ -235,9 +222,14 @@ class ImageModel:
         return model
 
     def to_plain(self) -> dict[str, Any]:
-        """What `read` reads, and what a plan holds."""
+        """Returns what `read` reads, and what a plan holds."""
         parts = {key: to_plain(getattr(self, key)) for key in _KEYS[self.image or "timm"]}
         return {key: part for key, part in parts.items() if part}
+
+    def missing_packages(self) -> Iterable[tuple[str, Keys]]:
+        """Returns a problem if the model needs timm and it is not installed."""
+        if self.timm and is_missing("timm"):
+            yield "needs the package timm; pip install 'raysearch[timm]'", ("timm",)
 
 
 _WIDTHS: dict[str, tuple[int, ...]] = {"small_cnn": (32, 64, 128), "lenet": (10, 20, 50)}

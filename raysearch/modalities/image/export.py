@@ -97,7 +97,7 @@ def save_image_model(network: ImageNetwork, plan: TrialPlan, about: Mapping[str,
     _write(folder / "config.json", {"raysearch": FORMAT, "architecture": plan.model, **said})
 
 
-def logits_of(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
+def predict_images(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
     """Logits and labels of a split, by the model that `folder` holds, loaded as its users will."""
     classifier = load_image_model(folder)
     logits = []

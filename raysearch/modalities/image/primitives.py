@@ -15,27 +15,25 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from raysearch.data.prepared import Split
+from raysearch.modalities.batch import OpenSplit, Targets
+from raysearch.modalities.losses import label_loss
 
-Open = Callable[[str], Split]
 NOISE = 0.5  # standard deviation of the noise, in standard deviations of a channel
 HIDDEN = 0.5  # share of patches that masked_patches keeps from the encoder
 SHIFT = 8  # crop_flip shifts by at most an eighth of the side
 
 
-def end_task(open_split: Open) -> Split:
-    """The end task's own training images."""
+def end_task_images(open_split: OpenSplit) -> Split:
+    """Opens the end task's training images."""
     return open_split("train")
 
 
-def auxiliary(open_split: Open) -> Split:
-    """Images with labels of their own, beside the end task."""
+def auxiliary_images(open_split: OpenSplit) -> Split:
+    """Opens images with labels of their own."""
     return open_split("auxiliary")
-
-
-IMAGE_DATA: dict[str, Callable[[Open], Split]] = {"end_task": end_task, "auxiliary": auxiliary}
 
 
 @dataclass(frozen=True)
@@ -104,15 +102,6 @@ def rotate(pixels: Tensor, probability: float, generator: Generator) -> View:
     return _view(turned, turned, turns=turns)
 
 
-IMAGE_TRANSFORMS: dict[str, Transform] = {
-    "none": none,
-    "crop_flip": crop_flip,
-    "patch_mask": patch_mask,
-    "noise": noise,
-    "rotate": rotate,
-}
-
-
 def patches(pixels: Tensor, probability: float, generator: Generator) -> Tensor:
     """Pixels (b, H, W) bool of patches that are drawn, each with `probability`."""
     b, _, side, _ = pixels.shape
@@ -139,4 +128,19 @@ def masked_patches(pixels: Tensor, generator: Generator) -> Tensor:
     return patches(pixels, HIDDEN, generator)
 
 
-IMAGE_REPRESENTATIONS: dict[str, Representation] = {"full": full, "masked_patches": masked_patches}
+def reconstruct(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
+    """Returns the mean over images of the squared error at the selected pixels, in variances of a channel."""
+    error = (head(hidden[:, 0]).float() - targets.original).square().mean(dim=1)  # (b, H, W)
+    selected = targets.selected.to(error.dtype)
+    each: Tensor = (error * selected).sum((1, 2)) / selected.sum((1, 2))  # (b,)
+    return each.sum() / max(targets.rows_total, 1)
+
+
+def rotation(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
+    """Returns the mean cross-entropy of how many quarter turns an image was rotated (Gidaris et al. 2018)."""
+    return label_loss(hidden, targets, head)
+
+
+def quarter_turns(view: View) -> Tensor:
+    """Returns what `rotation` predicts (b,)."""
+    return view.turns

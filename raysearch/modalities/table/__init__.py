@@ -1,1 +1,1 @@
-"""Tasks on tables of numbers."""
+"""Tables of numbers: regression and classification with a multilayer perceptron."""

@@ -1,4 +1,4 @@
-"""Tasks on tables of numbers, and their model, as a search declares them; `text_specs` has those of text.
+"""Tasks on tables of numbers, and their model, as a search declares them.
 
 A row is a number for each feature and a label: a number too where the metric is r2, else a class. Further tables with
 the same features and labels of their own are for objectives on extra_NAME data. The task `planted` has no files: its
@@ -8,10 +8,10 @@ tables are drawn as `planted:` says.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from raysearch.errors import did_you_mean
-from raysearch.modalities.base import check_extra, check_split
+from raysearch.modalities.base import ModelConfig, TaskConfig, check_extra, check_split
 from raysearch.schema.fields import Settings, setting
 from raysearch.schema.node import Node, to_plain
 
@@ -61,30 +61,21 @@ class Planted(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableTask:
-    """An end task on a table. A relative path is looked for under the data root, then in `base`."""
+class TableTask(TaskConfig):
+    """An end task on a table."""
 
-    name: str
-    kind: Literal["table"] = "table"
-    train: str | None = None
-    dev: str | None = None
-    test: str | None = None
+    modality: ClassVar[str] = "table"
+
     label: str = "label"  # column of the label
     features: tuple[str, ...] = ()  # columns of the features; all that are no label, if nothing is said
     extra: dict[str, ExtraTable] = field(default_factory=dict)  # further labelled tables, by name
     planted: Planted | None = None  # drawn tables instead of files
     metric: TableMetric = "r2"
-    split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
-    meta_dev: float = setting(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
-    base: str = ""  # the folder of the declaring file
-
-    hub: ClassVar[None] = None
-    has_auxiliary: ClassVar[bool] = False
 
     @classmethod
-    def read(cls, node: Node) -> TableTask:
-        """A task as declared; refuses what does not go together."""
-        task: TableTask = node.fields_of(cls)
+    def read(cls, node: Node) -> Self:
+        """Returns the task that a mapping declares. Raises SpecError for keys that contradict each other."""
+        task = node.fields_of(cls)
         if (task.planted is None) == (task.train is None):
             near = did_you_mean(task.name, TABLE_TASKS)
             raise node.error(f"{task.name!r} must have one of train: PATH and planted: {{...}}{near}")
@@ -95,11 +86,12 @@ class TableTask:
         return task
 
     def to_plain(self) -> dict[str, Any]:
-        """What `read` reads: all that is not as it would be anyway."""
+        """Returns what `loading.read_task` reads: kind and metric, and every field that differs from its default."""
         parts = {about.name: to_plain(getattr(self, about.name)) for about in fields(self)}
         parts["planted"] = asdict(self.planted) if self.planted is not None else None
-        blank = {about.name: to_plain(about.default) for about in fields(self) if about.name not in ("kind", "metric")}
-        return {name: part for name, part in parts.items() if part != {} and part != blank.get(name)}
+        blank = {about.name: to_plain(about.default) for about in fields(self) if about.name != "metric"}
+        changed = {name: part for name, part in parts.items() if part != {} and part != blank.get(name)}
+        return {"kind": self.modality, **changed}
 
     @property
     def numbers(self) -> bool:
@@ -111,15 +103,15 @@ class TableTask:
         """Are its rows drawn, not read?"""
         return self.planted is not None
 
-    def kind_of(self, data: str) -> str:
-        """`number` or `class`: what the label of a data primitive's rows is."""
+    def label_type(self, data: str) -> str:
+        """Returns what the label of a data primitive's rows is: `number` or `class`."""
         name = data.removeprefix(EXTRA)
         if name != data and self.planted is None:
             return self.extra[name].kind
         return "number" if self.numbers else "class"
 
-    def lacks(self, data: str) -> str:
-        """What the task would have to declare for objectives on `data`; empty if it has it."""
+    def missing_key(self, data: str) -> str:
+        """Returns what the task has to declare for objectives on `data`; empty if it declares it."""
         name = data.removeprefix(EXTRA)
         if name == data or name in self.extra:
             return ""
@@ -146,24 +138,22 @@ def _check_planted(task: TableTask, node: Node) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableModel:
+class TableModel(ModelConfig):
     """A multilayer perceptron: its layers' widths, the last of which is the representation that heads read."""
+
+    own_keys: ClassVar[tuple[str, ...]] = ("mlp",)
 
     mlp: tuple[int, ...]
     activation: Literal["relu", "tanh"] = "relu"
 
-    package: ClassVar[None] = None
-    config: ClassVar[None] = None
-    path: ClassVar[None] = None
-
     @classmethod
-    def read(cls, node: Node) -> TableModel:
-        """A model as declared."""
-        model: TableModel = node.fields_of(cls)
+    def read(cls, node: Node) -> Self:
+        """Returns the model that a mapping declares. Raises SpecError for widths below 1."""
+        model = node.fields_of(cls)
         if not model.mlp or min(model.mlp) < 1:
             raise node.error(f"must be widths of at least 1, such as [64, 16], got {list(model.mlp)}", "mlp")
         return model
 
     def to_plain(self) -> dict[str, Any]:
-        """What `read` reads, and what a plan holds."""
+        """Returns what `read` reads, and what a plan holds."""
         return {"mlp": list(self.mlp), "activation": self.activation}

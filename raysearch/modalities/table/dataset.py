@@ -122,7 +122,7 @@ def _read_parts(task: TableTask, paths: Mapping[str, Path | None]) -> dict[str, 
     for part, path in paths.items():
         assert path is not None
         label = task.extra[part.removeprefix(EXTRA)].label if part.startswith(EXTRA) else task.label
-        numbers = task.kind_of(part) == "number"
+        numbers = task.label_type(part) == "number"
         parts[part] = read_table(path, label, numbers=numbers, features=features, others=label_columns)
         features = features or parts[part].names
     return parts

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raysearch.modalities.table.taxonomy import TAXONOMY
 from raysearch.models.heads import LabelHead, PooledHead
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
@@ -40,12 +41,16 @@ class TableNetwork(Network):
         self.end_task = PooledHead(nn.Linear(self.width, classes))
         self.heads = nn.ModuleList()
         for objective in plan.objectives:
-            if objective.output == "end_task":
+            output = TAXONOMY.find("output", objective.output)
+            assert output is not None
+            if output.head == "labels":
                 self.heads.append(LabelHead(self.width, classes, nn.ReLU, dropout))
+            elif output.head == "features":
+                self.heads.append(nn.Linear(self.width, len(about["features"])))
+            elif output.head == "extra_labels":
+                self.heads.append(nn.Linear(self.width, len(about["extra"][objective.data]["labels"])))
             else:
-                sizes = {"restore": len(about["features"]), "above_mean": 1}
-                own = len(about["extra"][objective.data]["labels"]) if objective.output == "extra_label" else 0
-                self.heads.append(nn.Linear(self.width, own or sizes[objective.output]))
+                self.heads.append(nn.Linear(self.width, int(output.head)))
 
     @property
     def width(self) -> int:

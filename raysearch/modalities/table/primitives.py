@@ -13,12 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+
+from raysearch.data.prepared import Split
+from raysearch.modalities.batch import OpenSplit, Targets
+from raysearch.modalities.losses import example_losses
 
 NOISE = 0.5  # standard deviation of the noise, in standard deviations of a feature
 HIDDEN = 0.5  # share of features that `half` keeps from the encoder
 
 Transform = Callable[[Tensor, float, Generator], tuple[Tensor, Tensor]]
+
+
+def end_task_rows(open_split: OpenSplit) -> Split:
+    """Opens the end task's training rows."""
+    return open_split("train")
 
 
 def none(features: Tensor, probability: float, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -54,8 +63,6 @@ def shuffle(features: Tensor, probability: float, generator: Generator) -> tuple
     return features.gather(0, others), torch.ones(features.shape, dtype=torch.bool)
 
 
-TABLE_TRANSFORMS: dict[str, Transform] = {"none": none, "noise": noise, "mask": mask, "swap": swap, "shuffle": shuffle}
-
 Representation = Callable[[Tensor, Generator], Tensor]
 
 
@@ -70,4 +77,14 @@ def half(features: Tensor, generator: Generator) -> Tensor:
     return torch.rand(features.shape, generator=generator) < HIDDEN
 
 
-TABLE_REPRESENTATIONS: dict[str, Representation] = {"full": full, "half": half}
+def restore(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
+    """Returns the mean over rows of the squared error at the selected features, in variances of a feature."""
+    error = (head(hidden[:, 0]).float() - targets.original).square()  # (b, d)
+    selected = targets.selected.to(error.dtype)
+    each: Tensor = (error * selected).sum(1) / selected.sum(1)  # (b,)
+    return each.sum() / max(targets.rows_total, 1)
+
+
+def above_mean(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
+    """Returns the mean binary cross-entropy of whether the extra data's number is above its mean."""
+    return example_losses(head(hidden[:, 0]), (targets.labels > 0)[:, None]).sum() / max(targets.rows_total, 1)

@@ -1,1 +1,1 @@
-"""Text tasks."""
+"""Text: sequence classification with a Hugging Face encoder."""

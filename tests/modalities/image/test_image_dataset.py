@@ -16,8 +16,8 @@ from raysearch.modalities.image.config import ImageTask
 from raysearch.modalities.image.dataset import ImageSplit
 from raysearch.modalities.image.readers import decode_picture, resize_pixels
 from raysearch.modalities.image.splits import split_digits
+from raysearch.modalities.loading import read_task
 from raysearch.modalities.opening import open_split, prepare
-from raysearch.modalities.text.config import TextTask
 from raysearch.schema.node import Node
 
 CNN = {"image": "small_cnn", "widths": [4], "norm": "group"}
@@ -27,7 +27,7 @@ BRIGHTNESS = {"dark": 40, "grey": 120, "light": 210}
 
 def task(folder: Path, **declared: Any) -> ImageTask:
     node = {"kind": "image", "name": "mine", "base": str(folder), **declared}
-    result = TextTask.read(Node(node, ("task",)))
+    result = read_task(Node(node, ("task",)))
     assert isinstance(result, ImageTask)
     return result
 

@@ -8,9 +8,10 @@ from helpers.plans import tiny_plan
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from raysearch.modalities.image.network import Decoder, ImageNetwork, SmallCNN, WideResNet, split_classifier
+from raysearch.modalities.image.backbones import Decoder, SmallCNN, WideResNet
+from raysearch.modalities.image.network import ImageNetwork, split_classifier
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import IMAGE_STAGES
+from raysearch.objectives.primitive import STAGES
 from raysearch.plan import TrialPlan
 
 RESNET = {"model_type": "resnet", "layer_type": "basic", "depths": [1, 1], "hidden_sizes": [8, 16], "embedding_size": 8}
@@ -34,7 +35,7 @@ METADATA = {"shape": [3, 16, 16], "labels": ["a", "b", "c"], "auxiliary_labels":
 
 
 def plan(model: dict[str, Any]) -> TrialPlan:
-    objectives = tuple(Objective(**dict(zip(IMAGE_STAGES, name.split("/"), strict=True))) for name in OBJECTIVES)
+    objectives = tuple(Objective(**dict(zip(STAGES, name.split("/"), strict=True))) for name in OBJECTIVES)
     return replace(tiny_plan(Path(), dropout=0.0), model=model, objectives=objectives)
 
 

@@ -4,21 +4,17 @@ import pytest
 import torch
 from torch import Generator, nn
 
+from raysearch.modalities.batch import Targets
 from raysearch.modalities.image.batches import ImageBatchBuilder
 from raysearch.modalities.image.dataset import ImageSplit
-from raysearch.modalities.image.primitives import (
-    HIDDEN,
-    IMAGE_DATA,
-    IMAGE_REPRESENTATIONS,
-    IMAGE_TRANSFORMS,
-    NOISE,
-    patches,
-)
-from raysearch.modalities.text.outputs import OUTPUTS, Targets
+from raysearch.modalities.image.primitives import HIDDEN, NOISE, patches, reconstruct
+from raysearch.modalities.image.taxonomy import TAXONOMY
+from raysearch.modalities.loading import load_space
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import IMAGE_STAGES, load_space
+from raysearch.objectives.primitive import STAGES
 from raysearch.training.metrics import score
 
+TRANSFORMS, REPRESENTATIONS = TAXONOMY.functions("transform"), TAXONOMY.functions("representation")
 SPLIT = ImageSplit(
     pixels=torch.randint(0, 256, (20, 3, 16, 16), generator=Generator().manual_seed(0), dtype=torch.uint8).numpy(),
     labels=(torch.arange(20) % 4).int().numpy(),
@@ -32,20 +28,14 @@ def images(b: int = 64, side: int = 16) -> torch.Tensor:
 
 
 def objective(name: str) -> Objective:
-    return Objective(**dict(zip(IMAGE_STAGES, name.split("/"), strict=True)))
+    return Objective(**dict(zip(STAGES, name.split("/"), strict=True)))
 
 
-def test_declared_image_primitives_are_exactly_the_implemented() -> None:
-    built = {"data": IMAGE_DATA, "transform": IMAGE_TRANSFORMS, "representation": IMAGE_REPRESENTATIONS}
-    assert {stage: set(IMAGE_STAGES[stage]) for stage in built} == {stage: set(names) for stage, names in built.items()}
-    assert set(IMAGE_STAGES["output"]) <= set(OUTPUTS)
-
-
-@pytest.mark.parametrize("name", IMAGE_TRANSFORMS)
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_image_transform_is_pure_and_seeded(name: str) -> None:
     pixels = images()
     before = pixels.clone()
-    first, again, other = (IMAGE_TRANSFORMS[name](pixels, 0.25, Generator().manual_seed(seed)) for seed in (2, 2, 3))
+    first, again, other = (TRANSFORMS[name](pixels, 0.25, Generator().manual_seed(seed)) for seed in (2, 2, 3))
     assert torch.equal(pixels, before)
     assert torch.equal(first.pixels, again.pixels)
     assert torch.equal(first.pixels, other.pixels) == (name == "none")
@@ -56,7 +46,7 @@ def test_image_transform_is_pure_and_seeded(name: str) -> None:
 
 def test_crop_flip_is_a_window_of_the_padded_or_mirrored_image() -> None:
     pixels = images(8)
-    view = IMAGE_TRANSFORMS["crop_flip"](pixels, 0.25, Generator().manual_seed(0))
+    view = TRANSFORMS["crop_flip"](pixels, 0.25, Generator().manual_seed(0))
     wide = nn.functional.pad(pixels, (2, 2, 2, 2))
     for moved, whole in zip(view.pixels, wide, strict=True):
         windows = [whole[:, r : r + 16, c : c + 16] for r in range(5) for c in range(5)]
@@ -64,7 +54,7 @@ def test_crop_flip_is_a_window_of_the_padded_or_mirrored_image() -> None:
 
 
 def test_patch_mask_replaces_whole_patches_by_the_mean() -> None:
-    view = IMAGE_TRANSFORMS["patch_mask"](images(400), 0.25, Generator().manual_seed(0))
+    view = TRANSFORMS["patch_mask"](images(400), 0.25, Generator().manual_seed(0))
     assert (view.pixels[view.changed[:, None].expand_as(view.pixels)] == 0).all()
     whole = view.changed.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).float().mean(3)
     assert set(whole.unique().tolist()) == {0.0, 1.0}
@@ -72,22 +62,22 @@ def test_patch_mask_replaces_whole_patches_by_the_mean() -> None:
 
 
 def test_noise_has_the_declared_standard_deviation() -> None:
-    view = IMAGE_TRANSFORMS["noise"](images(200), 0.25, Generator().manual_seed(0))
+    view = TRANSFORMS["noise"](images(200), 0.25, Generator().manual_seed(0))
     assert (view.pixels - view.original).std().item() == pytest.approx(NOISE, rel=0.02)
 
 
 def test_rotate_is_undone_by_its_recorded_turns() -> None:
     pixels = images()
-    view = IMAGE_TRANSFORMS["rotate"](pixels, 0.25, Generator().manual_seed(0))
+    view = TRANSFORMS["rotate"](pixels, 0.25, Generator().manual_seed(0))
     assert set(view.turns.tolist()) == {0, 1, 2, 3}
     for turned, turns, image in zip(view.pixels, view.turns, pixels, strict=True):
         assert torch.equal(turned.rot90(-int(turns), (1, 2)), image)
 
 
 def test_masked_patches_hides_half_and_full_hides_nothing() -> None:
-    hidden = IMAGE_REPRESENTATIONS["masked_patches"](images(400), Generator().manual_seed(0))
+    hidden = REPRESENTATIONS["masked_patches"](images(400), Generator().manual_seed(0))
     assert hidden.float().mean().item() == pytest.approx(HIDDEN, abs=0.01)
-    assert not IMAGE_REPRESENTATIONS["full"](images(), Generator()).any()
+    assert not REPRESENTATIONS["full"](images(), Generator()).any()
 
 
 @pytest.mark.parametrize("side", [8, 9, 28, 36])
@@ -151,7 +141,7 @@ def test_reconstruct_loss_counts_only_selected_pixels() -> None:
     prediction[0, :, 0, 0] = 2.0
     prediction[:, :, 3] = 100.0  # not asked for
     targets = Targets(original, asked, torch.empty(0), int(asked.sum()), rows_total=4)
-    loss = OUTPUTS["reconstruct"](torch.zeros(2, 1, 5), targets, lambda _: prediction)  # type: ignore[arg-type]
+    loss = reconstruct(torch.zeros(2, 1, 5), targets, lambda _: prediction)  # type: ignore[arg-type]
     assert loss.item() == pytest.approx((4.0 + 1.0) / 4)
 
 

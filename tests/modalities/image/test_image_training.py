@@ -18,8 +18,8 @@ from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError, SpecError
 from raysearch.export.exporter import export
 from raysearch.modalities.image.config import ImageTask
+from raysearch.modalities.loading import load_space
 from raysearch.modalities.opening import open_split, prepare
-from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
 from raysearch.storage.schemas import Report
@@ -198,7 +198,7 @@ def test_load_image_model_from_empty_folder_raises(tmp_path: Path) -> None:
         ({"model": {"image": "wide_resnet", "depth": 11}}, "model.depth: must be 6 n [+] 4"),
         ({"model": {"image": "small_cnn", "depth": 10}}, "model.depth: is no key of small_cnn; it has image, widths"),
         ({"model": {"image": "small_cnn", "timm": "x"}}, "model: must have one of image and timm"),
-        ({"settings": {"max_length": 32}}, "settings.max_length: says nothing of images"),
+        ({"settings": {"max_length": 32}}, "settings.max_length: has no effect on images"),
         (
             {"task": {"kind": "image", "name": "mine", "train": "x"}},
             "space: has objectives on auxiliary images, and the task has no `auxiliary:`",

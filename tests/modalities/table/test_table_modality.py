@@ -20,20 +20,23 @@ from raysearch.config.loading import parse_search
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError, SpecError
 from raysearch.export.exporter import export
+from raysearch.modalities.batch import Targets
+from raysearch.modalities.loading import load_space
+from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import open_split, prepare
 from raysearch.modalities.table import planted
 from raysearch.modalities.table.config import Planted, TableTask
-from raysearch.modalities.table.primitives import TABLE_REPRESENTATIONS, TABLE_TRANSFORMS
+from raysearch.modalities.table.primitives import above_mean, half, restore
 from raysearch.modalities.table.readers import read_table
-from raysearch.modalities.text.outputs import Targets, above_mean, example_losses, restore
+from raysearch.modalities.table.taxonomy import TAXONOMY
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import load_space
 from raysearch.plan import TrialPlan
 from raysearch.reports.page import write_html
 from raysearch.rng import stream
 from raysearch.training.metrics import score
 from raysearch.training.trainer import train
 
+TRANSFORMS = TAXONOMY.functions("transform")
 MLP = {"mlp": [8, 4], "activation": "tanh"}
 SMALL_PLANTED = Planted(dim=12, rank=2, helpful=4, harmful=6, rows=60, train=20, meta_dev=20, select_dev=40, test=30)
 QUICK_SETTINGS: dict[str, Any] = {"steps": 4, "eval_every": 2, "batch_size": 6, "aux_batch_size": 20, "m": 4, "k": 2}
@@ -189,7 +192,7 @@ def test_table_task_with_invalid_config_is_rejected(task: dict[str, Any], messag
             {"task": {"kind": "table", "name": "p", "planted": {"harmful": 5}}},
             r"objectives on extra_10 rows, and the task has no `planted: {helpful \+ harmful \+ unrelated: 10}`",
         ),
-        ({"settings": {"max_length": 9}}, "settings.max_length: says nothing of tables"),
+        ({"settings": {"max_length": 9}}, "settings.max_length: has no effect on tables"),
     ],
 )
 def test_table_task_with_parts_of_other_modalities_is_rejected(change: dict[str, Any], message: str) -> None:
@@ -207,10 +210,10 @@ def test_table_search_round_trips_through_json(tmp_path: Path) -> None:
 # ---- primitives and losses ----
 
 
-@pytest.mark.parametrize("name", TABLE_TRANSFORMS)
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_table_transform_reports_what_it_changed(name: str) -> None:
     features = torch.randn(40, 10, generator=stream(0, "x", 0))
-    seen, changed = TABLE_TRANSFORMS[name](features, 0.3, stream(0, "t", 0))
+    seen, changed = TRANSFORMS[name](features, 0.3, stream(0, "t", 0))
     assert torch.equal(seen[~changed], features[~changed])
     assert changed.float().mean().item() == pytest.approx({"none": 0, "mask": 0.3, "swap": 0.3}.get(name, 1), abs=0.1)
     if name in ("swap", "shuffle"):
@@ -218,7 +221,7 @@ def test_table_transform_reports_what_it_changed(name: str) -> None:
 
 
 def test_half_representation_hides_half_of_the_features() -> None:
-    hidden = TABLE_REPRESENTATIONS["half"](torch.zeros(50, 20), stream(0, "r", 0))
+    hidden = half(torch.zeros(50, 20), stream(0, "r", 0))
     assert hidden.float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Generator
 
 from raysearch.methods.weighting.settings import DevHeadSettings
-from raysearch.modalities.text.batches import TextBatchBuilder, padded
+from raysearch.modalities.text.batches import TextBatchBuilder, pad_texts
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.transforms import Vocabulary
 from raysearch.objectives.objective import Objective
@@ -32,7 +32,7 @@ def test_shuffled_rows_cover_each_epoch_once_from_any_position() -> None:
 
 
 def test_padded_texts_are_truncated_before_separator() -> None:
-    assert padded(SPLIT, [0, 1], VOCABULARY, 4).tolist() == [[1, 10, 11, 2], [1, 20, 2, 0]]
+    assert pad_texts(SPLIT, [0, 1], VOCABULARY, 4).tolist() == [[1, 10, 11, 2], [1, 20, 2, 0]]
 
 
 def test_text_batch_slices_of_all_ranks_form_the_batch() -> None:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from raysearch.data.prepared import PreparedData, load_prepared_data
 from raysearch.errors import SpecError
 from raysearch.modalities.opening import open_split, prepare
-from raysearch.modalities.text.config import MODELS, ExtraTask, TextTask
+from raysearch.modalities.text.config import TEXT_MODELS, ExtraTask, TextTask
 from raysearch.modalities.text.dataset import TextSplit
 
 SMALL_MODEL = {"config": {"model_type": "bert", "hidden_size": 16, "vocab_size": 200}}
@@ -213,7 +213,7 @@ def test_prepare_data_sets_of_papers_have_known_sizes_and_leaks(
     tmp_path: Path, name: str, sizes: tuple[int, int, int], classes: int, note: str
 ) -> None:
     files = {split: f"{name}/{split}.jsonl" for split in ("train", "dev", "test")}
-    prepared = prepare(TextTask(name=name, **files), MODELS["tiny"], tmp_path / "data", DATA)
+    prepared = prepare(TextTask(name=name, **files), TEXT_MODELS["tiny"], tmp_path / "data", DATA)
     observed = prepared.sizes
     assert (observed["train"], observed["meta_dev"] + observed["select_dev"], observed["test"]) == sizes
     assert len(prepared.labels) == classes

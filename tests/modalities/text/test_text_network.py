@@ -7,10 +7,11 @@ from helpers.plans import OBJECTIVES, tiny_plan
 from torch import Generator
 from transformers import AutoModelForSequenceClassification
 
-from raysearch.modalities.text.attention_masks import REPRESENTATIONS
 from raysearch.modalities.text.network import TextNetwork
+from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.plan import TrialPlan
 
+REPRESENTATIONS = TAXONOMY.functions("representation")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 ROBERTA = SIZES | {"max_position_embeddings": 66, "pad_token_id": 0}
 ENCODERS = {

@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch import Generator
 
-from raysearch.modalities.batch import TaskBatch
-from raysearch.modalities.text.attention_masks import KEEP, REPRESENTATIONS
-from raysearch.modalities.text.batches import TextBatchBuilder, following
-from raysearch.modalities.text.data_sources import DATA
+from raysearch.modalities.batch import Targets, TaskBatch
+from raysearch.modalities.text.attention_masks import KEEP
+from raysearch.modalities.text.batches import TextBatchBuilder
 from raysearch.modalities.text.dataset import TextSplit
-from raysearch.modalities.text.outputs import OUTPUTS, Targets
+from raysearch.modalities.text.outputs import following, real_synthetic, tf
+from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.modalities.text.token_statistics import token_statistics
-from raysearch.modalities.text.transforms import GONE, TRANSFORMS, Vocabulary, select, viewed
+from raysearch.modalities.text.transforms import GONE, Vocabulary, select, viewed
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.space import STAGES, STAGES_OF
+from raysearch.objectives.primitive import STAGES
 
+TRANSFORMS, REPRESENTATIONS = TAXONOMY.functions("transform"), TAXONOMY.functions("representation")
 VOCABULARY = Vocabulary(size=1000, pad=0, cls=1, sep=2, mask=3)
 EXPECTED_MASKS = {  # three tokens and a pad; rows are queries
     "bidirectional": [[1, 1, 1, 0]] * 4,
@@ -29,12 +30,6 @@ def random_tokens(rows: int = 200, length: int = 60) -> torch.Tensor:
     tokens = torch.randint(4, VOCABULARY.size, (rows, length), generator=Generator().manual_seed(1))
     tokens[:, 0], tokens[:, -10], tokens[:, -9:] = VOCABULARY.cls, VOCABULARY.sep, VOCABULARY.pad
     return tokens
-
-
-def test_primitives_declared_and_implemented_are_the_same() -> None:
-    built = {"data": DATA, "transform": TRANSFORMS, "representation": REPRESENTATIONS}
-    assert {stage: set(STAGES[stage]) for stage in built} == {stage: set(names) for stage, names in built.items()}
-    assert set().union(*(stages["output"] for stages in STAGES_OF.values())) == set(OUTPUTS)
 
 
 @pytest.mark.parametrize("name", EXPECTED_MASKS)
@@ -250,10 +245,10 @@ def test_number_losses_match_values_by_hand() -> None:
     hidden = torch.zeros(1, 3, 4)
     asked = torch.tensor([[True, True, False]])
     targets = Targets(torch.tensor([[1.0, -1.0, 9.0]]), asked, torch.empty(0), 2, 1)
-    assert OUTPUTS["tf"](hidden, targets, constant_head([0.0, 2.0])).item() == pytest.approx((1 + 9) / 2)
+    assert tf(hidden, targets, constant_head([0.0, 2.0])).item() == pytest.approx((1 + 9) / 2)
     detection = replace(targets, original=torch.tensor([[1, 0, 1]]))
     expected = (math.log(1 + math.exp(-1.5)) + math.log(1 + math.exp(-0.5))) / 2
-    assert OUTPUTS["real_synthetic"](hidden, detection, constant_head([1.5, -0.5])).item() == pytest.approx(expected)
+    assert real_synthetic(hidden, detection, constant_head([1.5, -0.5])).item() == pytest.approx(expected)
 
 
 def test_label_output_without_labels_raises() -> None:

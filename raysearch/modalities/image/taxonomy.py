@@ -1,0 +1,64 @@
+"""The primitives of images: AANG's taxonomy (Dery et al. 2023, section 3), with patches for tokens."""
+
+from __future__ import annotations
+
+from raysearch.objectives.primitive import Primitive, Requirement, Taxonomy
+
+_PRIMITIVES = "raysearch.modalities.image.primitives"
+
+TAXONOMY = Taxonomy(
+    modality="image",
+    primitives=(
+        Primitive("data", "end_task", f"{_PRIMITIVES}:end_task_images", "the end task's training images"),
+        Primitive("data", "auxiliary", f"{_PRIMITIVES}:auxiliary_images", "images with labels of their own"),
+        Primitive("transform", "none", f"{_PRIMITIVES}:none", "images stay as they are"),
+        Primitive(
+            "transform",
+            "crop_flip",
+            f"{_PRIMITIVES}:crop_flip",
+            "images are shifted by up to an eighth of the side, half of them mirrored",
+        ),
+        Primitive("transform", "patch_mask", f"{_PRIMITIVES}:patch_mask", "drawn patches become the mean colour"),
+        Primitive("transform", "noise", f"{_PRIMITIVES}:noise", "Gaussian noise is added to every pixel"),
+        Primitive("transform", "rotate", f"{_PRIMITIVES}:rotate", "images are rotated by 0 to 3 quarter turns"),
+        Primitive("representation", "full", f"{_PRIMITIVES}:full", "the encoder sees the whole image"),
+        Primitive(
+            "representation",
+            "masked_patches",
+            f"{_PRIMITIVES}:masked_patches",
+            "half of the patches are hidden from the encoder",
+        ),
+        Primitive(
+            "output",
+            "reconstruct",
+            f"{_PRIMITIVES}:reconstruct",
+            "the spoiled or hidden pixels are given back, or all where none is",
+            head="pixels",
+        ),
+        Primitive(
+            "output",
+            "rotation",
+            f"{_PRIMITIVES}:rotation",
+            "the number of quarter turns is predicted",
+            head=4,
+            labels=f"{_PRIMITIVES}:quarter_turns",
+            requires=Requirement("transform", ("rotate",), "asks how images are turned that are not"),
+        ),
+        Primitive(
+            "output",
+            "end_task",
+            "raysearch.modalities.losses:label_loss",
+            "the end task's label is predicted, by a head of its own",
+            head="labels",
+            requires=Requirement("data", ("end_task",), "asks for the end task's label of auxiliary images"),
+        ),
+        Primitive(
+            "output",
+            "auxiliary_label",
+            "raysearch.modalities.losses:label_loss",
+            "the auxiliary images' own label is predicted",
+            head="auxiliary_labels",
+            requires=Requirement("data", ("auxiliary",), "asks for an auxiliary label of the end task's images"),
+        ),
+    ),
+)

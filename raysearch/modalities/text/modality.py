@@ -1,0 +1,132 @@
+"""The modality of texts, as one object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from raysearch.modalities.base import CardFacts, HuggingFaceModel, Modality, ModelConfig, TaskConfig
+from raysearch.modalities.text.taxonomy import TAXONOMY
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raysearch.data.pipeline import Preparation
+    from raysearch.data.prepared import Split
+    from raysearch.modalities.batch import BatchBuilder, OpenSplit
+    from raysearch.modalities.text.config import TextTask
+    from raysearch.modalities.text.network import TextNetwork
+    from raysearch.models.network import Network
+    from raysearch.objectives.space import Space
+    from raysearch.plan import TrialPlan
+
+
+class TextModality(Modality):
+    """The modality of texts."""
+
+    name = "text"
+    noun = "text"
+    taxonomy = TAXONOMY
+    hugging_face_types: ClassVar[frozenset[str]] = frozenset(
+        {"bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "albert", "deberta-v2", "camembert"}
+    )
+    no_export = ""
+
+    @property
+    def task_config(self) -> type[TaskConfig]:
+        """The class of its tasks' declarations."""
+        from raysearch.modalities.text.config import TextTask
+
+        return TextTask
+
+    @property
+    def model_configs(self) -> tuple[type[ModelConfig], ...]:
+        """The classes of its models' declarations."""
+        from raysearch.modalities.text.config import TextModel
+
+        return TextModel, HuggingFaceModel
+
+    @property
+    def task_presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Declarations of tasks by name."""
+        from raysearch.modalities.text.config import TEXT_TASKS
+
+        return TEXT_TASKS
+
+    @property
+    def model_presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Declarations of models by name."""
+        from raysearch.modalities.text.config import TEXT_MODELS
+
+        return TEXT_MODELS
+
+    def space_problem(self, task: TaskConfig, space: Space) -> str:
+        """Returns why the task cannot have the objectives of the space; empty if it can."""
+        for data in space.stages["data"]:
+            if key := cast("TextTask", task).missing_key(data):
+                return f"has objectives on {data} text, and the task has no `{key}` file"
+        return ""
+
+    @property
+    def preparation(self) -> Preparation[Any, Any]:
+        """How its data are read, split, written and opened."""
+        from raysearch.modalities.text.dataset import TextPreparation
+
+        return TextPreparation()
+
+    def batch_builder(self, plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> BatchBuilder:
+        """Returns the builder of a trial's batches."""
+        from raysearch.modalities.text.batches import TextBatchBuilder
+        from raysearch.modalities.text.transforms import vocabulary_of
+        from raysearch.objectives.user_primitives import functions_of
+
+        training = plan.training
+        return TextBatchBuilder(
+            open_split,
+            vocabulary_of(metadata),
+            training.max_length,
+            training.select_probability,
+            functions_of(plan.primitives),
+        )
+
+    def network(self, plan: TrialPlan, metadata: Mapping[str, Any]) -> Network:
+        """Returns the plan's network, randomly initialised or loaded."""
+        from raysearch.modalities.text.network import TextNetwork
+
+        extra = {name: len(data["labels"]) for name, data in metadata.get("extra", {}).items()}
+        return TextNetwork(plan, len(metadata["labels"]), metadata["tokens"]["vocab_size"], extra)
+
+    def export(self, network: Network, plan: TrialPlan, metadata: Mapping[str, Any], data: Path, folder: Path) -> None:
+        """Writes body and end-task head of `network`, and the tokenizer, to `folder`."""
+        from raysearch.modalities.text.export import save_text_model
+
+        save_text_model(cast("TextNetwork", network), plan, metadata, data, folder)
+
+    def predict(
+        self, folder: Path, split: Split, plan: TrialPlan, metadata: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns logits and labels of a split, by the model that `folder` holds."""
+        from raysearch.modalities.text.export import predict_texts
+
+        return predict_texts(folder, split, plan.training.max_length, metadata)
+
+    def card_facts(self, plan: TrialPlan) -> CardFacts:
+        """Returns what a model card says of the plan's model."""
+        model = plan.model
+        usage = (
+            "from transformers import pipeline\n\n"
+            'classify = pipeline("text-classification", model="PATH OF THIS FOLDER")\n'
+            'print(classify("a text", truncation=True))\n'
+        )
+        return CardFacts(
+            library="transformers",
+            pipeline="text-classification",
+            task="Sequence classification",
+            encoder=str((model.get("config") or {}).get("model_type", "")),
+            loaded_from=model.get("path") or model.get("package"),
+            usage=usage,
+        )
+
+
+TEXT = TextModality()

@@ -1,0 +1,82 @@
+"""A primitive of an objective space, and a taxonomy: all primitives of one modality.
+
+Each primitive is declared once, with a lazy target: its function is imported only when it is loaded, so that `ls`,
+`show` and `check` need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from raysearch.objectives.objective import Objective
+
+STAGES = ("data", "transform", "representation", "output")  # in the order of an objective's name
+DEFAULT_MODALITY = "text"  # of a task or a space without the key `kind:`
+EXTRA = re.compile(r"extra_[a-z0-9_]+")  # a data primitive of the task's `extra:`, by its name there
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What an output requires of another stage: without it there is nothing to predict, or the answer is visible."""
+
+    stage: str
+    primitives: tuple[str, ...]  # names or patterns, such as extra_*; one of them must match
+    problem: str  # what is wrong with an objective that has none of them
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One choice at one stage of an objective space."""
+
+    stage: str
+    name: str
+    target: str  # "module:function"; empty for a user's primitive, which `user_primitives.load_functions` loads
+    meaning: str
+    head: int | str = ""  # of an output: how many numbers its head gives, or a word that the modality's network knows
+    requires: Requirement | None = None
+    labels: str = ""  # of an output: "module:function" that returns what is to be predicted, where that is not usual
+
+    def load(self) -> Callable[..., Any]:
+        """Imports and returns the primitive's function."""
+        function: Callable[..., Any] = load_target(self.target)
+        return function
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """All primitives of one modality."""
+
+    modality: str
+    primitives: tuple[Primitive, ...]
+    has_extra_data: bool = False  # may a space name `extra_NAME` data sets of the task?
+    has_user_primitives: bool = False  # may a space name a Python file of the user's primitives?
+    literature: tuple[tuple[str, str], ...] = ()  # patterns of objectives' names, and what the literature calls them
+
+    @cached_property
+    def stages(self) -> dict[str, dict[str, str]]:
+        """The meaning of each primitive, by stage and name."""
+        return {stage: {p.name: p.meaning for p in self.primitives if p.stage == stage} for stage in STAGES}
+
+    def find(self, stage: str, name: str) -> Primitive | None:
+        """Returns the primitive of that stage and name, or None."""
+        return next((p for p in self.primitives if (p.stage, p.name) == (stage, name)), None)
+
+    def functions(self, stage: str) -> dict[str, Callable[..., Any]]:
+        """Imports and returns all functions of one stage by name."""
+        return {p.name: p.load() for p in self.primitives if p.stage == stage}
+
+    def literature_name(self, objective: Objective) -> str:
+        """Returns what the literature calls an objective; empty if it has no name there."""
+        return next((name for pattern, name in self.literature if fnmatchcase(objective.name, pattern)), "")
+
+
+def load_target(target: str) -> Any:
+    """Imports and returns what a lazy target, "module:attribute", names."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
