@@ -1,4 +1,4 @@
-"""The errors a user meets: each one line that says where, what, and what would do."""
+"""The errors that a user meets. Each is one line that says where the problem is, what it is, and what would help."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ class SpecError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run folder that cannot be read, continued or exported as asked."""
+    """A run folder that cannot be read, resumed or exported."""
+
+
+class SearchInterrupted(Exception):  # noqa: N818 - not an error: the user has pressed Ctrl-C
+    """The user has asked the search to stop."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The closing words of an error about an unknown name: the nearest known one, or all of them."""
+    """Returns the end of an error message about an unknown name: the nearest known name, or all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:

@@ -42,7 +42,11 @@ search       search
 results      reports export
 front        cli testing __init__
 """
-RAY_MODULES = {"executors.worker_groups", "search.tune_adapter"}  # the only modules that import ray
+RAY_MODULES = {
+    "executors.ray_cluster",
+    "executors.worker_groups",
+    "search.tune_adapter",
+}  # the only modules that import ray
 FRONT_MODULES = """
 __init__ cli.main config.search_config errors methods methods.weighting.settings objectives.space plan
 schema.catalog schema.yaml_source search.study storage.ledger storage.run storage.schemas

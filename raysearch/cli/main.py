@@ -296,8 +296,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         code = _failed(f"{type(error).__name__}: {error} (RAYSEARCH_DEBUG=1 shows where)", 1)
     code = code if isinstance(code, int) else 0
-    fleet = sys.modules.get("raysearch.executors.worker_groups")
-    if fleet is not None and fleet.at_work():  # a trial could not be left in time: do not wait for it, nor let Ray
+    cluster = sys.modules.get("raysearch.executors.ray_cluster")
+    if cluster is not None and cluster.has_train_runs():  # do not wait for a trial that has not stopped in time
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,7 +1,6 @@
-"""What a worker does with a plan, wherever it runs. Knows no Ray.
+"""How a worker trains one plan, wherever it runs. Knows no Ray.
 
-A trial that fails is a row with its traceback: what `train` raises is caught here, at the border of the trial, and
-becomes its ending. Every rank of a group comes to the same ending, or says so.
+What `train` raises is caught here and becomes the outcome of the trial: a failed trial is a row with its traceback.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from raysearch.distributed import ProcessGroup
-from raysearch.executors.broker import TrialOutcome
+from raysearch.executors.messages import TrialOutcome
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 from raysearch.storage.states import TrialState
@@ -27,66 +26,68 @@ from raysearch.storage.states import TrialState
 TRAIN = "raysearch.training.trainer:train"
 
 
-class Train(Protocol):
-    """What trains a plan; see `training.train`."""
+class TrainFunction(Protocol):
+    """A function that trains a plan, such as `training.trainer.train`."""
 
     def __call__(self, plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Generator[Report, bool, None]:
-        """Reports, one an evaluation; `send(True)` ends the trial."""
+        """Yields a report at each evaluation; `send(True)` makes it stop."""
         ...
 
 
-Push = Callable[[list[Report]], bool]  # takes reports of rank 0; is the trial to leave?
+PushReports = Callable[[list[Report]], bool]  # called on rank 0; returns True when the trial is to stop
 
 
-def load(target: str) -> Train:
-    """The function `module:name`."""
+def load_train_function(target: str) -> TrainFunction:
+    """Returns the function `module:name`."""
     module, name = target.split(":")
-    function: Train = getattr(importlib.import_module(module), name)
+    function: TrainFunction = getattr(importlib.import_module(module), name)
     return function
 
 
-def run_plan(plan: TrialPlan, folder: Path, process_group: ProcessGroup, train: Train, push: Push) -> TrialOutcome:
-    """Train a plan to its end, pushing what it reports, and say how it ended."""
+def run_plan(
+    plan: TrialPlan, folder: Path, process_group: ProcessGroup, train: TrainFunction, push: PushReports
+) -> TrialOutcome:
+    """Trains a plan until it ends or is stopped, and pushes its reports. The outcome is the same on every rank."""
     try:
         return _run(train(plan, folder=folder, process_group=process_group), process_group, push)
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{type(error).__qualname__} at {place.filename}:{place.lineno}"
-        return TrialOutcome(TrialState.FAILED, "".join(traceback.format_exception(error)), where)
+        last_call = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{type(error).__qualname__} at {last_call.filename}:{last_call.lineno}"
+        return TrialOutcome(TrialState.FAILED, "".join(traceback.format_exception(error)), place)
 
 
-def _run(reports: Generator[Report, bool, None], process_group: ProcessGroup, push: Push) -> TrialOutcome:
-    """What was said before an interruption is pushed along with what comes next, and never ends the trial."""
-    unsaid: list[Report] = []
+def _run(reports: Generator[Report, bool, None], process_group: ProcessGroup, push: PushReports) -> TrialOutcome:
+    """Pushes replayed reports together with the next new one; a replayed report never stops the trial."""
+    unsent: list[Report] = []
     for report in reports:
-        unsaid.append(report)
+        unsent.append(report)
         if report.replayed and not report.last:
             continue
-        leave = push(unsaid) if process_group.rank == 0 else False
-        unsaid.clear()
+        is_to_stop = push(unsent) if process_group.rank == 0 else False
+        unsent.clear()
         score = report.evaluation.get("score")
-        sound = score is None or math.isfinite(score)
-        leave, sound = process_group.broadcast((leave, sound))
-        if not sound:
+        is_finite = score is None or math.isfinite(score)
+        is_to_stop, is_finite = process_group.broadcast((is_to_stop, is_finite))
+        if not is_finite:
             reports.close()
             return TrialOutcome(TrialState.FAILED, f"the score at step {report.step} is {score}, not a number")
-        if leave and not report.last:
+        if is_to_stop and not report.last:
             with contextlib.suppress(StopIteration):
                 reports.send(True)
             reports.close()
             return TrialOutcome(TrialState.STOPPED, f"stopped after step {report.step}")
-    if unsaid and process_group.rank == 0:
-        push(unsaid)
+    if unsent and process_group.rank == 0:
+        push(unsent)
     return TrialOutcome(TrialState.COMPLETE, "")
 
 
 def device_name(device: torch.device) -> str:
-    """cpu, or the accelerator's name."""
+    """Returns `cpu`, or the accelerator's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def reset_process_state(seed: int, threads: int) -> None:
-    """Put what a trial may have changed in this process back to where a fresh one begins."""
+    """Resets what a trial may have changed in this process: random generators, threads, torch's global settings."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

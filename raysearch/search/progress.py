@@ -1,7 +1,4 @@
-"""Progress: what a search is doing, shown while it does it.
-
-On a terminal a live panel; elsewhere one line for each trial that ends.
-"""
+"""The live view of a search: a panel on a terminal, otherwise one line for each trial that ends."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from raysearch.formatting import format_duration, format_value
 from raysearch.storage.states import ENDED_STATES, TrialState
 
 ROWS = 8  # running trials shown
-REFRESH = 4.0  # a second
+REFRESH = 4.0  # times a second
 
 
 @dataclass(frozen=True)
@@ -31,24 +28,24 @@ class TrialProgress:
     trial_id: str
     step: int
     score: float | None
-    seconds: float | None  # since it was started; None while it waits for a worker
+    seconds: float | None  # since it started; None while it waits for a worker
 
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Where a search stands."""
+    """How far a search is."""
 
-    counts: Counter[str]  # complete, stopped, failed, running
+    counts: Counter[str]  # of trials: complete, stopped, failed, running
     expected: int | None  # trials in all, if none is stopped or fails; None when only time ends the search
     seconds: float  # spent, all sessions
     limit: float | None  # seconds after which no configuration starts
-    session: tuple[int, float]  # trials that have ended, and seconds, since this driver began
-    best: tuple[float, str, Mapping[str, Any]] | None  # score, trial, values drawn
+    session: tuple[int, float]  # trials that have ended, and seconds, since this driver started
+    best: tuple[float, str, Mapping[str, Any]] | None  # score, trial and values of the best trial, see `storage.best`
     running: Sequence[TrialProgress]
 
     @property
     def ended(self) -> int:
-        """Trials that have ended."""
+        """How many trials have ended."""
         return sum(self.counts[state] for state in ENDED_STATES)
 
     @property
@@ -60,27 +57,23 @@ class SearchProgress:
         return min(1.0, max(shares, default=0.0))
 
     @property
-    def left(self) -> float | None:
-        """Seconds to go, as it looks; None while nothing can be said."""
+    def remaining(self) -> float | None:
+        """Estimated seconds until the end; None while nothing can be said."""
         ended, seconds = self.session
         by_trials = seconds / ended * (self.expected - self.ended) if ended and self.expected is not None else None
         by_time = max(0.0, self.limit - self.seconds) if self.limit is not None else None
-        known = [left for left in (by_trials, by_time) if left is not None]
-        return min(known) if known else None
+        estimates = [estimate for estimate in (by_trials, by_time) if estimate is not None]
+        return min(estimates) if estimates else None
 
 
 class Progress:
-    """Shows where a search stands, from entering to leaving."""
+    """Shows how far a search is, while it is entered."""
 
     def __init__(
-        self,
-        title: str,
-        snapshot: Callable[[], SearchProgress],
-        *,
-        quiet: bool = False,
-        console: Console | None = None,
+        self, title: str, progress: Callable[[], SearchProgress], *, quiet: bool = False, console: Console | None = None
     ) -> None:
-        self.title, self._standing = title, snapshot
+        """Asks `progress` for the present state each time that something is shown."""
+        self.title, self._progress = title, progress
         self.console = console or Console(stderr=True, quiet=quiet)
         self.live: Live | None = None
 
@@ -97,20 +90,20 @@ class Progress:
             self.live.stop()
             self.live = None
 
-    def say(self, line: str) -> None:
-        """A line that stays."""
+    def print(self, line: str) -> None:
+        """Prints a line that stays."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def ended(self, row: Mapping[str, Any]) -> None:
-        """A trial has been committed: one line where there is no panel."""
+    def show_end(self, row: Mapping[str, Any]) -> None:
+        """Prints a line on a trial that has been committed, unless there is a panel."""
         if self.live is None:
-            snapshot = self._standing()
-            of = f"/{snapshot.expected}" if snapshot.expected is not None else ""
+            progress = self._progress()
+            total = f"/{progress.expected}" if progress.expected is not None else ""
             score = f"{row['score']:.4f}" if row["score"] is not None else "-"
-            best = f"best {snapshot.best[0]:.4f}" if snapshot.best else ""
+            best = f"best {progress.best[0]:.4f}" if progress.best else ""
             why = row["why"].strip().splitlines()[-1] if row["state"] == TrialState.FAILED else ""
             parts = (
-                f"{snapshot.ended}{of}",
+                f"{progress.ended}{total}",
                 row["trial_id"],
                 row["state"],
                 score,
@@ -118,47 +111,45 @@ class Progress:
                 best,
                 why,
             )
-            self.say("  ".join(part for part in parts if part))
+            self.print("  ".join(part for part in parts if part))
 
     def render(self) -> RenderableType:
-        """The panel."""
-        snapshot = self._standing()
+        """Returns the panel."""
+        progress = self._progress()
         bar = Table.grid()
-        bar.add_row(ProgressBar(total=1.0, completed=snapshot.share, width=60))
-        parts: list[RenderableType] = [self._head(snapshot), bar]
-        if snapshot.best:
-            score, trial_id, params = snapshot.best
-            drawn = ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
-            parts.append(Text(f"best {score:.4f}  {trial_id}  {drawn}", style="green", overflow="fold"))
-        if snapshot.running and all(line.seconds is None for line in snapshot.running):
+        bar.add_row(ProgressBar(total=1.0, completed=progress.share, width=60))
+        parts: list[RenderableType] = [self._headline(progress), bar]
+        if progress.best:
+            score, trial_id, params = progress.best
+            values = ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
+            parts.append(Text(f"best {score:.4f}  {trial_id}  {values}", style="green", overflow="fold"))
+        if progress.running and all(trial.seconds is None for trial in progress.running):
             parts.append(Text("waiting for workers", style="dim"))
-        elif snapshot.running:
-            parts.append(_table(snapshot.running))
+        elif progress.running:
+            parts.append(_running_table(progress.running))
         return Group(*parts)
 
-    def _head(self, snapshot: SearchProgress) -> Text:
-        counts = snapshot.counts
-        of = f" of {snapshot.expected}" if snapshot.expected is not None else ""
+    def _headline(self, progress: SearchProgress) -> Text:
+        counts = progress.counts
+        total = f" of {progress.expected}" if progress.expected is not None else ""
+        complete, stopped, failed = (f"{counts[state]} {state}" for state in ENDED_STATES)
         text = Text(f"{self.title}  ", style="bold")
-        text.append(
-            f"{snapshot.ended}{of} ended: {counts['complete']} complete, {counts['stopped']} stopped, ",
-            "not bold",
-        )
-        text.append(f"{counts['failed']} failed", "red not bold" if counts["failed"] else "not bold")
-        left = f", about {format_duration(snapshot.left)} left" if snapshot.left else ""
-        text.append(f"; {counts['running']} running; {format_duration(snapshot.seconds)}{left}", "not bold")
+        text.append(f"{progress.ended}{total} ended: {complete}, {stopped}, ", "not bold")
+        text.append(failed, "red not bold" if counts[TrialState.FAILED] else "not bold")
+        remaining = f", about {format_duration(progress.remaining)} left" if progress.remaining else ""
+        running = f"{counts[TrialState.RUNNING]} running"
+        text.append(f"; {running}; {format_duration(progress.seconds)}{remaining}", "not bold")
         return text
 
 
-def _table(running: Sequence[TrialProgress]) -> Table:
+def _running_table(trials: Sequence[TrialProgress]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("running", "step", "score", "time"):
         table.add_column(name, justify="left" if name == "running" else "right")
-    for line in running[:ROWS]:
-        score = "" if line.score is None else f"{line.score:.4f}"
-        table.add_row(
-            line.trial_id, str(line.step), score, "waits" if line.seconds is None else format_duration(line.seconds)
-        )
-    if len(running) > ROWS:
-        table.add_row(f"and {len(running) - ROWS} more", "", "", "")
+    for trial in trials[:ROWS]:
+        score = "" if trial.score is None else f"{trial.score:.4f}"
+        time = "waiting" if trial.seconds is None else format_duration(trial.seconds)
+        table.add_row(trial.trial_id, str(trial.step), score, time)
+    if len(trials) > ROWS:
+        table.add_row(f"and {len(trials) - ROWS} more", "", "", "")
     return table

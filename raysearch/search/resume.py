@@ -38,10 +38,10 @@ LIBRARIES = ("raysearch", "ray", "optuna", "torch", "transformers", "tokenizers"
 class History:
     """What earlier sessions of a run have left in its tables."""
 
-    committed: list[dict[str, Any]]  # rows of trials
-    asked: list[TrialPlan]  # all that was ever handed out, in order
-    attempts: dict[str, int]  # of each trial, how often it was begun
-    told: set[str]  # trials that a study was told of
+    committed: list[dict[str, Any]]  # rows of the table of trials
+    planned: list[TrialPlan]  # the plans of all trials that were ever handed out, in order
+    attempts: dict[str, int]  # by trial, how often it was started
+    reported: set[str]  # trials whose result a study has
     seconds: float  # spent on the search
 
 
@@ -107,15 +107,15 @@ def _memory() -> dict[str, int]:
 
 
 def load_history(folder: Path) -> History:
-    """What the tables of a run tell a driver that takes it up."""
+    """Returns what the tables of a run say to the driver that resumes it."""
     run = open_run(folder)
     events = run.events()
     attempts: dict[str, int] = {}
-    told: set[str] = set()
+    reported: set[str] = set()
     for event in events.select(["event", "trial_id", "attempt"]).to_pylist():
         if event["event"] == EventName.STARTED:
             attempts[event["trial_id"]] = max(attempts.get(event["trial_id"], 0), event["attempt"] + 1)
         elif event["event"] == EventName.TOLD:
-            told.add(event["trial_id"])
-    asked = [TrialPlan.from_dict(plan) for plan in planned_trials(events).values()]
-    return History(run.trials().to_pylist(), asked, attempts, told, run.seconds())
+            reported.add(event["trial_id"])
+    planned = [TrialPlan.from_dict(plan) for plan in planned_trials(events).values()]
+    return History(run.trials().to_pylist(), planned, attempts, reported, run.seconds())

@@ -1,10 +1,10 @@
-"""Optuna's samplers by name, and how an arm's dimensions are asked of them."""
+"""Optuna's samplers by name, and how an arm's dimensions are drawn with them."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -18,55 +18,68 @@ from raysearch.config.dimension import Dimension
 from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX
 from raysearch.methods import FAMILIES
 
-WARM_TRIALS = 10  # warm-starting CMA-ES looks at the best tenth
+WARM_START_TRIALS = 10  # CMA-ES is warm-started from the best tenth of at least so many
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def make_sampler(name: str, seed: int, *, conditional: bool, earlier: Sequence[FrozenTrial] = ()) -> BaseSampler:
-    """The sampler of one question, of a space with or without `conditional` dimensions.
-
-    CMA-ES keeps its state in the study, not in the ledger: trials of `earlier` sessions warm it up.
-    """
-    with warnings.catch_warnings():  # `group` and `source_trials` have been marked experimental for years
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "tpe":
-            return TPESampler(seed=seed, multivariate=True, group=True) if conditional else TPESampler(seed=seed)
-        if name == "cmaes":
-            enough = list(earlier) if len(earlier) >= WARM_TRIALS else None
-            return CmaEsSampler(seed=seed, warn_independent_sampling=False, source_trials=enough)
-        if name == "gp":
-            return GPSampler(seed=seed)
-        return Shared(seed)
-
-
-class Shared(RandomSampler):
-    """Random draws that depend on the dimension's name and the seed alone, whatever else is drawn or left out."""
+class SharedRandomSampler(RandomSampler):
+    """A sampler whose draw of a dimension depends on the seed and the dimension's name alone."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
-        self._own = seed
+        self._seed = seed
 
-    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, among: BaseDistribution) -> Any:
-        """One value of one dimension."""
-        return RandomSampler(seed_of(self._own, name)).sample_independent(study, trial, name, among)
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """Draws one value of one dimension."""
+        return RandomSampler(derive_seed(self._seed, name)).sample_independent(study, trial, name, distribution)
 
 
-def seed_of(*what: object) -> int:
-    """A seed in [0, 2^32) that depends on `what` and on nothing else."""
-    digest = hashlib.sha256("/".join(map(str, what)).encode()).digest()
+def _tpe(seed: int, arm: Arm, earlier: Sequence[FrozenTrial]) -> BaseSampler:  # noqa: ARG001 - one signature for all
+    return TPESampler(seed=seed, multivariate=True, group=True) if is_conditional(arm) else TPESampler(seed=seed)
+
+
+def _cmaes(seed: int, arm: Arm, earlier: Sequence[FrozenTrial]) -> BaseSampler:  # noqa: ARG001 - one signature for all
+    """CMA-ES keeps its state in the study and not in the ledger, so trials of earlier sessions warm it up."""
+    enough = list(earlier) if len(earlier) >= WARM_START_TRIALS else None
+    return CmaEsSampler(seed=seed, warn_independent_sampling=False, source_trials=enough)
+
+
+# Name in `sampler:` -> the sampler of one draw, given its seed, the arm, and the complete trials of earlier sessions.
+# The grid's points are enqueued by `arm_study`; its sampler is not asked.
+SAMPLERS: dict[str, Callable[[int, Arm, Sequence[FrozenTrial]], BaseSampler]] = {
+    "tpe": _tpe,
+    "cmaes": _cmaes,
+    "gp": lambda seed, _arm, _earlier: GPSampler(seed=seed),
+    "random": lambda seed, _arm, _earlier: SharedRandomSampler(seed),
+    "grid": lambda seed, _arm, _earlier: SharedRandomSampler(seed),
+}
+
+
+def make_sampler(name: str, seed: int, arm: Arm, earlier: Sequence[FrozenTrial] = ()) -> BaseSampler:
+    """Returns the sampler of one draw; `earlier` are complete trials of earlier sessions."""
+    with warnings.catch_warnings():  # `group` and `source_trials` have been marked experimental for years
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return SAMPLERS[name](seed, arm, earlier)
+
+
+def derive_seed(*parts: object) -> int:
+    """Returns a seed in [0, 2^32) that depends on `parts` and on nothing else."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
 def is_conditional(arm: Arm) -> bool:
-    """May a draw leave a dimension out? Also a weight, of objectives that another dimension leaves out."""
+    """Says whether a draw may leave a dimension out, for instance the weight of an objective that is not included."""
     names = arm.dimensions.keys()
-    gone = any(n.startswith(INCLUDE_PREFIX) for n in names) and any(n.startswith(WEIGHT_PREFIX) for n in names)
-    return gone or any(dimension.when or name in (*FAMILIES, "space") for name, dimension in arm.dimensions.items())
+    excludes_weights = any(n.startswith(INCLUDE_PREFIX) for n in names) and any(
+        n.startswith(WEIGHT_PREFIX) for n in names
+    )
+    return excludes_weights or any(d.when or name in (*FAMILIES, "space") for name, d in arm.dimensions.items())
 
 
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """Optuna's word for a dimension."""
+def to_distribution(dimension: Dimension) -> BaseDistribution:
+    """Returns Optuna's form of a dimension."""
     if dimension.kind == "choice":
         return CategoricalDistribution(dimension.choices)
     if dimension.kind == "int":
@@ -74,19 +87,19 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
-def draw(trial: Trial, arm: Arm) -> dict[str, Any]:
-    """The values that the sampler gives to the dimensions that the arm asks for."""
-    drawn: dict[str, Any] = {}
+def suggest_dimensions(trial: Trial, arm: Arm) -> dict[str, Any]:
+    """Draws a value for each dimension that the arm needs, given the values before it."""
+    values: dict[str, Any] = {}
     for dimension in arm.dimensions.values():
-        if arm.is_active(dimension, drawn):
-            drawn[dimension.name] = _suggest(trial, dimension)
-    return drawn
+        if arm.is_active(dimension, values):
+            values[dimension.name] = _suggest(trial, dimension)
+    return values
 
 
-def draw_again(trial: Trial, arm: Arm, drawn: Mapping[str, Any]) -> None:
-    """Give `drawn`, which the trial was enqueued with, its place in the study."""
+def replay_dimensions(trial: Trial, arm: Arm, values: Mapping[str, Any]) -> None:
+    """Takes `values`, with which the trial was enqueued, into the study."""
     for dimension in arm.dimensions.values():
-        if dimension.name in drawn:
+        if dimension.name in values:
             _suggest(trial, dimension)
 
 

@@ -16,11 +16,13 @@ SQL reports see the same order in two views: `configurations` (schema CONFIGURAT
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -58,17 +60,22 @@ class RankedConfiguration:
     seeds: tuple[int, ...]  # on which the search runs every configuration
 
     @property
+    def best_trial(self) -> Row:
+        """Its best trial."""
+        return self.trials[0]
+
+    @cached_property
     def complete_scores(self) -> list[float]:
         """The scores of its complete trials."""
         return [trial["score"] for trial in self.trials if _is_complete(trial)]
 
-    @property
+    @cached_property
     def is_complete(self) -> bool:
         """Says whether it is complete on every seed of the search."""
         complete = {trial["seed"] for trial in self.trials if _is_complete(trial)}
         return bool(complete) and complete.issuperset(self.seeds)
 
-    @property
+    @cached_property
     def is_unfinished(self) -> bool:
         """Says whether every trial so far is complete, while seeds are missing."""
         return not self.is_complete and all(_is_complete(trial) for trial in self.trials)
@@ -82,37 +89,66 @@ class RankedConfiguration:
                 return state
         return TrialState.COMPLETE if self.is_complete else TrialState.RUNNING
 
-    @property
+    @cached_property
     def score(self) -> float | None:
         """The mean over its complete trials; without one, the score of its best trial."""
         scores = self.complete_scores
-        return math.fsum(scores) / len(scores) if scores else _score(self.trials[0])
+        return math.fsum(scores) / len(scores) if scores else _score(self.best_trial)
 
-    @property
+    @cached_property
     def order(self) -> tuple[Any, ...]:
         """Sorts configurations of an arm, the best first."""
-        best = self.trials[0]
+        best = self.best_trial
         state = TrialState.COMPLETE if _is_complete(best) else best["state"]
         return not self.is_complete, _place(state), _descending(self.score), self.number
 
 
+class ArmRanking:
+    """The configurations of one arm, to which trials are added one by one."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        """Ranks configurations that the search runs on `seeds`."""
+        self._seeds = tuple(seeds)
+        self._configurations: dict[int, RankedConfiguration] = {}
+
+    def add(self, trial: Row) -> None:
+        """Takes a trial of role search that has ended."""
+        number = trial["number"]
+        earlier = self._configurations[number].trials if number in self._configurations else ()
+        trials = sorted([*earlier, trial], key=lambda row: _trial_order(row, self._seeds))
+        self._configurations[number] = RankedConfiguration(number, tuple(trials), self._seeds)
+
+    def __iter__(self) -> Iterator[RankedConfiguration]:
+        return iter(sorted(self._configurations.values(), key=lambda configuration: configuration.order))
+
+    def trials(self) -> Iterator[Row]:
+        """Yields all trials, in no particular order."""
+        for configuration in self._configurations.values():
+            yield from configuration.trials
+
+    def first(self, count: int) -> list[RankedConfiguration]:
+        """Returns the best `count` configurations that have a score."""
+        scored = (c for c in self._configurations.values() if c.score is not None)
+        return heapq.nsmallest(count, scored, key=lambda configuration: configuration.order)
+
+    def unfinished(self) -> list[RankedConfiguration]:
+        """Returns the configurations that are to run on further seeds."""
+        return [configuration for configuration in self._configurations.values() if configuration.is_unfinished]
+
+
 def rank_configurations(trials: Iterable[Row], seeds: Sequence[int]) -> list[RankedConfiguration]:
     """Returns the configurations of one arm, best first, given its trials of role search."""
-    by_number: dict[int, list[Row]] = {}
+    ranking = ArmRanking(seeds)
     for trial in trials:
-        by_number.setdefault(trial["number"], []).append(trial)
-    ranked = [
-        RankedConfiguration(number, tuple(sorted(rows, key=lambda row: _trial_order(row, seeds))), tuple(seeds))
-        for number, rows in by_number.items()
-    ]
-    return sorted(ranked, key=lambda configuration: configuration.order)
+        ranking.add(trial)
+    return list(ranking)
 
 
 def best_trial(trials: pa.Table, seeds: Sequence[int], arm: str) -> dict[str, Any] | None:
     """Returns the row of an arm's best trial, `plan` and `params` parsed; None when no trial has a score."""
     ours = [row for row in trials.to_pylist() if row["arm"] == arm and row["role"] == TrialRole.SEARCH]
     ranked = rank_configurations(ours, seeds)
-    best = next((configuration.trials[0] for configuration in ranked if configuration.score is not None), None)
+    best = next((configuration.best_trial for configuration in ranked if configuration.score is not None), None)
     if best is None:
         return None
     return {**best, "plan": json.loads(best["plan"] or "{}"), "params": json.loads(best["params"] or "{}")}
@@ -137,7 +173,7 @@ def configurations(trials: pa.Table, seeds: Sequence[int]) -> pa.Table:
 
 
 def _row(configuration: RankedConfiguration) -> dict[str, Any]:
-    best, scores = configuration.trials[0], configuration.complete_scores
+    best, scores = configuration.best_trial, configuration.complete_scores
     return {
         "number": configuration.number,
         "trial_id": best["trial_id"],

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from raysearch.executors import broker as module
-from raysearch.executors.broker import Broker, IntermediateScore, TrialEvent, TrialOutcome, WorkerInfo
+from raysearch.executors import trial_queue
+from raysearch.executors.broker import Broker
+from raysearch.executors.messages import IntermediateScore, TrialEvent, TrialOutcome, WorkerInfo
 from raysearch.storage.schemas import Report
+from raysearch.storage.states import TrialState
 
-COMPLETE = TrialOutcome("complete", "")
+COMPLETE = TrialOutcome(TrialState.COMPLETE, "")
 
 
 def rank(number: int = 0, group: str = "g", epoch: str = "e0", world: int = 1, plans: int = 99) -> WorkerInfo:
@@ -86,7 +89,7 @@ def test_stop_takes_effect_at_the_next_report() -> None:
         assert not await broker.add_reports("t", 0, [report(1)])
         await broker.stop("t")
         assert await broker.add_reports("t", 0, [report(2)])
-        await broker.finish_trial(rank(), "t", 0, TrialOutcome("stopped", "stopped after step 2"))
+        await broker.finish_trial(rank(), "t", 0, TrialOutcome(TrialState.STOPPED, "stopped after step 2"))
         marks, state = await broker.read_scores("t", 0)
         assert [mark.step for mark in marks] == [1, 2]
         assert state == "stopped"
@@ -160,7 +163,7 @@ def test_error_on_all_ranks_fails_trial_and_keeps_worker_group() -> None:
         await broker.submit("t", "{}")
         for worker in ranks:
             await broker.next_trial(worker, 0, 0)
-        failed = TrialOutcome("failed", "Traceback ...", "OSError at here:1")
+        failed = TrialOutcome(TrialState.FAILED, "Traceback ...", "OSError at here:1")
         assert await asyncio.gather(*(broker.finish_trial(worker, "t", 0, failed) for worker in ranks)) == [True, True]
         assert (await broker.read_scores("t", 0))[1] == "failed"
         await broker.submit("u", "{}")
@@ -169,16 +172,16 @@ def test_error_on_all_ranks_fails_trial_and_keeps_worker_group() -> None:
     played(scene)
 
 
-@pytest.mark.parametrize("other", [COMPLETE, TrialOutcome("failed", "", "ValueError at there:2"), None])
+@pytest.mark.parametrize("other", [COMPLETE, TrialOutcome(TrialState.FAILED, "", "ValueError at there:2"), None])
 def test_disagreeing_ranks_end_the_worker_group(other: TrialOutcome | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "FINISH_SECONDS", 0.05)
 
     async def scene(broker: Broker) -> None:
         ranks = [rank(number, world=2) for number in range(2)]
         await broker.submit("t", "{}")
         for worker in ranks:
             await broker.next_trial(worker, 0, 0)
-        failed = TrialOutcome("failed", "Traceback: OSError", "OSError at here:1")
+        failed = TrialOutcome(TrialState.FAILED, "Traceback: OSError", "OSError at here:1")
         leaving = [broker.finish_trial(ranks[0], "t", 0, failed)]
         if other is not None:
             leaving.append(broker.finish_trial(ranks[1], "t", 0, other))
@@ -219,14 +222,14 @@ def test_close_ends_worker_groups_and_leaves_trials_unfinished() -> None:
         assert await waiting is None
         assert await watching == ([], "closed")
         assert await broker.add_reports("t", 0, [report(1)])
-        assert await broker.finish_trial(rank(), "t", 0, TrialOutcome("stopped", ""))
+        assert await broker.finish_trial(rank(), "t", 0, TrialOutcome(TrialState.STOPPED, ""))
         assert await broker.next_trial(rank(), 1, 0) is None
         assert [kind for kind, *_ in await read_event_summaries(broker)] == ["started", "reports"]
 
     played(scene)
 
 
-@pytest.mark.parametrize("memory", [0, module.GROWTH + 1])
+@pytest.mark.parametrize("memory", [0, trial_queue.MEMORY_GROWTH + 1])
 def test_worker_group_restarts_at_trial_or_memory_limit(memory: int) -> None:
     async def scene(broker: Broker) -> None:
         ranks = [rank(number, world=2, plans=2 if not memory else 99) for number in range(2)]

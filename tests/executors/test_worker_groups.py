@@ -13,11 +13,12 @@ from helpers.stub_training import train as stub_train
 from raysearch.config.sections import Resources
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
-from raysearch.executors import worker_groups
-from raysearch.executors.broker import TrialOutcome
-from raysearch.executors.trial_runner import load, reset_process_state, run_plan
+from raysearch.executors import ray_cluster
+from raysearch.executors.messages import TrialOutcome
+from raysearch.executors.trial_runner import load_train_function, reset_process_state, run_plan
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
+from raysearch.storage.states import TrialState
 from raysearch.training.trainer import train as real
 
 
@@ -37,13 +38,13 @@ from raysearch.training.trainer import train as real
     ],
 )
 def test_worker_group_count_fits_the_resources(resources: Resources, cpus: float, gpus: float, groups: int) -> None:
-    assert worker_groups._fitting(resources, cpus, gpus) == groups
+    assert ray_cluster.fitting_groups(resources, cpus, gpus) == groups
 
 
 def test_ray_client_address_is_rejected_with_alternative() -> None:
     with (
         pytest.raises(RunError, match=r"ray://host:10001: Ray Client is not supported.*ray job submit"),
-        worker_groups.cluster("ray://host:10001", Resources(), dashboard=False),
+        ray_cluster.open_cluster("ray://host:10001", Resources(), dashboard=False),
     ):
         pass
 
@@ -51,7 +52,7 @@ def test_ray_client_address_is_rejected_with_alternative() -> None:
 def test_insufficient_local_resources_are_rejected_before_ray() -> None:
     with (
         pytest.raises(RunError, match=r"a trial takes 5000 workers x 1 CPUs; this machine has \d+ CPUs"),
-        worker_groups.cluster(None, Resources(workers=5000), dashboard=False),
+        ray_cluster.open_cluster(None, Resources(workers=5000), dashboard=False),
     ):
         pass
 
@@ -79,13 +80,13 @@ def run(folder: Path, said: ReportRecorder, train: Callable[..., Any] = stub_tra
 
 def test_plan_stopped_at_its_last_step_is_complete(tmp_path: Path) -> None:
     said = ReportRecorder(leave_at=6)
-    assert run(tmp_path, said) == TrialOutcome("complete", "")
+    assert run(tmp_path, said) == TrialOutcome(TrialState.COMPLETE, "")
     assert said.steps == [2, 4, 6]
 
 
 def test_stopped_plan_resumes_from_its_last_step(tmp_path: Path) -> None:
     said = ReportRecorder(leave_at=4)
-    assert run(tmp_path, said) == TrialOutcome("stopped", "stopped after step 4")
+    assert run(tmp_path, said) == TrialOutcome(TrialState.STOPPED, "stopped after step 4")
     assert said.steps == [2, 4]
     again = ReportRecorder(leave_at=2)
     assert run(tmp_path, again).state == "complete"
@@ -97,7 +98,8 @@ def test_stopped_plan_resumes_from_its_last_step(tmp_path: Path) -> None:
 
 def test_nan_score_fails_the_plan_and_is_reported(tmp_path: Path) -> None:
     said = ReportRecorder()
-    assert run(tmp_path, said, dropout=0.81) == TrialOutcome("failed", "the score at step 2 is nan, not a number")
+    outcome = run(tmp_path, said, dropout=0.81)
+    assert outcome == TrialOutcome(TrialState.FAILED, "the score at step 2 is nan, not a number")
     assert said.steps == [2]
 
 
@@ -119,7 +121,7 @@ def test_keyboard_interrupt_is_not_a_plan_failure(tmp_path: Path) -> None:
 
 
 def test_train_function_is_loaded_by_module_and_name() -> None:
-    assert load("raysearch.training.trainer:train") is real
+    assert load_train_function("raysearch.training.trainer:train") is real
 
 
 def test_reset_process_state_restores_a_fresh_process() -> None:

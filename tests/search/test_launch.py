@@ -18,6 +18,7 @@ from helpers.plans import MODEL
 
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError, SpecError
+from raysearch.executors.ray_environment import RAY_ENVIRONMENT
 from raysearch.search import launch as module
 from raysearch.search.launch import launch
 from raysearch.storage.run import Run, open_run
@@ -178,7 +179,7 @@ def test_launch_after_ctrl_c_resumes_the_unfinished_trial(
     search = make_search()
     with pytest.raises(KeyboardInterrupt):
         launch(search, train=STUB_TRAINING)
-    assert "interrupted; 1 trial is unfinished; raysearch resume tried goes on" in capsys.readouterr().err
+    assert "interrupted; 1 trial is unfinished; resume it with: raysearch resume tried" in capsys.readouterr().err
     run = open_run(Path(search.runs) / "tried")
     assert run.trials().num_rows == 1
     assert run.status()["state"] == "interrupted"
@@ -207,16 +208,17 @@ def ray_session() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", WORKER_PATH)
         patch.setenv("STUB_SECONDS", "0.1")  # time for a stop to arrive
-        for name, value in module.ENVIRONMENT.items():
+        for name, value in RAY_ENVIRONMENT.items():
             patch.setenv(name, value)
         import ray
 
-        from raysearch.executors.worker_groups import NAMESPACE, SLOT
+        from raysearch.executors.messages import NAMESPACE
+        from raysearch.executors.ray_cluster import TRIAL_SLOT
 
         ray.init(
             address="local",
             num_cpus=2,
-            resources={SLOT: 4},
+            resources={TRIAL_SLOT: 4},
             include_dashboard=False,
             object_store_memory=256 << 20,
             log_to_driver=False,

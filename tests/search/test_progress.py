@@ -38,7 +38,7 @@ def test_panel_shows_counts_running_best_and_remaining_time() -> None:
     assert "best 0.7500  search-0002-s0-abcdef  lr 0.001235, k 4, surgery none" in said
     lines = [line.split() for line in said.splitlines()]
     assert ["search-0005-s0-aaaaaa", "40", "0.5000", "12", "s"] in lines
-    assert ["search-0006-s0-bbbbbb", "0", "waits"] in lines
+    assert ["search-0006-s0-bbbbbb", "0", "waiting"] in lines
 
 
 def test_panel_with_many_running_trials_is_truncated() -> None:
@@ -51,7 +51,7 @@ def test_panel_before_the_first_worker_says_waiting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "share", "left"),
+    ("more", "share", "remaining"),
     [
         ({}, 0.25, 150.0),
         ({"limit": 200.0}, 0.25, 100.0),
@@ -60,9 +60,9 @@ def test_panel_before_the_first_worker_says_waiting() -> None:
         ({"session": (0, 9.0)}, 0.25, None),
     ],
 )
-def test_progress_bar_follows_trials_or_else_time(more: dict[str, Any], share: float, left: float | None) -> None:
+def test_progress_bar_follows_trials_or_else_time(more: dict[str, Any], share: float, remaining: float | None) -> None:
     assert snapshot(**more).share == share
-    assert snapshot(**more).left == left
+    assert snapshot(**more).remaining == remaining
 
 
 def test_progress_without_terminal_prints_a_line_per_trial() -> None:
@@ -75,8 +75,8 @@ def test_progress_without_terminal_prints_a_line_per_trial() -> None:
         "why": "a\nOSError: x\n",
     }
     with Progress("first", snapshot, console=Console(file=out, width=40)) as shown:
-        shown.ended(row)
-        shown.say("a note [that] is said as it is")
+        shown.show_end(row)
+        shown.print("a note [that] is said as it is")
     line, note = out.getvalue().splitlines()
     assert line == "5/20  search-0001-s0-cccccc  failed  -  3 s  best 0.7500  OSError: x"
     assert note == "a note [that] is said as it is"

@@ -52,7 +52,7 @@ class MemoryLedger:
     committed: list[dict[str, Any]] = field(default_factory=list)
 
     def study(self, search: Search, **more: Any) -> Study:
-        return Study(search, data="/data", labels=["a", "b"], committed=self.committed, asked=self.asked, **more)
+        return Study(search, data="/data", labels=["a", "b"], committed=self.committed, planned=self.asked, **more)
 
     def ask(self, study: Study) -> Proposal | None:
         proposal = study.ask()
@@ -148,7 +148,7 @@ def test_study_after_a_crash_resumes_trials_in_flight_first() -> None:
     study = ledger.study(search)
     in_flight = [ledger.ask(study).plan for _ in range(3)]
     ledger.commit(in_flight[1])
-    study = Study(search, data="/moved", labels=["a", "b"], committed=ledger.committed, asked=ledger.asked)
+    study = Study(search, data="/moved", labels=["a", "b"], committed=ledger.committed, planned=ledger.asked)
     again = [study.ask() for _ in range(3)]
     assert [p.plan.trial_id for p in again[:2]] == [in_flight[0].trial_id, in_flight[2].trial_id]
     assert [p.resumed for p in again] == [True, True, False]
@@ -204,7 +204,7 @@ def test_study_tell_twice_raises() -> None:
     study = MemoryLedger().study(search_of())
     trial_id = study.ask().plan.trial_id
     study.tell(trial_id, "complete", 0.5, 10)
-    with pytest.raises(ValueError, match="has been told"):
+    with pytest.raises(ValueError, match="has a result already"):
         study.tell(trial_id, "complete", 0.5, 10)
     with pytest.raises(ValueError, match="was not asked for"):
         study.tell("search-0099-s0-abcdef", "complete", 0.5, 10)
@@ -261,7 +261,7 @@ def test_study_compute_budget_is_equal_for_all_arms() -> None:
     committed = [{"trial_id": p.trial_id, "plan": p.to_json(), "state": "complete"} for p in asked[:10]]
     for row, plan in zip(committed, asked, strict=False):
         row |= {"score": 0.5, "steps": 10, "seconds": seconds[plan.arm]}
-    again = Study(search, data="", labels=2, committed=committed, asked=asked[:10])
+    again = Study(search, data="", labels=2, committed=committed, planned=asked[:10])
     rest = []
     while (proposal := again.ask()) is not None:
         again.tell(proposal.plan.trial_id, "complete", 0.5, 10, seconds[proposal.plan.arm])

@@ -78,7 +78,7 @@ def test_asha_after_a_restart_decides_as_before(seed: int) -> None:
                 break
     cut = next(i for i, row in enumerate(history) if row["trial_id"] == "t6")
     restarted = AshaWithExemptions(ASHA)
-    restarted.remember(history[:cut])
+    restarted.restore_rungs(history[:cut])
     trials = {row["trial_id"]: add_trial(restarted, row["trial_id"]) for row in history[cut:]}
     again = [report_score(restarted, trials[row["trial_id"]], row["step"], row["best"]) for row in history[cut:]]
     assert again == decisions[cut:]

@@ -1,0 +1,138 @@
+"""The Ray cluster that a search runs on: started on this machine or joined, and measured against what trials need."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from raysearch.config.sections import Resources
+from raysearch.errors import RunError
+from raysearch.executors.messages import NAMESPACE
+
+TRIAL_SLOT = "trial_slot"  # the resource that a Tune trial takes, because it computes nothing
+SLOT_CPUS = 0.001  # what it takes instead on a cluster without that resource
+OBJECT_STORE = 256 << 20  # bytes; only small objects pass through it
+TRAIN_RUN_THREAD = "raysearch-run-"  # begins the names of threads that wait for a Ray Train run
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a search has to run on."""
+
+    groups: int  # worker groups, that is, trials at a time
+    slot: dict[str, float]  # what a Tune trial takes
+    notes: tuple[str, ...] = ()  # for the user
+
+
+@contextlib.contextmanager
+def open_cluster(address: str | None, resources: Resources, *, dashboard: bool) -> Iterator[Cluster]:
+    """Yields the cluster at `address`, or the one that this process has joined already, or a new local one.
+
+    A local one is shut down at the end. `dashboard`: Ray Train needs one to clean up after runs that are killed. Raises
+    RunError, before anything starts on the cluster, when it cannot be reached or does not have what a trial needs.
+    """
+    if address is not None and address.startswith("ray://"):
+        raise RunError(
+            f"{address}: Ray Client is not supported; run the driver on the cluster: "
+            "ray job submit --working-dir . -- raysearch launch FILE --address auto"
+        )
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    was_connected, auth_mode = ray.is_initialized(), os.environ.get("RAY_AUTH_MODE")
+    is_local = not was_connected and address is None
+    try:
+        if is_local:
+            context = _start(resources, dashboard)
+        elif not was_connected:
+            context = _join(str(address))
+        else:
+            context = ray.init(ignore_reinit_error=True, logging_level=logging.CRITICAL)
+        yield _measure(resources, lacks_dashboard=dashboard and not context.dashboard_url)
+    finally:
+        if not was_connected and not has_train_runs():
+            ray.shutdown()
+        if is_local:
+            os.environ.pop("RAY_AUTH_MODE", None)
+            os.environ.update({"RAY_AUTH_MODE": auth_mode} if auth_mode is not None else {})
+
+
+def has_train_runs() -> bool:
+    """Says whether a thread of this process still waits for a Ray Train run.
+
+    Ray must not be shut down then, because it would end the whole process. What Ray has started ends with the process.
+    """
+    return any(thread.name.startswith(TRAIN_RUN_THREAD) for thread in threading.enumerate())
+
+
+def fitting_groups(resources: Resources, cpus: float, gpus: float) -> int:
+    """Returns how many worker groups fit, at most as many as `resources` declares."""
+    fits = [
+        int(total / (resources.workers * each) + 1e-9)
+        for total, each in ((cpus, resources.cpus), (gpus, resources.gpus))
+        if each
+    ]
+    return min([*fits, resources.groups] if resources.groups else fits)
+
+
+def _start(resources: Resources, dashboard: bool) -> Any:
+    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    groups = fitting_groups(resources, cores, gpus)
+    if groups < 1:
+        raise RunError(f"a trial takes {_needs(resources)}; this machine has {cores} CPUs and {gpus} GPUs")
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # the cluster listens to this machine alone
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # no cloud will take this node away
+    return ray.init(
+        address="local",
+        num_cpus=max(cores, round(groups * resources.workers * resources.cpus)),
+        num_gpus=gpus,
+        resources={TRIAL_SLOT: max(groups, 1)},
+        include_dashboard=dashboard,
+        object_store_memory=OBJECT_STORE,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+        namespace=NAMESPACE,
+    )
+
+
+def _join(address: str) -> Any:
+    try:
+        return ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise RunError(f"cannot join the cluster at {address}: {reason}") from error
+
+
+def _measure(resources: Resources, *, lacks_dashboard: bool) -> Cluster:
+    """Returns what the cluster has room for. Raises RunError when not one trial fits."""
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
+    groups = fitting_groups(resources, cpus, gpus)
+    if groups < 1 or resources.cpus > largest:
+        where = f"the cluster has {cpus:g} CPUs ({largest:g} on its largest node) and {gpus:g} GPUs"
+        raise RunError(f"a trial takes {_needs(resources)}; {where}")
+    notes: list[str] = []
+    if 0 < groups < resources.groups:
+        notes.append(f"{groups} trials at a time: no more fit")
+    slot = {TRIAL_SLOT: 1.0}
+    if total.get(TRIAL_SLOT, 0.0) < groups:
+        slot = {"cpu": SLOT_CPUS}
+        notes.append(f"the cluster has no resource {TRIAL_SLOT!r}: Tune's part of each trial takes {SLOT_CPUS} CPU")
+    if lacks_dashboard:
+        notes.append("the cluster has no dashboard: a Ray Train run whose controller is killed keeps its resources")
+    return Cluster(groups, slot, tuple(notes))
+
+
+def _needs(resources: Resources) -> str:
+    each = [f"{value:g} {name}" for value, name in ((resources.cpus, "CPUs"), (resources.gpus, "GPUs")) if value]
+    return f"{resources.workers} workers x {' and '.join(each)}"
