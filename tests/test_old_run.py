@@ -22,7 +22,6 @@ BEST, CUT = "search-0000-s0-a16db1", "search-0002-s0-2d93ea"
 
 def copied(folder: Path) -> Run:
     shutil.copytree(DATA / NAME, folder / NAME)
-    (folder / NAME / "log").mkdir(exist_ok=True)  # the run left it empty, and git keeps no empty folders
     return open_run(folder / NAME)
 
 

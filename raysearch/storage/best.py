@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysearch.storage.schemas import TRIALS, column
+from raysearch.storage.schemas import column
 from raysearch.storage.states import ENDED_STATES, TrialRole, TrialState
 
 Row = Mapping[str, Any]  # of the table of trials: number, seed, state and score at least
@@ -49,6 +49,9 @@ CONFIGURATIONS = pa.schema(
         column("params", pa.string(), "the values drawn for it, JSON"),
     ]
 )
+
+
+_COLUMNS = ["trial_id", "arm", "role", "number", "seed", "state", "score", "best_step", "steps", "seconds", "params"]
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def best_trials(trials: pa.Table, seeds: Sequence[int]) -> pa.Table:
 def configurations(trials: pa.Table, seeds: Sequence[int]) -> pa.Table:
     """Returns a row for every configuration of every arm, best first: the view `configurations`."""
     arms: dict[str, list[Row]] = {}
-    for row in trials.select([name for name in TRIALS.names if name != "plan"]).to_pylist():
+    for row in trials.select(_COLUMNS).to_pylist():
         if row["role"] == TrialRole.SEARCH:
             arms.setdefault(row["arm"], []).append(row)
     ranked = [(arm, configuration) for arm, rows in arms.items() for configuration in rank_configurations(rows, seeds)]

@@ -1,11 +1,14 @@
-"""The files behind a run's tables, and how they are read while a writer is at work.
+"""The files behind a run's tables, and how they are read while a process writes them.
 
-    log/<seq>-<table>-<crc32>.arrow    journal: one Arrow IPC file a write, there whole or not at all
-    tables/<table>/part-<n>.parquet    the same rows, compacted; metadata `through`: the last seq within
+    log/<seq>-<table>-<crc32>.arrow    the journal: one Arrow IPC file (a segment) per write, complete or absent
+    tables/<table>/part-<n>.parquet    the same rows, compacted; its metadata `through` is the last seq that it holds
 
-Each row lies in exactly one part, or in one segment with a seq above `through`. A segment at or below `through` is
-already in a part: readers pass over it, the next compaction removes it. Only the newest part changes, by
-growing at its end.
+Every row is in exactly one part, or in one segment with a seq above `through`. A segment up to `through` is in a part
+already: readers skip it, and the next compaction removes it. Only the newest part changes: it grows at its end.
+
+The parts are plain Parquet and complete at every moment, so that any program can read `*.parquet` without an extension.
+That is why they are grown in place by splicing row groups: a table format (Delta Lake, Iceberg) would need its reader,
+and a file for each compaction would leave thousands of small files.
 """
 
 from __future__ import annotations
@@ -26,13 +29,13 @@ from raysearch.errors import RunError
 from raysearch.storage.schemas import TABLES, VERSION
 
 _SEGMENT = re.compile(r"(\d{10})-([a-z]+)-([0-9a-f]{8})\.arrow")
-_MAGIC, _FOOTER_END = b"PAR1", 8  # Parquet: a file opens with the first, and ends with a length and the magic
-_TRIES = 50  # a reader begins again when a segment was compacted under its hands
+_MAGIC, _FOOTER_END = b"PAR1", 8  # a Parquet file begins with the magic and ends with a length and the magic
+_TRIES = 50  # a reader starts again when a segment is compacted while it reads
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One file of the journal, by its name."""
+    """One file of the journal, as its name describes it."""
 
     seq: int
     table: str
@@ -41,22 +44,22 @@ class Segment:
 
 
 def write_atomically(folder: Path, target: Path, *content: bytes | memoryview | pa.Buffer) -> None:
-    """Put `content` at `target` durably: a reader, or a crash, meets the old file or the new one, nothing between."""
-    unfinished = folder / "log" / f"{target.name}.tmp"
-    with unfinished.open("wb") as file:
+    """Writes `content` to `target` durably; readers and crashes find either the old file or the new one."""
+    unfinished_file = folder / "log" / f"{target.name}.tmp"
+    with unfinished_file.open("wb") as file:
         file.writelines(content)
         file.flush()
         os.fsync(file.fileno())
-    unfinished.replace(target)
-    entries = os.open(target.parent, os.O_RDONLY)
+    unfinished_file.replace(target)
+    directory = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(entries)
+        os.fsync(directory)
     finally:
-        os.close(entries)
+        os.close(directory)
 
 
 def write_segment(folder: Path, seq: int, table: str, rows: pa.Table) -> None:
-    """Add rows to the journal, durably."""
+    """Adds rows to the journal, durably."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, TABLES[table]) as writer:
         writer.write_table(rows)
@@ -65,44 +68,48 @@ def write_segment(folder: Path, seq: int, table: str, rows: pa.Table) -> None:
 
 
 def list_segments(folder: Path, table: str = "") -> list[Segment]:
-    """The journal's segments, of one table or of all, in the order of writing; unfinished files are left out."""
-    found = []
-    for path in (folder / "log").iterdir():
+    """Returns the journal's segments, of one table or of all, in the order of writing, without unfinished files."""
+    segments = []
+    log = folder / "log"
+    for path in log.iterdir() if log.is_dir() else ():  # a copy made with git lacks an empty folder
         if path.name.startswith(".") or path.suffix == ".tmp":
             continue
         match = _SEGMENT.fullmatch(path.name)
         if match is None or match[2] not in TABLES:
             raise RunError(f"{path}: not a segment of a raysearch journal; move it elsewhere")
         if table in ("", match[2]):
-            found.append(Segment(int(match[1]), match[2], int(match[3], 16), path))
-    return sorted(found, key=lambda segment: segment.seq)
+            segments.append(Segment(int(match[1]), match[2], int(match[3], 16), path))
+    return sorted(segments, key=lambda segment: segment.seq)
 
 
 def read_segment(segment: Segment) -> pa.Table:
-    """The rows of one segment; FileNotFoundError if it has been compacted away, RunError if it is damaged."""
+    """Returns the rows of one segment.
+
+    Raises FileNotFoundError if it has been compacted meanwhile, and RunError if it is damaged.
+    """
     content = segment.path.read_bytes()
     if zlib.crc32(content) != segment.crc32:
-        raise RunError(f"{segment.path}: damaged (its checksum is wrong); delete the file to go on without its rows")
+        raise RunError(f"{segment.path}: damaged (its checksum is wrong); delete the file to continue without its rows")
     rows = pa.ipc.open_file(pa.py_buffer(content)).read_all()
     _check_schema(rows.schema, segment.table, segment.path)
     return rows
 
 
 def list_parts(folder: Path, table: str) -> list[Path]:
-    """The Parquet files of a table, oldest first."""
+    """Returns the Parquet files of a table, oldest first."""
     return sorted((folder / "tables" / table).glob("part-*.parquet"))
 
 
 def part_path(folder: Path, table: str, number: int) -> Path:
-    """Where the part of that number lies."""
+    """Returns the path of the part of that number."""
     return folder / "tables" / table / f"part-{number:05d}.parquet"
 
 
 def append_to_part(folder: Path, table: str, number: int, through: int, rows: pa.Table) -> None:
-    """Add `rows`, a row group that ends with segment `through`, to a part, which is begun if need be.
+    """Adds `rows`, a row group that ends with segment `through`, to a part, which is created if it does not exist.
 
-    The bytes of the part so far, its footer among them, stay where they are: a reader that has seen its old length or
-    its old footer (Polars looks at a file several times, by name) reads on in the new file as if in the old.
+    The bytes of the part so far, with its footer, stay where they are. A reader that has seen the old length or the old
+    footer (Polars opens a file several times, by name) therefore reads the new file as if it were the old one.
     """
     schema = TABLES[table].with_metadata({**TABLES[table].metadata, "through": str(through)})
     path = part_path(folder, table, number)
@@ -119,12 +126,13 @@ def append_to_part(folder: Path, table: str, number: int, through: int, rows: pa
 
 
 def _write_group(schema: pa.Schema, rows: pa.Table | None, before: bytes = b"") -> tuple[pa.Buffer, pq.FileMetaData]:
-    """The bytes before and those of one row group (no footer), and metadata of that group alone."""
+    """Returns `before` and the bytes of one row group, without a footer, and the metadata of that group alone."""
     sink = pa.BufferOutputStream()
-    indexed = [f.name for f in schema if f.name == "trial_id" or not pa.types.is_string(f.type)]  # no JSON in footers
+    # Statistics of JSON columns would bloat the footer.
+    indexed = [f.name for f in schema if f.name == "trial_id" or not pa.types.is_string(f.type)]
     options = {"compression": "zstd", "write_page_checksum": True, "write_statistics": indexed}
     with pq.ParquetWriter(sink, schema, **options) as writer:
-        sink.write(before[len(_MAGIC) :])  # the writer has written the magic, and goes on from where it finds itself
+        sink.write(before[len(_MAGIC) :])  # the writer has written the magic and continues at its position
         if rows:
             writer.write_table(rows.replace_schema_metadata(schema.metadata), row_group_size=len(rows))
     content = sink.getvalue()
@@ -134,49 +142,49 @@ def _write_group(schema: pa.Schema, rows: pa.Table | None, before: bytes = b"") 
 
 @contextmanager
 def open_part(path: Path, table: str) -> Iterator[pq.ParquetFile]:
-    """A part, opened and checked; RunError if it is damaged or of another version."""
+    """Opens and checks a part. Raises RunError if it is damaged or of another version."""
     try:
         with path.open("rb") as file:
             part = pq.ParquetFile(file, page_checksum_verification=True)
             _check_schema(part.schema_arrow, table, path)
             yield part
-    except (pa.ArrowInvalid, OSError) as error:  # what Parquet says of damage
+    except (pa.ArrowInvalid, OSError) as error:  # what Parquet raises for a damaged file
         raise RunError(f"{path}: damaged ({str(error).splitlines()[0]}); its rows cannot be read") from error
 
 
 def last_segment(part: pq.ParquetFile) -> int:
-    """The last segment that a part holds."""
+    """Returns the seq of the last segment that a part holds."""
     return int(part.metadata.metadata[b"through"])
 
 
 def read_table(folder: Path, table: str) -> pa.Table:
-    """Every row of a table, parts and journal, in the order of writing, as they stood at one moment of this call."""
+    """Returns every row of a table, parts and journal, in the order of writing, as of one moment during this call."""
     if not (folder / "tables" / table).is_dir():
         raise RunError(f"{folder}: not the folder of a run (it has no tables/{table})")
     for _ in range(_TRIES):
-        waiting = list_segments(folder, table)  # before the parts: what leaves this list meanwhile is in them
+        segments = list_segments(folder, table)  # before the parts: what is compacted meanwhile is in a part
         try:
-            return pa.concat_tables([pa.Table.from_batches([], TABLES[table]), *_rows(folder, table, waiting)])
+            return pa.concat_tables([pa.Table.from_batches([], TABLES[table]), *_rows(folder, table, segments)])
         except FileNotFoundError:
             continue
     raise RunError(f"{folder}: {table} is compacted faster than it can be read; try again")
 
 
-def _rows(folder: Path, table: str, waiting: list[Segment]) -> Iterator[pa.Table]:
+def _rows(folder: Path, table: str, segments: list[Segment]) -> Iterator[pa.Table]:
     last = 0
     for path in list_parts(folder, table):
         with open_part(path, table) as part:
             yield part.read().cast(TABLES[table])
             last = last_segment(part)
-    for segment in waiting:
+    for segment in segments:
         if segment.seq > last:
             yield read_segment(segment)
 
 
-def _check_schema(found: pa.Schema, table: str, path: Path) -> None:
-    version = (found.metadata or {}).get(b"version", b"none").decode()
+def _check_schema(schema: pa.Schema, table: str, path: Path) -> None:
+    version = (schema.metadata or {}).get(b"version", b"none").decode()
     if version != VERSION:
         remedy = "read it with the raysearch that wrote it"
         raise RunError(f"{path}: tables of version {version}; this raysearch reads version {VERSION}; {remedy}")
-    if not found.equals(TABLES[table], check_metadata=False):
+    if not schema.equals(TABLES[table], check_metadata=False):
         raise RunError(f"{path}: its columns are not those of {table!r}, version {VERSION}")

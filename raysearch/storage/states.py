@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 MAIN_ARM = "search"  # the arm of the search proper; every other arm is a baseline
+SEARCH_PURPOSE = "search"  # of a session that works on the search; an export, for instance, has another purpose
 
 
 class TrialState(StrEnum):

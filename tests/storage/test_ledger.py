@@ -23,8 +23,9 @@ from raysearch.errors import RunError
 from raysearch.storage import journal
 from raysearch.storage import ledger as ledger_module
 from raysearch.storage.journal import list_parts, list_segments, read_table
-from raysearch.storage.ledger import ROW_KEYS, Ledger, writer_pid
-from raysearch.storage.schemas import EVALUATIONS, TABLES, WEIGHTS
+from raysearch.storage.ledger import Ledger
+from raysearch.storage.lock import writer_pid
+from raysearch.storage.schemas import EVALUATIONS, ROW_KEYS, TABLES, WEIGHTS
 
 
 def trial(number: int, **changed: object) -> dict[str, object]:
@@ -109,7 +110,7 @@ def test_rows_are_flushed_automatically_by_count_or_age(ledger, monkeypatch):
         ("evaluations", {"attempt": 1 << 40}, "evaluations.attempt holds int32"),
         ("evaluations", {"split": None}, "evaluations.split must have a value in every row"),
         ("events", {"event": None}, "events.event must have a value in every row"),
-        ("trials", {}, "rows of trials are written by commit"),
+        ("trials", {}, "a row of the table of trials is written by commit"),
     ],
 )
 def test_row_outside_the_schema_is_rejected(ledger, table, row, problem):
@@ -373,7 +374,7 @@ def test_concurrent_threads_lose_no_rows(ledger):
 
 WRITER = """
 import sys
-from raysearch import ledger as module
+from raysearch.storage import ledger as module
 module.COMPACT_SECONDS, module.COMPACT_SHARE, module.PART_GROUPS = 0.02, 1.0, 8
 with module.Ledger.open(sys.argv[1]) as ledger:
     number = len(ledger.committed)
