@@ -188,11 +188,11 @@ def analyze(
 
     run = open_run(name, _runs(runs))
     if final:
-        from raysearch.export.test_split import final as scored
+        from raysearch.export.test_split import score_arms_on_test
 
-        for trial_id, score, again in scored(run):
+        for trial_id, score, retrained in score_arms_on_test(run):
             if not json:
-                console.line(f"test {score:.4f}  {trial_id}{'  (trained again)' if again else ''}")
+                console.line(f"test {score:.4f}  {trial_id}{'  (trained again)' if retrained else ''}")
     tables = query.analyze(run, reports or None)
     file = page.write_html(run, reports or ())
     if json:

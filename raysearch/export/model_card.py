@@ -1,4 +1,4 @@
-"""The model card of an exported trial: what it is, what it was chosen from, how good it is and how to make it again."""
+"""The model card of an exported trial: what it is, its scores, what it was chosen from and how to repeat it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, TrialRole
 
 
-def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: PreparedData, result: Mapping[str, Any]) -> str:
-    """The Markdown text; `row` is the trial's, `result` what result.json holds."""
+def model_card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: PreparedData, result: Mapping[str, Any]) -> str:
+    """Returns the card as Markdown; `row` is the trial's row, `result` the content of result.json."""
     facts = modality_of(load_metadata(data.folder)).card_facts(plan)
     head: dict[str, Any] = {"library_name": facts.library, "pipeline_tag": facts.pipeline, "tags": ["raysearch"]}
     head |= {"base_model": plan.model["path"]} if plan.model.get("path") else {}
@@ -30,10 +30,10 @@ def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: PreparedData, 
         f"{_first_sentence(plan, data, facts)}\n",
         f"```python\n{facts.usage}```\n",
         f"## Scores\n\n{_scores(row, result)}\n",
-        f"## The search behind it\n\n{_search(run, row, result)}\n",
+        f"## The search it was chosen from\n\n{_search(run, row, result)}\n",
         f"## How it was trained\n\n{_training(plan)}\n",
         f"## Data\n\n{_data(data, result)}\n",
-        f"## Make it again\n\n{_again(row, result)}\n",
+        f"## How to repeat it\n\n{_repetition(row, result)}\n",
         f"## Versions\n\n{_versions(run)}\n",
     ]
     return "\n".join(parts)
@@ -41,66 +41,68 @@ def card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: PreparedData, 
 
 def _first_sentence(plan: TrialPlan, data: PreparedData, facts: CardFacts) -> str:
     labels = ", ".join(f"`{label}`" for label in data.labels)
-    loaded = f"begun from `{facts.loaded_from}`"
-    begun = loaded if facts.loaded_from else f"a {facts.encoder} encoder begun from random weights"
-    kept = f", its first {plan.model['layers']} layers" if plan.model.get("layers") else ""
-    return f"{facts.task} over {len(data.labels)} labels ({labels}), {begun}{kept}."
+    random = f"trained from a randomly initialised {facts.encoder} encoder"
+    start = f"trained from `{facts.loaded_from}`" if facts.loaded_from else random
+    layers = f", its first {plan.model['layers']} layers" if plan.model.get("layers") else ""
+    return f"{facts.task} over {len(data.labels)} labels ({labels}), {start}{layers}."
 
 
 def _scores(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    rows: list[Sequence[Any]] = []
     tried = format_count(result["configurations"], "configuration")
-    chosen = f"chosen by this score from {tried}, so rather too high than too low"
-    rows.append(("select-dev", f"{result['select_dev']:.4f}", chosen))
-    if again := result["confirmed"]:
-        spread = f" (sd {stdev(again):.4f})" if len(again) > 1 else ""
-        rows.append(
-            ("select-dev, fresh seeds", f"{mean(again):.4f}{spread}", f"{format_count(len(again), 'more training')}")
+    rows: list[Sequence[Any]] = [
+        (
+            "select-dev",
+            f"{result['select_dev']:.4f}",
+            f"chosen by this score from {tried}, so expect less on new examples",
         )
-    if result["test"] is not None:
-        opened = format_count(result["openings"], "opening")
+    ]
+    if fresh := result["confirmed"]:
+        spread = f" (sd {stdev(fresh):.4f})" if len(fresh) > 1 else ""
         rows.append(
-            ("test", f"{result['test']:.4f}", f"scored once for this model; {opened} of test in this run so far")
+            ("select-dev, fresh seeds", f"{mean(fresh):.4f}{spread}", f"mean of {format_count(len(fresh), 'training')}")
         )
-    else:
+    if result["test"] is None:
         rows.append(("test", "-", "not scored"))
-    table = _table((result["metric"], "score", "how it came about"), rows)
+    else:
+        accesses = f"this run has read the test split {format_count(result['openings'], 'time')} so far"
+        rows.append(("test", f"{result['test']:.4f}", f"scored once for this model; {accesses}"))
+    table = _table((result["metric"], "score", "how it was obtained"), rows)
     notes = "".join(f"\n- {note}" for note in result["notes"])
     return f"{table}\nThe weights are those of step {row['best_step']}, the best on select-dev.\n{notes}"
 
 
 def _search(run: Run, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    search = run.search
-    states = [state for arm, state in _columns(run, "arm", "state") if arm == row["arm"]]
-    counted = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    search, trials = run.search, run.trials()
+    states = [
+        state
+        for arm, state in zip(trials["arm"].to_pylist(), trials["state"].to_pylist(), strict=True)
+        if arm == row["arm"]
+    ]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     dimensions = ", ".join(f"`{name}`" for name in search.get("dimensions", {})) or "none"
     text = (
         f"Sampler {search.get('sampler')} (seed {search.get('sampler_seed')}), scheduler "
         f"{json.dumps(search.get('scheduler'))}; dimensions: {dimensions}.\n"
         f"Arm `{row['arm']}`: {format_count(result['configurations'], 'configuration')} with a score; "
-        f"trials, further seeds among them: {counted}.\n"
+        f"trials on all seeds: {counts}.\n"
     )
-    arms = [(arm, *_arm(run, arm)) for arm in (MAIN_ARM, *search.get("baselines", {}))]
-    header = ("arm", "configurations", "best select-dev", "fresh seeds")
+    arms = [_arm_row(run, arm) for arm in (MAIN_ARM, *search.get("baselines", {}))]
+    header = ("arm", "configurations", "best on select-dev", "its mean on fresh seeds")
     return f"{text}\n{_table(header, arms)}"
 
 
-def _arm(run: Run, arm: str) -> tuple[str, str, str]:
-    """How many configurations an arm tried, its best score, and the mean on fresh seeds of what it chose."""
-    trials = list(_columns(run, "arm", "role", "number", "score"))
-    chosen = [
-        (score, number)
-        for a, role, number, score in trials
-        if (a, role) == (arm, TrialRole.SEARCH) and score is not None
+def _arm_row(run: Run, arm: str) -> tuple[str, str, str, str]:
+    """Returns the arm, how many of its configurations have a score, the best score, and the mean on fresh seeds."""
+    scores = [
+        row["score"] for row in run.configurations().to_pylist() if row["arm"] == arm and row["score"] is not None
     ]
-    fresh = [score for a, role, _, score in trials if (a, role) == (arm, TrialRole.CONFIRM) and score is not None]
-    best = f"{max(chosen)[0]:.4f}" if chosen else "-"
-    return str(len({number for _, number in chosen})), best, f"{mean(fresh):.4f} ({len(fresh)})" if fresh else "-"
-
-
-def _columns(run: Run, *names: str) -> Iterable[tuple[Any, ...]]:
-    table = run.trials()
-    return zip(*(table[name].to_pylist() for name in names), strict=True)
+    fresh = [
+        trial["score"]
+        for trial in run.trials().select(["arm", "role", "score"]).to_pylist()
+        if (trial["arm"], trial["role"]) == (arm, TrialRole.CONFIRM) and trial["score"] is not None
+    ]
+    best = f"{scores[0]:.4f}" if scores else "-"
+    return arm, str(len(scores)), best, f"{mean(fresh):.4f} ({len(fresh)})" if fresh else "-"
 
 
 def _training(plan: TrialPlan) -> str:
@@ -114,29 +116,34 @@ def _training(plan: TrialPlan) -> str:
     objectives = "".join(f"\n- `{objective.name}`" for objective in plan.objectives) or "\n- none"
     return (
         f"{_table(('family', 'method', 'meaning', 'source'), methods)}\n"
-        f"{_table(('setting', 'value', 'drawn'), settings)}\n"
+        f"{_table(('setting', 'value', 'drawn by the sampler'), settings)}\n"
         f"Auxiliary objectives ({len(plan.objectives)}):\n{objectives}\n"
     )
 
 
 def _data(data: PreparedData, result: Mapping[str, Any]) -> str:
-    sizes = _table(("split", "rows"), list(data.sizes.items()))
+    sizes = _table(("split", "examples"), list(data.sizes.items()))
     return f"{sizes}\nFingerprint `{result['data']}`.\n"
 
 
-def _again(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    text = "`raysearch launch search.yaml` trains this configuration once more, from the same seed"
-    text += f" ({row['seed']}); `plan.json` has every setting.\n"
+def _repetition(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    text = (
+        f"`raysearch launch search.yaml` trains this configuration again with the same seed ({row['seed']}); "
+        "`plan.json` has every setting.\n"
+    )
     verified = result["verified"]
     if verified is None:
-        return f"{text}\nIt has not been trained a second time for this export (`--verify` does).\n"
+        return f"{text}\nIt was not trained a second time for this export (`--verify` does that).\n"
     same = (
-        "the same weights bit for bit"
+        "the same weights to the last bit"
         if verified["same_weights"]
-        else (f"weights that differ by at most {verified['largest_difference']:.2g}")
+        else f"weights that differ by at most {verified['largest_difference']:.2g}"
     )
-    first, second = (f"{found['score']:.4f} at step {found['best_step']}" for found in (row, verified))
-    return f"{text}\nTrained a second time for this export: {same}, {result['metric']} {second} (the trial: {first}).\n"
+    first, second = (f"{outcome['score']:.4f} at step {outcome['best_step']}" for outcome in (row, verified))
+    return (
+        f"{text}\nIt was trained a second time for this export: {same}, {result['metric']} {second} "
+        f"(the trial had {first}).\n"
+    )
 
 
 def _versions(run: Run) -> str:

@@ -1,6 +1,6 @@
-"""Training a recorded trial a second time, and saying how far it came to the same.
+"""A recorded trial trained a second time, and the comparison of both trainings.
 
-On CPU, with one rank and as many threads as the trial had, it is the same bit for bit.
+On a CPU with one rank and the same number of threads, the second training is the same to the last bit.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from raysearch.training.trainer import train
 
 
 @dataclass(frozen=True)
-class Retrained:
-    """What a second training of a plan came to."""
+class RetrainedTrial:
+    """The result of a second training of a plan."""
 
     score: float  # best on select-dev
     best_step: int
@@ -37,27 +37,27 @@ class Retrained:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """A second training beside the trial."""
+    """A second training compared with the trial."""
 
     score: float
     best_step: int
-    same_score: bool  # and at the same step
+    same_score: bool  # the same score at the same step
     same_weights: bool  # bit for bit
     largest_difference: float  # between any two weights
     seconds: float
 
 
-def train_again(run: Run, row: Mapping[str, Any], plan: TrialPlan) -> Retrained:
-    """Train the plan as the trial of `row` was: same kind of device, as many threads, up to its last step.
+def retrain_trial(run: Run, row: Mapping[str, Any], plan: TrialPlan) -> RetrainedTrial:
+    """Trains the plan as the trial of `row` was trained: the same kind of device, threads and last step.
 
-    One rank does the work of all of them, which then agrees up to rounding.
+    It uses one rank; a trial that had several ranks is equal up to rounding.
     """
     on_cpu = row["device"] in (None, "", "cpu") or not torch.cuda.is_available()
     process_group = ProcessGroup(device=torch.device("cpu" if on_cpu else "cuda"))
     threads, search = torch.get_num_threads(), run.search
     in_process = search["executor"] == "in_process"
     reset_process_state(plan.seed, threads if in_process else max(1, int(search["resources"]["cpus"])))
-    begun = time.perf_counter()
+    started = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(prefix="raysearch-") as scratch:
             reports = train(plan, folder=Path(scratch), process_group=process_group)
@@ -67,11 +67,11 @@ def train_again(run: Run, row: Mapping[str, Any], plan: TrialPlan) -> Retrained:
             best = checkpoint.load(TrialFolder(Path(scratch)).best)
     finally:
         torch.set_num_threads(threads)
-    return Retrained(best["score"], best["step"], best["parameters"], time.perf_counter() - begun)
+    return RetrainedTrial(best["score"], best["step"], best["parameters"], time.perf_counter() - started)
 
 
-def compare(row: Mapping[str, Any], parameters: Mapping[str, Tensor], second: Retrained) -> Verification:
-    """How far `second` came to what the trial of `row` came to."""
+def compare(row: Mapping[str, Any], parameters: Mapping[str, Tensor], second: RetrainedTrial) -> Verification:
+    """Compares a second training with the trial of `row`, whose best weights are `parameters`."""
     return Verification(
         score=second.score,
         best_step=second.best_step,
@@ -83,7 +83,7 @@ def compare(row: Mapping[str, Any], parameters: Mapping[str, Tensor], second: Re
 
 
 def sha256_of(parameters: Mapping[str, Tensor]) -> str:
-    """Over names, types, shapes and bytes of all tensors, in the order of their names."""
+    """Returns the hash of the names, types, shapes and bytes of all tensors, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(parameters):
         value = parameters[name].detach().cpu().contiguous()

@@ -1,8 +1,8 @@
-"""The test split: who may open it, and what is written down when it is.
+"""The test split: who may read it, and what is recorded when it is read.
 
-`export` opens it for one trial. `final` opens it for the repetitions on fresh seeds of every arm's configuration,
-when all choosing is over, and the report `final` sets the arms side by side as a paper's table does. Every opening is
-an event of the run, written down before the score is known; a trial whose test score is on record is not scored again.
+`raysearch export` reads it for one trial. `raysearch analyze --final` reads it for every arm, for the trials that
+repeat the arm's chosen configuration on fresh seeds. Each access is an event of the run, which is written before the
+score is known. A trial whose test score is recorded is not scored again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from raysearch.data.prepared import load_metadata, load_prepared_data
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
-from raysearch.export.retrain import Retrained, sha256_of, train_again
+from raysearch.export.retrain import RetrainedTrial, retrain_trial, sha256_of
 from raysearch.modalities.opening import open_split, open_splits
 from raysearch.plan import TrialPlan
 from raysearch.storage.ledger import Ledger
@@ -30,101 +30,110 @@ from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.trainer import batches_of, build, evaluate, set_parameters
 
-Scored = tuple[float, float]  # metric, mean loss (nat)
+TestScore = tuple[float, float]  # metric, mean loss (nat)
 
 
-def has_test(run: Run) -> bool:
-    """Has the task a test split?"""
+def has_test_split(run: Run) -> bool:
+    """Returns whether the task has a test split."""
     return (run.path / "data" / "test.arrow").exists()
 
 
-def openings(run: Run) -> list[dict[str, Any]]:
-    """Trial, weights and data of every opening of the test split in this run."""
+def test_accesses(run: Run) -> list[dict[str, Any]]:
+    """Returns trial_id, weights (sha256) and data (fingerprint) of every access to the test split in this run."""
     events = run.events().select(["event", "trial_id", "detail"]).to_pylist()
     return [
-        {**json.loads(e["detail"]), "trial_id": e["trial_id"]} for e in events if e["event"] == EventName.OPENED_TEST
+        {**json.loads(event["detail"]), "trial_id": event["trial_id"]}
+        for event in events
+        if event["event"] == EventName.OPENED_TEST
     ]
 
 
-def plan_of(run: Run, row: Mapping[str, Any]) -> TrialPlan:
-    """The trial's plan, its data where the run lies now."""
+def recorded_test_score(run: Run, row: Mapping[str, Any], weights: str) -> TestScore | None:
+    """Returns the test score that the run has recorded for these weights of a trial; None without a record."""
+    data = load_prepared_data(run.path / "data").fingerprint
+    access = {"weights": weights, "data": data, "trial_id": row["trial_id"]}
+    if any(access.items() <= earlier.items() for earlier in test_accesses(run)):
+        for evaluation in run.evaluations(row["trial_id"]).to_pylist():
+            if evaluation["split"] == "test":
+                return evaluation["score"], evaluation["loss"]
+    return None
+
+
+def record_test_score(
+    run: Run, row: Mapping[str, Any], weights: str, purpose: str, score: Callable[[], TestScore]
+) -> TestScore:
+    """Records the access to the test split, then calls `score`, then records its result.
+
+    Raises RunError when another process writes to the run.
+    """
+    attempt = {"trial_id": row["trial_id"], "attempt": max(0, (row["attempts"] or 1) - 1)}
+    data, metric = load_prepared_data(run.path / "data").fingerprint, load_metadata(run.path / "data")["metric"]
+    with Ledger.open(run.path, purpose=purpose) as ledger:
+        ledger.event(EventName.OPENED_TEST, **attempt, detail={"weights": weights, "data": data}, durable=True)
+        value, loss = score()
+        evaluation = {"step": row["best_step"], "split": "test", "metric": metric, "score": value, "loss": loss}
+        ledger.append("evaluations", [attempt | evaluation], durable=True)
+    return value, loss
+
+
+def load_plan(run: Run, row: Mapping[str, Any]) -> TrialPlan:
+    """Returns the trial's plan, with the data where the run's folder is now."""
     plan = row["plan"]
     plan = TrialPlan.from_json(plan if isinstance(plan, str) else json.dumps(plan))
     return replace(plan, task=plan.task | {"data": str((run.path / "data").resolve())})
 
 
-def parameters_of_trial(
+def load_or_retrain(
     run: Run, row: Mapping[str, Any], plan: TrialPlan
-) -> tuple[dict[str, Tensor], Retrained | None]:
-    """The trial's best parameters: as kept, or else trained again."""
-    kept = TrialFolder(run.path / "trials" / row["trial_id"]).best
-    if kept.exists():
-        parameters: dict[str, Tensor] = checkpoint.load(kept)["parameters"]
+) -> tuple[dict[str, Tensor], RetrainedTrial | None]:
+    """Returns the trial's best parameters from its folder; trains it a second time if the folder has none."""
+    file = TrialFolder(run.path / "trials" / row["trial_id"]).best
+    if file.exists():
+        parameters: dict[str, Tensor] = checkpoint.load(file)["parameters"]
         return parameters, None
-    again = train_again(run, row, plan)
-    return again.parameters, again
+    retrained = retrain_trial(run, row, plan)
+    return retrained.parameters, retrained
 
 
-def on_record(run: Run, row: Mapping[str, Any], weights: str) -> Scored | None:
-    """What is written down of these weights on test."""
-    what = {"weights": weights, "data": load_prepared_data(run.path / "data").fingerprint, "trial_id": row["trial_id"]}
-    if any(opening.items() >= what.items() for opening in openings(run)):
-        for said in run.evaluations(row["trial_id"]).to_pylist():
-            if said["split"] == "test":
-                return said["score"], said["loss"]
-    return None
-
-
-def open_test(run: Run, row: Mapping[str, Any], weights: str, purpose: str, score: Callable[[], Scored]) -> Scored:
-    """Note the opening, score, note the score. RunError when another process writes the run."""
-    whose = {"trial_id": row["trial_id"], "attempt": max(0, (row["attempts"] or 1) - 1)}
-    data, metric = load_prepared_data(run.path / "data").fingerprint, load_metadata(run.path / "data")["metric"]
-    with Ledger.open(run.path, purpose=purpose) as ledger:
-        ledger.event(EventName.OPENED_TEST, **whose, detail={"weights": weights, "data": data}, durable=True)
-        value, loss = score()
-        said = {"step": row["best_step"], "split": "test", "metric": metric, "score": value, "loss": loss}
-        ledger.append("evaluations", [whose | said], durable=True)
-    return value, loss
-
-
-def final(run: Run) -> Iterator[tuple[str, float, bool]]:
-    """Every repetition's trial, its test score, and whether it had to be trained again, one after another.
+def score_arms_on_test(run: Run) -> Iterator[tuple[str, float, bool]]:
+    """Yields trial_id, test score and whether the trial was trained a second time, for every confirmation trial.
 
     Raises RunError when nothing was repeated on fresh seeds, or the task has no test split.
     """
-    if not has_test(run):
+    if not has_test_split(run):
         raise RunError(f"{run.path}: the task has no test split")
-    rows = repetitions(run)
+    rows = confirmation_trials(run)
     if not rows:
         raise RunError(
-            f"{run.path}: nothing was repeated on fresh seeds; declare confirm: {{seeds: [...]}} and launch --extend"
+            f"{run.path}: no configuration was repeated on fresh seeds; add `confirm: {{seeds: [...]}}` to the search "
+            "and launch it with --extend"
         )
     for row in rows:
-        plan = plan_of(run, row)
-        parameters, again = parameters_of_trial(run, row, plan)
-        digest = sha256_of(parameters)
-        known = on_record(run, row, digest)
-        scored = known or open_test(run, row, digest, "final", partial(_score, plan, parameters))
-        yield row["trial_id"], scored[0], again is not None
+        plan = load_plan(run, row)
+        parameters, retrained = load_or_retrain(run, row, plan)
+        weights = sha256_of(parameters)
+        score = recorded_test_score(run, row, weights) or record_test_score(
+            run, row, weights, "final", partial(_score, plan, parameters)
+        )
+        yield row["trial_id"], score[0], retrained is not None
 
 
-def repetitions(run: Run) -> list[dict[str, Any]]:
-    """The complete trials on fresh seeds of the configuration that each arm last chose, arms in their order."""
+def confirmation_trials(run: Run) -> list[dict[str, Any]]:
+    """Returns the complete trials on fresh seeds of the configuration that each arm chose last, by arm and seed."""
     rows = run.trials().to_pylist()
     fresh = [row for row in rows if row["role"] == TrialRole.CONFIRM and row["state"] == TrialState.COMPLETE]
     latest = {row["arm"]: row["number"] for row in sorted(fresh, key=lambda row: row["ended"])}
-    order = [MAIN_ARM, *run.search.get("baselines", {})]
-    mine = [row for row in fresh if row["number"] == latest[row["arm"]]]
-    return sorted(mine, key=lambda row: (order.index(row["arm"]), row["seed"]))
+    arms = [MAIN_ARM, *run.search.get("baselines", {})]
+    chosen = [row for row in fresh if row["number"] == latest[row["arm"]]]
+    return sorted(chosen, key=lambda row: (arms.index(row["arm"]), row["seed"]))
 
 
-def _score(plan: TrialPlan, parameters: Mapping[str, Tensor]) -> Scored:
-    """Metric and mean loss on test of a plan's network."""
+def _score(plan: TrialPlan, parameters: Mapping[str, Tensor]) -> TestScore:
+    """Returns metric and mean loss of the plan's network on the test split."""
     data = Path(plan.task["data"])
-    about = load_metadata(data)
+    metadata = load_metadata(data)
     process_group = ProcessGroup(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    network = build(plan, about).to(process_group.device)
+    network = build(plan, metadata).to(process_group.device)
     set_parameters(network, dict(parameters))
-    return evaluate(
-        network, open_split(data, "test"), batches_of(plan, about, open_splits(data)), about["metric"], process_group
-    )
+    batches = batches_of(plan, metadata, open_splits(data))
+    return evaluate(network, open_split(data, "test"), batches, metadata["metric"], process_group)

@@ -143,7 +143,7 @@ def test_check_invalid_search_prints_one_line_and_exits_2(run_cli: Any) -> None:
         (["check"], "raysearch: Missing argument 'FILE'.\n"),
         (["check", "quickstrat"], "raysearch: no such search 'quickstrat'; did you mean 'quickstart'?\n"),
         (["check", "smoke", "--set", "lr"], "raysearch: --set lr: must be KEY=VALUE\n"),
-        (["check", "smoke", "--set", "keep=-2"], "raysearch: --set keep=-2: keep: must be at least -1 (all), got -2\n"),
+        (["check", "smoke", "--set", "keep=-2"], "raysearch: --set keep=-2: keep: must be in [-1, inf), got -2\n"),
         (["ls", "space"], "raysearch: nothing to list under 'space'; did you mean 'spaces'?\n"),
         (["show", "atittud"], "raysearch: nothing is called 'atittud'; did you mean 'attittud'?\n"),
     ],

@@ -12,7 +12,7 @@ from raysearch.config.loading import load_search
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.export.exporter import export
-from raysearch.export.test_split import final
+from raysearch.export.test_split import score_arms_on_test
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
@@ -119,8 +119,9 @@ def test_export_result_records_how_the_score_was_selected(run: Run, exported: Pa
 def test_model_card_lists_scores_settings_and_objectives(run: Run, exported: Path) -> None:
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
-    for said in ("chosen by this score from 2 configurations", "1 opening of test", "| `lambda_e` |", "bit for bit"):
-        assert said in card
+    phrases = ["chosen by this score from 2 configurations", "read the test split 1 time so far", "to the last bit"]
+    for phrase in [*phrases, "| `lambda_e` |"]:
+        assert phrase in card
     for objective in run.best()["plan"]["objectives"]:
         assert "/".join(objective[stage] for stage in ("data", "transform", "representation", "output")) in card
     assert "None" not in card
@@ -142,7 +143,9 @@ def test_second_test_split_access_adds_a_warning(run: Run, tmp_path: Path) -> No
     other = export(run, tmp_path / "baseline", trial="fine_tune")
     assert other.trial_id.startswith("fine_tune")
     assert other.openings == before + 1 == openings(run)
-    assert any("test was opened 1 time before" in note and run.best()["trial_id"] in note for note in other.notes)
+    assert any(
+        "The test split was read 1 time before" in note and run.best()["trial_id"] in note for note in other.notes
+    )
     assert run.status()["state"] == "finished"
 
 
@@ -185,7 +188,7 @@ def test_export_of_changed_weights_fails_before_reading_test(run: Run, tmp_path:
 
 
 def test_export_to_nonempty_folder_or_unknown_trial_raises(run: Run, exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is there already and not empty; export to another folder"):
+    with pytest.raises(RunError, match="exists and is not empty; export to another folder"):
         export(run, exported)
     with pytest.raises(RunError, match=r"no trial 'fine_tun' has ended; did you mean 'fine_tune'\?"):
         export(run, tmp_path / "model", trial="fine_tun")
@@ -199,11 +202,11 @@ def test_export_retrains_with_the_workers_train_function() -> None:
 
 def test_final_scores_every_arm_on_test_once(run: Run) -> None:
     before = openings(run)
-    scored = list(final(run))
+    scored = list(score_arms_on_test(run))
     assert [trial_id.split("-")[0] for trial_id, _, _ in scored] == ["search", "fine_tune"]
     assert all(again for _, _, again in scored)  # the run keeps no model of a repetition unless it is told to
     assert openings(run) == before + 2
-    assert [score for _, score, _ in final(run)] == [score for _, score, _ in scored]
+    assert [score for _, score, _ in score_arms_on_test(run)] == [score for _, score, _ in scored]
     assert openings(run) == before + 2
     said = [row for row in run.evaluations().to_pylist() if row["split"] == "test"]
     assert {trial_id for trial_id, _, _ in scored} <= {row["trial_id"] for row in said}
