@@ -19,6 +19,7 @@ from raysearch.methods import METHODS
 from raysearch.methods.schedule import settings as c
 from raysearch.methods.surgery import settings as s
 from raysearch.methods.weighting import settings as w
+from raysearch.modalities import MODALITIES
 from raysearch.modalities.text.docstrings import LIBRARIES
 
 ROOT = Path(__file__).parent.parent
@@ -221,3 +222,45 @@ def test_readme_commands_exist() -> None:
     assert shown - verbs == set()
     targets = set(re.findall(r"^(?:\$ )?make ([a-z]+)", blocks, re.MULTILINE))
     assert {target for target in targets if f"\n{target}:" not in (ROOT / "Makefile").read_text()} == set()
+
+
+def is_branch_on_modality(node: ast.AST) -> bool:
+    """`kind == "image"`, `modality != "text"`, or isinstance of a modality's class."""
+    if isinstance(node, ast.Compare):
+        literals = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+        words = set(re.findall(r"\w+", ast.unparse(node)))
+        return bool(literals & set(MODALITIES) and words & {"kind", "modality"})
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+        return re.search(r"\b(Text|Image|Table)[A-Z]\w*", ast.unparse(node.args[1])) is not None
+    return False
+
+
+def test_no_module_outside_modalities_branches_on_one() -> None:
+    outside = {name: tree for name, tree in SYNTAX_TREES.items() if name.partition(".")[0] != "modalities"}
+    branches = [
+        f"{name}:{node.lineno}"
+        for name, tree in outside.items()
+        for node in ast.walk(tree)
+        if is_branch_on_modality(node)
+    ]
+    assert branches == []
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_modality_folder_imports_no_other_modality(modality: str) -> None:
+    others = {f"modalities.{other}" for other in set(MODALITIES) - {modality}}
+    folder = [module for module in MODULES if module.startswith(f"modalities.{modality}.")]
+    sideways = {name for module in folder for name in project_imports(module)}
+    assert {name for name in sideways if ".".join(name.split(".")[:2]) in others} == set()
+
+
+def test_other_packages_import_modalities_through_the_registry() -> None:
+    folders = {f"modalities.{name}" for name in MODALITIES}
+    direct = {
+        f"{module}: {name}"
+        for module in MODULES
+        if module.partition(".")[0] not in ("modalities", "testing")  # testing checks users' primitives, of text alone
+        for name in project_imports(module)
+        if ".".join(name.split(".")[:2]) in folders
+    }
+    assert direct == set()
