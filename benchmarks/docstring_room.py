@@ -80,7 +80,10 @@ def fine_tune() -> None:
     from raysearch.modalities.opening import open_split, prepare
     from raysearch.training import checkpoint
     from raysearch.training.checkpoint import TrialFolder
-    from raysearch.training.trainer import batches_of, build, evaluate, set_parameters, train
+    from raysearch.training.context import batches_of, build
+    from raysearch.training.evaluation import evaluate
+    from raysearch.training.parameters import set_parameters
+    from raysearch.training.trainer import train
 
     declared = {"name": "room", "task": "docstrings", "model": "tiny", "method": {"weighting": "end_task_only"}}
     search = Search.from_dict(declared | {"settings": FINE_TUNE})

@@ -101,7 +101,7 @@ def works(folder: Path, m: int, k: int, asked: argparse.Namespace) -> dict[str, 
     device = asked.device
     plain = trial(folder, m, k, "none", asked)
     cut = trial(folder, m, k, "attittud", asked)
-    phase, examples, network = cut.phases[0], cut.update.examples, cut.network
+    phase, examples, network = cut.phases[0], cut.update.basis, cut.network
     rows, body = torch.arange(m), network.body_parameters()
 
     def vector_products() -> Tensor:
@@ -133,7 +133,7 @@ def works(folder: Path, m: int, k: int, asked: argparse.Namespace) -> dict[str, 
         return measured
     other = trial(folder, m, k, "attittud", asked)  # of its own: its hooks stay
     engine = Engine(other.network.body, batch_dim=0)
-    measured["autogram"] = lambda: engine.compute_gramian(other.update.examples.losses(rows))
+    measured["autogram"] = lambda: engine.compute_gramian(other.update.basis.losses(rows))
     return measured
 
 

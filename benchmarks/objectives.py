@@ -47,7 +47,15 @@ LENGTH = 64
 Work = Callable[[], object]
 
 
-def trial(folder: Path, k: int, asked: argparse.Namespace, weighting: str, **more: object) -> Trial:
+def trial(
+    folder: Path,
+    k: int,
+    asked: argparse.Namespace,
+    weighting: str,
+    *,
+    process_group: ProcessGroup | None = None,
+    **more: object,
+) -> Trial:
     """A trial at its first step."""
     chance = random.Random(0)
     for split, rows in (("train", 200), ("dev", 80), ("domain", 200)):
@@ -71,7 +79,8 @@ def trial(folder: Path, k: int, asked: argparse.Namespace, weighting: str, **mor
     data = folder / "data"
     prepared = prepare(search.task, search.model.to_plain(), data)
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
-    return Trial(plan, TrialFolder(folder / weighting), ProcessGroup(device=torch.device(asked.device)))
+    process_group = process_group or ProcessGroup(device=torch.device(asked.device))
+    return Trial(plan, TrialFolder(folder / weighting), process_group)
 
 
 def works(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
@@ -87,11 +96,11 @@ def apart(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
         trials[engine] = trial(place, k, asked, "aang", engine=engine, **dot)
     trials["whole"] = trial(place, k, asked, "aang")
     for name, one in trials.items():
-        one._begin(one.phases[0])
+        one.begin(one.phases[0])
         if name not in ("static", "whole"):
-            v = one.update.dev_gradients("dev_head", 1)
-            one.update.dev_gradients = lambda *_, v=v: v
-    return {name: lambda one=one: one._advance(one.phases[0]) for name, one in trials.items()}
+            v = one.update.dev_gradients.compute("dev_head", 1)
+            one.update.dev_gradients.compute = lambda *_, v=v: v
+    return {name: lambda one=one: one.advance(one.phases[0]) for name, one in trials.items()}
 
 
 def together(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
@@ -100,7 +109,7 @@ def together(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
     network, body = one.network, one.network.body_parameters()
     heads = torch.nn.ModuleList(LabelHead(network.width, 4, torch.nn.ReLU, 0.0) for _ in range(k)).to(asked.device)
     rows = torch.arange(asked.rows)
-    group = one.batches.end_task_batch(one.splits("train"), rows).to(torch.device(asked.device))
+    group = one.context.batches.end_task_batch(one.context.splits("train"), rows).to(torch.device(asked.device))
     labels = [(group.targets.labels + i) % 4 for i in range(k)]
     parameters = [*body, *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
@@ -175,11 +184,11 @@ def summed(k: int, asked: argparse.Namespace) -> dict[str, int]:
             ("cosine", {}),
             ("difference", {"similarity": "dot", "engine": "difference"}),
         ):
-            one = trial(Path(place), k, asked, "static" if name == "static" else "aang", **more)
-            one._begin(one.phases[0])
             process_group = Counting(device=torch.device(asked.device))
-            one.update.process_group = process_group
-            one._advance(one.phases[0])
+            weighting = "static" if name == "static" else "aang"
+            one = trial(Path(place), k, asked, weighting, process_group=process_group, **more)
+            one.begin(one.phases[0])
+            one.advance(one.phases[0])
             counted[name] = process_group.bytes[0]
         counted["K gradients"] = 4 * (k + 1) * sum(p.numel() for p in one.network.body_parameters())
     return counted

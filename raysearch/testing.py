@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from raysearch.methods.surgery.base import Conflict
+from raysearch.methods.surgery.base import GramianSurgery
 from raysearch.methods.weighting.base import GradientSimilarities, StepObservation, Weighting
 from raysearch.modalities.text.transforms import Vocabulary
 from raysearch.objectives.objective import Objective
@@ -117,7 +117,7 @@ def _saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
 # ---- surgeries ----
 
 
-def check_surgery(make: Callable[[], Conflict], sizes: Sequence[int] = (2, 3, 5), steps: int = 6) -> None:
+def check_surgery(make: Callable[[], GramianSurgery], sizes: Sequence[int] = (2, 3, 5), steps: int = 6) -> None:
     """Checks a surgery that acts on the Gramian of a step's gradients.
 
     For Gramians of `sizes` rows its factors are finite, one for each row, the same for the same generator and state;
@@ -145,8 +145,8 @@ def check_surgery(make: Callable[[], Conflict], sizes: Sequence[int] = (2, 3, 5)
         assert bool(_factors(make(), gramian, 0).isfinite().all()), "a gradient of zeros makes the factors infinite"
 
 
-def _factors(surgery: Conflict, gramian: Tensor, seed: int) -> Tensor:
-    return surgery.coefficients(gramian, Generator().manual_seed(seed))
+def _factors(surgery: GramianSurgery, gramian: Tensor, seed: int) -> Tensor:
+    return surgery.factors(gramian, Generator().manual_seed(seed))
 
 
 def _random_gramian(size: int, seed: int) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import Generator, Tensor
 
 from raysearch.methods import METHODS, methods_of
-from raysearch.methods.surgery.base import GCS, Conflict
+from raysearch.methods.surgery.base import GramianSurgery
+from raysearch.methods.surgery.cosine_gating import GCS
 from raysearch.methods.surgery.settings import GCSSettings
 from raysearch.methods.weighting.base import Coefficients, StepObservation
 from raysearch.methods.weighting.settings import StaticSettings
@@ -76,7 +77,7 @@ def test_broken_weighting_is_caught(broken: type[Static], problem: str) -> None:
 
 def test_surgery_with_global_randomness_is_caught() -> None:
     make: Any = lambda: Restless(GCSSettings())  # noqa: E731
-    surgery: Conflict = make()
+    surgery: GramianSurgery = make()
     assert surgery is not None
     with pytest.raises(AssertionError, match="differ for the same"):
         check_surgery(make)

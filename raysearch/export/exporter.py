@@ -35,8 +35,9 @@ from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
 from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, TrialRole
+from raysearch.training.context import build
 from raysearch.training.metrics import score
-from raysearch.training.trainer import build, set_parameters
+from raysearch.training.parameters import set_parameters
 
 TOLERANCE = 0.005  # allowed difference in score between the trained and the exported model, which round differently
 

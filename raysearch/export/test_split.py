@@ -28,7 +28,9 @@ from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, EventName, TrialRole, TrialState
 from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder
-from raysearch.training.trainer import batches_of, build, evaluate, set_parameters
+from raysearch.training.context import batches_of, build
+from raysearch.training.evaluation import evaluate
+from raysearch.training.parameters import set_parameters
 
 TestScore = tuple[float, float]  # metric, mean loss (nat)
 

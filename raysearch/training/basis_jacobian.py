@@ -1,19 +1,17 @@
-"""The end-task examples whose gradients span ATTITTUD's subspace, and their Jacobian.
+"""The end-task examples whose gradients span a surgery's subspace, and their Jacobian J (m, D).
 
-Dropout is off while they are looked at. Every rank goes through all of them and all ranks come to the same J; what
-is shared between ranks is the work of multiplying its layers' products (`gradients.jacobian`).
+Dropout is off. Every rank runs all examples and all ranks get the same J; the ranks share the work of multiplying the
+layers' factors (`gradients.jacobian`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
 
-from raysearch.data.prepared import Split
-from raysearch.distributed import ProcessGroup
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.jacobian import (
     ExplicitJacobian,
@@ -23,111 +21,106 @@ from raysearch.gradients.jacobian import (
     factored_jacobian,
 )
 from raysearch.gradients.layer_rules import BatchNorm
-from raysearch.gradients.parameter_blocks import ParameterBlocks
-from raysearch.methods.surgery import settings as f
-from raysearch.modalities.batch import BatchBuilder
+from raysearch.gradients.parameter_blocks import select_parameter_blocks
+from raysearch.methods.surgery.base import Basis, BasisQuery
 from raysearch.modalities.losses import example_losses
-from raysearch.models.network import Network
-from raysearch.plan import TrialPlan
 from raysearch.rng import ShuffledRows, number_of
+from raysearch.training.context import TrainingContext
 
 
-class Examples:
-    """Draws the examples of each new basis and gives J, one block for each of the scope's."""
+class BasisJacobian:
+    """Draws the examples that a surgery requests, and computes their J, one for each of its parameter blocks."""
 
-    def __init__(
-        self,
-        plan: TrialPlan,
-        network: Network,
-        scope: ParameterBlocks,
-        split: Split,
-        batches: BatchBuilder,
-        process_group: ProcessGroup,
-        arithmetic: Callable[[], AbstractContextManager[object]],
-    ) -> None:
-        self.plan, self.network, self.scope, self.process_group = plan, network, scope, process_group
-        self.split, self.batches, self.arithmetic = split, batches, arithmetic
-        self.settings: f.AttittudSettings = plan.method_settings("surgery")
-        self.coupled = network.couples_rows and self.settings.batch_norm == "coupled"
-        every = [*network.body_parameters(), *network.head_parameters()]
-        self.numbers = sorted(i for block in scope.blocks for i in block)
-        self.parameters = [every[i] for i in self.numbers]
-        self.capture = LayerCapture(network if self.settings.scope == "all" else network.body, self.parameters)
-        self.order = ShuffledRows(len(split), number_of(plan.seed, "basis", 0))
-        self.steps = ShuffledRows(len(split), plan.seed)
-        self.taken = 0  # Jacobians so far
+    def __init__(self, context: TrainingContext, query: BasisQuery) -> None:
+        self.context, self.query, self.network = context, query, context.network
+        self.split = context.splits("train")
+        heads = self.network.head_parameters()
+        self.blocks = select_parameter_blocks(query.scope, self.network.body, context.body, heads, query.last_layers)
+        self.is_coupled = self.network.couples_rows and query.couples_rows
+        self.numbers = sorted(i for block in self.blocks.blocks for i in block)
+        self.parameters = [context.parameters[i] for i in self.numbers]
+        root = self.network if query.scope == "all" else self.network.body
+        self.capture = LayerCapture(root, self.parameters)
+        self.fresh_order = ShuffledRows(len(self.split), number_of(context.plan.seed, "basis", 0))
+        self.step_order = ShuffledRows(len(self.split), context.plan.seed)
+        self.count = 0  # fresh sets of examples so far
         self._is_checked = False
 
-    def jacobians(self, step: int, generator: Generator) -> Callable[[], list[Jacobian]]:
-        """What gives J of the examples due at `step`, in blocks."""
+    def at_step(self, step: int, generator: Generator) -> Basis:
+        """Returns the basis of a step; its Jacobians are computed on request."""
 
-        def take() -> list[Jacobian]:
+        def jacobians() -> list[Jacobian]:
             rows = self._rows(step)
-            with self._quiet():
-                return self._blocks(self._jacobian(rows, generator))
+            with self._without_dropout():
+                return self._split_into_blocks(self._jacobian(rows, generator))
 
-        return take
+        return Basis(self.blocks, jacobians)
 
     def losses(self, rows: Tensor) -> Tensor:
-        """Each row's own loss (b,), by one forward."""
-        group = self.batches.end_task_batch(self.split, rows).to(self.process_group.device)
-        with self.arithmetic():
-            logits = self.network.end_task(self.network.hidden(*group.inputs))
-        return example_losses(logits, group.targets.labels)
+        """Returns the loss of each example by itself, (b,), by one forward pass."""
+        batch = self.context.batches.end_task_batch(self.split, rows).to(self.context.device)
+        with self.context.autocast():
+            logits = self.network.end_task(self.network.hidden(*batch.inputs))
+        return example_losses(logits, batch.targets.labels)
 
     def _rows(self, step: int) -> Tensor:
-        settings, size = self.settings, self.plan.training.batch_size
-        if settings.basis_rows == "same":
-            return self.steps.rows((step - 1) * size, size)
-        rows = self.order.rows(self.taken * settings.m, settings.m)
-        self.taken += 1
+        if not self.query.fresh:
+            size = self.context.training.batch_size
+            return self.step_order.rows((step - 1) * size, size)
+        rows = self.fresh_order.rows(self.count * self.query.m, self.query.m)
+        self.count += 1
         return rows
 
     def _jacobian(self, rows: Tensor, generator: Generator) -> Jacobian:
-        """By layers' factors; by backwards where rows are coupled, and where the plan asks for the reference."""
-        training = self.plan.training
-        if self.coupled and self.settings.basis == "range_finder":  # k backwards do: what is asked of J is Omega^T J
-            k = min(self.settings.k, len(rows))
-            sketch = torch.randn(k, len(rows), generator=generator).to(self.process_group.device)
+        """Returns J from the layers' factors; by backward passes if rows are coupled, or for the engine `backward`."""
+        training = self.context.training
+        if self.is_coupled and self.query.sketch_rows:  # as many backward passes as rows of Omega^T J
+            count = min(self.query.sketch_rows, len(rows))
+            sketch = torch.randn(count, len(rows), generator=generator).to(self.context.device)
             return explicit_jacobian(
-                lambda _: sketch @ self.losses(rows), torch.arange(k), self.parameters, coupled=True
+                lambda _: sketch @ self.losses(rows), torch.arange(count), self.parameters, coupled=True
             )
-        if self.coupled or training.engine == "backward":
-            return explicit_jacobian(self.losses, rows, self.parameters, coupled=self.coupled)
-        check = None if self._is_checked else (1e-2 if training.precision == "bfloat16" else 1e-3)
-        J = factored_jacobian(self.losses, rows, self.capture, self.process_group, training.micro_batches, check)
-        if check is not None:
+        if self.is_coupled or training.engine == "backward":
+            return explicit_jacobian(self.losses, rows, self.parameters, coupled=self.is_coupled)
+        tolerance = None if self._is_checked else (1e-2 if training.precision == "bfloat16" else 1e-3)
+        J = factored_jacobian(
+            self.losses, rows, self.capture, self.context.process_group, training.micro_batches, tolerance
+        )
+        if tolerance is not None:
             self.capture.warn_about_slow_modules()
         self._is_checked = True
         return J
 
-    def _blocks(self, J: Jacobian) -> list[Jacobian]:
+    def _split_into_blocks(self, J: Jacobian) -> list[Jacobian]:
+        blocks = self.blocks.blocks
         place = {number: at for at, number in enumerate(self.numbers)}
-        if len(self.scope.blocks) == 1:
+        if len(blocks) == 1:
             return [J]
         if isinstance(J, FactoredJacobian):
-            return [
-                FactoredJacobian(tuple(J.parameters[place[i]] for i in b), J.m, self.process_group)
-                for b in self.scope.blocks
-            ]
+            process_group = self.context.process_group
+            return [FactoredJacobian(tuple(J.parameters[place[i]] for i in b), J.m, process_group) for b in blocks]
         assert isinstance(J, ExplicitJacobian)
         columns = J.J.split([p.numel() for p in self.parameters], dim=1)
-        return [ExplicitJacobian(torch.cat([columns[place[i]] for i in block], dim=1)) for block in self.scope.blocks]
+        return [ExplicitJacobian(torch.cat([columns[place[i]] for i in block], dim=1)) for block in blocks]
 
     @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Dropout off; BatchNorm by its statistics so far, or by the batch's without keeping them."""
+    def _without_dropout(self) -> Iterator[None]:
+        """Switches dropout off.
+
+        BatchNorm uses its running statistics; if rows are coupled, those of the batch, without updating the running
+        ones.
+        """
         self.network.eval()
-        norms = [m for m in self.network.modules() if isinstance(m, BatchNorm)] if self.coupled else []
-        _track(norms, training=True)
+        layers = [m for m in self.network.modules() if isinstance(m, BatchNorm)] if self.is_coupled else []
+        _use_batch_statistics(layers, active=True)
         try:
             yield
         finally:
-            _track(norms, training=False)
+            _use_batch_statistics(layers, active=False)
             self.network.train()
 
 
-def _track(norms: list[BatchNorm], *, training: bool) -> None:
-    for norm in norms:
-        norm.train(training)
-        norm.track_running_stats = not training
+def _use_batch_statistics(layers: list[BatchNorm], *, active: bool) -> None:
+    for layer in layers:
+        layer.train(active)
+        layer.track_running_stats = not active

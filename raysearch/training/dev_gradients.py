@@ -1,93 +1,80 @@
-"""The gradients of meta-dev's loss that objectives are compared with, by the name that a weighting asks for.
+"""The gradients of meta-dev's loss that tasks are compared with, by the name in `GradientQuery.compare`.
 
-    dev_head    through a head that is fitted anew, the body held still (META-TARTAN, AANG)
-    own_head    through the end task's own head as it stands (DGA)
-    left_out    of rows of meta-dev and of train, each scored by the least-squares head of the others (gates)
+    dev_head    through a head that is fitted to the fixed body (META-TARTAN, AANG)
+    own_head    through the end task's own current head (DGA)
+    left_out    of the leave-one-out error: meta-dev and training examples, each scored by the least-squares head of
+                the others (gates)
 
-All ranks draw the same rows and come to the same gradient (D,). Dropout is off.
+All ranks draw the same examples and get the same gradient (D,). Dropout is off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
 import torch
 from torch import Tensor
 
-from raysearch.data.prepared import Splits
-from raysearch.distributed import ProcessGroup
 from raysearch.gradients.flat import flat_gradient
-from raysearch.modalities.batch import BatchBuilder
 from raysearch.modalities.losses import example_losses
-from raysearch.models.network import Network
-from raysearch.plan import TrialPlan
 from raysearch.rng import stream
-from raysearch.training.dev_head import dev_loss, left_out_errors, parts, some_of
+from raysearch.training.context import TrainingContext
+from raysearch.training.dev_head import dev_loss, leave_one_out_errors, sample_rows, split_dev_rows
 
 
 class DevGradients:
-    """What a plan's weighting compares with."""
+    """Computes the gradients that a plan's weighting compares with, by the weighting's settings."""
 
-    def __init__(
-        self,
-        plan: TrialPlan,
-        network: Network,
-        splits: Splits,
-        batches: BatchBuilder,
-        classes: int,
-        process_group: ProcessGroup,
-        arithmetic: Callable[[], AbstractContextManager[object]],
-    ) -> None:
-        self.plan, self.network, self.splits, self.batches = plan, network, splits, batches
-        self.classes, self.process_group, self.arithmetic = classes, process_group, arithmetic
+    def __init__(self, context: TrainingContext) -> None:
+        self.context, self.settings = context, context.plan.method_settings("weighting")
 
-    def __call__(self, name: str, step: int) -> Tensor | None:
-        """The gradient v (D,) at a step; None for a name that is none of these."""
-        losses = {"dev_head": self._dev_head, "own_head": self._own_head, "left_out": self._left_out}
+    def compute(self, name: str, step: int) -> Tensor | None:
+        """Returns the gradient v (D,) at a step; None if `name` is not one of these."""
+        losses = {"dev_head": self._dev_head_loss, "own_head": self._own_head_loss, "left_out": self._left_out_loss}
         if name not in losses:
             return None
-        self.network.eval()
-        v = flat_gradient(losses[name](step), self.network.body_parameters())
-        self.network.train()
+        self.context.network.eval()
+        v = flat_gradient(losses[name](step), self.context.body)
+        self.context.network.train()
         return v
 
-    def _dev_head(self, step: int) -> Tensor:
-        settings, generator = self.plan.method_settings("weighting"), stream(self.plan.seed, "meta", step)
-        fitted_on, rest = parts(len(self.splits("meta_dev")), len(self.splits("train")), settings)
-        meta = some_of(rest, settings.meta_batch_size, generator)
-        return dev_loss(self._encode, fitted_on, meta, self.classes, settings, generator)
-
-    def _own_head(self, step: int) -> Tensor:
-        settings, generator = self.plan.method_settings("weighting"), stream(self.plan.seed, "meta", step)
-        rows = some_of(torch.arange(len(self.splits("meta_dev"))), settings.meta_batch_size, generator)
-        group = self.batches.end_task_batch(self.splits("meta_dev"), rows).to(self.process_group.device)
-        with self.arithmetic():
-            logits = self.network.end_task(self.network.hidden(*group.inputs))
-            return example_losses(logits, group.targets.labels).mean()
-
-    def left_out(self, step: int) -> Tensor:
-        """Squared error (n,) of each of a step's rows that are left out in turn."""
-        self.network.eval()
+    def leave_one_out_errors(self, step: int) -> Tensor:
+        """Returns the squared error (n,) of each example of a step, by the head of the others; without gradients."""
+        self.context.network.eval()
         with torch.no_grad():
             errors = self._left_out_errors(step)
-        self.network.train()
+        self.context.network.train()
         return errors
 
-    def _left_out(self, step: int) -> Tensor:
+    def _dev_head_loss(self, step: int) -> Tensor:
+        splits, generator = self.context.splits, stream(self.context.plan.seed, "meta", step)
+        fitting_rows, meta_rows = split_dev_rows(len(splits("meta_dev")), len(splits("train")), self.settings)
+        meta_rows = sample_rows(meta_rows, self.settings.meta_batch_size, generator)
+        return dev_loss(self._encode, fitting_rows, meta_rows, self.context.classes, self.settings, generator)
+
+    def _own_head_loss(self, step: int) -> Tensor:
+        split, generator = self.context.splits("meta_dev"), stream(self.context.plan.seed, "meta", step)
+        rows = sample_rows(torch.arange(len(split)), self.settings.meta_batch_size, generator)
+        batch = self.context.batches.end_task_batch(split, rows).to(self.context.device)
+        network = self.context.network
+        with self.context.autocast():
+            logits = network.end_task(network.hidden(*batch.inputs))
+            return example_losses(logits, batch.targets.labels).mean()
+
+    def _left_out_loss(self, step: int) -> Tensor:
         return self._left_out_errors(step).mean()
 
     def _left_out_errors(self, step: int) -> Tensor:
-        settings, generator = self.plan.method_settings("weighting"), stream(self.plan.seed, "meta", step)
-        found = []
-        for split, count in (("train", settings.gate_train_rows), ("meta_dev", settings.meta_batch_size)):
+        settings, generator = self.settings, stream(self.context.plan.seed, "meta", step)
+        encoded = []
+        for name, count in (("train", settings.gate_train_rows), ("meta_dev", settings.meta_batch_size)):
             if count:
-                found.append(self._encode(split, some_of(torch.arange(len(self.splits(split))), count, generator)))
-        features, labels = (torch.cat(both) for both in zip(*found, strict=True))
-        return left_out_errors(features.float(), labels, self.classes, settings.gate_ridge)
+                rows = sample_rows(torch.arange(len(self.context.splits(name))), count, generator)
+                encoded.append(self._encode(name, rows))
+        features, labels = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+        return leave_one_out_errors(features.float(), labels, self.context.classes, settings.gate_ridge)
 
     def _encode(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states at position 0 (n, H) and labels of rows of a split."""
-        group = self.batches.end_task_batch(self.splits(split), rows).to(self.process_group.device)
-        with self.arithmetic():
-            return self.network.hidden(*group.inputs)[:, 0], group.targets.labels
+        """Returns the hidden states at position 0 (n, H) and the labels of examples of a split."""
+        context = self.context
+        batch = context.batches.end_task_batch(context.splits(split), rows).to(context.device)
+        with context.autocast():
+            return context.network.hidden(*batch.inputs)[:, 0], batch.targets.labels

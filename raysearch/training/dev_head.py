@@ -1,9 +1,9 @@
-"""The dev head phi* and the gradient through it that says what helps on meta-dev.
+"""The dev head phi*, through which the gradient of meta-dev's loss is taken.
 
-If the end task's own head were used, weighting the end task alone would always look best; a separate head, fitted on
-meta-dev with the body held still, stops that (META-TARTAN, section 4.2; AANG, Appendix B). The head is fitted on one
-part of meta-dev and the gradient taken on rows from the rest (META-TARTAN's code lets them overlap); or, as in AANG's
-code, fitted on training rows, the same at every step. The body sees the rows that it is fitted on once a step.
+With the end task's own head, weighting the end task alone would always look best. A separate head, fitted to meta-dev
+with the body fixed, avoids that (META-TARTAN, section 4.2; AANG, Appendix B). The head is fitted to one part of
+meta-dev, and the gradient is taken on examples of the rest (in META-TARTAN's code they may overlap); or, as in AANG's
+code, it is fitted to training examples, the same at every step. The body encodes the fitting examples once a step.
 """
 
 from __future__ import annotations
@@ -18,33 +18,35 @@ from raysearch.modalities.losses import example_losses
 from raysearch.models.heads import LabelHead
 
 
-def parts(size: int, training: int, settings: s.DevHeadSettings) -> tuple[Tensor, Tensor]:
-    """Row numbers for the head, of meta-dev or of `training` rows, and those of meta-dev for meta batches.
+def split_dev_rows(size: int, training: int, settings: s.DevHeadSettings) -> tuple[Tensor, Tensor]:
+    """Returns the rows for fitting the head, of meta-dev or of the training split, and those for meta batches.
 
-    If both are of meta-dev, they are disjoint where it has more than one row; where it is too small, each takes half.
+    meta-dev has `size` rows, the training split has `training`. If both parts are of meta-dev, they are disjoint where
+    it has more than one row; where it is too small, each takes half.
     """
     if settings.dev_head_split == "train":
-        return some_of(torch.arange(training), settings.dev_head_examples, _fixed()), torch.arange(size)
-    wanted = settings.dev_head_examples + settings.meta_batch_size
-    cut = settings.dev_head_examples if size >= wanted else max(1, size // 2)
-    order = torch.randperm(size, generator=_fixed())
+        rows = sample_rows(torch.arange(training), settings.dev_head_examples, _fixed_generator())
+        return rows, torch.arange(size)
+    needed = settings.dev_head_examples + settings.meta_batch_size
+    cut = settings.dev_head_examples if size >= needed else max(1, size // 2)
+    order = torch.randperm(size, generator=_fixed_generator())
     return order[:cut], order[cut:] if size > cut else order
 
 
-def _fixed() -> Generator:
-    """What the head is fitted on does not change from step to step, nor with the seed."""
+def _fixed_generator() -> Generator:
+    """Returns a generator that does not depend on the step or on the seed, so the fitting rows stay the same."""
     return Generator().manual_seed(0)
 
 
-def some_of(rows: Tensor, count: int, generator: Generator) -> Tensor:
-    """`count` of `rows` without replacement; all of them if there are no more."""
+def sample_rows(rows: Tensor, count: int, generator: Generator) -> Tensor:
+    """Returns `count` of `rows` without replacement, or all of them if there are no more."""
     if count >= len(rows):
         return rows
     return rows[torch.randperm(len(rows), generator=generator)[:count]]
 
 
 def fit(features: Tensor, labels: Tensor, classes: int, settings: s.DevHeadSettings, generator: Generator) -> LabelHead:
-    """A new head fitted full-batch on `features` (n, H) that the body gave once; AdamW as in the authors' code."""
+    """Returns a new head, fitted to all `features` (n, H) at once by AdamW, as in the authors' code."""
     head = LabelHead(features.shape[1], classes, nn.Tanh, dropout=0.0)
     initialise(head, generator)
     head.to(features.device)
@@ -64,7 +66,7 @@ def fit(features: Tensor, labels: Tensor, classes: int, settings: s.DevHeadSetti
 
 
 def initialise(head: LabelHead, generator: Generator) -> None:
-    """Uniform in +-1/sqrt(fan in), from `generator`: torch's default law, without touching the global generator."""
+    """Draws the parameters uniformly from +-1/sqrt(fan in), torch's default, without the global generator."""
     for layer in head.layers:
         if isinstance(layer, nn.Linear):
             bound = 1 / layer.in_features**0.5
@@ -73,12 +75,13 @@ def initialise(head: LabelHead, generator: Generator) -> None:
                     parameter.copy_(torch.rand(parameter.shape, generator=generator) * 2 * bound - bound)
 
 
-def left_out_errors(features: Tensor, labels: Tensor, classes: int, ridge: float) -> Tensor:
-    """Squared error (n,) of each of n rows by the least-squares head that the others give; depends on the body.
+def leave_one_out_errors(features: Tensor, labels: Tensor, classes: int, ridge: float) -> Tensor:
+    """Returns the squared error (n,) of each of n examples by the least-squares head of the others.
 
     features (n, H), labels (n,) numbers or classes (as 0 and 1 for each of `classes`), or (n, L) of 0 and 1. With
-    X = [features, 1], A = (X^T X + n P)^-1 X^T and h_i = x_i A_i, the row's own error is (y_i - x_i A y) / (1 - h_i)
+    X = [features, 1], A = (X^T X + n P)^-1 X^T and h_i = x_i A_i, the error of example i is (y_i - x_i A y) / (1 - h_i)
     (Allen, Technometrics 16, 1974). P has `ridge` times the features' mean square on its diagonal, 0 for the constant.
+    The errors depend on the body through the features.
     """
     Y = labels[:, None] if labels.is_floating_point() and labels.ndim == 1 else labels
     Y = torch.nn.functional.one_hot(Y, classes) if Y.ndim == 1 else Y  # (n, C)
@@ -94,16 +97,21 @@ def left_out_errors(features: Tensor, labels: Tensor, classes: int, ridge: float
     return squared
 
 
-# A split and rows -> hidden states at position 0 (n, H), labels.
+# Takes a split and rows; returns hidden states at position 0 (n, H), and labels.
 Encode = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 
 
 def dev_loss(
-    encode: Encode, fitted_on: Tensor, meta: Tensor, classes: int, settings: s.DevHeadSettings, seed: Generator
+    encode: Encode,
+    fitting_rows: Tensor,
+    meta_rows: Tensor,
+    classes: int,
+    settings: s.DevHeadSettings,
+    generator: Generator,
 ) -> Tensor:
-    """L_dev of the `meta` rows through a head fitted on the rows `fitted_on`; depends on the body."""
+    """Returns the mean loss of the meta rows through a head fitted to the fitting rows; it depends on the body."""
     with torch.no_grad():
-        features, labels = encode(settings.dev_head_split, fitted_on)
-    head = fit(features.float(), labels, classes, settings, seed)
-    hidden, targets = encode("meta_dev", meta)
+        features, labels = encode(settings.dev_head_split, fitting_rows)
+    head = fit(features.float(), labels, classes, settings, generator)
+    hidden, targets = encode("meta_dev", meta_rows)
     return example_losses(head(hidden.float()), targets).mean()

@@ -1,9 +1,9 @@
-"""What one look at a step's tasks tells: their losses, norms and similarities, over all ranks."""
+"""What is observed at a step: losses, norms and similarities of its tasks, over all ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,113 +12,98 @@ from raysearch.distributed import ProcessGroup
 from raysearch.gradients.directional import check_directional_derivatives, finite_differences, jvp
 from raysearch.gradients.task_gradients import GradientSummary
 from raysearch.methods.weighting.base import END_TASK, GradientQuery, GradientSimilarities
-from raysearch.training.step import Step, TaskBatches
+from raysearch.training.context import TrainingContext
+from raysearch.training.step import Step
 
-if TYPE_CHECKING:
-    from raysearch.training.update import Update
-
-
-def reduce_losses(process_group: ProcessGroup, step: Step, said: dict[int, Tensor]) -> Tensor:
-    """Every task's loss over all ranks, (tasks,) float64 on the CPU; ArithmeticError if one is not finite."""
-    each = torch.zeros(len(step.tasks), dtype=torch.float64, device=process_group.device)
-    for task, loss in said.items():
-        each[step.tasks.index(task)] = loss.detach()
-    each = process_group.sum(each).cpu()
-    if not each.isfinite().all():
-        e, a = step.losses(each)
-        raise ArithmeticError(f"step {step.number}: the loss is not finite (end task {e}, auxiliary {a})")
-    return each
+Sides = tuple[Tensor, Tensor]  # g_E and sum_k w_k g_k, of the body (D,)
 
 
-def clip_factors(process_group: ProcessGroup, limit: float, look: GradientSummary, *, summed: bool) -> Tensor | None:
-    """What clipping to norm `limit` leaves of each task's gradient, (n,) in (0, 1]; None if all of all."""
-    squares = look.gramian.diagonal()
-    norms = (squares if summed else process_group.sum(squares.clone())).sqrt().cpu()
-    kept = (limit / norms.clamp_min(limit)).double()
-    return kept if bool((kept < 1).any()) else None
+def reduce_losses(process_group: ProcessGroup, step: Step, losses: Mapping[int, Tensor]) -> Tensor:
+    """Returns every task's loss summed over ranks, (tasks,) float64 on the CPU.
 
-
-def gradient_similarities(
-    process_group: ProcessGroup,
-    step: Step,
-    query: GradientQuery,
-    look: GradientSummary,
-    sums: tuple[Tensor, Tensor],
-    v: Tensor | None,
-    *,
-    cosine: bool,
-    summed: bool,
-) -> tuple[GradientSimilarities | None, Tensor | None]:
-    """The similarities and the Gramian that were asked for; `sums` are g_E and sum_k w_k g_k.
-
-    Ranks exchange numbers alone; none where the look was `summed` over them already.
+    Raises ArithmeticError, on all ranks, if one of them is not finite.
     """
-    (g_e, g_aux), size = sums, look.gramian.diagonal()
-    numbers = torch.cat([look.products, size])
-    directional_derivatives, squares = (numbers if summed else process_group.sum(numbers)).chunk(2)
-    gramian = (look.gramian if query.gradients == "products" else squares.diag()).cpu() if query.gradients else None
-    if query.compare == "end_task":
-        directional_derivatives, v = look.gramian[0], g_e
-    if v is None:
-        return None, gramian
-    with_aux = torch.stack([g_aux @ v, g_aux @ g_aux]).double()
-    directional_derivatives, squares = (
-        torch.cat([with_aux[:1], directional_derivatives]),
-        torch.cat([with_aux[1:], squares]),
-    )
-    ends = step.tasks[0] == END_TASK
-    return GradientSimilarities.of(
-        directional_derivatives, squares, v if cosine else None, end_task=ends, sets=step.sets
-    ), gramian
+    total = torch.zeros(len(step.tasks), dtype=torch.float64, device=process_group.device)
+    for task, loss in losses.items():
+        total[step.tasks.index(task)] = loss.detach()
+    total = process_group.sum(total).cpu()
+    if not total.isfinite().all():
+        end_task, aux = step.losses(total)
+        raise ArithmeticError(f"step {step.number}: the loss is not finite (end task {end_task}, auxiliary {aux})")
+    return total
 
 
-def recompute_losses(update: Update, step: Step, sides: Sequence[TaskBatches]) -> dict[int, Tensor]:
-    """This rank's losses of a step's rows once more, dropout drawn as before."""
-    update.seed(step.number)
-    said: dict[int, Tensor] = {}
-    for some in (some for side in sides for some in update.micro(side)):
-        for task, loss in update.losses(some).items():
-            said[task] = said.get(task, torch.zeros((), device=loss.device)) + loss
-    return said
+@dataclass(frozen=True)
+class Observer:
+    """Turns a summary of task gradients into what the weighting has requested.
+
+    `is_reduced` says that the summary is already of all ranks' gradients. Otherwise the ranks exchange numbers only,
+    and no gradients.
+    """
+
+    process_group: ProcessGroup
+    query: GradientQuery
+    is_reduced: bool
+
+    def clip_factors(self, summary: GradientSummary) -> Tensor | None:
+        """Returns the factors (n,) in (0, 1] that clip each task's gradient to the norm `query.clip`.
+
+        None if no gradient exceeds it.
+        """
+        squares = summary.gramian.diagonal()
+        norms = (squares if self.is_reduced else self.process_group.sum(squares.clone())).sqrt().cpu()
+        factors = (self.query.clip / norms.clamp_min(self.query.clip)).double()
+        return factors if bool((factors < 1).any()) else None
+
+    def gradient_similarities(
+        self, step: Step, summary: GradientSummary, sides: Sides, v: Tensor | None
+    ) -> tuple[GradientSimilarities | None, Tensor | None]:
+        """Returns the similarities and the Gramian that were requested, each None if it was not."""
+        (g_e, g_aux), size = sides, summary.gramian.diagonal()
+        numbers = torch.cat([summary.products, size])
+        products, squares = (numbers if self.is_reduced else self.process_group.sum(numbers)).chunk(2)
+        gramian: Tensor | None = None
+        if self.query.gradients:
+            gramian = (summary.gramian if self.query.gradients == "products" else squares.diag()).cpu()
+        if self.query.compare == "end_task":
+            products, v = summary.gramian[0], g_e
+        if v is None:
+            return None, gramian
+        of_aux = torch.stack([g_aux @ v, g_aux @ g_aux]).double()
+        products, squares = torch.cat([of_aux[:1], products]), torch.cat([of_aux[1:], squares])
+        return _similarities(step, products, squares, v if self.query.normalise else None), gramian
 
 
 def similarities_from_forwards(
-    update: Update,
+    context: TrainingContext,
     step: Step,
-    sides: Sequence[TaskBatches],
-    before: dict[int, Tensor],
-    sums: tuple[Tensor, Tensor],
+    losses: Mapping[int, Tensor],
+    sides: Sides,
     v: Tensor,
+    recompute_losses: Callable[[], dict[int, Tensor]],
 ) -> GradientSimilarities:
-    """The similarities from forwards alone; `sums` are g_E and sum_k w_k g_k, `before` this rank's losses.
+    """Returns inner products with v by forward passes alone; `losses` are this rank's losses at the step.
 
-    K numbers pass between ranks. Raises ValueError unless they add up to the products of the sums.
+    The ranks exchange K numbers. Raises ValueError unless the products add up to those of the sides with v.
     """
-    engine, (g_e, g_aux) = update.training.engine, (gradient[: len(v)] for gradient in sums)
-    if update.network.couples_rows:
+    engine = context.training.engine
+    if context.network.couples_rows:
         raise ValueError(f"engine {engine!r}: BatchNorm would count the rows twice; use engine: auto")
     if engine == "jvp":
-        found = jvp(lambda: recompute_losses(update, step, sides), update.network, update.body, v)
+        derivatives = jvp(recompute_losses, context.network, context.body, v)
     else:
-        found = finite_differences(lambda: recompute_losses(update, step, sides), before, update.body, v)
-    none = v.new_zeros((), dtype=torch.float64)
-    directional_derivatives = update.process_group.sum(
-        torch.stack([found.get(task, none).double() for task in step.tasks])
-    )
-    exact = engine == "jvp" and update.training.precision == "float32"
-    for side, gradient in zip(step.sides(), (g_e, g_aux), strict=True):
-        check_directional_derivatives(
-            directional_derivatives @ side.to(directional_derivatives),
-            gradient @ v,
-            gradient.norm() * v.norm(),
-            1e-3 if exact else 0.02,
-            engine,
-        )
-    directional_derivatives = torch.cat([(g_aux @ v).double()[None], directional_derivatives])
-    return GradientSimilarities.of(
-        directional_derivatives,
-        torch.zeros_like(directional_derivatives),
-        None,
-        end_task=step.tasks[0] == END_TASK,
-        sets=step.sets,
-    )
+        derivatives = finite_differences(recompute_losses, dict(losses), context.body, v)
+    zero = v.new_zeros((), dtype=torch.float64)
+    ordered = torch.stack([derivatives.get(task, zero).double() for task in step.tasks])
+    products = context.process_group.sum(ordered)
+    is_exact = engine == "jvp" and context.training.precision == "float32"
+    for weights, side in zip(step.side_weights(), sides, strict=True):
+        tolerance, scale = 1e-3 if is_exact else 0.02, side.norm() * v.norm()
+        check_directional_derivatives(products @ weights.to(products), side @ v, scale, tolerance, engine)
+    products = torch.cat([(sides[1] @ v).double()[None], products])
+    return _similarities(step, products, torch.zeros_like(products), None)
+
+
+def _similarities(step: Step, products: Tensor, squares: Tensor, v: Tensor | None) -> GradientSimilarities:
+    has_end_task = step.tasks[0] == END_TASK
+    return GradientSimilarities.from_products(products, squares, v, end_task=has_end_task, sets=step.sets)

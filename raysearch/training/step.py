@@ -1,4 +1,4 @@
-"""What is settled before a step's first forward, and what is said of it after."""
+"""The immutable description of one optimization step (tasks, coefficients, batch sizes), and its losses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from torch import Tensor
 
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK, Coefficients
-from raysearch.modalities.batch import TaskBatch
-
-SHARED = -3  # of a head's parameter: several objectives'
-TaskBatches = list[tuple[int, TaskBatch]]  # tasks and their rows
 
 
 class Losses(NamedTuple):
@@ -25,63 +21,43 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """What is settled before a step's first forward."""
+    """The tasks of a step and their coefficients; only the coefficients may change after the forward pass."""
 
     number: int  # from 1
-    tasks: list[int]  # END_TASK, where it takes part or is looked at, then the sampled objectives
+    tasks: list[int]  # END_TASK, where it takes part or is observed, then the sampled objectives
     sampled: list[int]
-    factors: Coefficients
-    rows: dict[int, int]  # of each sampled objective
-    sets: tuple[tuple[int, ...], ...] = ()  # what was sampled, if once for each micro-batch
+    coefficients: Coefficients
+    rows: dict[int, int]  # examples of each sampled objective
+    sets: tuple[tuple[int, ...], ...] = ()  # the sets whose union was sampled, if each micro-batch has its own
 
     def weight(self, task: int) -> float:
-        """w_k, and 1 for the end task."""
-        return 1.0 if task == END_TASK else float(self.factors.objectives[self.sampled.index(task)])
+        """Returns w_k, and 1 for the end task."""
+        return 1.0 if task == END_TASK else float(self.coefficients.objectives[self.sampled.index(task)])
 
     def coefficient(self, task: int) -> float:
-        """The factor of a task's gradient in the update, surgery aside."""
-        return self.factors.end_task if task == END_TASK else self.factors.aux * self.weight(task)
+        """Returns the factor of a task's gradient in the update without surgery: c_E, or c_aux w_k."""
+        return self.coefficients.end_task if task == END_TASK else self.coefficients.aux * self.weight(task)
 
-    def sides(self) -> Tensor:
-        """The weights (2, tasks) of the tasks' gradients in g_E and in sum_k w_k g_k."""
+    def nonzero_coefficient(self, task: int) -> float:
+        """Returns a task's coefficient, or 1 if that is 0: the scale of its gradient in its own head and in a surgery.
+
+        So the head of a task that does not move the body still learns.
+        """
+        return self.coefficient(task) or 1.0
+
+    def side_weights(self) -> Tensor:
+        """Returns the weights (2, tasks) of the tasks' gradients in the two sides g_E and sum_k w_k g_k."""
         end_task = [float(task == END_TASK) for task in self.tasks]
         aux = [self.weight(task) * (task != END_TASK) for task in self.tasks]
         return torch.tensor([end_task, aux], dtype=torch.float64)
 
-    def losses(self, said: Tensor) -> Losses:
-        """The end task's of the tasks' losses (tasks,), and the objectives' by their weights."""
-        return Losses(*(self.sides() @ said).tolist())
+    def losses(self, task_losses: Tensor) -> Losses:
+        """Returns the two sides' losses from those of all tasks, (tasks,)."""
+        return Losses(*(self.side_weights() @ task_losses).tolist())
 
 
-def within(phase: Phase, factors: Coefficients) -> Coefficients:
-    """The weighting's factors, as far as the phase lets each side take part."""
+def coefficients_in(phase: Phase, coefficients: Coefficients) -> Coefficients:
+    """Returns the weighting's coefficients, as far as the phase lets both sides take part."""
     if phase.trains_end_task and phase.trains_objectives:
-        return factors
-    return Coefficients(float(phase.trains_end_task), float(phase.trains_objectives), factors.objectives)
-
-
-def add_losses(said: dict[int, Tensor], losses: dict[int, Tensor]) -> None:
-    """Add each task's loss to what was said of it."""
-    for task, loss in losses.items():
-        said[task] = said.get(task, torch.zeros((), device=loss.device)) + loss.detach()
-
-
-def rows_of(groups: TaskBatches) -> dict[int, slice]:
-    """Where each task's rows lie in the batch."""
-    rows, at = {}, 0
-    for task, group in groups:
-        rows[task] = slice(at, at + len(group))
-        at += len(group)
-    return rows
-
-
-def assign_tasks_to_rank(groups: TaskBatches, rank: int, world: int) -> TaskBatches:
-    """The tasks of one rank, dealt largest first to whom has least."""
-    loads = [0] * world
-    mine: TaskBatches = []
-    for task, group in sorted(groups, key=lambda pair: -len(pair[1])):
-        least = loads.index(min(loads))
-        loads[least] += len(group)
-        if least == rank:
-            mine.append((task, group))
-    return mine
+        return coefficients
+    return Coefficients(float(phase.trains_end_task), float(phase.trains_objectives), coefficients.objectives)

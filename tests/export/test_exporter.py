@@ -67,7 +67,7 @@ def test_transformers_loads_exported_model_with_labels(exported: Path) -> None:
 
 
 def test_exported_model_logits_equal_trained_network(run: Run, exported: Path) -> None:
-    from raysearch.training.trainer import build
+    from raysearch.training.context import build
 
     best = run.best()
     plan = TrialPlan.from_dict(best["plan"])

@@ -13,9 +13,10 @@ from raysearch.distributed import ProcessGroup
 from raysearch.methods.weighting import settings as s
 from raysearch.methods.weighting.branch_merging import Branch
 from raysearch.plan import TrialPlan
-from raysearch.training.branch_trainer import BranchDeltas, MetaDevEvaluator, Snapshot
+from raysearch.training.branch_deltas import BranchDeltas, MetaDevEvaluator, Snapshot
 from raysearch.training.checkpoint import TrialFolder
-from raysearch.training.trainer import Trial, parameters_of, set_parameters, train
+from raysearch.training.parameters import parameters_of, set_parameters
+from raysearch.training.trainer import Trial, train
 
 TWO_OBJECTIVES = OBJECTIVES[:2]
 BRANCH_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -101,9 +102,9 @@ def test_round_without_enough_steps_is_rejected(data: Path, tmp_path: Path) -> N
 def test_round_length_follows_data_size_and_batch_size(data: Path, tmp_path: Path) -> None:
     plan = branch_plan(data, "alphavil", pass_steps=0, rho=0.5, batch_size=16, aux_batch_size=4, steps=100)
     trial = Trial(plan, TrialFolder(tmp_path), ProcessGroup())
-    assert trial.rounds is not None
-    train_rows = len(trial.splits("train"))
-    assert trial.rounds.steps(trial.phases[0], 0) == round(train_rows / 16 / 2) + 2 * round(train_rows / 4 / 2)
+    assert trial.branch_trainer is not None
+    train_rows = len(trial.context.splits("train"))
+    assert trial.branch_trainer.steps(trial.phases[0], 0) == round(train_rows / 16 / 2) + 2 * round(train_rows / 4 / 2)
 
 
 def test_branch_non_finite_loss_names_the_branch(data: Path, tmp_path: Path) -> None:
@@ -115,24 +116,24 @@ def trial_after_one_round(data: Path, folder: Path, way: str, **more: Any) -> tu
     """A trial after a round, and its parameters before."""
     trial = Trial(branch_plan(data, way, **more), TrialFolder(folder), ProcessGroup())
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
-    assert trial.rounds is not None
-    trial.rounds(trial.phases[0], 0)
+    assert trial.branch_trainer is not None
+    trial.branch_trainer(trial.phases[0], 0)
     return trial, before
 
 
 def test_round_that_only_evaluates_keeps_the_parameters(data: Path, tmp_path: Path) -> None:
     trial, _ = trial_after_one_round(data, tmp_path, "diw")
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
-    assert trial.rounds is not None
-    trial.rounds(trial.phases[0], 2)
+    assert trial.branch_trainer is not None
+    trial.branch_trainer(trial.phases[0], 2)
     assert all(torch.equal(before[name], value) for name, value in parameters_of(trial.network).items())
 
 
 def test_branch_trains_the_body_and_heads_of_its_tasks(data: Path, tmp_path: Path) -> None:
     trial = Trial(branch_plan(data, "alphavil", head_weight_decay=1.0), TrialFolder(tmp_path), ProcessGroup())
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
-    assert trial.rounds is not None
-    trial.rounds._train(Branch(TWO_OBJECTIVES[1].name, {1: 1.0}), 2, 2, trial.phases[0], 0)
+    assert trial.branch_trainer is not None
+    trial.branch_trainer._train(Branch(TWO_OBJECTIVES[1].name, {1: 1.0}), 2, 2, trial.phases[0], 0)
     moved = {name for name, value in parameters_of(trial.network).items() if not torch.equal(before[name], value)}
     assert any(name.startswith("body.") for name in moved)
     assert any(name.startswith("heads.1.") for name in moved)
@@ -141,25 +142,25 @@ def test_branch_trains_the_body_and_heads_of_its_tasks(data: Path, tmp_path: Pat
 
 def random_deltas(trial: Trial, count: int) -> tuple[Snapshot, BranchDeltas]:
     """Random changes of the trial's network, as branches would leave them."""
-    assert trial.rounds is not None
-    before = Snapshot(trial.network, trial.update.parameters)
+    assert trial.branch_trainer is not None
+    before = Snapshot(trial.network, trial.context.parameters)
     changes = BranchDeltas(before, s.AlphaVILSettings(), ProcessGroup())
     chance = torch.Generator().manual_seed(0)
     for b in range(count):
         with torch.no_grad():
-            for parameter in trial.update.parameters:
+            for parameter in trial.context.parameters:
                 parameter += 0.02 * torch.randn(parameter.shape, generator=chance)
-        changes.keep(b)
+        changes.record(b)
         before.restore()
-    changes.share([1] * count)
+    changes.exchange([1] * count)
     return before, changes
 
 
 def test_alpha_gradient_matches_finite_differences(data: Path, tmp_path: Path) -> None:
     trial = Trial(branch_plan(data, "alphavil"), TrialFolder(tmp_path), ProcessGroup())
     before, changes = random_deltas(trial, 3)
-    assert trial.rounds is not None
-    dev = MetaDevEvaluator(trial.rounds, before, changes)
+    assert trial.branch_trainer is not None
+    dev = MetaDevEvaluator(trial.branch_trainer.context, trial.branch_trainer.dev_gradients, before, changes)
     at = torch.tensor([1.0, 0.5, -0.5], dtype=torch.float64)
     value, slope = dev.gradient(at, 0, 0)
     assert value == pytest.approx(-dev.score(at)[1], abs=1e-6)
@@ -175,9 +176,9 @@ def test_alphas_accepted_if_better_never_raise_the_dev_loss(data: Path, tmp_path
         plan = branch_plan(data, "alphavil", alpha_optimizer=optimizer, alpha_accept="better", alpha_lr=100.0)
         trial = Trial(plan, TrialFolder(tmp_path / optimizer), ProcessGroup())
         before, changes = random_deltas(trial, 3)
-        assert trial.rounds is not None
-        dev = MetaDevEvaluator(trial.rounds, before, changes)
-        alphas = trial.rounds.weighting.merge(trial.rounds.weighting.branches(), dev)
+        assert trial.branch_trainer is not None
+        dev = MetaDevEvaluator(trial.branch_trainer.context, trial.branch_trainer.dev_gradients, before, changes)
+        alphas = trial.branch_trainer.weighting.merge(trial.branch_trainer.weighting.branches(), dev)
         assert dev.score(alphas)[1] >= dev.score(torch.ones(3, dtype=torch.float64))[1]
 
 
@@ -201,10 +202,10 @@ def test_merge_averages_statistics_and_takes_first_counts() -> None:
     for b, passes in enumerate((2, 5)):
         for _ in range(passes):
             network(torch.randn(8, 3) + 3 * b)
-        changes.keep(b)
+        changes.record(b)
         seen.append({name: value.clone() for name, value in network.named_buffers()})
         before.restore()
-    changes.share([1, 1])
+    changes.exchange([1, 1])
     start = {name: value.clone() for name, value in network.named_buffers()}
     before.load_merged(torch.tensor([0.5, -1.5], dtype=torch.float64), changes)
     mean = 0.25 * seen[0]["norm.running_mean"] + 0.75 * seen[1]["norm.running_mean"]
@@ -228,14 +229,14 @@ def test_merge_adds_alpha_times_delta(settings: s.AlphaVILSettings, tolerance: f
         with torch.no_grad():
             network.weight += deltas[b, :20].view(4, 5)
             network.bias += deltas[b, 20:]
-        changes.keep(b)
+        changes.record(b)
         before.restore()
-    changes.share([3, 3, 0])
+    changes.exchange([3, 3, 0])
     alphas = torch.tensor([0.7, -0.4, 5.0], dtype=torch.float64)  # the third rests
     before.load_merged(alphas, changes)
     expected = theta + alphas[:2] @ deltas.double()
-    assert torch.allclose(before.flat().double(), expected, atol=tolerance)
-    changes.level()
+    assert torch.allclose(before.current_theta().double(), expected, atol=tolerance)
+    changes.equalise_norms()
     norms = [float(delta.float().norm()) for delta in changes.deltas if delta is not None]
     assert norms[0] == pytest.approx(norms[1], rel=1e-2)
     assert sum(norms) == pytest.approx(float(deltas.norm(dim=1).sum()), rel=1e-2)

@@ -15,7 +15,9 @@ from raysearch.modalities.loading import load_space
 from raysearch.modalities.opening import prepare
 from raysearch.plan import TrialPlan
 from raysearch.training.checkpoint import TrialFolder
-from raysearch.training.trainer import Trial, evaluate, set_parameters
+from raysearch.training.evaluation import evaluate
+from raysearch.training.parameters import set_parameters
+from raysearch.training.trainer import Trial
 
 pytestmark = pytest.mark.slow
 Case = tuple[str, str, str, dict[str, Any]]
@@ -144,5 +146,6 @@ def test_batch_norm_on_several_ranks_scores_saved_parameters(
     reports, kept = multi_rank_results[name]
     trial = Trial(plans[name], TrialFolder(tmp_path), ProcessGroup())
     set_parameters(trial.network, kept)
-    value, loss = evaluate(trial.network, trial.splits("select_dev"), trial.batches, trial.metric)
+    context = trial.context
+    value, loss = evaluate(trial.network, context.splits("select_dev"), context.batches, context.metric)
     assert (value, loss) == pytest.approx((reports[-1]["score"], reports[-1]["loss"]), abs=1e-6)

@@ -25,7 +25,8 @@ from raysearch.modalities.text.config import ExtraTask
 from raysearch.objectives.objective import Objective
 from raysearch.storage.schemas import EVALUATIONS
 from raysearch.training.checkpoint import TrialFolder
-from raysearch.training.trainer import Trial, rate_factor, train
+from raysearch.training.optimizer import rate_factor
+from raysearch.training.trainer import Trial, train
 
 METHODS_TO_RUN = [
     *(
@@ -275,12 +276,12 @@ def test_retrain_restarts_parameters_with_the_learned_weights(data: Path, tmp_pa
     ]  # fmt: skip
     trial = Trial(plan, TrialFolder(tmp_path / "by hand"), ProcessGroup())
     first = {name: value.clone() for name, value in trial.network.named_parameters()}
+    trial.begin(trial.phases[0])
     for _ in range(6):
-        trial.optimizer = trial.optimizer or trial._new_optimizer()
-        trial._advance(trial.phases[0])
+        trial.advance(trial.phases[0])
     learned = trial.update.weighting.weights().clone()
     assert any(not torch.equal(first[name], value) for name, value in trial.network.named_parameters())
-    trial._begin(trial.phases[1])
+    trial.begin(trial.phases[1])
     assert all(torch.equal(first[name], value) for name, value in trial.network.named_parameters())
     assert torch.equal(trial.update.weighting.weights(), learned)
 

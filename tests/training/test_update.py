@@ -8,8 +8,10 @@ from helpers.plans import prepare_tiny_task, tiny_plan
 from raysearch.distributed import ProcessGroup
 from raysearch.gradients.task_gradients import DenseTaskGradients
 from raysearch.methods.weighting.loss_balancing import FAMO
-from raysearch.training import checkpoint, update
+from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder
+from raysearch.training.task_backward import TaskBackward, TaskBackwardResult
+from raysearch.training.task_forward import TaskForward
 from raysearch.training.trainer import Trial, train
 
 
@@ -139,18 +141,18 @@ def test_task_clip_scales_each_gradient_before_weighting(
 ) -> None:
     plan = tiny_plan(data, "aang", dropout=0.0, engine="backward", task_clip=0.7, lambda_e=0.3)
     trial = Trial(plan, TrialFolder(tmp_path), ProcessGroup())
-    seen: list[torch.Tensor] = []
-    taken = trial.update._task_gradients
+    results: list[TaskBackwardResult] = []
+    compute = trial.update.per_task.backward.compute
 
-    def record_gradients(*given: Any) -> Any:
-        heads, gradients, said = taken(*given)
-        assert isinstance(gradients, DenseTaskGradients)
-        seen.append(gradients.g)
-        return heads, gradients, said
+    def record_result(*arguments: Any) -> TaskBackwardResult:
+        results.append(compute(*arguments))
+        return results[-1]
 
-    monkeypatch.setattr(trial.update, "_task_gradients", record_gradients)
+    monkeypatch.setattr(trial.update.per_task.backward, "compute", record_result)
     trial.update(trial.phases[0], 1)
-    (g,) = seen
+    (gradients,) = (result.gradients for result in results)
+    assert isinstance(gradients, DenseTaskGradients)
+    g = gradients.g
     kept = [min(1.0, 0.7 / float(row.norm())) for row in g]
     assert min(kept) < 1
     coefficients = [0.3, *[0.7 / 3] * 3]
@@ -200,7 +202,7 @@ def test_dev_gradients_forward_each_dev_batch_once(
     settings = {"dev_head_split": split, "dev_head_examples": 7, "meta_batch_size": 5, "dev_head_tolerance": 0.0}
     trial = Trial(tiny_plan(data, "aang", **settings), TrialFolder(tmp_path), ProcessGroup())
     said = record_passes(trial, monkeypatch)
-    trial.update.dev_gradients("dev_head", 1)
+    trial.update.dev_gradients.compute("dev_head", 1)
     assert said == ["forward of 7", "forward of 5", "backward"]
 
 
@@ -222,9 +224,9 @@ def test_update_computes_only_what_the_weighting_requires(
 
         monkeypatch.setattr(owner, name, call)
 
-    counting(update.Update, "losses", "forwards")
-    counting(update.Update, "_gradient", "backwards")
-    counting(update.Update, "_task_gradients", "looks")
+    counting(TaskForward, "losses", "forwards")
+    counting(TaskForward, "gradient", "backwards")
+    counting(TaskBackward, "compute", "looks")
     parameters_after_training(tmp_path, data, weighting)
     assert calls == {"forwards": 4 * forwards, "backwards": 4 * (1 - looks), "looks": 4 * looks}
 

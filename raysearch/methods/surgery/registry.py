@@ -40,7 +40,7 @@ _COMPARES = (
 
 
 SURGERIES: tuple[Method, ...] = (
-    _surgery("none", "surgery.attittud:keep", NoSettings, "the auxiliary gradient as it is", "baseline"),
+    _surgery("none", "surgery.base:no_surgery", NoSettings, "the auxiliary gradient as it is", "baseline"),
     _surgery(
         "attittud",
         "surgery.attittud:Attittud",
@@ -51,7 +51,7 @@ SURGERIES: tuple[Method, ...] = (
     ),
     _surgery(
         "gcs",
-        "surgery.base:GCS",
+        "surgery.cosine_gating:GCS",
         settings.GCSSettings,
         "an auxiliary as far as it agrees with the end task",
         _GCS,

@@ -1,18 +1,18 @@
 """TorchJD's aggregators as surgeries, a line for each; the one module that imports torchjd (0.18, https://torchjd.org).
 
     G (m, m)       Gramian of the rows, m = n + 1
-    L (m, rank)    L L^T = G, the rows in few dimensions, turned
-TorchJD's weightings take the Gramian. ConFIG and Nash-MTL take a matrix, but what they return turns with the parameter
-space, so that L serves for the rows. Left out are those of which G does not know enough: GradDrop, TrimmedMean and
-ExcessMTL look at the coordinates one by one, MoDo and SDMGrad want two independent batches. Left out too: Krum, which
-discards rows, and Random, Mean, Constant and CR-MOGM, which weigh without looking at conflicts.
+    L (m, rank)    L L^T = G: the rows in a rotated basis of few dimensions
+TorchJD's weightings take the Gramian. ConFIG and Nash-MTL take a matrix, but their result rotates with the parameter
+space, so L can stand for the rows. Left out are aggregators for which G is not enough: GradDrop, TrimmedMean and
+ExcessMTL use single coordinates, MoDo and SDMGrad need two independent batches. Krum is left out because it discards
+rows, and Random, Mean, Constant and CR-MOGM because they do not depend on conflicts.
 
-Factors do not change when all gradients grow alike: an aggregator is given G over the mean of its diagonal. Otherwise
-CAGrad, UPGrad and DualProj would take a Gramian of trace below 1e-4 for zero (and stand still, or average), and the
-length of what Nash-MTL and FairGrad return would not be that of gradients. And factors are scaled so that orthonormal
-rows are summed: by m where TorchJD averages them (MGDA, Aligned-MTL, IMTL-G, UPGrad, DualProj), by m / (1 + c) for
-CAGrad, by 1 where it sums them (PCGrad, ConFIG, FairGrad, Nash-MTL, GradVac). PCD alone has a moving average of norms,
-is given G as it is, and keeps the length of r_0: it sums nothing.
+Factors must not change when all gradients are scaled alike, so an aggregator gets G divided by the mean of its
+diagonal. Otherwise CAGrad, UPGrad and DualProj would treat a Gramian of trace below 1e-4 as zero (and stand still, or
+average), and the results of Nash-MTL and FairGrad would not have the length of gradients. Factors are scaled so that
+orthonormal rows are summed: by m where TorchJD averages them (MGDA, Aligned-MTL, IMTL-G, UPGrad, DualProj), by
+m / (1 + c) for CAGrad, by 1 where it sums them (PCGrad, ConFIG, FairGrad, Nash-MTL, GradVac). PCD alone has a moving
+average of norms: it gets G unscaled, and its result has the length of r_0.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from torch import Generator, Tensor
 from torchjd import aggregation as jd
 
 from raysearch.methods.surgery import settings as f
-from raysearch.methods.surgery.base import Conflict
+from raysearch.methods.surgery.base import GramianSurgery
 
-Weigh = Callable[[Tensor], Tensor]  # G (m, m) to weights (m,)
-Scale = Callable[[Any, int], float]  # settings and m to what the weights are multiplied by
-TINY = 1e-30  # GradVac's guard against norms of zero; TorchJD's 1e-8 is felt where gradients are small
+Weigh = Callable[[Tensor], Tensor]  # from G (m, m) to weights (m,)
+Scale = Callable[[Any, int], float]  # from settings and m to a factor of the weights
+TINY = 1e-30  # GradVac's guard against norms of zero; TorchJD's 1e-8 would change small gradients
 
 
 @contextmanager
 def drawing_from(generator: Generator) -> Iterator[None]:
-    """TorchJD draws from torch's global CPU generator: inside, that one goes on from ours; after, it is as before."""
+    """Lets TorchJD, which draws from torch's global CPU generator, draw from `generator` instead."""
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(generator.get_state())
         yield
@@ -46,14 +46,14 @@ def drawing_from(generator: Generator) -> Iterator[None]:
 
 
 def eigen(G: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (rank,) and eigenvectors (m, rank) of G, less those that are zero up to rounding."""
+    """Returns the eigenvalues (rank,) of G that are not zero up to rounding, and their eigenvectors (m, rank)."""
     values, vectors = torch.linalg.eigh(G)  # ascending
     spans = values > values[-1] * len(G) ** 2 * torch.finfo(G.dtype).eps
     return values[spans], vectors[:, spans]
 
 
-def of_matrix(aggregator: jd.Aggregator) -> Weigh:
-    """The weights by which an aggregator of matrices combines the rows: those of the least norm."""
+def weights_of_matrix(aggregator: jd.Aggregator) -> Weigh:
+    """Returns the function that gives the weights of least norm by which an aggregator combines the rows."""
 
     def weigh(G: Tensor) -> Tensor:
         values, vectors = eigen(G)
@@ -64,19 +64,19 @@ def of_matrix(aggregator: jd.Aggregator) -> Weigh:
 
 
 def summed(settings: Any, m: int) -> float:
-    """The scale of an aggregator that sums orthonormal rows."""
+    """Returns the scale of an aggregator that sums orthonormal rows: 1."""
     del settings, m
     return 1.0
 
 
 def averaged(settings: Any, m: int) -> float:
-    """The scale of an aggregator that averages orthonormal rows."""
+    """Returns the scale of an aggregator that averages orthonormal rows: m."""
     del settings
     return float(m)
 
 
-class OfGramian(Conflict):
-    """An aggregator without memory. It is not shown rows of zeros: before one, MGDA and CAGrad would stand still."""
+class StatelessAggregator(GramianSurgery):
+    """An aggregator without memory. It does not get rows of zeros: with one, MGDA and CAGrad would stand still."""
 
     def __init__(self, settings: Any, *, make: Callable[[Any], Weigh], scale: Scale) -> None:
         super().__init__(settings)
@@ -86,15 +86,15 @@ class OfGramian(Conflict):
         rows = G.diagonal().nonzero().flatten()
         factors = torch.ones(len(G), dtype=G.dtype)
         if len(rows) > 1:
-            shown = G[rows][:, rows]
+            nonzero = G[rows][:, rows]
             with drawing_from(generator):
-                weights = self.weigh(shown / shown.diagonal().mean())
+                weights = self.weigh(nonzero / nonzero.diagonal().mean())
             factors[rows] = self.scale(self.settings, len(rows)) * weights
         return factors
 
 
-class Remembering(Conflict):
-    """A surgery that remembers its rows, by position, from step to step; ValueError when their number changes."""
+class StatefulSurgery(GramianSurgery):
+    """A surgery that remembers its rows, by position, from step to step. Raises ValueError if their number changes."""
 
     rows = 0  # 0 before the first step
 
@@ -111,11 +111,11 @@ class Remembering(Conflict):
 
     @abstractmethod
     def _weigh(self, G: Tensor) -> Tensor:
-        """Factors (n + 1,) of as many rows as before."""
+        """Returns the factors (n + 1,) of as many rows as at the first step."""
 
 
-class OfGramianWithMemory(Remembering):
-    """A weighting whose memory is its buffers as a torch module, made at its first call."""
+class StatefulAggregator(StatefulSurgery):
+    """An aggregator whose memory is the buffers of a torch module, which its first call creates."""
 
     def __init__(self, settings: Any, *, make: Callable[[Any], jd.Weighting[Any]]) -> None:
         super().__init__(settings)
@@ -125,11 +125,11 @@ class OfGramianWithMemory(Remembering):
         return self.weighting(G)
 
     def state(self) -> dict[str, Any]:
-        """The number of rows and the buffers."""
+        """Returns the number of rows and the buffers."""
         return {"rows": self.rows, "buffers": {name: b.clone() for name, b in self.weighting.state_dict().items()}}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take the buffers back, into those that a first call made."""
+        """Restores the buffers, which a first call has created."""
         if state["rows"]:
             self._begin(state["rows"])
             with drawing_from(Generator()):
@@ -137,11 +137,11 @@ class OfGramianWithMemory(Remembering):
             self.weighting.load_state_dict(state["buffers"])
 
 
-class NashMTL(Remembering):
-    """Nash-MTL: each step's bargain is sought from the last one's weights.
+class NashMTL(StatefulSurgery):
+    """Nash-MTL: the solver of each step's bargain starts from the last step's weights.
 
-    Where the solver finds none, as when gradients cancel, the last weights stand, as in the authors' code. Their bound
-    on the norm of the update is left to the setting `clip`.
+    If it finds no solution, as when gradients cancel, the last weights are used again, as in the authors' code. Their
+    bound on the norm of the update is left to the setting `clip`.
     """
 
     settings: f.NashMTLSettings
@@ -152,41 +152,41 @@ class NashMTL(Remembering):
         self.weighting = jd.NashMTL(rows, max_norm=0.0, update_weights_every=every, optim_niter=tries).weighting
 
     def _weigh(self, G: Tensor) -> Tensor:
-        silent = G.diagonal() == 0  # a row of zeros has no bargain: one at right angles to all keeps its place
+        silent = G.diagonal() == 0  # a row of zeros has no bargain; an orthogonal row takes its place
         if silent.all():
             return torch.ones(len(G), dtype=G.dtype)
         values, vectors = eigen(G / G.diagonal()[~silent].mean() + silent.to(G.dtype).diag())
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # cvxpy: the problem is not DPP, a division by zero in what it then rejects
+            warnings.simplefilter("ignore")  # cvxpy: not DPP; a division by zero in a solution that it then rejects
             return self.weighting(vectors * values.sqrt())
 
     def state(self) -> dict[str, Any]:
-        """The number of rows, the last weights, and the steps so far."""
+        """Returns the number of rows, the last weights, and the number of steps so far."""
         if not self.rows:
             return {"rows": 0}
         return {"rows": self.rows, "alpha": torch.tensor(self.weighting.prvs_alpha), "step": self.weighting.step}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take the last weights back, into the problem that a first call made."""
+        """Restores the last weights, in the problem that a first call has created."""
         if state["rows"]:
             self._begin(state["rows"])
             self._weigh(torch.eye(self.rows, dtype=torch.float64))
             self.weighting.prvs_alpha, self.weighting.step = state["alpha"].cpu().numpy(), state["step"]
 
 
-# What METHODS names.
-PCGRAD = partial(OfGramian, make=lambda _: jd.PCGradWeighting(), scale=summed)
-MGDA = partial(OfGramian, make=lambda _: jd.MGDAWeighting(), scale=averaged)
+# The names that METHODS refers to.
+PCGRAD = partial(StatelessAggregator, make=lambda _: jd.PCGradWeighting(), scale=summed)
+MGDA = partial(StatelessAggregator, make=lambda _: jd.MGDAWeighting(), scale=averaged)
 CAGRAD = partial(
-    OfGramian, make=lambda own: jd.CAGradWeighting(own.cagrad_c), scale=lambda own, m: m / (1 + own.cagrad_c)
+    StatelessAggregator, make=lambda s: jd.CAGradWeighting(s.cagrad_c), scale=lambda s, m: m / (1 + s.cagrad_c)
 )
 ALIGNED_MTL = partial(
-    OfGramian, make=lambda own: jd.AlignedMTLWeighting(scale_mode=own.aligned_mtl_scale), scale=averaged
+    StatelessAggregator, make=lambda s: jd.AlignedMTLWeighting(scale_mode=s.aligned_mtl_scale), scale=averaged
 )
-IMTL_G = partial(OfGramian, make=lambda _: jd.IMTLGWeighting(), scale=averaged)
-UPGRAD = partial(OfGramian, make=lambda _: jd.UPGradWeighting(), scale=averaged)
-DUALPROJ = partial(OfGramian, make=lambda _: jd.DualProjWeighting(), scale=averaged)
-FAIRGRAD = partial(OfGramian, make=lambda own: jd.FairGradWeighting(own.fairgrad_alpha), scale=summed)
-CONFIG = partial(OfGramian, make=lambda _: of_matrix(jd.ConFIG()), scale=summed)
-GRADVAC = partial(OfGramianWithMemory, make=lambda own: jd.GradVacWeighting(own.gradvac_beta, eps=TINY))
-PCD = partial(OfGramianWithMemory, make=lambda own: jd.PCDWeighting(own.pcd_tau, own.pcd_beta))
+IMTL_G = partial(StatelessAggregator, make=lambda _: jd.IMTLGWeighting(), scale=averaged)
+UPGRAD = partial(StatelessAggregator, make=lambda _: jd.UPGradWeighting(), scale=averaged)
+DUALPROJ = partial(StatelessAggregator, make=lambda _: jd.DualProjWeighting(), scale=averaged)
+FAIRGRAD = partial(StatelessAggregator, make=lambda s: jd.FairGradWeighting(s.fairgrad_alpha), scale=summed)
+CONFIG = partial(StatelessAggregator, make=lambda _: weights_of_matrix(jd.ConFIG()), scale=summed)
+GRADVAC = partial(StatefulAggregator, make=lambda s: jd.GradVacWeighting(s.gradvac_beta, eps=TINY))
+PCD = partial(StatefulAggregator, make=lambda s: jd.PCDWeighting(s.pcd_tau, s.pcd_beta))

@@ -10,7 +10,7 @@ gate opens and closes by itself, and where all are closed the end task is alone:
 by the margin: of few labelled rows every similarity is mostly chance. The limit keeps a belief open to doubt.
 
 Two further differences, both against chance: the dev head is exact, not a few steps of descent from a new start, and
-the loss is of rows of meta-dev and of train, each scored by a head that has not seen it (`dev_head.left_out_errors`).
+the loss is of rows of meta-dev and of train, each scored by a head fitted without it (`leave_one_out_errors`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Gates(Weighting):
     def required_gradients(self, step: int) -> GradientQuery:
         """Similarities to the gradient of left-out rows at every step, unless nothing could move."""
         del step
-        return GradientQuery(compare="left_out" if self.settings.lr_gates > 0 else "")
+        if not self.settings.lr_gates > 0:
+            return GradientQuery()
+        return GradientQuery(compare="left_out", normalise=self.settings.similarity == "cosine")
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """Shares of the open gates, and of the end task beside them."""

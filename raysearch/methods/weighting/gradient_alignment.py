@@ -42,7 +42,7 @@ class OlAux(Weighting):
     def required_gradients(self, step: int) -> GradientQuery:
         """Similarities to the end task's training gradient, at every step."""
         del step
-        return GradientQuery(compare="end_task")
+        return GradientQuery(compare="end_task", normalise=self.settings.similarity == "cosine")
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """lambda_e against (1 - lambda_e) u_k / n."""
@@ -83,7 +83,9 @@ class DGA(Weighting):
 
     def required_gradients(self, step: int) -> GradientQuery:
         """Similarities to the dev gradient through the own head, every `dga_every` steps."""
-        return GradientQuery(compare="own_head" if step % self.settings.dga_every == 0 else "")
+        if step % self.settings.dga_every:
+            return GradientQuery()
+        return GradientQuery(compare="own_head", normalise=self.settings.similarity == "cosine")
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """lambda_e against the moving average."""

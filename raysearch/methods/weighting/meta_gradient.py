@@ -56,6 +56,12 @@ class MetaGradient(Weighting):
         self.pending: dict[str, Tensor] = {}  # the sum of those that have been seen
         self.observed_steps = 0
 
+    @property
+    def _query(self) -> GradientQuery:
+        """The request of a step that the logits learn from."""
+        settings = self.settings
+        return GradientQuery("dev_head", normalise=settings.similarity == "cosine", clip=settings.task_clip)
+
     @abstractmethod
     def meta_objective(
         self, logits: Logits, sampled: list[int], similar: Tensor, similarities: GradientSimilarities
@@ -113,7 +119,7 @@ class MetaTartan(MetaGradient):
     def required_gradients(self, step: int) -> GradientQuery:
         """Similarities to the dev gradient at every step, unless nothing could move."""
         del step
-        return GradientQuery(compare="dev_head" if self.settings.lr_tasks > 0 else "")
+        return self._query if self.settings.lr_tasks > 0 else GradientQuery()
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """Softmax of the logits; the objectives' part is brought to sum 1."""
@@ -173,7 +179,7 @@ class Aang(MetaGradient):
         """Similarities every `meta_every` steps, or at all if their mean is taken, unless nothing could move."""
         moves = self.settings.lr_weights > 0 or self.settings.lr_lambda > 0
         due = self.settings.meta_mean or step % self.settings.meta_every == 0
-        return GradientQuery(compare="dev_head" if moves and due else "")
+        return self._query if moves and due else GradientQuery()
 
     @property
     def lambda_e(self) -> float:

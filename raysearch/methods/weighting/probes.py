@@ -1,7 +1,7 @@
 """Probes, raysearch's own: an objective takes part if a short training on it alone made the body better.
 
     e_0 (n,)   squared error of each labelled row, of meta-dev and train, by the least-squares head of the other rows on
-               the body as the trial begins (`dev_head.left_out_errors`)
+               the body as the trial begins (`dev_head.leave_one_out_errors`)
     e_k (n,)   the same after the objective alone has trained the body for `pass_steps`, at `probe_rate` x the rates
     gain_k     mean(e_0 - e_k) over its standard error
     part_k     gain_k - `probe_margin`, held in [0, 1]: what chance may have given counts little

@@ -31,8 +31,7 @@ class SampledTasks:
 
 def sample_tasks(weighting: Weighting, training: TrainingSettings, generator: Generator) -> SampledTasks:
     """A step's draw, one set or one for each micro-batch."""
-    each = getattr(weighting.settings, "sample_every", "step") == "micro_step"
-    count = training.micro_batches if each else 1
+    count = training.micro_batches if weighting.samples_every_micro_batch else 1
     sets = [weighting.sample(generator) for _ in range(count)]
     rows: Counter[int] = Counter()
     for some in sets:

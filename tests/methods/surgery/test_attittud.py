@@ -119,7 +119,7 @@ def seeded_generator() -> torch.Generator:
 
 def apply_surgery(g_aux: Tensor, g_prim: Tensor, J: Jacobian, settings: Eta) -> Tensor:
     """One step of the surgery on one block."""
-    return Attittud(settings)([g_aux], [g_prim], lambda: [J], seeded_generator())[0]
+    return Attittud(settings).surrogates([g_aux], [g_prim], lambda: [J], seeded_generator())[0]
 
 
 BASES = next(f for f in fields(Eta) if f.name == "basis").metadata["choices"]
@@ -234,7 +234,7 @@ def test_attittud_projects_each_block_in_a_separate_subspace(
     J, g_prim, g_aux = jacobian_and_gradients
     settings = replace(eta(1, 0, -1), k=2, m=M)
     halves = [(g[:15], g[15:]) for g in (g_aux, g_prim)]
-    actual = Attittud(settings)(
+    actual = Attittud(settings).surrogates(
         list(halves[0]),
         list(halves[1]),
         lambda: [ExplicitJacobian(J[:, :15]), ExplicitJacobian(J[:, 15:])],
@@ -256,5 +256,5 @@ def test_basis_is_recomputed_every_basis_every_steps(jacobian_and_gradients: tup
 
     surgery = Attittud(replace(eta(1, 1, -1), k=2, m=M, basis_every=3))
     for _ in range(7):
-        surgery([g_aux], [g_prim], jacobians, seeded_generator())
+        surgery.surrogates([g_aux], [g_prim], jacobians, seeded_generator())
     assert jacobian_count == 3

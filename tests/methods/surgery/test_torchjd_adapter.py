@@ -13,7 +13,7 @@ from torchjd import aggregation as jd
 from raysearch.config.loading import load_search
 from raysearch.errors import SpecError
 from raysearch.methods import METHODS, methods_of
-from raysearch.methods.surgery.base import Conflict
+from raysearch.methods.surgery.base import GramianSurgery
 from raysearch.methods.surgery.settings import GCSSettings
 from raysearch.training import checkpoint
 
@@ -42,7 +42,7 @@ NOT_HOMOGENEOUS = ("fairgrad", "nash_mtl")  # compared on rows of mean square le
 TOLERANCES = {"cagrad": 1e-6, "fairgrad": 1e-6, "nash_mtl": 1e-6, "gradvac": 1e-6}
 
 
-def make_surgery(name: str, **settings: Any) -> Conflict:
+def make_surgery(name: str, **settings: Any) -> GramianSurgery:
     if name == "nash_mtl":
         pytest.importorskip("ecos", reason="ecos has no wheel for Python 3.13 and later")
     return METHODS[name].load()(METHODS[name].settings(**settings))
@@ -62,8 +62,8 @@ def rows(m: int, D: int, *, seed: int = 0, opposed: float = 0.0, rank: int = 0) 
     return J + opposed * signs.outer(torch.randn(D, generator=generator, dtype=torch.float64))
 
 
-def update(surgery: Conflict, J: Tensor, seed: int = 0) -> Tensor:
-    return surgery.coefficients(J @ J.T, seeded(seed)) @ J
+def update(surgery: GramianSurgery, J: Tensor, seed: int = 0) -> Tensor:
+    return surgery.factors(J @ J.T, seeded(seed)) @ J
 
 
 def reference(name: str, aggregator: Any, J: Tensor, seed: int = 0) -> Tensor:
@@ -126,9 +126,9 @@ def test_gcs_update_equals_explicit_cosine_gates(gate: str, m: int, D: int) -> N
 
 def test_gcs_coefficients_match_hand_values() -> None:
     J = torch.tensor([[1.0, 0.0], [3.0, 4.0], [-1.0, 1.0], [0.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
-    weighted = make_surgery("gcs").coefficients(J @ J.T, seeded())
+    weighted = make_surgery("gcs").factors(J @ J.T, seeded())
     assert weighted.tolist() == pytest.approx([1, 0.6, 0, 0, 1])
-    unweighted = make_surgery("gcs", gcs_gate="unweighted").coefficients(J @ J.T, seeded())
+    unweighted = make_surgery("gcs", gcs_gate="unweighted").factors(J @ J.T, seeded())
     assert unweighted.tolist() == [1, 1, 0, 1, 1]
 
 
@@ -206,7 +206,7 @@ def test_surgery_training_follows_the_reference_trajectory(name: str) -> None:
 @pytest.mark.parametrize("m", [2, 3, 6])
 @pytest.mark.parametrize("name", SURGERIES)
 def test_orthonormal_gradients_are_summed_except_by_gcs_and_pcd(name: str, m: int) -> None:
-    factors = make_surgery(name).coefficients(torch.eye(m, dtype=torch.float64), seeded())
+    factors = make_surgery(name).factors(torch.eye(m, dtype=torch.float64), seeded())
     if name == "gcs":
         assert factors.tolist() == [1] + [0] * (m - 1)
     elif name == "pcd":  # r_0 and a share tau of every other, as long as r_0
@@ -219,17 +219,17 @@ def test_orthonormal_gradients_are_summed_except_by_gcs_and_pcd(name: str, m: in
 @pytest.mark.parametrize("name", sorted(set(SURGERIES) - {"pcd"}))  # its moving average has an epsilon, as Adam's
 def test_surgery_coefficients_are_scale_invariant(name: str) -> None:
     J = rows(4, 30, opposed=1.0)
-    factors = make_surgery(name).coefficients(J @ J.T, seeded())
-    small = make_surgery(name).coefficients(1e-14 * J @ J.T, seeded())
+    factors = make_surgery(name).factors(J @ J.T, seeded())
+    small = make_surgery(name).factors(1e-14 * J @ J.T, seeded())
     assert torch.allclose(small, factors, rtol=0, atol=TOLERANCES.get(name, 1e-8))
 
 
 @pytest.mark.parametrize("name", SURGERIES)
 def test_zero_gradient_does_not_change_other_coefficients(name: str) -> None:
     J = rows(3, 30, opposed=1.0)
-    without = make_surgery(name).coefficients(J @ J.T, seeded(1))
+    without = make_surgery(name).factors(J @ J.T, seeded(1))
     J = torch.cat([J, J[:1] * 0])
-    factors = make_surgery(name).coefficients(J @ J.T, seeded(1))
+    factors = make_surgery(name).factors(J @ J.T, seeded(1))
     assert factors[3] == 1
     if name not in RANDOMIZED:  # others are met in another order
         assert torch.allclose(factors[:3], without, rtol=0, atol=1e-4)
@@ -237,8 +237,8 @@ def test_zero_gradient_does_not_change_other_coefficients(name: str) -> None:
 
 @pytest.mark.parametrize("name", SURGERIES)
 def test_single_or_all_zero_gradients_get_coefficient_one(name: str) -> None:
-    assert make_surgery(name).coefficients(torch.full((1, 1), 4.0, dtype=torch.float64), seeded()).tolist() == [1]
-    assert make_surgery(name).coefficients(torch.zeros(3, 3, dtype=torch.float64), seeded()).tolist() == [1, 1, 1]
+    assert make_surgery(name).factors(torch.full((1, 1), 4.0, dtype=torch.float64), seeded()).tolist() == [1]
+    assert make_surgery(name).factors(torch.zeros(3, 3, dtype=torch.float64), seeded()).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("name", SURGERIES)
@@ -246,14 +246,14 @@ def test_non_finite_gramian_raises(name: str) -> None:
     G = torch.eye(3, dtype=torch.float64)
     G[1, 1] = float("nan")
     with pytest.raises(ArithmeticError, match="Gramian of the step's gradients is not finite"):
-        make_surgery(name).coefficients(G, seeded())
+        make_surgery(name).factors(G, seeded())
 
 
 @pytest.mark.parametrize("name", SURGERIES)
 def test_surgery_uses_only_the_passed_generator(name: str) -> None:
     J = rows(6, 10, opposed=1.0)
     before = torch.get_rng_state()
-    factors = [make_surgery(name).coefficients(J @ J.T, seeded(seed)).tolist() for seed in (0, 0, *range(8))]
+    factors = [make_surgery(name).factors(J @ J.T, seeded(seed)).tolist() for seed in (0, 0, *range(8))]
     assert torch.equal(torch.get_rng_state(), before)
     assert factors[0] == factors[1]
     assert (factors.count(factors[0]) < len(factors)) == (name in RANDOMIZED)
@@ -262,7 +262,7 @@ def test_surgery_uses_only_the_passed_generator(name: str) -> None:
 @pytest.mark.parametrize("name", RANDOMIZED)
 def test_randomized_surgery_draws_new_order_each_step(name: str) -> None:
     J, generator = rows(6, 10, opposed=1.0), seeded()
-    drawn = [tuple(make_surgery(name).coefficients(J @ J.T, generator).tolist()) for _ in range(8)]
+    drawn = [tuple(make_surgery(name).factors(J @ J.T, generator).tolist()) for _ in range(8)]
     assert len(set(drawn)) > 1
 
 
@@ -277,7 +277,7 @@ def test_surgery_updates_satisfy_properties_from_papers(seed: int) -> None:
         assert cosines[name].min() > -1e-3
     for name in ("nash_mtl", "fairgrad"):  # G alpha = 1 / alpha, at mean square length 1
         G = J @ J.T / lengths.square().mean()
-        alpha = make_surgery(name).coefficients(G, seeded())
+        alpha = make_surgery(name).factors(G, seeded())
         assert torch.allclose(G @ alpha * alpha, torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-4)
     # of the shortest vector in the convex hull, every gradient has at least the length squared; Frank-Wolfe comes near
     shortest = steepest["mgda"] / 4

@@ -13,7 +13,7 @@ from raysearch.methods.weighting.base import GradientSimilarities, StepObservati
 from raysearch.methods.weighting.gates import Gates
 from raysearch.methods.weighting.settings import GatesSettings as Settings
 from raysearch.objectives.objective import Objective
-from raysearch.training.dev_head import left_out_errors
+from raysearch.training.dev_head import leave_one_out_errors
 
 OBJECTIVES = tuple(
     Objective(data=f"extra_{i}", transform="none", representation="full", output="extra_label") for i in range(4)
@@ -73,13 +73,13 @@ def test_leave_one_out_errors_equal_explicit_ridge_refits(label_type: str) -> No
         A = np.column_stack([x[others], np.ones(n - 1)])
         W = np.linalg.solve(A.T @ A + np.diag([decay] * 3 + [0]), A.T @ y[others])
         errors.append(((y[i] - np.append(x[i], 1) @ W) ** 2).sum())
-    assert left_out_errors(features, labels, 3, ridge).tolist() == pytest.approx(errors)
+    assert leave_one_out_errors(features, labels, 3, ridge).tolist() == pytest.approx(errors)
 
 
 def test_leave_one_out_errors_zero_features_use_mean_of_others() -> None:
     y = torch.tensor([1.0, 2.0, 4.0])
     expected = [(1 - 3) ** 2, (2 - 2.5) ** 2, (4 - 1.5) ** 2]
-    assert left_out_errors(torch.zeros(3, 2), y, 1, 1.0).tolist() == pytest.approx(expected)
+    assert leave_one_out_errors(torch.zeros(3, 2), y, 1, 1.0).tolist() == pytest.approx(expected)
     assert Ridge().fit(np.zeros((2, 1)), [2.0, 4.0]).predict([[0.0]])[0] == 3
 
 

@@ -14,9 +14,10 @@ from raysearch.distributed import ProcessGroup
 from raysearch.methods.weighting.probes import Probes
 from raysearch.methods.weighting.settings import ProbesSettings as Settings
 from raysearch.plan import TrialPlan
-from raysearch.training.branch_trainer import BranchTrainer
+from raysearch.training import branch_trainer
 from raysearch.training.checkpoint import TrialFolder
-from raysearch.training.trainer import Trial, parameters_of, train
+from raysearch.training.parameters import parameters_of
+from raysearch.training.trainer import Trial, train
 
 THREE_OBJECTIVES = OBJECTIVES[:3]
 LOSSES_BEFORE = torch.tensor([1.0, 2.0, 3.0, 2.0], dtype=torch.float64)
@@ -81,39 +82,41 @@ def test_probes_restore_parameters_and_full_lr_schedule(data: Path, tmp_path: Pa
     first = {name: value.detach().clone() for name, value in parameters_of(trial.network).items()}
     rates: list[float] = []
     (phase,) = trial.phases
-    trial._begin(phase)
-    trial._advance(phase)
+    trial.begin(phase)
+    trial.advance(phase)
     assert trial.phase_step == 9
     assert all(torch.equal(value, first[name]) for name, value in parameters_of(trial.network).items())
-    while not trial._over(phase):
-        trial._advance(phase)
+    while not trial.is_over(phase):
+        trial.advance(phase)
         rates.append(trial.optimizer.param_groups[0]["lr"])
     assert len(rates) == 15
     assert max(rates) == rates[0] == pytest.approx(phase.lr)
     assert rates[-1] == pytest.approx(phase.lr / 15)
 
 
-def record_optimizers(rounds: BranchTrainer) -> list[torch.optim.Optimizer]:
-    """The optimizers that it will make."""
-    made: list[torch.optim.Optimizer] = []
-    new = rounds.new_optimizer
+def record_optimizers(monkeypatch: pytest.MonkeyPatch) -> list[torch.optim.Optimizer]:
+    """The optimizers that branches will be trained with."""
+    optimizers: list[torch.optim.Optimizer] = []
+    make_optimizer = branch_trainer.make_optimizer
 
-    def keep() -> torch.optim.Optimizer:
-        made.append(new())
-        return made[-1]
+    def make_and_record(*arguments: Any) -> torch.optim.Optimizer:
+        optimizers.append(make_optimizer(*arguments))
+        return optimizers[-1]
 
-    rounds.new_optimizer = keep
-    return made
+    monkeypatch.setattr(branch_trainer, "make_optimizer", make_and_record)
+    return optimizers
 
 
-def test_probes_train_at_the_learning_rate_of_probes(data: Path, tmp_path: Path) -> None:
+def test_probes_train_at_the_learning_rate_of_probes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peaks = []
     for rate in (1.0, 4.0):
         trial = Trial(probes_plan(data, probe_rate=rate), TrialFolder(tmp_path / str(rate)), ProcessGroup())
-        assert trial.rounds is not None
-        optimizers = record_optimizers(trial.rounds)
-        trial._begin(trial.phases[0])
-        trial._advance(trial.phases[0])
+        with monkeypatch.context() as patch:
+            optimizers = record_optimizers(patch)
+            trial.begin(trial.phases[0])
+            trial.advance(trial.phases[0])
         peaks.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
     assert len(peaks[0]) == 3
     assert peaks[1] == pytest.approx([4 * lr for lr in peaks[0]])

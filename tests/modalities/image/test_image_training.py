@@ -25,7 +25,8 @@ from raysearch.storage.run import Run
 from raysearch.storage.schemas import Report
 from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder
-from raysearch.training.trainer import Trial, build, train
+from raysearch.training.context import build
+from raysearch.training.trainer import Trial, train
 
 MODELS: dict[str, dict[str, Any]] = {
     "own": {"image": "small_cnn", "widths": [4, 8], "norm": "batch"},
@@ -94,10 +95,12 @@ def test_body_with_batch_norm_resumes_bit_equal(data: Path, tmp_path: Path) -> N
 
 def test_end_task_images_are_normalised_and_deterministic(data: Path, tmp_path: Path) -> None:
     trial = Trial(plan(data), TrialFolder(tmp_path), ProcessGroup())
-    first, second = (trial.batches.end_task_batch(trial.splits("train"), torch.arange(4)).inputs[0] for _ in range(2))
+    first, second = (
+        trial.context.batches.end_task_batch(trial.context.splits("train"), torch.arange(4)).inputs[0] for _ in range(2)
+    )
     assert torch.equal(first, second)
-    pixels = np.stack([trial.splits("train").row(i) for i in range(15)])
-    everything = trial.batches.end_task_batch(trial.splits("train"), torch.arange(15)).inputs[0]
+    pixels = np.stack([trial.context.splits("train").row(i) for i in range(15)])
+    everything = trial.context.batches.end_task_batch(trial.context.splits("train"), torch.arange(15)).inputs[0]
     assert everything.shape == pixels.shape
     assert everything.mean().item() == pytest.approx(0, abs=1e-4)
     assert everything.std(correction=0).item() == pytest.approx(1, abs=1e-4)

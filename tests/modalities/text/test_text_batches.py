@@ -9,7 +9,7 @@ from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.transforms import Vocabulary
 from raysearch.objectives.objective import Objective
 from raysearch.rng import ShuffledRows
-from raysearch.training.dev_head import fit, parts, some_of
+from raysearch.training.dev_head import fit, sample_rows, split_dev_rows
 
 VOCABULARY = Vocabulary(size=100, pad=0, cls=1, sep=2, mask=3)
 TEXTS = [[1, 10, 11, 12, 13, 2], [1, 20, 2], [1, 30, 31, 2], [1, 40, 41, 42, 2]]
@@ -56,11 +56,11 @@ def test_collate_keeps_masks_and_padding_attends_only_to_itself() -> None:
 
 def test_dev_head_examples_are_disjoint_from_meta_batches() -> None:
     settings = DevHeadSettings(dev_head_examples=10, meta_batch_size=8)
-    fitted_on, rest = parts(40, 9, settings)
+    fitted_on, rest = split_dev_rows(40, 9, settings)
     assert len(fitted_on) == 10
     assert sorted([*fitted_on.tolist(), *rest.tolist()]) == list(range(40))
-    assert set(some_of(rest, 8, Generator().manual_seed(0)).tolist()) <= set(rest.tolist())
-    halves = parts(11, 9, settings)
+    assert set(sample_rows(rest, 8, Generator().manual_seed(0)).tolist()) <= set(rest.tolist())
+    halves = split_dev_rows(11, 9, settings)
     assert [len(half) for half in halves] == [5, 6]
 
 

@@ -1,0 +1,99 @@
+"""What all parts of a trial's training share: the plan, the network, the data and the process group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysearch.data.prepared import Splits, load_metadata
+from raysearch.distributed import ProcessGroup
+from raysearch.modalities import modality_of
+from raysearch.modalities.batch import BatchBuilder, OpenSplit
+from raysearch.modalities.opening import open_splits
+from raysearch.models.network import Network
+from raysearch.plan import TrialPlan
+from raysearch.rng import number_of
+from raysearch.training_settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """The plan of a trial, its network, its data, and the ranks that train it."""
+
+    plan: TrialPlan
+    metadata: dict[str, Any]  # data.json of the prepared task
+    network: Network
+    splits: Splits
+    batches: BatchBuilder
+    process_group: ProcessGroup
+
+    @classmethod
+    def from_plan(cls, plan: TrialPlan, process_group: ProcessGroup) -> TrainingContext:
+        """Opens the plan's data and builds its network, with the parameters that the trial begins with."""
+        folder = Path(plan.task["data"])
+        metadata, splits = load_metadata(folder), open_splits(folder)
+        batches = batches_of(plan, metadata, splits)
+        network = build(plan, metadata).to(process_group.device)
+        return cls(plan, metadata, network, splits, batches, process_group)
+
+    def on_one_rank(self) -> TrainingContext:
+        """Returns the context in which this rank trains by itself: full batches, and no all-reduce."""
+        return replace(self, process_group=ProcessGroup(device=self.device))
+
+    @property
+    def training(self) -> TrainingSettings:
+        """The settings of training that all methods share."""
+        return self.plan.training
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network and of all batches."""
+        return self.process_group.device
+
+    @property
+    def classes(self) -> int:
+        """The number of labels of the end task."""
+        return len(self.metadata["labels"])
+
+    @property
+    def metric(self) -> str:
+        """The name of the end task's metric."""
+        return str(self.metadata["metric"])
+
+    @cached_property
+    def body(self) -> list[torch.nn.Parameter]:
+        """The parameters of the body, D numbers in all."""
+        return self.network.body_parameters()
+
+    @cached_property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters of the body, then those of the heads, D + H numbers in all."""
+        return [*self.body, *self.network.head_parameters()]
+
+    def autocast(self) -> torch.autocast:
+        """Returns the context manager that sets the precision of forward passes."""
+        is_lower = self.training.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_lower)
+
+    def seed_dropout(self, step: int) -> None:
+        """Restarts the random numbers of dropout for a step, so that a forward pass can be repeated."""
+        rank = self.process_group.rank
+        self.process_group.seed(number_of(self.plan.seed, f"dropout {rank}", step))
+
+
+def batches_of(plan: TrialPlan, metadata: dict[str, Any], open_split: OpenSplit) -> BatchBuilder:
+    """Returns the builder of the trial's batches."""
+    return modality_of(metadata).batch_builder(plan, metadata, open_split)
+
+
+def build(plan: TrialPlan, metadata: dict[str, Any]) -> Network:
+    """Returns the plan's network before the first step, its new parameters drawn from the plan's seed."""
+    torch.manual_seed(number_of(plan.seed, "parameters", 0))
+    network = modality_of(metadata).network(plan, metadata)
+    if plan.training.recompute:
+        network.recompute()
+    return network

@@ -1,0 +1,40 @@
+"""Evaluation of a network on a split of the end task."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raysearch.data.prepared import Split
+from raysearch.distributed import ProcessGroup
+from raysearch.modalities.batch import BatchBuilder
+from raysearch.modalities.losses import example_losses
+from raysearch.models.network import Network
+from raysearch.training.metrics import score
+
+EVALUATION_BATCH = 64  # examples
+
+
+def evaluate(
+    network: Network, split: Split, batches: BatchBuilder, metric: str, process_group: ProcessGroup | None = None
+) -> tuple[float, float]:
+    """Returns the metric and the mean loss (nat) of `network` on a split.
+
+    The ranks of a process group share the work, and all of them get the same result.
+    """
+    process_group = process_group or ProcessGroup()
+    examples = torch.arange(len(split))[process_group.rank :: process_group.world]
+    by_length = examples[np.argsort(split.lengths[examples.numpy()], kind="stable")]
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    network.eval()
+    with torch.no_grad():
+        for rows in by_length.split(EVALUATION_BATCH):
+            batch = batches.end_task_batch(split, rows).to(process_group.device)
+            logits.append(network.end_task(network.hidden(*batch.inputs)).float())
+            labels.append(batch.targets.labels)
+    network.train()
+    all_logits = process_group.gather_rows(torch.cat(logits))
+    all_labels = process_group.gather_rows(torch.cat(labels))
+    return score(metric, all_labels, all_logits), float(example_losses(all_logits, all_labels).mean())
