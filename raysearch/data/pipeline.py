@@ -24,7 +24,7 @@ from raysearch.data.prepared import (
     resolve_path,
     write_atomically,
 )
-from raysearch.data.splits import EXTRA, Examples, count_leaks
+from raysearch.data.splits import EXTRA_PREFIX, Examples, count_leaks
 
 
 class DeclaredTask(Protocol):
@@ -107,6 +107,6 @@ def prepare(
 
 def _key(part: str) -> str:
     """Returns where a task declares the file of a part, for error messages."""
-    if part.startswith(EXTRA):
-        return f"task.extra.{part.removeprefix(EXTRA)}.train"
+    if part.startswith(EXTRA_PREFIX):
+        return f"task.extra.{part.removeprefix(EXTRA_PREFIX)}.train"
     return f"task.{part}.train" if part == "auxiliary" else f"task.{part}"

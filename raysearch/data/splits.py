@@ -24,7 +24,7 @@ from raysearch.errors import SpecError
 SPLITS = ("train", "meta_dev", "select_dev", "test", "domain", "out_of_domain", "neural_lm", "auxiliary")
 UNLABELLED = ("domain", "out_of_domain", "neural_lm")
 UNSCORED = (*UNLABELLED, "auxiliary")  # splits that only auxiliary objectives use; so do those called extra_NAME
-EXTRA = "extra_"
+EXTRA_PREFIX = "extra_"
 FRACTIONS = {"dev": 0.1, "test": 0.1}  # of the distinct training examples, unless the task declares others
 
 
@@ -111,14 +111,14 @@ def split_parts(parts: Mapping[str, E], split: Mapping[str, float] | None, meta_
     for name, source in (("train", train.source), ("select_dev", dev.source)):
         if not len(splits[name]):
             raise SpecError(f"no rows are left for {name}; give more rows or other fractions", file=source)
-    extra = [name for name in splits if name.startswith(EXTRA)]
+    extra = [name for name in splits if name.startswith(EXTRA_PREFIX)]
     return {name: splits[name] for name in (*SPLITS, *extra) if name in splits}
 
 
 def count_leaks(keys: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Returns how many examples of a held-out split are also in another split, such as {"test in train": 3}."""
     distinct = {name: set(split_keys) for name, split_keys in keys.items()}
-    extra = [name for name in keys if name.startswith(EXTRA)]
+    extra = [name for name in keys if name.startswith(EXTRA_PREFIX)]
     leaks = {}
     for name in ("meta_dev", "select_dev", "test"):
         for other in ("train", *UNSCORED, *extra, *(("meta_dev", "select_dev") if name == "test" else ())):

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysearch.data.prepared import write_split
-from raysearch.data.splits import EXTRA, leak_notes, sort_labels, split_parts
+from raysearch.data.splits import EXTRA_PREFIX, leak_notes, sort_labels, split_parts
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.modalities.table import planted
 from raysearch.modalities.table.readers import TableRows, read_table
@@ -59,7 +59,7 @@ class TablePreparation:
     def files(self, task: TableTask) -> dict[str, str | None]:
         """Returns the declared path of each table."""
         files = {part: name for part in ("train", "dev", "test") if (name := getattr(task, part))}
-        return files | {f"{EXTRA}{name}": extra.train for name, extra in task.extra.items()}
+        return files | {f"{EXTRA_PREFIX}{name}": extra.train for name, extra in task.extra.items()}
 
     def source(self, task: TableTask, model: Mapping[str, Any], digests: Mapping[str, str | None]) -> dict[str, Any]:
         """Returns all that the prepared tables depend on."""
@@ -81,7 +81,7 @@ class TablePreparation:
         del model
         train = splits["train"]
         label = _label_metadata(task.label, splits, "train")
-        extra = {name: _label_metadata(name, splits, name) for name in splits if name.startswith(EXTRA)}
+        extra = {name: _label_metadata(name, splits, name) for name in splits if name.startswith(EXTRA_PREFIX)}
         metadata: dict[str, Any] = {"task": task.name, "kind": "table", "metric": task.metric}
         metadata |= {"labels": label["labels"], "label": label, "extra": extra, "features": list(train.names)}
         metadata |= _mean_and_std(train.features)
@@ -95,7 +95,7 @@ class TablePreparation:
     def notes(self, splits: Mapping[str, TableRows], metadata: Mapping[str, Any]) -> list[str]:
         """Returns a sentence for each leak; a further table may well have the features of the end task's rows."""
         del splits
-        leaks = {pair: count for pair, count in metadata["leaks"].items() if f" in {EXTRA}" not in pair}
+        leaks = {pair: count for pair, count in metadata["leaks"].items() if f" in {EXTRA_PREFIX}" not in pair}
         return leak_notes(leaks, metadata["sizes"], "rows have features that also stand")
 
     def decode(self, batch: pa.RecordBatch) -> TableSplit:
@@ -121,7 +121,7 @@ def _read_parts(task: TableTask, paths: Mapping[str, Path | None]) -> dict[str, 
     features = task.features
     for part, path in paths.items():
         assert path is not None
-        label = task.extra[part.removeprefix(EXTRA)].label if part.startswith(EXTRA) else task.label
+        label = task.extra[part.removeprefix(EXTRA_PREFIX)].label if part.startswith(EXTRA_PREFIX) else task.label
         numbers = task.label_type(part) == "number"
         parts[part] = read_table(path, label, numbers=numbers, features=features, others=label_columns)
         features = features or parts[part].names

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysearch.data.prepared import write_split
-from raysearch.data.splits import EXTRA, UNLABELLED, declared_fractions, leak_notes, sort_labels, split_parts
+from raysearch.data.splits import EXTRA_PREFIX, UNLABELLED, declared_fractions, leak_notes, sort_labels, split_parts
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.modalities.text import docstrings
 from raysearch.modalities.text.readers import TextRows, read_hub_data_set, read_text_rows
@@ -63,7 +63,7 @@ class TextPreparation:
         """Returns the declared path of each part; train, dev, test and domain are always among the parts."""
         files = {part: getattr(task, part) for part in ("train", "dev", "test", "domain")}
         files |= {part: name for part in ("out_of_domain", "neural_lm") if (name := getattr(task, part)) is not None}
-        return files | {f"{EXTRA}{name}": extra.train for name, extra in task.extra.items()}
+        return files | {f"{EXTRA_PREFIX}{name}": extra.train for name, extra in task.extra.items()}
 
     def source(self, task: TextTask, model: Mapping[str, Any], digests: Mapping[str, str | None]) -> dict[str, Any]:
         """Returns all that the prepared texts depend on and that is known before they are read."""
@@ -95,7 +95,7 @@ class TextPreparation:
         tokenizer = make_tokenizer(model, texts, folder / "tokenizer")
         metadata: dict[str, Any] = {"task": task.name, "metric": task.metric, "labels": labels}
         metadata["sizes"] = {name: len(rows) for name, rows in splits.items()}
-        extra = {name: _extra_metadata(rows) for name, rows in splits.items() if name.startswith(EXTRA)}
+        extra = {name: _extra_metadata(rows) for name, rows in splits.items() if name.startswith(EXTRA_PREFIX)}
         metadata |= {"extra": extra} if extra else {}
         label_names = dict.fromkeys(splits, labels) | {name: extra[name]["labels"] for name in extra}
         metadata["splits"] = {
@@ -136,8 +136,8 @@ def _read_parts(task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, T
         if "train" not in parts:
             raise SpecError(f"data set {task.hub!r} has no train split", key="task.hub")
     for part, path in paths.items():
-        if path is not None and part.startswith(EXTRA):
-            extra = task.extra[part.removeprefix(EXTRA)]
+        if path is not None and part.startswith(EXTRA_PREFIX):
+            extra = task.extra[part.removeprefix(EXTRA_PREFIX)]
             parts[part] = (read_tagged_rows if extra.kind == "token" else read_text_rows)(path, *extra.columns)
         elif path is not None:
             parts[part] = read_text_rows(path, task.text, None if part in UNLABELLED else task.label)
