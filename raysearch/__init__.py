@@ -2,7 +2,7 @@
 
     raysearch.load_space("aang_td").objectives
     raysearch.load_search("quickstart")                 # a trials/*.yaml by name, or a file by path
-    raysearch.launch("quickstart", name="first")        # needs ray and torch; nothing else here does
+    raysearch.launch("quickstart", name="first")        # needs ray and torch; the others do not
     raysearch.open_run("first").trials()                # also evaluations(), weights(), events(): pyarrow tables
 
 Names are imported when they are first used.

@@ -1,4 +1,4 @@
-"""Which version of a package is installed."""
+"""The installed versions of packages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def version_of(package: str) -> str:
-    """The version, or words that say there is none."""
+    """Returns the version, or words that say that there is none."""
     try:
         return version(package)
     except PackageNotFoundError:

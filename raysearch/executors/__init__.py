@@ -1,1 +1,1 @@
-"""Where trials run: long-lived Ray Train worker groups, or this process."""
+"""Where trials run: in long-lived Ray Train worker groups, or in this process."""

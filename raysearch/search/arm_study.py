@@ -108,6 +108,11 @@ class ArmStudy:
             size = min(size, len(self.grid_points))
         return size if self.arm.dimensions else min(size, 1)
 
+    @property
+    def in_flight(self) -> int:
+        """How many trials of role search have no result yet."""
+        return sum(result is None for c in self.configurations.values() for result in c.results.values())
+
     def restore(self, number: int, params: Mapping[str, Any], results: dict[int, Result | None]) -> None:
         """Adds a configuration of an earlier session; reports it to Optuna if its result is final.
 

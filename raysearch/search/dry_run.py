@@ -1,4 +1,4 @@
-"""A dry run: what a search would do, asked of the declaration, the study and earlier runs. Starts nothing."""
+"""What a search would do: counts, first trials and an estimate of its time. Starts nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raysearch.storage.states import TrialState
 
 
 def outline(search: Search) -> dict[str, Any]:
-    """What is declared, counted: arms, trials, objectives, resources. JSON-able."""
+    """Returns what the search declares, counted: arms, trials, objectives and resources. JSON-able."""
     arms = [_arm(search, arm) for arm in search.arms.values()]
     counts = [arm["trials"] for arm in arms]
     return {
@@ -33,12 +33,12 @@ def outline(search: Search) -> dict[str, Any]:
         "sampler": search.sampler,
         "scheduler": search.scheduler.to_plain(),
         "executor": search.executor,
-        "resources": {**vars(search.resources), "at_once": at_once(search)},
+        "resources": {**vars(search.resources), "at_once": parallel_trials(search)},
     }
 
 
 def _arm(search: Search, arm: Arm) -> dict[str, Any]:
-    """An arm: its methods, its dimensions, and how many trials it has at most, on all seeds."""
+    """Returns an arm's methods, its dimensions, and how many trials it has at most, on all seeds."""
     configurations = arm.trials
     if configurations is not None and search.sampler == "grid":
         configurations = min(configurations, sum(1 for _ in arm.grid()))
@@ -56,7 +56,7 @@ def _arm(search: Search, arm: Arm) -> dict[str, Any]:
 
 
 def _values(dimension: dict[str, Any]) -> str:
-    """A dimension in a few signs: `[0.0001, 0.002] log`, `1 | 3 | 6 when space aang_td`."""
+    """Returns a dimension as short text: `[0.0001, 0.002] log`, `1 | 3 | 6 when space aang_td`."""
     when = " and ".join(f"{name} {' or '.join(map(str, v))}" for name, v in dimension.get("when", {}).items())
     if "choice" in dimension:
         values = " | ".join(json.dumps(value).strip('"') for value in dimension["choice"])
@@ -66,17 +66,17 @@ def _values(dimension: dict[str, Any]) -> str:
     return f"{values} when {when}" if when else values
 
 
-def at_once(search: Search) -> int:
-    """How many trials run at a time on this machine."""
-    wanted, (cores, gpus) = search.resources, local_resources()
-    if wanted.groups or search.executor == "in_process":
-        return wanted.groups or 1
-    fits = [int(there / (each * wanted.workers)) for each, there in ((wanted.cpus, cores), (wanted.gpus, gpus)) if each]
-    return max(1, min(fits))
+def parallel_trials(search: Search) -> int:
+    """Returns how many trials run at a time on this machine."""
+    resources, (cores, gpus) = search.resources, local_resources()
+    if resources.groups or search.executor == "in_process":
+        return resources.groups or 1
+    pairs = ((resources.cpus, cores), (resources.gpus, gpus))
+    return max(1, min(int(available / (each * resources.workers)) for each, available in pairs if each))
 
 
 def first_plans(search: Search, count: int) -> list[TrialPlan]:
-    """The first trials that the search asks for, as its sampler draws them before any result; fewer if it waits."""
+    """Returns the first trials of the search, as its sampler draws them before any result; fewer if it must wait."""
     from raysearch.search.study import Study
 
     study = Study(search, data="", labels=0)
@@ -85,30 +85,35 @@ def first_plans(search: Search, count: int) -> list[TrialPlan]:
 
 
 def estimate(search: Search, runs: Path) -> dict[str, Any]:
-    """Seconds that the whole search takes if no trial is stopped, from earlier runs of the same task, model and method.
+    """Estimates the seconds that the search takes if no trial is stopped, from earlier runs of like trials.
 
-    `seconds` is None, and `why` says so, where there is nothing to go by; `from` names the runs.
+    A like trial has the same task, model and methods. `from` names the runs; without like trials `seconds` is None and
+    `why` says so.
     """
     paces = list(_paces(search, runs))
     total = 0.0
     for arm in search.arms.values():
-        of_arm = [pace for pace, methods, _ in paces if methods in arm.method_combinations()]
+        arm_paces = [pace for pace, methods, _ in paces if methods in arm.method_combinations()]
         trials = _arm(search, arm)["trials"]
         if search.budget.compute is not None and arm.dimensions:
             total += search.budget.compute
             trials = len(search.confirm.seeds) if search.confirm else 0
-        if not of_arm or trials is None:
+        if not arm_paces or trials is None:
             seconds = search.budget.seconds
-            why = f"no earlier run in {runs} has a like trial" if not of_arm else "time alone ends the search"
+            why = (
+                f"no earlier run in {runs} has a trial of this task, model and method"
+                if not arm_paces
+                else "only time ends the search"
+            )
             return {"seconds": None, "at_most": seconds, "why": f"{why} (arm {arm.name})"}
-        total += statistics.median(of_arm) * trials * arm.max_steps
-    seconds = total / at_once(search)
+        total += statistics.median(arm_paces) * trials * arm.max_steps
+    seconds = total / parallel_trials(search)
     limit = search.budget.seconds
     return {"seconds": seconds if limit is None else min(seconds, limit), "from": sorted({run for _, _, run in paces})}
 
 
 def _paces(search: Search, runs: Path) -> Iterator[tuple[float, dict[str, str], str]]:
-    """Seconds a step, methods and run of every complete trial of the same task and model."""
+    """Yields seconds per step, methods and run of every complete trial of the same task and model."""
     from raysearch.storage.run import open_run, run_names
 
     for name in run_names(runs):
@@ -118,12 +123,8 @@ def _paces(search: Search, runs: Path) -> Iterator[tuple[float, dict[str, str], 
             continue
         for row in rows:
             plan = json.loads(row["plan"])
-            alike = plan["task"]["name"] == search.task.name and plan["model"] == search.model.to_plain()
-            if (
-                row["state"] == TrialState.COMPLETE
-                and row["steps"]
-                and alike
-                and plan["workers"] == search.resources.workers
-            ):
+            is_alike = plan["task"]["name"] == search.task.name and plan["model"] == search.model.to_plain()
+            is_alike &= plan["workers"] == search.resources.workers
+            if row["state"] == TrialState.COMPLETE and row["steps"] and is_alike:
                 methods = {family: plan[family] for family in ("weighting", "surgery", "schedule")}
                 yield row["seconds"] / row["steps"], methods, name

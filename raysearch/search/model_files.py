@@ -49,12 +49,12 @@ class ModelFiles:
                 confirm = self._search.confirm
                 self._settle(row["trial_id"], is_kept=confirm is not None and confirm.keep)
         for arm, trial_ids in ended.items():
-            kept = self._kept(arm)
-            for trial_id in sorted(trial_ids | (self._on_disk[arm] - kept)):
-                self._settle(trial_id, is_kept=trial_id in kept)
-            self._on_disk[arm] &= kept
+            to_keep = self._to_keep(arm)
+            for trial_id in sorted(trial_ids | (self._on_disk[arm] - to_keep)):
+                self._settle(trial_id, is_kept=trial_id in to_keep)
+            self._on_disk[arm] &= to_keep
 
-    def _kept(self, arm: str) -> set[str]:
+    def _to_keep(self, arm: str) -> set[str]:
         """Returns the trials of an arm whose models stay."""
         keep, ranking = self._search.keep, self._rankings[arm]
         if keep < 0:

@@ -1,11 +1,11 @@
-"""Sessions: how a run's folder is begun, and gone on with by a later driver.
+"""The folder of a run: how it begins, and what a later driver reads from it to resume the search.
 
-runs/NAME/search.yaml   as it was written
-runs/NAME/search.json   resolved: what every session of the run does
+runs/NAME/search.yaml   the search as it was written
+runs/NAME/search.json   the search with all defaults, which every session of the run uses
 runs/NAME/data/         prepared splits
-runs/NAME/trials/       a folder for each trial: checkpoints while it runs, the best models after
+runs/NAME/trials/       a folder for each trial: checkpoints while it runs, afterwards the best models
 runs/NAME/log, tables/  the ledger
-runs/NAME/scratch/      what Ray leaves; removed at the end
+runs/NAME/scratch/      Ray's files; removed at the end
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from raysearch.storage.run import open_run, planned_trials
 from raysearch.storage.states import EventName
 from raysearch.version import version_of
 
-OPEN = re.compile(r"executor|keep|resources\.groups")  # how it runs: may change from session to session
-EXTENDS = re.compile(r"budget\.\w+|seeds|confirm(\.seeds)?|baselines\.\w+\.trials|resources\.(cpus|gpus)")
+# Keys of a search that say how it runs, and may change from session to session.
+FREE_KEYS = re.compile(r"executor|keep|resources\.groups")
+# Keys that an extension may change.
+EXTENDABLE_KEYS = re.compile(r"budget\.\w+|seeds|confirm(\.seeds)?|baselines\.\w+\.trials|resources\.(cpus|gpus)")
 LIBRARIES = ("raysearch", "ray", "optuna", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "scikit-learn")
 
 
@@ -46,7 +48,7 @@ class History:
 
 
 def load_stored_search(folder: Path) -> Search | None:
-    """The search of a run's folder; None where no run has been begun."""
+    """Returns the search of a run's folder; None where no run has begun. Raises RunError if it cannot be read."""
     file = folder / "search.json"
     try:
         return Search.from_dict(json.loads(file.read_text(encoding="utf-8")))
@@ -57,20 +59,20 @@ def load_stored_search(folder: Path) -> Search | None:
 
 
 def check_resumable(before: Search, now: Search, name: str, *, extend: bool) -> Search:
-    """The search to go on with, when `before` was begun under this name and `now` is asked for.
+    """Returns the search to resume with, when the run `name` has the search `before` and the user declares `now`.
 
-    Raises RunError, listing what differs, unless it is the same search, or an extension that was asked for.
+    Raises RunError, which lists the differences, unless both do the same or `extend` allows what differs.
     """
     differences = before.differences(now)
-    telling = [line for line in differences if not OPEN.fullmatch(line.partition(":")[0])]
-    barred = [line for line in telling if not EXTENDS.fullmatch(line.partition(":")[0])]
+    changes = [line for line in differences if not FREE_KEYS.fullmatch(line.partition(":")[0])]
+    barred = [line for line in changes if not EXTENDABLE_KEYS.fullmatch(line.partition(":")[0])]
     if now.seeds[: len(before.seeds)] != before.seeds and not barred:
-        barred = [line for line in telling if line.startswith("seeds:")]
-    if barred or (telling and not extend):
-        changes = "; ".join(barred if extend else telling)
-        remedy = "--fork NEW_NAME begins a new run" + ("" if barred else ", --extend goes on with this one")
-        can = "; only budget, confirm, further seeds and trials of baselines can be extended" if extend else ""
-        raise RunError(f"run {name} was begun with another search: {changes}{can}; {remedy}")
+        barred = [line for line in changes if line.startswith("seeds:")]
+    if barred or (changes and not extend):
+        listed = "; ".join(barred if extend else changes)
+        remedy = "--fork NEW_NAME starts a new run" + ("" if barred else ", --extend continues this one")
+        limits = "; only budget, confirm, further seeds and trials of baselines can be extended" if extend else ""
+        raise RunError(f"run {name} has another search: {listed}{limits}; {remedy}")
     return now if differences else replace(before, paper=now.paper)
 
 
@@ -78,15 +80,15 @@ def save_search(search: Search, folder: Path, text: str = "") -> None:
     """Writes the search into its folder, first the text of its file, last its resolved form, which makes it a run."""
     folder.mkdir(parents=True, exist_ok=True)
     declared = search.to_dict()
-    written = text or yaml.safe_dump(declared, sort_keys=False, allow_unicode=True)
-    for name, text in (("search.yaml", written), ("search.json", json.dumps(declared, indent=1, allow_nan=False))):
-        scratch = folder / f"{name}.tmp"
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(folder / name)
+    source = text or yaml.safe_dump(declared, sort_keys=False, allow_unicode=True)
+    for name, content in (("search.yaml", source), ("search.json", json.dumps(declared, indent=1, allow_nan=False))):
+        unfinished = folder / f"{name}.tmp"
+        unfinished.write_text(content, encoding="utf-8")
+        unfinished.replace(folder / name)
 
 
 def search_row(search: Search, name: str, prepared: PreparedData) -> dict[str, Any]:
-    """The row of the table of searches: what is searched, with what, on what."""
+    """Returns the row of the table of searches: the search, its data, the libraries and the hardware."""
     data = {"fingerprint": prepared.fingerprint, "sizes": prepared.sizes, "labels": list(prepared.labels)}
     cores, gpus = local_resources()
     hardware = {"host": platform.node(), "machine": platform.machine(), "cores": cores, "gpus": gpus}
@@ -102,8 +104,8 @@ def search_row(search: Search, name: str, prepared: PreparedData) -> dict[str, A
 
 def _memory() -> dict[str, int]:
     names = os.sysconf_names
-    known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
-    return {"memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")} if known else {}
+    is_known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
+    return {"memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")} if is_known else {}
 
 
 def load_history(folder: Path) -> History:

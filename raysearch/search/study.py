@@ -7,8 +7,6 @@ handed out again with the same plan.
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +17,7 @@ from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.search.arm_study import ArmStudy, Result
+from raysearch.search.budget_use import awaits_first_cost, is_full, remaining_trials, used_share
 from raysearch.storage.states import MAIN_ARM, TrialRole, TrialState
 
 
@@ -110,10 +109,11 @@ class Study:
         return None
 
     def _new(self) -> TrialPlan | None:
-        open_arms = [arm for arm in self._arms.values() if not self._is_full(arm) and not self._awaits_first_cost(arm)]
+        arms = self._arms.values()
+        open_arms = [arm for arm in arms if not self._is_full(arm) and not awaits_first_cost(arm, self.search)]
         if not open_arms:
             return None
-        arm = min(open_arms, key=self._used_share)
+        arm = min(open_arms, key=lambda arm: used_share(arm, self.search, arms))
         return arm.draw(lambda params, number: self._plan(arm, params, number, self.search.seeds[0], TrialRole.SEARCH))
 
     def _next_confirmation(self) -> TrialPlan | None:
@@ -131,41 +131,7 @@ class Study:
         return [(number, seed) for seed in seeds if (number, seed) not in arm.confirmed]
 
     def _is_full(self, arm: ArmStudy) -> bool:
-        """Says whether the arm gets no new configuration.
-
-        Of a budget of computing time an arm gets as many trials as come nearest to its share.
-        """
-        if len(arm.configurations) >= arm.size or self._is_out_of_time:
-            return True
-        limit, spent = self.search.budget.compute, self._compute_seconds(arm)
-        return limit is not None and spent > 0 and spent + statistics.fmean(arm.trial_seconds or [0.0]) / 2 >= limit
-
-    def _used_share(self, arm: ArmStudy) -> tuple[float, int]:
-        """Returns how much of its share an arm has used, by which all arms end at the same time."""
-        tried = len(arm.configurations)
-        if self.search.budget.compute is not None:
-            return self._compute_seconds(arm) / self.search.budget.compute, tried
-        longest = max((arm.size for arm in self._arms.values() if arm.size < math.inf), default=1)
-        return tried / min(arm.size, longest), tried
-
-    def _compute_seconds(self, arm: ArmStudy) -> float:
-        """Returns the seconds in training of an arm's configurations; a trial in flight counts with the mean."""
-        mean = statistics.fmean(arm.trial_seconds or [0.0])
-        return math.fsum(arm.trial_seconds) + self._count_in_flight(arm) * mean
-
-    def _awaits_first_cost(self, arm: ArmStudy) -> bool:
-        """Says whether the arm must wait for its first trial, to know what a trial costs."""
-        has_limit = self.search.budget.compute is not None
-        return has_limit and not arm.trial_seconds and self._count_in_flight(arm) > 0
-
-    def _count_in_flight(self, arm: ArmStudy) -> int:
-        plans = [*self._in_flight.values(), *self._to_resume]
-        return sum(plan.arm == arm.arm.name and plan.role == TrialRole.SEARCH for plan in plans)
-
-    @property
-    def _is_out_of_time(self) -> bool:
-        limit = self.search.budget.seconds
-        return limit is not None and self.seconds >= limit
+        return is_full(arm, self.search, self.seconds)
 
     def _plan(self, arm: ArmStudy, params: Mapping[str, Any], number: int, seed: int, role: str) -> TrialPlan:
         return self.search.resolve(
@@ -216,14 +182,9 @@ class Study:
     def expected(self) -> int | None:
         """How many trials there will be if none fails or is stopped; None when only time ends the search."""
         total = len(self._results) + len(self._in_flight) + len(self._to_resume)
-        seeds = len(self.search.seeds)
-        confirm = len(self.search.confirm.seeds) if self.search.confirm else 0
         for arm in self._arms.values():
-            if not self._is_full(arm):
-                if arm.size == math.inf or (self.search.budget.compute is not None and arm.arm.dimensions):
-                    return None
-                total += (int(arm.size) - len(arm.configurations)) * seeds
-            unsettled = [c for c in arm.configurations.values() if c.trial is not None]
-            total += sum(seeds - len(c.results) for c in unsettled)
-            total += max(0, confirm - len(arm.confirmed))
+            remaining = remaining_trials(arm, self.search, is_full=self._is_full(arm))
+            if remaining is None:
+                return None
+            total += remaining
         return total

@@ -121,14 +121,16 @@ def test_launch_of_a_finished_search_runs_nothing(make_search: Any) -> None:
 
 def test_launch_of_a_changed_search_can_fork_or_extend(make_search: Any) -> None:
     launch_stub(make_search())
-    with pytest.raises(RunError, match=r"another search: budget.trials: 4 -> 6; --fork NEW_NAME .*, --extend goes on"):
+    with pytest.raises(
+        RunError, match=r"another search: budget.trials: 4 -> 6; --fork NEW_NAME .*, --extend continues"
+    ):
         launch_stub(make_search(budget={"trials": 6}))
     extended = launch_stub(make_search(budget={"trials": 6}, seeds=[0, 3]), extend=True)
     assert_consistent(extended, 12)
     assert extended.searches().num_rows == 2
     other = make_search(budget={"trials": 6}, dimensions={"lr": {"float": [0.01, 0.5]}})
     with pytest.raises(
-        RunError, match=r"dimensions\.lr.*only budget, confirm, further seeds.*--fork NEW_NAME begins"
+        RunError, match=r"dimensions\.lr.*only budget, confirm, further seeds.*--fork NEW_NAME starts"
     ) as at:
         launch_stub(other, extend=True)
     assert "seeds" in str(at.value)

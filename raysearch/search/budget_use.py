@@ -1,0 +1,56 @@
+"""How much of its budget each arm has used, and whether it gets another configuration. Pure functions of the arms."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection
+
+from raysearch.config.search_config import Search
+from raysearch.search.arm_study import ArmStudy
+
+
+def compute_seconds(arm: ArmStudy) -> float:
+    """Returns the seconds in training of an arm's configurations; a trial in flight counts with the mean."""
+    return math.fsum(arm.trial_seconds) + arm.in_flight * statistics.fmean(arm.trial_seconds or [0.0])
+
+
+def is_full(arm: ArmStudy, search: Search, spent: float) -> bool:
+    """Says whether an arm gets no new configuration, `spent` seconds after the search began.
+
+    Of a budget of computing time an arm gets as many trials as come nearest to its share.
+    """
+    budget = search.budget
+    if len(arm.configurations) >= arm.size or (budget.seconds is not None and spent >= budget.seconds):
+        return True
+    seconds = compute_seconds(arm)
+    half_a_trial = statistics.fmean(arm.trial_seconds or [0.0]) / 2
+    return budget.compute is not None and seconds > 0 and seconds + half_a_trial >= budget.compute
+
+
+def awaits_first_cost(arm: ArmStudy, search: Search) -> bool:
+    """Says whether an arm must wait for its first trial, to know what a trial costs."""
+    return search.budget.compute is not None and not arm.trial_seconds and arm.in_flight > 0
+
+
+def used_share(arm: ArmStudy, search: Search, arms: Collection[ArmStudy]) -> tuple[float, int]:
+    """Returns how much of its share an arm has used; giving trials to the least lets all arms end at the same time."""
+    tried = len(arm.configurations)
+    if search.budget.compute is not None:
+        return compute_seconds(arm) / search.budget.compute, tried
+    longest = max((other.size for other in arms if other.size < math.inf), default=1)
+    return tried / min(arm.size, longest), tried
+
+
+def remaining_trials(arm: ArmStudy, search: Search, *, is_full: bool) -> int | None:
+    """Returns how many trials an arm has still to hand out if none fails; None when only time ends the search."""
+    seeds = len(search.seeds)
+    total = 0
+    if not is_full:
+        if arm.size == math.inf or (search.budget.compute is not None and arm.arm.dimensions):
+            return None
+        total += (int(arm.size) - len(arm.configurations)) * seeds
+    unsettled = [configuration for configuration in arm.configurations.values() if configuration.trial is not None]
+    total += sum(seeds - len(configuration.results) for configuration in unsettled)
+    confirm = len(search.confirm.seeds) if search.confirm else 0
+    return total + max(0, confirm - len(arm.confirmed))
