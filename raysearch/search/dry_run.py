@@ -100,11 +100,8 @@ def estimate(search: Search, runs: Path) -> dict[str, Any]:
             trials = len(search.confirm.seeds) if search.confirm else 0
         if not arm_paces or trials is None:
             seconds = search.budget.seconds
-            why = (
-                f"no earlier run in {runs} has a trial of this task, model and method"
-                if not arm_paces
-                else "only time ends the search"
-            )
+            nothing_alike = f"no earlier run in {runs} has a trial of this task, model and method"
+            why = "only time ends the search" if arm_paces else nothing_alike
             return {"seconds": None, "at_most": seconds, "why": f"{why} (arm {arm.name})"}
         total += statistics.median(arm_paces) * trials * arm.max_steps
     seconds = total / parallel_trials(search)

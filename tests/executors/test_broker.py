@@ -1,4 +1,4 @@
-"""Broker: what groups, the driver and the scheduler hear from it, with ranks played by coroutines."""
+"""What worker groups, the driver and the scheduler get from the broker; coroutines play the ranks."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -25,19 +25,19 @@ def report(step: int, score: float | None = 0.5, **more: Any) -> Report:
     return Report(step, {"score": score, "best": more.pop("best", score)}, None, **more)
 
 
-def played(scene: Callable[[Broker], Coroutine[Any, Any, None]]) -> None:
+def run_scene(scene: Callable[[Broker], Coroutine[Any, Any, None]]) -> None:
     async def play() -> None:
         await asyncio.wait_for(scene(Broker()), 10)
 
     asyncio.run(play())
 
 
-async def read_event_summaries(broker: Broker, seen: int = 0) -> list[tuple[str, str, int]]:
-    return [(event.kind, event.trial_id, event.attempt) for event in await broker.read_events(seen, 0.01)]
+async def read_event_summaries(broker: Broker, received: int = 0) -> list[tuple[str, str, int]]:
+    return [(event.kind, event.trial_id, event.attempt) for event in await broker.read_events(received, 0.01)]
 
 
 async def run_worker(broker: Broker, worker: WorkerInfo, assigned_trials: list[str]) -> None:
-    """A rank that takes trials until there are no more."""
+    """Plays a rank that takes trials until there are no more."""
     place = 0
     while (assignment := await broker.next_trial(worker, place, 0)) is not None:
         trial_id, _, attempt = assignment
@@ -64,7 +64,7 @@ def test_all_ranks_of_a_worker_group_get_the_same_trials_once() -> None:
             assert assigned_trials[group, 0] == assigned_trials[group, 1] == assigned_trials[group, 2]
         assert sorted(assigned_trials["a", 0] + assigned_trials["b", 0]) == sorted(f"t{n}" for n in range(20))
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_read_events_repeats_ordered_events_until_acknowledged() -> None:
@@ -79,7 +79,7 @@ def test_read_events_repeats_ordered_events_until_acknowledged() -> None:
         assert await read_event_summaries(broker, 2) == whole[2:]
         assert await read_event_summaries(broker, 3) == []
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_stop_takes_effect_at_the_next_report() -> None:
@@ -90,11 +90,11 @@ def test_stop_takes_effect_at_the_next_report() -> None:
         await broker.stop("t")
         assert await broker.add_reports("t", 0, [report(2)])
         await broker.finish_trial(rank(), "t", 0, TrialOutcome(TrialState.STOPPED, "stopped after step 2"))
-        marks, state = await broker.read_scores("t", 0)
-        assert [mark.step for mark in marks] == [1, 2]
+        scores, state = await broker.read_scores("t", 0)
+        assert [mark.step for mark in scores] == [1, 2]
         assert state == "stopped"
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_scheduler_gets_only_finite_best_scores() -> None:
@@ -108,7 +108,7 @@ def test_scheduler_gets_only_finite_best_scores() -> None:
             "running",
         )
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_restarted_worker_group_gets_its_trial_again() -> None:
@@ -119,11 +119,11 @@ def test_restarted_worker_group_gets_its_trial_again() -> None:
         await broker.report_group_failure("g", "rank 1: killed")
         assert await broker.next_trial(rank(epoch="e1"), 0, 0) == ("t", "{}", 1)
         assert await broker.next_trial(rank(epoch="e0"), 1, 0) is None
-        assert await broker.add_reports("t", 0, [report(1)]), "an attempt that is past is to leave"
+        assert await broker.add_reports("t", 0, [report(1)]), "an attempt that is over must stop"
         assert not await broker.finish_trial(rank(), "t", 0, COMPLETE)
         assert await read_event_summaries(broker) == [("started", "t", 0), ("lost", "t", 0), ("started", "t", 1)]
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_trial_that_crashes_two_worker_groups_fails() -> None:
@@ -138,7 +138,7 @@ def test_trial_that_crashes_two_worker_groups_fails() -> None:
         why = "brought down its worker group 2 times; the last time: rank 0: killed, time 1"
         assert [(event.trial_id, event.state, event.why) for event in ended] == [("t", "failed", why)]
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_trial_of_absent_worker_group_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,10 +151,12 @@ def test_trial_of_absent_worker_group_goes_to_another(monkeypatch: pytest.Monkey
         await broker.report_group_failure("g", "its node is gone")
         assert await other == ("t", "{}", 1)
         await broker.submit("u", "{}")
-        assert await broker.next_trial(rank(epoch="e1"), 0, 0) == ("u", "{}", 0), "back at last"
+        assert await broker.next_trial(rank(epoch="e1"), 0, 0) == ("u", "{}", 0), (
+            "the group is back and gets another trial"
+        )
         assert await broker.finish_trial(rank(group="h", epoch="h0"), "t", 1, COMPLETE)
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_error_on_all_ranks_fails_trial_and_keeps_worker_group() -> None:
@@ -169,7 +171,7 @@ def test_error_on_all_ranks_fails_trial_and_keeps_worker_group() -> None:
         await broker.submit("u", "{}")
         assert await broker.next_trial(ranks[1], 1, 0) == ("u", "{}", 0)
 
-    played(scene)
+    run_scene(scene)
 
 
 @pytest.mark.parametrize("other", [COMPLETE, TrialOutcome(TrialState.FAILED, "", "ValueError at there:2"), None])
@@ -190,11 +192,11 @@ def test_disagreeing_ranks_end_the_worker_group(other: TrialOutcome | None, monk
         lost = next(event for event in await broker.read_events(0) if event.kind == "lost")
         assert lost.why == "Traceback: OSError"
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_read_scores_waits_for_a_trial_not_yet_submitted() -> None:
-    """Two processes call the broker, and either may come first."""
+    """The driver and the scheduler call the broker from two processes, and either may be first."""
 
     async def scene(broker: Broker) -> None:
         early = asyncio.create_task(broker.read_scores("t", 0))
@@ -208,7 +210,7 @@ def test_read_scores_waits_for_a_trial_not_yet_submitted() -> None:
         await broker.close()
         assert await never == ([], "closed")
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_close_ends_worker_groups_and_leaves_trials_unfinished() -> None:
@@ -226,7 +228,7 @@ def test_close_ends_worker_groups_and_leaves_trials_unfinished() -> None:
         assert await broker.next_trial(rank(), 1, 0) is None
         assert [kind for kind, *_ in await read_event_summaries(broker)] == ["started", "reports"]
 
-    played(scene)
+    run_scene(scene)
 
 
 @pytest.mark.parametrize("memory", [0, trial_queue.MEMORY_GROWTH + 1])
@@ -242,7 +244,7 @@ def test_worker_group_restarts_at_trial_or_memory_limit(memory: int) -> None:
         assert [await broker.next_trial(worker, 2, memory) for worker in ranks] == [None, None]
         assert await broker.next_trial(rank(epoch="e1"), 0, 0) == ("t2", "{}", 0)
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_dedicated_worker_group_runs_only_its_trial_and_ends() -> None:
@@ -255,7 +257,7 @@ def test_dedicated_worker_group_runs_only_its_trial_and_ends() -> None:
         assert not other.done()
         other.cancel()
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_repeated_worker_group_failures_are_reported_as_broken() -> None:
@@ -272,4 +274,4 @@ def test_repeated_worker_group_failures_are_reported_as_broken() -> None:
         last: TrialEvent = (await broker.read_events(0))[-1]
         assert (last.kind, last.why) == ("broken", "no module named x")
 
-    played(scene)
+    run_scene(scene)

@@ -58,57 +58,59 @@ def test_insufficient_local_resources_are_rejected_before_ray() -> None:
 
 
 class ReportRecorder:
-    """Takes what a worker pushes; says leave from a step on."""
+    """Takes the reports of a worker, and asks it to stop from a step on."""
 
-    def __init__(self, leave_at: float = math.inf) -> None:
+    def __init__(self, stop_at: float = math.inf) -> None:
         self.batches: list[list[Report]] = []
-        self.leave_at = leave_at
+        self.stop_at = stop_at
 
     def __call__(self, reports: list[Report]) -> bool:
         self.batches.append(list(reports))
-        return reports[-1].step >= self.leave_at
+        return reports[-1].step >= self.stop_at
 
     @property
     def steps(self) -> list[int]:
         return [report.step for batch in self.batches for report in batch]
 
 
-def run(folder: Path, said: ReportRecorder, train: Callable[..., Any] = stub_train, **settings: Any) -> TrialOutcome:
+def run(
+    folder: Path, recorder: ReportRecorder, train: Callable[..., Any] = stub_train, **settings: Any
+) -> TrialOutcome:
     plan = tiny_plan(Path("/nowhere"), "end_task_only", **({"lr": 0.1, "dropout": 0.1} | settings))
-    return run_plan(plan, folder, ProcessGroup(), train, said)
+    return run_plan(plan, folder, ProcessGroup(), train, recorder)
 
 
 def test_plan_stopped_at_its_last_step_is_complete(tmp_path: Path) -> None:
-    said = ReportRecorder(leave_at=6)
-    assert run(tmp_path, said) == TrialOutcome(TrialState.COMPLETE, "")
-    assert said.steps == [2, 4, 6]
+    recorder = ReportRecorder(stop_at=6)
+    assert run(tmp_path, recorder) == TrialOutcome(TrialState.COMPLETE, "")
+    assert recorder.steps == [2, 4, 6]
 
 
 def test_stopped_plan_resumes_from_its_last_step(tmp_path: Path) -> None:
-    said = ReportRecorder(leave_at=4)
-    assert run(tmp_path, said) == TrialOutcome(TrialState.STOPPED, "stopped after step 4")
-    assert said.steps == [2, 4]
-    again = ReportRecorder(leave_at=2)
+    recorder = ReportRecorder(stop_at=4)
+    assert run(tmp_path, recorder) == TrialOutcome(TrialState.STOPPED, "stopped after step 4")
+    assert recorder.steps == [2, 4]
+    again = ReportRecorder(stop_at=2)
     assert run(tmp_path, again).state == "complete"
     assert [len(batch) for batch in again.batches] == [3], (
-        "what is said again comes with what is new, and never ends it"
+        "replayed reports come with the new one, and never stop the trial"
     )
     assert [report.replayed for report in again.batches[0]] == [True, True, False]
 
 
 def test_nan_score_fails_the_plan_and_is_reported(tmp_path: Path) -> None:
-    said = ReportRecorder()
-    outcome = run(tmp_path, said, dropout=0.81)
+    recorder = ReportRecorder()
+    outcome = run(tmp_path, recorder, dropout=0.81)
     assert outcome == TrialOutcome(TrialState.FAILED, "the score at step 2 is nan, not a number")
-    assert said.steps == [2]
+    assert recorder.steps == [2]
 
 
 def test_training_error_fails_the_plan_with_traceback(tmp_path: Path) -> None:
-    ending = run(tmp_path, ReportRecorder(), dropout=0.80)
-    assert ending.state == "failed"
-    assert ending.why.splitlines()[-1] == "OSError: the disk is full"
-    assert "helpers/stub_training.py" in ending.why
-    assert ending.error.startswith("OSError at ")
+    outcome = run(tmp_path, ReportRecorder(), dropout=0.80)
+    assert outcome.state == "failed"
+    assert outcome.why.splitlines()[-1] == "OSError: the disk is full"
+    assert "helpers/stub_training.py" in outcome.why
+    assert outcome.error.startswith("OSError at ")
 
 
 def test_keyboard_interrupt_is_not_a_plan_failure(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""A stand-in for `training.train`: scores without learning, and every way in which a trial can go wrong.
+"""A stub for `training.train`: scores without learning, and every way in which a trial can fail.
 
-What a trial does depends on its seed and on `dropout`, which a search may draw freely; see `FAILURE_CASES`.
-It keeps a checkpoint like the real one: the last step, and its reports.
+A trial's behaviour depends on its `dropout`, which a search may draw freely; see `FAILURE_CASES`. Like the real
+function it keeps a checkpoint: the last step.
 """
 
 import json
@@ -22,7 +22,7 @@ FAILURE_CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raise
 
 
 def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Generator[Report, bool, None]:
-    """One report every `eval_every` steps; the score rises to 1 - lr as steps are taken."""
+    """Yields a report every `eval_every` steps; the score rises to 1 - lr at the last step."""
     training = plan.training
     case = FAILURE_CASES.get(round(training.dropout, 2), "")
     state, starts = folder / "state.json", folder / "starts"
@@ -81,7 +81,7 @@ def _report(plan: TrialPlan, step: int, score: float, best: float, *, replayed: 
 
 
 def main(search: str) -> None:
-    """A driver of its own: launch the search of a JSON file, with this training."""
+    """Launches the search of a JSON file with this training: a driver in a process of its own."""
     from raysearch.config.search_config import Search
     from raysearch.search.launch import launch
 

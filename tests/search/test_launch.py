@@ -1,4 +1,4 @@
-"""Search: whole searches with a stand-in for training, in this process and on Ray, disturbed in every way."""
+"""Whole searches with a stub instead of training, in this process and on Ray, with every kind of failure."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ FAILURE_REASONS = {
 
 @pytest.fixture
 def make_search(tiny_task: dict[str, str], tmp_path: Path) -> Any:
-    """A search of the tiny task with everything in the test's folder; keywords replace what it declares."""
+    """Returns a function that makes a search of the tiny task in the test's folder; keywords replace sections."""
 
     def declared(**more: Any) -> Search:
         return Search.from_dict(
@@ -67,7 +67,7 @@ def events(run: Run, name: str) -> Counter[str]:
 
 
 def assert_consistent(run: Run, trials: int) -> None:
-    """The budget is met exactly; every trial was asked, committed and told once, and has its rows."""
+    """Asserts that the budget is met, and that every trial was asked, committed and told once, with its rows."""
     rows = run.trials().to_pylist()
     ids = [row["trial_id"] for row in rows]
     assert len(ids) == len(set(ids)) == trials
@@ -134,11 +134,11 @@ def test_launch_of_a_changed_search_can_fork_or_extend(make_search: Any) -> None
     ) as at:
         launch_stub(other, extend=True)
     assert "seeds" in str(at.value)
-    forked = launch_stub(other, fork="beside")
-    assert forked.name == "beside"
+    forked = launch_stub(other, fork="forked")
+    assert forked.name == "forked"
     assert_consistent(forked, 6)
-    with pytest.raises(RunError, match="run beside exists already"):
-        launch_stub(other, fork="beside")
+    with pytest.raises(RunError, match="run forked exists already"):
+        launch_stub(other, fork="forked")
 
 
 def test_launch_with_removed_seeds_is_no_extension(make_search: Any) -> None:
@@ -170,10 +170,10 @@ def test_launch_after_ctrl_c_resumes_the_unfinished_trial(
     reported, before = 0, signal.getsignal(signal.SIGINT)  # ignored where the tests run behind a shell
     handle = module.Recorder.handle
 
-    def handle_then_interrupt(self: Any, said: Any) -> None:
+    def handle_then_interrupt(self: Any, event: Any) -> None:
         nonlocal reported
-        handle(self, said)
-        reported += said.kind == "reports"
+        handle(self, event)
+        reported += event.kind == "reports"
         if reported == 6:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -206,7 +206,7 @@ def test_launch_trial_without_a_score_has_failed(make_search: Any, monkeypatch: 
 
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
-    """One Ray session for all tests here; workers find the stand-in."""
+    """Starts one Ray session for all tests of this module, whose workers find the stub."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", WORKER_PATH)
         patch.setenv("STUB_SECONDS", "0.1")  # time for a stop to arrive
@@ -239,7 +239,7 @@ ray_warns = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 @pytest.mark.usefixtures("ray_session")
 def test_launch_on_two_ranks_survives_every_failure(make_search: Any) -> None:
     dropout = {"choice": [0.1, 0.80, 0.81, 0.82, 0.84, 0.85]}
-    choices = [0.0001, 0.3, 0.5, 0.7, 0.8]  # beside 5e-4, where it is not drawn: only the first is never stopped
+    choices = [0.0001, 0.3, 0.5, 0.7, 0.8]  # the first is better than the default 5e-4, and is never stopped
     dimensions = {"dropout": dropout, "lr": {"choice": choices, "when": {"dropout": [0.1]}}}
     search = make_search(
         executor="fleet",
@@ -273,7 +273,7 @@ def test_launch_with_train_runs_releases_its_resources(make_search: Any) -> None
 
     search = make_search(
         executor="train_run",
-        dimensions={"lr": {"choice": [0.5, 0.1]}},  # which the grid asks for from the last on
+        dimensions={"lr": {"choice": [0.5, 0.1]}},  # the grid is shuffled: it draws the last one first
         budget={"trials": 2},
         sampler="grid",
         scheduler={"asha": {"grace": 2, "reduction": 2}},
@@ -299,15 +299,15 @@ def test_launch_after_kill_loses_and_repeats_nothing(
     )
     committed = kill_driver_after(3, search, tmp_path / "search.json")
 
-    handle, further = module.Recorder.handle, 0
+    handle, ended = module.Recorder.handle, 0
 
-    def handle_then_interrupt(self: Any, said: Any) -> None:
-        nonlocal further
-        handle(self, said)
-        further += said.kind == "ended"
-        if further == 2 and said.kind == "reports":
+    def handle_then_interrupt(self: Any, event: Any) -> None:
+        nonlocal ended
+        handle(self, event)
+        ended += event.kind == "ended"
+        if ended == 2 and event.kind == "reports":
             os.kill(os.getpid(), signal.SIGINT)
-            further += 1
+            ended += 1
 
     with monkeypatch.context() as patch:
         patch.setattr(module.Recorder, "handle", handle_then_interrupt)
@@ -320,11 +320,11 @@ def test_launch_after_kill_loses_and_repeats_nothing(
 
     assert_consistent(launch_stub(search), 10)
     assert run.trials()["trial_id"].to_pylist()[: len(later)] == later
-    assert any(row["attempts"] > 1 for row in run.trials().to_pylist()), "what was in flight was gone on with"
+    assert any(row["attempts"] > 1 for row in run.trials().to_pylist()), "a trial in flight was resumed"
 
 
 def kill_driver_after(commits: int, search: Search, file: Path) -> list[str]:
-    """Trials committed by a driver in a process of its own that is killed after so many."""
+    """Returns the trials that a driver in a process of its own has committed before it is killed."""
     file.write_text(json.dumps(search.to_dict()))
     driver = subprocess.Popen(
         [sys.executable, "-m", "helpers.stub_training", file],

@@ -1,4 +1,4 @@
-"""Progress: what is said of a search, on a terminal and off one."""
+"""What the live view shows, with and without a terminal."""
 
 import io
 from collections import Counter
@@ -11,7 +11,7 @@ from raysearch.search.progress import ROWS, Progress, SearchProgress, TrialProgr
 
 
 def snapshot(**more: Any) -> SearchProgress:
-    what = {
+    values = {
         "counts": Counter(complete=3, stopped=1, failed=1, running=2),
         "expected": 20,
         "seconds": 100.0,
@@ -23,7 +23,7 @@ def snapshot(**more: Any) -> SearchProgress:
             TrialProgress("search-0006-s0-bbbbbb", 0, None, None),
         ],
     }
-    return SearchProgress(**(what | more))
+    return SearchProgress(**(values | more))
 
 
 def panel(**more: Any) -> str:
@@ -33,10 +33,10 @@ def panel(**more: Any) -> str:
 
 
 def test_panel_shows_counts_running_best_and_remaining_time() -> None:
-    said = panel()
-    assert "first  5 of 20 ended: 3 complete, 1 stopped, 1 failed; 2 running; 1 min 40 s, about 2 min 30 s left" in said
-    assert "best 0.7500  search-0002-s0-abcdef  lr 0.001235, k 4, surgery none" in said
-    lines = [line.split() for line in said.splitlines()]
+    text = panel()
+    assert "first  5 of 20 ended: 3 complete, 1 stopped, 1 failed; 2 running; 1 min 40 s, about 2 min 30 s left" in text
+    assert "best 0.7500  search-0002-s0-abcdef  lr 0.001235, k 4, surgery none" in text
+    lines = [line.split() for line in text.splitlines()]
     assert ["search-0005-s0-aaaaaa", "40", "0.5000", "12", "s"] in lines
     assert ["search-0006-s0-bbbbbb", "0", "waiting"] in lines
 
@@ -74,9 +74,9 @@ def test_progress_without_terminal_prints_a_line_per_trial() -> None:
         "seconds": 3.0,
         "why": "a\nOSError: x\n",
     }
-    with Progress("first", snapshot, console=Console(file=out, width=40)) as shown:
-        shown.show_end(row)
-        shown.print("a note [that] is said as it is")
+    with Progress("first", snapshot, console=Console(file=out, width=40)) as progress:
+        progress.show_end(row)
+        progress.print("a note [that] is printed unchanged")
     line, note = out.getvalue().splitlines()
     assert line == "5/20  search-0001-s0-cccccc  failed  -  3 s  best 0.7500  OSError: x"
-    assert note == "a note [that] is said as it is"
+    assert note == "a note [that] is printed unchanged"

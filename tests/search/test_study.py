@@ -1,4 +1,4 @@
-"""Study: what is asked, in which order, and that a study rebuilt after a crash goes on as if there had been none."""
+"""Which trials a study hands out, in which order, and that a study rebuilt after a crash does the same."""
 
 import math
 from collections import Counter
@@ -34,7 +34,7 @@ def search_of(**declared: Any) -> Search:
 
 
 def outcome(plan: TrialPlan) -> tuple[str, float | None, int]:
-    """How a trial ends, a function of its plan: most complete, some are stopped or fail."""
+    """Returns how a trial ends, a function of its plan: most are complete, some are stopped or fail."""
     fate = sum(map(ord, plan.key)) % 7
     score = 1 - plan.settings["lr"] + plan.seed / 1000
     if plan.role == "search" and plan.seed == 0 and fate == 0:
@@ -46,18 +46,18 @@ def outcome(plan: TrialPlan) -> tuple[str, float | None, int]:
 
 @dataclass
 class MemoryLedger:
-    """What a ledger would hold."""
+    """The plans and rows that a ledger would hold."""
 
-    asked: list[TrialPlan] = field(default_factory=list)
+    planned: list[TrialPlan] = field(default_factory=list)
     committed: list[dict[str, Any]] = field(default_factory=list)
 
     def study(self, search: Search, **more: Any) -> Study:
-        return Study(search, data="/data", labels=["a", "b"], committed=self.committed, planned=self.asked, **more)
+        return Study(search, data="/data", labels=["a", "b"], committed=self.committed, planned=self.planned, **more)
 
     def ask(self, study: Study) -> Proposal | None:
         proposal = study.ask()
         if proposal is not None and not proposal.resumed:
-            self.asked.append(proposal.plan)
+            self.planned.append(proposal.plan)
         return proposal
 
     def commit(self, plan: TrialPlan) -> None:
@@ -71,7 +71,7 @@ class CrashError(Exception):
 
 
 def run_session(search: Search, ledger: MemoryLedger, at_once: int, crash_after: float = math.inf) -> Study:
-    """A driver's session: ask, commit, tell, `at_once` trials in flight; dies after so many of these."""
+    """Runs a session with `at_once` trials in flight; it crashes after so many calls of ask, commit and tell."""
     study, in_flight, done = ledger.study(search), [], 0
 
     def live() -> None:
@@ -114,14 +114,14 @@ def test_study_crash_at_any_point_changes_nothing(sampler: str) -> None:
     search = search_of(**SEEDS_AND_BASELINES, sampler=sampler)
     undisturbed = MemoryLedger()
     whole = run_session(search, undisturbed, 1)
-    steps = len(undisturbed.asked) + 2 * len(undisturbed.committed)
+    steps = len(undisturbed.planned) + 2 * len(undisturbed.committed)
     for crash_after in range(steps):
         ledger = MemoryLedger()
         with pytest.raises(CrashError):
             run_session(search, ledger, 1, crash_after)
         study = run_session(search, ledger, 1)
         assert sorted(trial_ids(ledger)) == sorted(trial_ids(undisturbed))
-        assert [plan.trial_id for plan in ledger.asked] == [plan.trial_id for plan in undisturbed.asked]
+        assert [plan.trial_id for plan in ledger.planned] == [plan.trial_id for plan in undisturbed.planned]
         assert all(optuna_states(study, arm) == optuna_states(whole, arm) for arm in search.arms)
 
 
@@ -135,12 +135,12 @@ def test_study_with_repeated_crashes_meets_its_budget(crashes: list[int], at_onc
         except CrashError:
             continue
     study = run_session(search, ledger, at_once)
-    first = [(p.arm, p.number) for p in ledger.asked if p.role == "search" and p.seed == 0]
+    first = [(p.arm, p.number) for p in ledger.planned if p.role == "search" and p.seed == 0]
     assert sorted(first) == [("other", n) for n in range(3)] + [("search", n) for n in range(5)]
-    assert len(set(trial_ids(ledger))) == len(trial_ids(ledger)) == len(ledger.asked)
-    told = [state for arm in search.arms for state in optuna_states(study, arm).elements()]
-    assert len(told) == 8
-    assert TrialState.RUNNING not in told
+    assert len(set(trial_ids(ledger))) == len(trial_ids(ledger)) == len(ledger.planned)
+    states = [state for arm in search.arms for state in optuna_states(study, arm).elements()]
+    assert len(states) == 8
+    assert TrialState.RUNNING not in states
 
 
 def test_study_after_a_crash_resumes_trials_in_flight_first() -> None:
@@ -148,7 +148,7 @@ def test_study_after_a_crash_resumes_trials_in_flight_first() -> None:
     study = ledger.study(search)
     in_flight = [ledger.ask(study).plan for _ in range(3)]
     ledger.commit(in_flight[1])
-    study = Study(search, data="/moved", labels=["a", "b"], committed=ledger.committed, planned=ledger.asked)
+    study = Study(search, data="/moved", labels=["a", "b"], committed=ledger.committed, planned=ledger.planned)
     again = [study.ask() for _ in range(3)]
     assert [p.plan.trial_id for p in again[:2]] == [in_flight[0].trial_id, in_flight[2].trial_id]
     assert [p.resumed for p in again] == [True, True, False]
@@ -160,7 +160,7 @@ def test_study_after_a_crash_resumes_trials_in_flight_first() -> None:
 def test_study_arms_progress_at_the_same_rate() -> None:
     search, ledger = search_of(budget={"trials": 8}, baselines=SEEDS_AND_BASELINES["baselines"]), MemoryLedger()
     run_session(search, ledger, 1)
-    arms = [plan.arm for plan in ledger.asked]
+    arms = [plan.arm for plan in ledger.planned]
     assert arms[:2] == ["search", "other"]
     assert [arms.index("other", 1), arms[::-1].index("other")] == [1, 2]
     assert Counter(arms) == {"search": 8, "other": 3}
@@ -249,24 +249,24 @@ def test_study_compute_budget_is_equal_for_all_arms() -> None:
     baseline_arms["lone"]["method"] = {"weighting": "end_task_only"}
     search = search_of(budget={"compute": 60}, baselines=baseline_arms)
     seconds = {"search": 4.0, "dear": 25.0, "lone": 4.0}
-    study, in_flight, asked = Study(search, data="", labels=2), [], []
+    study, in_flight, plans = Study(search, data="", labels=2), [], []
     while not study.done:
         while len(in_flight) < 2 and (proposal := study.ask()) is not None:
             in_flight.append(proposal.plan)
-            asked.append(proposal.plan)
+            plans.append(proposal.plan)
         plan = in_flight.pop(0)
         study.tell(plan.trial_id, "complete", 0.5, 10, seconds[plan.arm])
-    assert Counter(plan.arm for plan in asked) == {"search": 15, "dear": 2, "lone": 1}
+    assert Counter(plan.arm for plan in plans) == {"search": 15, "dear": 2, "lone": 1}
 
-    committed = [{"trial_id": p.trial_id, "plan": p.to_json(), "state": "complete"} for p in asked[:10]]
-    for row, plan in zip(committed, asked, strict=False):
+    committed = [{"trial_id": p.trial_id, "plan": p.to_json(), "state": "complete"} for p in plans[:10]]
+    for row, plan in zip(committed, plans, strict=False):
         row |= {"score": 0.5, "steps": 10, "seconds": seconds[plan.arm]}
-    again = Study(search, data="", labels=2, committed=committed, planned=asked[:10])
+    again = Study(search, data="", labels=2, committed=committed, planned=plans[:10])
     rest = []
     while (proposal := again.ask()) is not None:
         again.tell(proposal.plan.trial_id, "complete", 0.5, 10, seconds[proposal.plan.arm])
         rest.append(proposal.plan.arm)
-    assert Counter([plan.arm for plan in asked[:10]] + rest) == {"search": 15, "dear": 2, "lone": 1}
+    assert Counter([plan.arm for plan in plans[:10]] + rest) == {"search": 15, "dear": 2, "lone": 1}
 
 
 def test_study_compute_budget_waits_for_the_first_cost() -> None:
@@ -297,10 +297,10 @@ def test_random_sampler_draws_the_same_values_for_all_arms() -> None:
 def test_study_extension_asks_only_for_what_is_missing() -> None:
     ledger = MemoryLedger()
     run_session(search_of(budget={"trials": 3}), ledger, 1)
-    before = len(ledger.asked)
+    before = len(ledger.planned)
     study = run_session(search_of(budget={"trials": 4}, seeds=[0, 1]), ledger, 1)
-    added = ledger.asked[before:]
-    complete = {p.number for p in ledger.asked if p.seed == 0 and outcome(p)[0] == "complete"}
+    added = ledger.planned[before:]
+    complete = {p.number for p in ledger.planned if p.seed == 0 and outcome(p)[0] == "complete"}
     assert {(p.number, p.seed) for p in added} == {(3, 0)} | {(number, 1) for number in complete}
     assert TrialState.RUNNING not in optuna_states(study)
 
@@ -313,15 +313,15 @@ def test_study_grid_is_complete_and_keeps_order_after_a_crash() -> None:
     with pytest.raises(CrashError):
         run_session(search, ledger, 2, 7)
     run_session(search, ledger, 2)
-    assert [p.params for p in ledger.asked] == [p.params for p in whole.asked]
-    assert len({tuple(p.params.items()) for p in whole.asked}) == 6
+    assert [p.params for p in ledger.planned] == [p.params for p in whole.planned]
+    assert len({tuple(p.params.items()) for p in whole.planned}) == 6
 
 
 def test_study_does_not_repeat_a_configuration() -> None:
     search = search_of(dimensions={"batch_size": {"choice": [4, 8, 16]}}, budget={"trials": 3}, sampler="random")
     ledger = MemoryLedger()
     run_session(search, ledger, 1)
-    assert len({plan.key for plan in ledger.asked}) == 3
+    assert len({plan.key for plan in ledger.planned}) == 3
 
 
 def test_study_conditional_dimensions_survive_a_crash() -> None:
@@ -336,7 +336,7 @@ def test_study_conditional_dimensions_survive_a_crash() -> None:
     with pytest.raises(CrashError):
         run_session(search, ledger, 2, 50)
     run_session(search, ledger, 2)
-    drawn = [plan.params for plan in ledger.asked]
+    drawn = [plan.params for plan in ledger.planned]
     assert {len(params) for params in drawn} == {2, 3}
     assert all(("eta_neg" in params) == (params["surgery"] == "attittud") for params in drawn)
 

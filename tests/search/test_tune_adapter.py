@@ -1,4 +1,4 @@
-"""Tuning: which trials the scheduler stops, and that it does so after a restart as before."""
+"""Which trials the scheduler stops, and that it does the same after a restart."""
 
 import random
 from types import SimpleNamespace
@@ -13,54 +13,54 @@ ASHA = Scheduler(name="asha", grace=20, reduction=3)
 
 
 def report_score(
-    rungs: AshaWithExemptions, trial: Any, step: int, score: float, *, replayed: bool = False, exempt: bool = False
+    asha: AshaWithExemptions, trial: Any, step: int, score: float, *, replayed: bool = False, exempt: bool = False
 ) -> str:
     result = {STEP: step, SCORE: score, REPLAYED: replayed, EXEMPT: exempt}
-    return rungs.on_trial_result(None, trial, result)  # type: ignore[arg-type]
+    return asha.on_trial_result(None, trial, result)  # type: ignore[arg-type]
 
 
-def add_trial(rungs: AshaWithExemptions, name: str) -> Any:
+def add_trial(asha: AshaWithExemptions, name: str) -> Any:
     trial = SimpleNamespace(trial_id=name)
-    rungs.on_trial_add(None, trial)  # type: ignore[arg-type]
+    asha.on_trial_add(None, trial)  # type: ignore[arg-type]
     return trial
 
 
-def after(scores: list[float], **more: Any) -> str:
-    """What becomes of the last of trials that report these scores at the first rung."""
-    rungs = AshaWithExemptions(ASHA)
-    decisions = [report_score(rungs, add_trial(rungs, f"t{n}"), 20, score) for n, score in enumerate(scores[:-1])]
+def decision_after(scores: list[float], **more: Any) -> str:
+    """Returns the decision on the last of several trials that report these scores at the first rung."""
+    asha = AshaWithExemptions(ASHA)
+    decisions = [report_score(asha, add_trial(asha, f"t{n}"), 20, score) for n, score in enumerate(scores[:-1])]
     assert decisions[0] == "CONTINUE"
-    return report_score(rungs, add_trial(rungs, "last"), 20, scores[-1], **more)
+    return report_score(asha, add_trial(asha, "last"), 20, scores[-1], **more)
 
 
 def test_asha_stops_trials_below_the_best_third_of_a_rung() -> None:
-    assert after([0.5, 0.6, 0.7, 0.8]) == "CONTINUE"
-    assert after([0.5, 0.6, 0.7, 0.1]) == "STOP"
+    assert decision_after([0.5, 0.6, 0.7, 0.8]) == "CONTINUE"
+    assert decision_after([0.5, 0.6, 0.7, 0.1]) == "STOP"
 
 
 def test_asha_before_the_first_rung_stops_nothing() -> None:
-    rungs = AshaWithExemptions(ASHA)
-    report_score(rungs, add_trial(rungs, "good"), 20, 0.9)
-    assert report_score(rungs, add_trial(rungs, "bad"), 19, 0.1) == "CONTINUE"
+    asha = AshaWithExemptions(ASHA)
+    report_score(asha, add_trial(asha, "good"), 20, 0.9)
+    assert report_score(asha, add_trial(asha, "bad"), 19, 0.1) == "CONTINUE"
 
 
 def test_asha_ignores_replayed_and_exempt_reports() -> None:
-    assert after([0.5, 0.6, 0.7, 0.1], replayed=True) == "CONTINUE"
-    assert after([0.5, 0.6, 0.7, 0.1], exempt=True) == "CONTINUE"
+    assert decision_after([0.5, 0.6, 0.7, 0.1], replayed=True) == "CONTINUE"
+    assert decision_after([0.5, 0.6, 0.7, 0.1], exempt=True) == "CONTINUE"
 
 
 def test_asha_exempt_trials_are_not_compared() -> None:
-    rungs = AshaWithExemptions(ASHA)
-    report_score(rungs, add_trial(rungs, "baseline"), 20, 0.9, exempt=True)
-    assert report_score(rungs, add_trial(rungs, "first"), 20, 0.1) == "CONTINUE"
+    asha = AshaWithExemptions(ASHA)
+    report_score(asha, add_trial(asha, "baseline"), 20, 0.9, exempt=True)
+    assert report_score(asha, add_trial(asha, "first"), 20, 0.1) == "CONTINUE"
 
 
 def test_asha_completed_trial_changes_nothing() -> None:
-    rungs = AshaWithExemptions(ASHA)
-    trial = add_trial(rungs, "t")
-    report_score(rungs, trial, 20, 0.9)
-    rungs.on_trial_complete(None, trial, {STEP: 20, SCORE: 0.9})  # type: ignore[arg-type]
-    assert report_score(rungs, add_trial(rungs, "u"), 20, 0.95) == "CONTINUE"
+    asha = AshaWithExemptions(ASHA)
+    trial = add_trial(asha, "t")
+    report_score(asha, trial, 20, 0.9)
+    asha.on_trial_complete(None, trial, {STEP: 20, SCORE: 0.9})  # type: ignore[arg-type]
+    assert report_score(asha, add_trial(asha, "u"), 20, 0.95) == "CONTINUE"
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,4 +1,4 @@
-"""The ledger: what is committed is never lost, and whoever reads never fails."""
+"""What is committed to a ledger is never lost, and readers never fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as it is read: each row once, the winner, and where it stands."""
+"""What a run says when it is read: each row once, the best trial, and how far it is."""
 
 from __future__ import annotations
 
