@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A task as a search declares it: three classes told apart by their words, with domain text; 120 labelled rows."""
+    """A task as a search declares it: three classes that their words separate, with domain text; 120 labelled rows."""
     folder = tmp_path_factory.mktemp("tiny_task")
     chance = random.Random(0)
     words = {

@@ -1,4 +1,4 @@
-"""A run folder that raysearch 0.2.0 wrote, interrupted in its fourth trial, is read, gone on with and exported.
+"""A run folder that raysearch 0.2.0 wrote, interrupted in its fourth trial, is read, resumed and exported.
 
 data/README.md says how the folder was made.
 """
@@ -33,11 +33,11 @@ def run_command(*arguments: str) -> None:
 
 def losses(run: Run) -> dict[str, list[list[float]]]:
     """Step and loss of every evaluation on select-dev, by trial."""
-    found: dict[str, list[list[float]]] = {}
+    by_trial: dict[str, list[list[float]]] = {}
     for row in run.evaluations().to_pylist():
         if row["split"] == "select_dev":
-            found.setdefault(row["trial_id"], []).append([row["step"], row["loss"]])
-    return found
+            by_trial.setdefault(row["trial_id"], []).append([row["step"], row["loss"]])
+    return by_trial
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run, gone on with to its end."""
+    """Returns the run after it was resumed to its end."""
     run = copied(tmp_path_factory.mktemp("resumed"))
     run_command("resume", str(run.path), "--data", str(DATA), "--json")
     return open_run(run.path)
@@ -94,11 +94,11 @@ def test_resumed_old_run_ends_as_if_never_interrupted(resumed: Run) -> None:
     trials = {row["trial_id"]: row for row in resumed.trials().to_pylist()}
     assert trials.keys() == LOSSES.keys()
     assert {row["state"] for row in trials.values()} == {"complete"}
-    found = losses(resumed)
+    by_trial = losses(resumed)
     for trial, pairs in LOSSES.items():
-        assert [pytest.approx(pair, rel=1e-3) for pair in pairs] == found[trial]
+        assert [pytest.approx(pair, rel=1e-3) for pair in pairs] == by_trial[trial]
     if machine() == PINNED["machine"]:
-        assert found == LOSSES
+        assert by_trial == LOSSES
 
 
 def test_resumed_old_trial_goes_on_from_its_checkpoint(resumed: Run) -> None:

@@ -32,8 +32,8 @@ from raysearch.storage import schemas
 from raysearch.training import checkpoint
 from raysearch.training.trainer import train
 
-HERE = Path(__file__).parent
-FILE = HERE / "pinned.json"
+FOLDER = Path(__file__).parent
+FILE = FOLDER / "pinned.json"
 
 EVENTS = [  # every event that a run can hold
     "anew", "asked", "closed", "committed", "failed", "finished", "lost", "opened", "opened_test", "resumed", "started",
@@ -123,13 +123,15 @@ TRIALS = {
 }
 
 
-# ---- what is found ----
+# ---- what is current ----
 
 
 def machine() -> dict[str, str]:
     """The kind of machine that the weights were trained on."""
-    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    lines = dict(line.replace("\t", "").split(": ", 1) for line in about.split("\n\n")[0].splitlines() if ": " in line)
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    lines = dict(
+        line.replace("\t", "").split(": ", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ": " in line
+    )
     processor = " / ".join(lines.get(name, "") for name in ("model name", "cpu family", "model", "stepping"))
     return {
         "torch": torch.__version__,
@@ -144,8 +146,8 @@ def first_draw(search: Any, arm: str) -> str:
     for nth in range(4):
         params = {}
         for name in search.arms[arm].dimensions:
-            about = search.to_dict()["dimensions"][name]
-            values = about["choice"] if "choice" in about else about.get("float") or about["int"]
+            dimension = search.to_dict()["dimensions"][name]
+            values = dimension["choice"] if "choice" in dimension else dimension.get("float") or dimension["int"]
             params[name] = values[min(nth, len(values) - 1)]
         try:
             return search.resolve(arm, params, number=0, seed=search.seeds[0]).key
@@ -157,14 +159,14 @@ def first_draw(search: Any, arm: str) -> str:
 def search_of(name: str) -> dict[str, Any]:
     """What identifies a search of the catalog and its first trials."""
     search = load_search(name, local=False)
-    asked = [
+    proposals = [
         {"arm": plan.arm} | {k: float(f"{v:.9g}") if isinstance(v, float) else v for k, v in plan.params.items()}
         for plan in first_plans(search, 3)
     ]
     return {
         "fingerprint": search.fingerprint,
         "first": {arm: first_draw(search, arm) for arm in search.arms},
-        "asked": json.loads(json.dumps(asked)),
+        "asked": json.loads(json.dumps(proposals)),
     }
 
 
@@ -178,19 +180,19 @@ def commands() -> dict[str, Any]:
     """Every verb with its options and arguments, as they are typed."""
 
     def parameter(of: Any, place: int) -> tuple[str, dict[str, Any]]:
-        about = {"required": of.required, "several": of.nargs != 1 or of.multiple, "environment": of.envvar}
-        about["default"] = None if callable(of.default) else of.default
+        properties = {"required": of.required, "several": of.nargs != 1 or of.multiple, "environment": of.envvar}
+        properties["default"] = None if callable(of.default) else of.default
         if of.param_type_name == "argument":
-            return of.metavar or of.name.upper(), about | {"place": place}
-        return of.opts[0], about | {"names": [*of.opts, *of.secondary_opts], "flag": of.is_flag}
+            return of.metavar or of.name.upper(), properties | {"place": place}
+        return of.opts[0], properties | {"names": [*of.opts, *of.secondary_opts], "flag": of.is_flag}
 
     app = typer.main.get_command(main.app)
-    found = {}
+    current = {}
     for verb, command in {"": app, **app.commands}.items():
         arguments = [of for of in command.params if of.param_type_name == "argument"]
         options = [of for of in command.params if of.param_type_name == "option"]
-        found[verb] = dict(parameter(of, place) for place, of in enumerate(arguments + options))
-    return json.loads(json.dumps(found))
+        current[verb] = dict(parameter(of, place) for place, of in enumerate(arguments + options))
+    return json.loads(json.dumps(current))
 
 
 def listed(kind: str, *columns: str) -> dict[str, Any]:
@@ -211,18 +213,18 @@ def listings() -> dict[str, Any]:
 
 
 def trained(name: str, root: Path) -> dict[str, Any]:
-    """Hashes and a few numbers of what a tiny trial said, and of its weights at the end."""
+    """Hashes and a few numbers of what a tiny trial reported, and of its final weights."""
     search = Search.from_dict(TRIALS[name])
     data = root / f"data-{search.task.modality}"
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data))
-    prepare(search.task, plan.model, data, HERE / "data")
+    prepare(search.task, plan.model, data, FOLDER / "data")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         reports = list(train(plan, folder=root / name))
     finally:
         torch.set_num_threads(threads)
-    said = [
+    evaluations = [
         {key: value for key, value in report.evaluation.items() if key != "seconds"}
         | {"weights": report.weights.to_pylist() if report.weights is not None else []}
         for report in reports
@@ -234,11 +236,11 @@ def trained(name: str, root: Path) -> dict[str, Any]:
         digest.update(values[key].contiguous().numpy().tobytes())
     flat = torch.cat([values[key].reshape(-1).double() for key in sorted(values)])
     norms = [flat.norm(), flat.abs().sum(), *(part.norm() for part in flat.chunk(4))]
-    losses = [said[-1][key] or 0.0 for key in ("loss", "train_loss", "aux_loss")]
+    losses = [evaluations[-1][key] or 0.0 for key in ("loss", "train_loss", "aux_loss")]
     return {
         "key": plan.key,
         "weights": digest.hexdigest(),
-        "reports": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest(),
+        "reports": hashlib.sha256(json.dumps(evaluations, sort_keys=True).encode()).hexdigest(),
         "summary": [float(f"{float(number):.9g}") for number in [*norms, *losses]],
     }
 
@@ -260,7 +262,7 @@ def everything() -> dict[str, Any]:
 
 
 def catalog_names() -> list[str]:
-    return sorted(file.stem for file in (HERE.parent / "trials").glob("*.yaml"))
+    return sorted(file.stem for file in (FOLDER.parent / "trials").glob("*.yaml"))
 
 
 # ---- what is pinned ----
@@ -270,11 +272,11 @@ PINNED: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
 
 @pytest.mark.parametrize("name", PINNED.get("searches", []))
 def test_catalog_search_is_the_same_search(name: str) -> None:
-    found, pinned = search_of(name), PINNED["searches"][name]
-    assert found["fingerprint"] == pinned["fingerprint"]
-    assert found["first"] == pinned["first"]
+    current, pinned = search_of(name), PINNED["searches"][name]
+    assert current["fingerprint"] == pinned["fingerprint"]
+    assert current["first"] == pinned["first"]
     if version("optuna") == PINNED["optuna"]:  # another one may draw otherwise
-        assert found["asked"] == pinned["asked"]
+        assert current["asked"] == pinned["asked"]
 
 
 def test_every_catalog_search_is_pinned() -> None:
@@ -301,14 +303,14 @@ def test_event_names_stand_in_the_source() -> None:
 
 
 def test_commands_keep_their_options_and_arguments() -> None:
-    found = commands()
-    assert {verb: found.get(verb) for verb in PINNED["commands"]} == PINNED["commands"]
+    current = commands()
+    assert {verb: current.get(verb) for verb in PINNED["commands"]} == PINNED["commands"]
 
 
 @pytest.mark.parametrize("kind", PINNED.get("listings", []))
 def test_listed_things_keep_their_names_and_values(kind: str) -> None:
-    found, pinned = listings()[kind], PINNED["listings"][kind]
-    assert {name: found.get(name) for name in pinned} == pinned
+    current, pinned = listings()[kind], PINNED["listings"][kind]
+    assert {name: current.get(name) for name in pinned} == pinned
 
 
 @pytest.fixture(scope="module")
@@ -318,11 +320,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_tiny_trial_ends_with_the_same_weights(root: Path, name: str) -> None:
-    found, pinned = trained(name, root), PINNED["trials"][name]
-    assert found["key"] == pinned["key"]
-    assert found["summary"] == pytest.approx(pinned["summary"], rel=1e-3, abs=1e-4)
+    current, pinned = trained(name, root), PINNED["trials"][name]
+    assert current["key"] == pinned["key"]
+    assert current["summary"] == pytest.approx(pinned["summary"], rel=1e-3, abs=1e-4)
     if machine() == PINNED["machine"]:
-        assert found == pinned
+        assert current == pinned
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["--write"]:
