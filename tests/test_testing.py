@@ -13,8 +13,7 @@ from raysearch.methods.surgery.settings import GCSSettings
 from raysearch.methods.weighting.base import Coefficients, StepObservation
 from raysearch.methods.weighting.settings import StaticSettings
 from raysearch.methods.weighting.static import Static
-from raysearch.modalities.text.attention_masks import REPRESENTATIONS
-from raysearch.modalities.text.transforms import TRANSFORMS
+from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.testing import check_representation, check_surgery, check_transform, check_weighting
 
 
@@ -30,14 +29,14 @@ def test_every_gramian_surgery_keeps_the_contract(name: str) -> None:
     check_surgery(lambda: METHODS[name].load()(METHODS[name].settings()))
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("name", TAXONOMY.stages["transform"])
 def test_every_transform_keeps_the_contract(name: str) -> None:
-    check_transform(TRANSFORMS[name])
+    check_transform(TAXONOMY.functions("transform")[name])
 
 
-@pytest.mark.parametrize("name", REPRESENTATIONS)
+@pytest.mark.parametrize("name", TAXONOMY.stages["representation"])
 def test_every_representation_keeps_the_contract(name: str) -> None:
-    check_representation(REPRESENTATIONS[name])
+    check_representation(TAXONOMY.functions("representation")[name])
 
 
 class Forgetful(Static):
