@@ -71,7 +71,7 @@ def test_fourth_modality_search_runs_to_its_end(declared: dict[str, Any], tmp_pa
     assert sorted(len(plan["objectives"]) for plan in plans) == [0, 6, 6]
     assert all(row["aux_loss"] > 0 for row in run.evaluations().to_pylist() if row["lambda_e"] < 1)
     assert run.best()["score"] > 0.5
-    with pytest.raises(RunError, match=r"models of sequences are not exported; the weights lie in best\.safetensors"):
+    with pytest.raises(RunError, match=r"models of sequences are not exported; the weights are in best\.safetensors"):
         export(run, tmp_path / "model")
 
 
