@@ -50,7 +50,7 @@ RAY_MODULES = {
 }  # the only modules that import ray
 FRONT_MODULES = """
 __init__ cli.main config.search_config errors methods methods.weighting.settings objectives.space plan
-schema.catalog schema.yaml_source search.study storage.ledger storage.run storage.schemas
+config.json_schema schema.catalog schema.yaml_source search.study storage.ledger storage.run storage.schemas
 """
 METHOD_PACKAGES = {"methods"}  # the only code that may name a method
 HOMONYMS = {  # methods whose names also mean something else

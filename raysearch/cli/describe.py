@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from raysearch.config.json_schema import search_keys
 from raysearch.config.loading import load_search
 from raysearch.config.parameters import DEFAULTS, SETTINGS
 from raysearch.errors import SpecError, did_you_mean
@@ -16,6 +17,7 @@ from raysearch.modalities import all_modalities
 from raysearch.modalities.loading import load_space
 from raysearch.objectives.objective import Objective
 from raysearch.schema import catalog, yaml_source
+from raysearch.schema.json_schema import Schema
 from raysearch.search.dry_run import outline
 from raysearch.training_settings import TrainingSettings
 
@@ -57,6 +59,7 @@ def described(thing: str) -> list[Row]:
     if not kind:
         found += [_method(thing)] if thing in METHODS else []
         found += [_setting(thing)] if thing in SETTINGS else []
+        found += _keys(thing)
         found += [
             {"primitive": thing, "of": modality.name, "stage": stage, "meaning": primitives[thing]}
             for modality in all_modalities()
@@ -64,7 +67,12 @@ def described(thing: str) -> list[Row]:
             if thing in primitives
         ]
     if not found:
-        known = {*METHODS, *SETTINGS, *(p.name for modality in all_modalities() for p in modality.taxonomy.primitives)}
+        known = {
+            *METHODS,
+            *SETTINGS,
+            *search_keys(),
+            *(p.name for modality in all_modalities() for p in modality.taxonomy.primitives),
+        }
         known |= {name for each in catalog.CATALOGS for name in catalog.names(each)}
         raise SpecError(f"nothing is called {thing!r}; did you mean {_nearest(thing, known)}")
     return found
@@ -136,6 +144,28 @@ def _method(name: str) -> Row:
     method = METHODS[name]
     about = {"method": name, "family": method.family, "meaning": method.meaning, "paper": method.paper}
     return {**about, "settings": list(method.setting_names)}
+
+
+def _keys(name: str) -> list[Row]:
+    """The keys of a search with that dotted name, or with that name within a section."""
+    keys = search_keys()
+    return [_key(each, keys) for each in keys if each == name or each.endswith(f".{name}")]
+
+
+def _key(name: str, keys: Mapping[str, Schema]) -> Row:
+    schema = keys[name]
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    span = "" if low is high is None else format_interval(low, high, open_low="exclusiveMinimum" in schema)
+    forms = (schema, *schema.get("anyOf", ()))
+    choices = [word for form in forms for word in form.get("enum", ())]
+    choices = choices or [choice["const"] for choice in schema.get("oneOf", ()) if "const" in choice]
+    below = [each.removeprefix(f"{name}.") for each in keys if each.startswith(f"{name}.")]
+    parts = {"default": schema.get("default"), "range": " | ".join(map(str, choices)) or span, "keys": below}
+    return {
+        "key": name,
+        "meaning": schema["description"],
+        **{k: part for k, part in parts.items() if part not in (None, "", [])},
+    }
 
 
 def _profiles() -> list[Row]:

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,7 @@ INTERRUPTED = 130
 HEAD = 12  # rows of a report that are printed when no report is named
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="a search of the catalog by name, or a YAML file by path")]
+SchemaName = Literal["search", "space"]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="a run by its name, or its folder")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="replace a value; null takes it out")]
@@ -251,7 +252,7 @@ def list_(
 
 @app.command()
 def show(
-    thing: Annotated[str, typer.Argument(help="a space, search, report, method, setting or primitive")],
+    thing: Annotated[str, typer.Argument(help="a space, search, report, method, setting, primitive or key")],
     why_not: Annotated[
         str | None,
         typer.Option(metavar="OBJECTIVE", help="of a space: why data/transform/representation/output is out"),
@@ -273,6 +274,16 @@ def show(
             about = about | {"objectives": "\n".join(f"{o:<50} {known.get(o, '')}" for o in about["objectives"])}
             about["named"] = f"{len(known)} of {about['count']} in the literature"
         console.facts(about)
+
+
+@app.command()
+def schema(
+    file: Annotated[SchemaName, typer.Argument(help="the kind of file")] = "search",
+) -> None:
+    """Print the JSON Schema of a search or space file, for an editor."""
+    from raysearch.config.json_schema import search_schema, space_schema
+
+    console.as_json(search_schema() if file == "search" else space_schema())
 
 
 def main(arguments: list[str] | None = None) -> None:

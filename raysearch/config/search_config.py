@@ -37,7 +37,7 @@ from raysearch.modalities.base import ModelConfig, TaskConfig
 from raysearch.modalities.loading import read_model, read_task
 from raysearch.objectives.space import Space
 from raysearch.plan import TrialPlan
-from raysearch.schema.fields import Value, key
+from raysearch.schema.fields import Value, config_key
 from raysearch.schema.node import Node, to_plain
 from raysearch.storage.states import MAIN_ARM, TrialRole
 
@@ -46,37 +46,39 @@ from raysearch.storage.states import MAIN_ARM, TrialRole
 class Search:
     """A declared search. `loading` also validates it; `launch` does so for a search that was built in Python."""
 
-    name: str = key("the name of the run; the file's name, if not given")
-    task: TaskConfig = key("the end task: the name of a built-in task, or files")
-    model: ModelConfig = key("the encoder: the name of a built-in model, or where it comes from")
-    method: MethodSpec = key(
+    name: str = config_key("the name of the run; the file's name, if not given")
+    task: TaskConfig = config_key("the end task: the name of a built-in task, or files")
+    model: ModelConfig = config_key("the encoder: the name of a built-in model, or where it comes from")
+    method: MethodSpec = config_key(
         "weighting x surgery x schedule; a family that is a dimension is left out", default_factory=MethodSpec
     )
-    space: str | None = key("the space of auxiliary objectives, by name or path", default=None)
-    spaces: dict[str, Space] = key("spaces declared within the search, by name", default_factory=dict)
-    profile: Profile | None = key(
+    space: str | None = config_key("the space of auxiliary objectives, by name or path", default=None)
+    spaces: dict[str, Space] = config_key("spaces declared within the search, by name", default_factory=dict)
+    profile: Profile | None = config_key(
         "settings as a paper's text or its authors' code has them, where the search gives none", default=None
     )
-    settings: dict[str, Value] = key("fixed settings, by name", default_factory=dict)
-    dimensions: dict[str, Dimension] = key(
+    settings: dict[str, Value] = config_key("fixed settings, by name", default_factory=dict)
+    dimensions: dict[str, Dimension] = config_key(
         "what is searched: settings, methods, primitives or weights, and their values", default_factory=dict
     )
-    baselines: dict[str, Baseline] = key("further arms by name, each a method to compare with", default_factory=dict)
-    budget: Budget = key("when the main arm ends", default_factory=Budget)
-    seeds: tuple[int, ...] = key("seeds that every configuration is trained with", default=(0,))
-    confirm: Confirm | None = key("train the best configuration of every arm again on fresh seeds", default=None)
-    sampler: str = key("how configurations are drawn", default="tpe", choices=tuple(DECLARED_SAMPLERS))
-    sampler_seed: int = key("the sampler's seed", default=0)
-    scheduler: Scheduler = key("which trials are stopped early", default_factory=Scheduler)
-    resources: Resources = key("what a trial gets, and how many run at a time", default_factory=Resources)
-    executor: Executor = key(
+    baselines: dict[str, Baseline] = config_key(
+        "further arms by name, each a method to compare with", default_factory=dict
+    )
+    budget: Budget = config_key("when the main arm ends", default_factory=Budget)
+    seeds: tuple[int, ...] = config_key("seeds that every configuration is trained with", default=(0,))
+    confirm: Confirm | None = config_key("train the best configuration of every arm again on fresh seeds", default=None)
+    sampler: str = config_key("how configurations are drawn", default="tpe", choices=tuple(DECLARED_SAMPLERS))
+    sampler_seed: int = config_key("the sampler's seed", default=0)
+    scheduler: Scheduler = config_key("which trials are stopped early", default_factory=Scheduler)
+    resources: Resources = config_key("what a trial gets, and how many run at a time", default_factory=Resources)
+    executor: Executor = config_key(
         "where trials run: in long-lived worker groups (fleet), in a Ray Train run each (train_run), or one after "
         "another in this process without Ray (in_process)",
         default="fleet",
     )
-    runs: str = key("the folder of runs, relative to the current folder", default="runs")
-    keep: int = key("trained models that are kept, the best ones; -1 keeps all", default=3, low=-1)
-    paper: Paper | None = key("what a paper printed of the same comparison, for the reports", default=None)
+    runs: str = config_key("the folder of runs, relative to the current folder", default="runs")
+    keep: int = config_key("trained models that are kept, the best ones; -1 keeps all", default=3, low=-1)
+    paper: Paper | None = config_key("what a paper printed of the same comparison, for the reports", default=None)
 
     @classmethod
     def read(cls, node: Node, folder: Path = Path()) -> Search:

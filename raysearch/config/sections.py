@@ -14,7 +14,7 @@ from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
 from raysearch.methods import DEFAULT_METHODS, FAMILIES
 from raysearch.methods.profiles import Profile
-from raysearch.schema.fields import Settings, Value, key, setting
+from raysearch.schema.fields import Settings, Value, config_key, setting
 from raysearch.schema.node import Node
 
 Executor = Literal["fleet", "train_run", "in_process"]
@@ -48,9 +48,9 @@ DECLARED_SCHEDULERS: dict[str, tuple[str, ...]] = {  # name -> the fields of `Sc
 class MethodSpec:
     """A combination weighting x surgery x schedule; an empty word where the family is a dimension."""
 
-    weighting: str = key("how the losses of the tasks are weighted", default=DEFAULT_METHODS["weighting"])
-    surgery: str = key("how gradients are changed before they are added", default=DEFAULT_METHODS["surgery"])
-    schedule: str = key("which tasks train when", default=DEFAULT_METHODS["schedule"])
+    weighting: str = config_key("how the losses of the tasks are weighted", default=DEFAULT_METHODS["weighting"])
+    surgery: str = config_key("how gradients are changed before they are added", default=DEFAULT_METHODS["surgery"])
+    schedule: str = config_key("which tasks train when", default=DEFAULT_METHODS["schedule"])
 
     @classmethod
     def read(cls, node: Node) -> MethodSpec:
@@ -71,13 +71,13 @@ class MethodSpec:
 class Baseline:
     """A further arm with a method of its own; it searches the dimensions that its method uses."""
 
-    method: MethodSpec = key("weighting, surgery and schedule; a family that is left out has its default")
-    settings: dict[str, Value] = key(
+    method: MethodSpec = config_key("weighting, surgery and schedule; a family that is left out has its default")
+    settings: dict[str, Value] = config_key(
         "settings of this arm alone; all others are those of the search", default_factory=dict
     )
-    space: str | None = key("the space of objectives, if not that of the search", default=None)
-    profile: Profile | None = key("the profile, if not that of the search", default=None)
-    trials: int | None = key("configurations to try; 1 for an arm without dimensions", default=None, low=1)
+    space: str | None = config_key("the space of objectives, if not that of the search", default=None)
+    profile: Profile | None = config_key("the profile, if not that of the search", default=None)
+    trials: int | None = config_key("configurations to try; 1 for an arm without dimensions", default=None, low=1)
 
     @classmethod
     def read(cls, node: Node) -> Baseline:
@@ -92,11 +92,11 @@ class Baseline:
 class Budget:
     """When the main arm ends: after so many configurations, seconds, or seconds of training; whichever is first."""
 
-    trials: int | None = key("configurations of the main arm", default=None, low=1)
-    seconds: float | None = key(
+    trials: int | None = config_key("configurations of the main arm", default=None, low=1)
+    seconds: float | None = config_key(
         "time after which no new configuration starts", default=None, low=0, open_low=True, unit="s"
     )
-    compute: float | None = key(
+    compute: float | None = config_key(
         "measured training time that every arm has for its configurations", default=None, low=0, open_low=True, unit="s"
     )
 
@@ -105,18 +105,18 @@ class Budget:
 class Confirm:
     """After the search, the best configuration of every arm is trained again on fresh seeds."""
 
-    seeds: tuple[int, ...] = key("the fresh seeds, none of which is in `seeds`")
-    keep: bool = key("keep these trained models in the run, for `analyze --final`", default=False)
+    seeds: tuple[int, ...] = config_key("the fresh seeds, none of which is in `seeds`")
+    keep: bool = config_key("keep these trained models in the run, for `analyze --final`", default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
     """What a paper printed of the same comparison. Reports show it beside the results; the search does not use it."""
 
-    source: str = key("the paper, with the number of its table")
-    metric: str = key("the metric in the paper's words")
-    scores: dict[str, str] = key("the printed score of each arm, as quoted text", default_factory=dict)
-    values: dict[str, dict[str, str]] = key(
+    source: str = config_key("the paper, with the number of its table")
+    metric: str = config_key("the metric in the paper's words")
+    scores: dict[str, str] = config_key("the printed score of each arm, as quoted text", default_factory=dict)
+    values: dict[str, dict[str, str]] = config_key(
         "the printed score of each value of a dimension, as quoted text", default_factory=dict
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from raysearch.objectives.primitive import EXTRA, Taxonomy
-from raysearch.schema.fields import setting
+from raysearch.schema.fields import config_key, setting
 from raysearch.schema.node import Keys, Node, to_plain
 
 if TYPE_CHECKING:
@@ -34,14 +34,18 @@ class TaskConfig:
 
     modality: ClassVar[str]
 
-    name: str
-    train: str | None = None
-    dev: str | None = None
-    test: str | None = None
-    metric: str = "accuracy"
-    split: dict[str, float] | None = None  # shares for dev and test where they have no file of their own
+    name: str = config_key("the name of the task; of a built-in task where there are no files")
+    train: str | None = config_key("the file of the training data", default=None)
+    dev: str | None = config_key("the file of the dev data", default=None)
+    test: str | None = config_key("the file of the test data", default=None)
+    metric: str = config_key("the score that is maximised", default="accuracy")
+    split: dict[str, float] | None = config_key(
+        "shares for dev and test where they have no file of their own", default=None
+    )
     meta_dev: float = setting(0.5, "share of dev that meta-gradients look at; the rest selects", low=0, high=0.9)
-    base: str = ""  # the folder of the declaring file
+    base: str = config_key(
+        "the folder that relative paths start from; that of the search file, if not given", default=""
+    )
 
     @classmethod
     def read(cls, node: Node) -> Self:
@@ -87,8 +91,10 @@ class HuggingFaceModel(ModelConfig):
 
     own_keys: ClassVar[tuple[str, ...]] = ("config", "path")
 
-    config: dict[str, Any] | None = None
-    path: str | None = None
+    config: dict[str, Any] | None = config_key(
+        "the Hugging Face config of a randomly initialised encoder", default=None
+    )
+    path: str | None = config_key("a folder or hub name to load the encoder from", default=None)
     layers: int = setting(0, "layers kept of a loaded encoder, from the input; 0 all", low=0)
 
     @classmethod

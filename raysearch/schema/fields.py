@@ -17,7 +17,7 @@ Value = bool | int | float | str
 TYPE_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
-def key(
+def config_key(
     meaning: str,
     *,
     default: Any = MISSING,
@@ -27,14 +27,16 @@ def key(
     open_low: bool = False,
     unit: str = "",
     choices: tuple[str, ...] = (),
+    shorthand: tuple[str, ...] = (),
     needs: str = "",
 ) -> Any:
     """Declares a dataclass field as a key of a file; its range is [low, high], or (low, high] when `open_low`.
 
-    `needs` names what a trial must have for the key to be used; what that is, the domain knows.
+    `shorthand` lists words that a file may give in place of a mapping. `needs` names what a trial must have for the key
+    to be used; what that is, the domain knows.
     """
     metadata: dict[str, Any] = {"meaning": meaning, "low": low, "high": high, "open_low": open_low, "unit": unit}
-    metadata |= {"choices": choices, "needs": needs}
+    metadata |= {"choices": choices, "shorthand": shorthand, "needs": needs}
     if default_factory is not MISSING:
         return dataclasses.field(default_factory=default_factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -52,7 +54,9 @@ def setting(
     needs: str = "",
 ) -> Any:
     """Declares a key whose value is of the type of its default: one setting of a group."""
-    return key(meaning, default=default, low=low, high=high, open_low=open_low, unit=unit, choices=choices, needs=needs)
+    return config_key(
+        meaning, default=default, low=low, high=high, open_low=open_low, unit=unit, choices=choices, needs=needs
+    )
 
 
 def check_value(field: Field[Any], value: object) -> None:

@@ -139,7 +139,7 @@ def test_check_invalid_search_prints_one_line_and_exits_2(run_cli: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["chek"], "raysearch: No such command 'chek'. Did you mean 'check'?\n"),
+        (["checkk"], "raysearch: No such command 'checkk'. Did you mean 'check'?\n"),
         (["check"], "raysearch: Missing argument 'FILE'.\n"),
         (["check", "quickstrat"], "raysearch: no such search 'quickstrat'; did you mean 'quickstart'?\n"),
         (["check", "smoke", "--set", "lr"], "raysearch: --set lr: must be KEY=VALUE\n"),

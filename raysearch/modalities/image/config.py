@@ -8,12 +8,12 @@ or the classes that the end task leaves out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import ModelConfig, TaskConfig, check_split, is_missing
-from raysearch.schema.fields import setting
+from raysearch.schema.fields import config_key, setting
 from raysearch.schema.node import Keys, Node, to_plain
 
 ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
@@ -38,15 +38,15 @@ IMAGE_MODELS: dict[str, dict[str, Any]] = {
 class Source:
     """Labelled images, and how their file is to be read."""
 
-    train: str | None = None
-    image: str = "image"  # column, or array, of the image: its bytes, pixels or file name
-    label: str = "label"  # column, or array, of the label
-    labels: tuple[str, ...] = ()  # columns of 1, 0, -1 and blank: several labels at once
-    uncertain: Literal["positive", "negative"] = "positive"  # what -1 in `labels` counts as
-    class_names: tuple[str, ...] = ()  # of labels that are numbers, from 0
-    shape: tuple[int, ...] = ()  # height, width and perhaps channels of images that are raw bytes
-    classes: tuple[str | int, ...] = ()  # those that are used; all, if nothing is said
-    where: dict[str, str | int] = field(default_factory=dict)  # column: value, of the rows that are used
+    train: str | None = config_key("the file of the training images", default=None)
+    image: str = config_key("column, or array, of the image: its bytes, pixels or file name", default="image")
+    label: str = config_key("column, or array, of the label", default="label")
+    labels: tuple[str, ...] = config_key("columns of 1, 0, -1 and blank: several labels at once", default=())
+    uncertain: Literal["positive", "negative"] = config_key("what -1 in `labels` counts as", default="positive")
+    class_names: tuple[str, ...] = config_key("the names of labels that are numbers, from 0", default=())
+    shape: tuple[int, ...] = config_key("height, width and perhaps channels of images that are raw bytes", default=())
+    classes: tuple[str | int, ...] = config_key("the classes that are used; all, if not given", default=())
+    where: dict[str, str | int] = config_key("column: value, of the rows that are used", default_factory=dict)
     train_per_class: int = setting(0, "images kept of each class for training; 0 all", low=0, unit="image")
 
     def to_plain(self) -> dict[str, Any]:
@@ -63,9 +63,11 @@ class ImageTask(TaskConfig, Source):
 
     modality: ClassVar[str] = "image"
 
-    metric: ImageMetric = "accuracy"
-    auxiliary: Source | None = None  # images with labels of their own; with `train: rest` what the end task leaves
-    overlay: dict[str, int] = field(default_factory=dict)  # images of two digits to make, for train, dev and test
+    metric: ImageMetric = config_key("the score that is maximised", default="accuracy")
+    auxiliary: Source | None = config_key(
+        "images with labels of their own; rest: what the end task leaves of its source", default=None, shorthand=(REST,)
+    )
+    overlay: dict[str, int] = config_key("images of two digits to make, for train, dev and test", default_factory=dict)
     size: int = setting(0, "side that images are scaled to; 0 leaves them", low=0, unit="pixel")
     channels: int = setting(0, "1 grey, 3 colour; 0 as the images are, and 3 for models of transformers", low=0, high=3)
     dev_per_class: int = setting(0, "images of each class for dev, held out of train; 0 a share", low=0, unit="image")
@@ -189,13 +191,20 @@ class ImageModel(ModelConfig):
 
     own_keys: ClassVar[tuple[str, ...]] = ("image", "timm")
 
-    image: Literal["small_cnn", "lenet", "wide_resnet"] | None = None
-    widths: tuple[int, ...] = ()  # small_cnn: channels of each layer; lenet: of its two, and features
-    depth: int = 0  # wide_resnet: convolutions, 6 n + 4
-    widen: int = 0  # wide_resnet: factor on the channels
-    norm: Literal["batch", "group"] = "batch"  # group: no image depends on the others of its batch
-    timm: str | None = None
-    pretrained: bool = False  # timm: weights from the hub
+    image: Literal["small_cnn", "lenet", "wide_resnet"] | None = config_key(
+        "a network of raysearch's own", default=None
+    )
+    widths: tuple[int, ...] = config_key(
+        "small_cnn: channels of each layer; lenet: channels of its two layers, and features", default=()
+    )
+    depth: int = config_key("wide_resnet: convolutions, 6 n + 4", default=0)
+    widen: int = config_key("wide_resnet: factor on the channels", default=0)
+    norm: Literal["batch", "group"] = config_key(
+        "batch normalisation, or group normalisation, with which no image depends on the others of its batch",
+        default="batch",
+    )
+    timm: str | None = config_key("the name of a timm model", default=None)
+    pretrained: bool = config_key("timm: load weights from the hub", default=False)
 
     @classmethod
     def read(cls, node: Node) -> Self:

@@ -7,12 +7,12 @@ tables are drawn as `planted:` says.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import ModelConfig, TaskConfig, check_extra, check_split
-from raysearch.schema.fields import Settings, setting
+from raysearch.schema.fields import Settings, config_key, setting
 from raysearch.schema.node import Node, to_plain
 
 TableMetric = Literal["r2", "accuracy", "macro_f1", "micro_f1", "mean_auc"]
@@ -26,9 +26,9 @@ TABLE_MODELS: dict[str, dict[str, Any]] = {"mlp": {"mlp": [64, 16]}}
 class ExtraTable:
     """A further labelled table, for objectives on `extra_NAME` data."""
 
-    train: str
-    label: str = "label"  # column of the label
-    kind: Literal["number", "class"] = "number"  # of the label
+    train: str = config_key("the file of the table")
+    label: str = config_key("column of the label", default="label")
+    kind: Literal["number", "class"] = config_key("what the label is", default="number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,13 @@ class TableTask(TaskConfig):
 
     modality: ClassVar[str] = "table"
 
-    label: str = "label"  # column of the label
-    features: tuple[str, ...] = ()  # columns of the features; all that are no label, if nothing is said
-    extra: dict[str, ExtraTable] = field(default_factory=dict)  # further labelled tables, by name
-    planted: Planted | None = None  # drawn tables instead of files
-    metric: TableMetric = "r2"
+    label: str = config_key("column of the label", default="label")
+    features: tuple[str, ...] = config_key(
+        "columns of the features; all columns without labels, if not given", default=()
+    )
+    extra: dict[str, ExtraTable] = config_key("further labelled tables, by name", default_factory=dict)
+    planted: Planted | None = config_key("tables that are drawn, in place of files", default=None)
+    metric: TableMetric = config_key("the score that is maximised", default="r2")
 
     @classmethod
     def read(cls, node: Node) -> Self:
@@ -143,8 +145,8 @@ class TableModel(ModelConfig):
 
     own_keys: ClassVar[tuple[str, ...]] = ("mlp",)
 
-    mlp: tuple[int, ...]
-    activation: Literal["relu", "tanh"] = "relu"
+    mlp: tuple[int, ...] = config_key("the widths of the layers; the last one is the representation")
+    activation: Literal["relu", "tanh"] = config_key("the function after each layer", default="relu")
 
     @classmethod
     def read(cls, node: Node) -> Self:

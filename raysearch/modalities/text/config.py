@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import HuggingFaceModel, TaskConfig, check_extra, is_missing
 from raysearch.modalities.text.paper_tasks import PAPER_TASKS
 from raysearch.modalities.text.pretrained import PACKAGES
+from raysearch.schema.fields import config_key
 from raysearch.schema.node import Keys, Node
 
 Metric = Literal["accuracy", "macro_f1", "micro_f1"]
@@ -36,10 +37,12 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
 class ExtraTask:
     """A further labelled data set, for objectives on `extra_NAME` data: texts, or words, with labels of their own."""
 
-    train: str
-    kind: Literal["sentence", "token"] = "sentence"  # a label for a text, or a tag for each of its words
-    text: str = ""  # column of the text, or of the list of words; by default `text` or `words`
-    label: str = ""  # column of the label, or of the list of tags; by default `label` or `tags`
+    train: str = config_key("the file of the data set")
+    kind: Literal["sentence", "token"] = config_key(
+        "one label for a text, or a tag for each of its words", default="sentence"
+    )
+    text: str = config_key("column of the text, or of the list of words; by default `text` or `words`", default="")
+    label: str = config_key("column of the label, or of the list of tags; by default `label` or `tags`", default="")
 
     @property
     def columns(self) -> tuple[str, str]:
@@ -54,14 +57,14 @@ class TextTask(TaskConfig):
 
     modality: ClassVar[str] = "text"
 
-    domain: str | None = None  # unlabelled text of the same domain
-    out_of_domain: str | None = None  # unlabelled text of another domain
-    neural_lm: str | None = None  # text that a language model has written
-    extra: dict[str, ExtraTask] = field(default_factory=dict)  # further labelled data sets, by name
-    hub: str | None = None  # name of a Hugging Face data set
-    text: str = "text"  # column of the text
-    label: str = "label"  # column of the label
-    metric: Metric = "accuracy"
+    domain: str | None = config_key("unlabelled text of the same domain", default=None)
+    out_of_domain: str | None = config_key("unlabelled text of another domain", default=None)
+    neural_lm: str | None = config_key("text that a language model has written", default=None)
+    extra: dict[str, ExtraTask] = config_key("further labelled data sets, by name", default_factory=dict)
+    hub: str | None = config_key("the name of a Hugging Face data set", default=None)
+    text: str = config_key("column of the text", default="text")
+    label: str = config_key("column of the label", default="label")
+    metric: Metric = config_key("the score that is maximised", default="accuracy")
 
     @classmethod
     def read(cls, node: Node) -> Self:
@@ -106,7 +109,7 @@ class TextModel(HuggingFaceModel):
 
     own_keys: ClassVar[tuple[str, ...]] = ("package",)
 
-    package: str | None = None
+    package: str | None = config_key("an installed package that brings the encoder", default=None)
 
     @property
     def sources(self) -> tuple[object, ...]:
