@@ -1,4 +1,4 @@
-"""A run that never was: a plausible search written through the Ledger, for tests of whatever reads runs."""
+"""Synthetic runs: plausible searches written through the ledger, for tests of everything that reads runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ArithmeticError: loss is nan at step 43 <lr 0.0019>
 
 
 def draw(rng: random.Random) -> dict[str, Any]:
-    """A configuration of SYNTHETIC_SEARCH."""
+    """Returns the values of a configuration of SYNTHETIC_SEARCH."""
     surgery = rng.choice(["none", "attittud"])
     return {
         "surgery": surgery,
@@ -58,7 +58,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
 
 
 def synthetic_plan(arm: str, number: int, seed: int, role: str, params: dict[str, Any]) -> TrialPlan:
-    """A plan that looks right."""
+    """Returns a plausible plan."""
     searched = arm == "search"
     return TrialPlan(
         number=number,
@@ -77,12 +77,12 @@ def synthetic_plan(arm: str, number: int, seed: int, role: str, params: dict[str
 
 
 def synthetic_score(params: dict[str, Any], rng: random.Random) -> float:
-    """Higher for a learning rate near 1e-3 and a large lambda_e."""
+    """Returns a score that is higher for a learning rate near 1e-3 and a large lambda_e."""
     return 0.40 - 0.05 * abs(log(params["lr"] / 1e-3)) + 0.06 * (params.get("lambda_e", 0.9) - 0.6) + rng.gauss(0, 0.01)
 
 
 def synthetic_weights(plan: TrialPlan, steps: int, rng: random.Random, moving: bool) -> list[dict[str, Any]]:
-    """Weights of every objective, primitive and task, drifting as AANG's do."""
+    """Returns weights of every objective, primitive and task, which drift as AANG's do."""
     stages = ("data", "transform", "representation", "output")
     logits = {(s, name): 0.0 for s in stages for name in sorted({getattr(o, s) for o in plan.objectives})}
     drift = {key: rng.gauss(0, 0.012) for key in logits}
@@ -109,14 +109,14 @@ def synthetic_weights(plan: TrialPlan, steps: int, rng: random.Random, moving: b
 
 
 class SyntheticWriter:
-    """Tells trials to a ledger, one after another on an imagined clock."""
+    """Writes trials to a ledger, one after another on an imagined clock."""
 
     def __init__(self, ledger: Ledger, seed: int, moving: bool) -> None:
         self.ledger, self.rng, self.moving, self.now = ledger, random.Random(seed), moving, datetime.now(UTC)
         self.ended: list[tuple[float, int, str]] = []  # score, number and state of the search's own
 
     def declare(self, search: dict[str, Any]) -> None:
-        """Write what is searched, with what, on what."""
+        """Writes the row of the table of searches."""
         known = {"python": "3.11.7", "raysearch": "0.1.0", "ray": "2.60.0", "torch": "2.13.0", "optuna": "5.0.0"}
         sizes = {"train": 400, "meta_dev": 300, "select_dev": 300, "test": 1000}
         row = {
@@ -131,10 +131,10 @@ class SyntheticWriter:
         self.ledger.append("searches", [row], durable=True)
 
     def trial(self, plan: TrialPlan, state: str, steps: int = STEPS, score: float | None = None) -> None:
-        """Write all that a trial leaves behind."""
+        """Writes all rows of a trial."""
         rng, began = self.rng, self.now
         final = synthetic_score(plan.params, rng) if score is None else score
-        whose = {"trial_id": plan.trial_id, "attempt": 0}
+        key = {"trial_id": plan.trial_id, "attempt": 0}
         self.ledger.event("asked", plan.trial_id, detail={"plan": plan.to_dict()})
         self.ledger.event("started", plan.trial_id, detail={"device": "cpu"})
         best, best_step = None, None
@@ -146,11 +146,11 @@ class SyntheticWriter:
             row = {"step": step, "phase": "joint", "split": "select_dev", "metric": "macro_f1", "score": value}
             row |= {"loss": 2.1 - value, "best": best, "lambda_e": 0.5, "train_loss": 1.9 - value, "aux_loss": 5.0}
             row |= {"seconds": (self.now - began).total_seconds(), "time": self.now}
-            self.ledger.append("evaluations", [row], fill=whose)
+            self.ledger.append("evaluations", [row], fill=key)
         if plan.arm == "search" and best is not None:
             self.ended.append((best, plan.number, state))
         if plan.objectives:
-            self.ledger.append("weights", synthetic_weights(plan, steps, rng, self.moving), fill=whose)
+            self.ledger.append("weights", synthetic_weights(plan, steps, rng, self.moving), fill=key)
         why = {"complete": "took all its steps", "stopped": f"stopped by the scheduler at step {steps}"}
         self.ledger.commit(
             {
@@ -174,10 +174,10 @@ class SyntheticWriter:
                 "plan": plan.to_json(),
             }
         )
-        if plan.role == "confirm" and best is not None:  # the test split, opened afterwards
+        if plan.role == "confirm" and best is not None:  # the test split is read afterwards
             self.ledger.event("opened_test", plan.trial_id)
-            said = {"step": best_step, "split": "test", "metric": "macro_f1", "score": best - 0.02, "loss": 2.0}
-            self.ledger.append("evaluations", [said | whose])
+            scored = {"step": best_step, "split": "test", "metric": "macro_f1", "score": best - 0.02, "loss": 2.0}
+            self.ledger.append("evaluations", [scored | key])
 
 
 def write_run(
@@ -191,7 +191,7 @@ def write_run(
     gain: float = 0.004,
     seed: int = 0,
 ) -> Path:
-    """Write a run into `folder`; `gain` is what the search's winner is better by on fresh seeds."""
+    """Writes a run into `folder`; on fresh seeds the search's winner is better by `gain`."""
     with Ledger.open(folder) as ledger:
         writer = SyntheticWriter(ledger, seed, moving)
         writer.declare({**SYNTHETIC_SEARCH, "confirm": {"seeds": list(confirm)}})
@@ -229,9 +229,9 @@ def write_study(
     noise: float = 0.01,
     **declared: Any,
 ) -> Path:
-    """Write a grid over dimensions of choices on five seeds, then every arm again on fresh ones, into `folder`.
+    """Writes a grid over dimensions of choices on five seeds, then every arm on fresh seeds, into `folder`.
 
-    `score` gives the mean for values and arm. Each seed is lucky or not, by as much for all; noise comes on top.
+    `score` returns the mean for values and arm. Each seed adds the same luck to every trial, and `noise` comes on top.
     """
     arms = {name: {"method": {"weighting": "end_task_only"}} for name in baselines}
     search = SYNTHETIC_SEARCH | {
@@ -252,7 +252,7 @@ def write_study(
             luck = random.Random(seed).gauss(0, 0.02) + writer.rng.gauss(0, noise)
             writer.trial(synthetic_plan(arm, number, seed, role, params), "complete", score=score(params, arm) + luck)
 
-        choices = (about["choice"] for about in dimensions.values())
+        choices = (dimension["choice"] for dimension in dimensions.values())
         grid = [dict(zip(dimensions, values, strict=True)) for values in itertools.product(*choices)]
         for arm, configurations in {"search": grid, **{name: [{}] for name in baselines}}.items():
             for number, params in enumerate(configurations):
