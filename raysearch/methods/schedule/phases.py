@@ -1,7 +1,7 @@
-"""Schedules: what is trained when, as a row of phases.
+"""Schedules: a trial's sequence of phases, each of which trains the end task, the objectives, or both.
 
-The best state on select-dev over all phases is kept; a fine-tuning phase begins from the best so far, so it is taken
-over only where it is better (AANG's second stage).
+The result of a trial is the state with the best score on select-dev over all phases. A fine-tuning phase starts from
+the best state so far, so its states count only if they are better (AANG's second stage).
 """
 
 from __future__ import annotations
@@ -9,36 +9,36 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raysearch.methods.schedule import settings as c
+from raysearch.methods.schedule.settings import FineTuneSettings, PretrainSettings, RetrainSettings
 from raysearch.schema.fields import NoSettings
 from raysearch.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A stretch of steps with one optimizer."""
+    """A number of steps with one optimizer and one learning-rate schedule."""
 
     name: str
     steps: int
-    lr: float  # peak, body
-    head_lr: float  # peak, heads
-    trains_end_task: bool = True  # the end task moves the body
-    trains_objectives: bool = True  # the objectives do
-    has_constant_lr: bool = False  # no warm-up and decay
-    starts_from_best: bool = False  # begin from the best state so far
-    starts_from_initial: bool = False  # begin with the parameters that the trial began with
+    lr: float  # peak, of the body
+    head_lr: float  # peak, of the heads
+    trains_end_task: bool = True  # whether the end task updates the body
+    trains_objectives: bool = True  # whether the objectives do
+    has_constant_lr: bool = False  # without warm-up and decay
+    starts_from_best: bool = False  # restores the best state so far
+    starts_from_initial: bool = False  # restores the initial parameters
 
 
 def joint(training: TrainingSettings, settings: NoSettings) -> tuple[Phase, ...]:
-    """End task and auxiliaries together."""
+    """Returns one phase that trains the end task and the objectives together."""
     del settings
     return (Phase(name="joint", steps=training.steps, lr=training.lr, head_lr=training.head_lr),)
 
 
-def joint_then_finetune(training: TrainingSettings, settings: c.FineTuneSettings) -> tuple[Phase, ...]:
-    """Together; then the end task alone, from the best state so far, at a small constant rate."""
+def joint_then_finetune(training: TrainingSettings, settings: FineTuneSettings) -> tuple[Phase, ...]:
+    """Returns a joint phase, then one of the end task alone, from the best state, at a small constant rate."""
     rate: dict[str, Any] = {"lr": settings.finetune_lr, "head_lr": settings.finetune_lr}
-    last = Phase(
+    finetune = Phase(
         name="finetune",
         steps=settings.finetune_steps,
         **rate,
@@ -46,29 +46,29 @@ def joint_then_finetune(training: TrainingSettings, settings: c.FineTuneSettings
         has_constant_lr=True,
         starts_from_best=True,
     )
-    return (*joint(training, NoSettings()), last)
+    return (*joint(training, NoSettings()), finetune)
 
 
-def joint_then_retrain(training: TrainingSettings, settings: c.RetrainSettings) -> tuple[Phase, ...]:
-    """Together; then again from the first parameters, with the weights as they were learned (AANG's `-do-retrain`).
+def joint_then_retrain(training: TrainingSettings, settings: RetrainSettings) -> tuple[Phase, ...]:
+    """Returns a joint phase, then the same from the initial parameters with the learned weights (AANG's `-do-retrain`).
 
-    One trial, and not two of which the second names the first: its plan tells all that it does, it is stopped, resumed
-    and compared like any other, and each configuration of a search begins again from its own weights.
+    Both are phases of one trial, not two trials: its plan is complete, it is stopped, resumed and compared like any
+    other, and each configuration of a search retrains with its own weights.
     """
     (first,) = joint(training, NoSettings())
     return (first, replace(first, name="retrain", steps=settings.retrain_steps, starts_from_initial=True))
 
 
-def pretrain_then_finetune(training: TrainingSettings, settings: c.PretrainSettings) -> tuple[Phase, ...]:
-    """The auxiliaries alone; then the end task alone (TAPT, DAPT, vanilla pre-training)."""
-    first = Phase(
+def pretrain_then_finetune(training: TrainingSettings, settings: PretrainSettings) -> tuple[Phase, ...]:
+    """Returns a phase of the objectives alone, then one of the end task alone (TAPT, DAPT, pre-training)."""
+    pretrain = Phase(
         name="pretrain",
         steps=settings.pretrain_steps,
         lr=settings.pretrain_lr,
         head_lr=training.head_lr,
         trains_end_task=False,
     )
-    then = Phase(
+    finetune = Phase(
         name="finetune", steps=training.steps, lr=training.lr, head_lr=training.head_lr, trains_objectives=False
     )
-    return (first, then)
+    return (pretrain, finetune)
