@@ -1,9 +1,10 @@
-"""How far each engine is from a plain backward for every gradient, model by model, in float64.
+"""The error of each gradient engine against one plain backward per task, model by model, in float64.
 
-    python benchmarks/parity.py
+    python benchmarks/parity.py [MODEL ...]
 
-Of K = 4 tasks: the product with a dev gradient v, largest error over the largest product; and the same of norms. For
-`difference` the correlation with the exact products too. The models are those of the tests.
+There are K = 4 tasks. The columns are the largest error of the products with a dev gradient v, over the largest
+product; the same for norms; and for `difference` also the correlation with the exact products. The models are those of
+the tests.
 """
 
 import sys
@@ -13,30 +14,31 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from helpers.models import ZOO
-from test_products import LINES, by_forwards, direction, plain, segmented
+from helpers.gradients import TASK_ORDER, dense_gradients, direction, factored_gradients, products_by_forward
+from helpers.models import MODEL_ZOO
 
 
-def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest error, over the largest number."""
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     print("| model | products | norms | jvp | difference | its correlation |\n" + "| --- " * 6 + "|")
-    for name, make in ZOO.items():
+    for name in names:
         torch.manual_seed(0)
-        animal = make()
-        v, weights = direction(animal), torch.eye(len(LINES), dtype=torch.float64)
-        expected = plain(animal).summarise(weights, v, norms=True)
-        found = segmented(animal, 1).summarise(weights, v, norms=True)
-        forwards = {engine: by_forwards(animal, engine).double() for engine in ("jvp", "difference")}
-        cells = [error(found.products, expected.products)]
-        cells += [error(found.gramian.diagonal().sqrt(), expected.gramian.diagonal().sqrt())]
-        cells += [error(forwards[engine], expected.products) for engine in ("jvp", "difference")]
-        correlation = float(torch.corrcoef(torch.stack([forwards["difference"], expected.products]))[0, 1])
-        print(f"| {name} | " + " | ".join(f"{cell:.0e}" for cell in cells) + f" | {correlation:.7f} |", flush=True)
+        model_case = MODEL_ZOO[name]()
+        v, weights = direction(model_case), torch.eye(len(TASK_ORDER), dtype=torch.float64)
+        expected = dense_gradients(model_case).summarise(weights, v, norms=True)
+        actual = factored_gradients(model_case, 1).summarise(weights, v, norms=True)
+        by_forward = {engine: products_by_forward(model_case, engine).double() for engine in ("jvp", "difference")}
+        errors = [relative_error(actual.products, expected.products)]
+        errors += [relative_error(actual.gramian.diagonal().sqrt(), expected.gramian.diagonal().sqrt())]
+        errors += [relative_error(by_forward[engine], expected.products) for engine in ("jvp", "difference")]
+        correlation = float(torch.corrcoef(torch.stack([by_forward["difference"], expected.products]))[0, 1])
+        cells = " | ".join(f"{error:.0e}" for error in errors)
+        print(f"| {name} | {cells} | {correlation:.7f} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or list(MODEL_ZOO))

@@ -1,4 +1,4 @@
-"""Small models of many kinds in float64, each with a per-row loss: what the gradient engines are held against."""
+"""Small models of many kinds in float64, each with a loss per example; the gradient engines are tested on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, ViTConfig, ViTModel
 
-ROWS = 6
+EXAMPLES = 6
 
 
 @dataclass
 class ModelCase:
-    """A model and its rows' losses."""
+    """A model and the losses of its examples."""
 
     model: nn.Module
-    losses: Callable[[Tensor], Tensor]  # row numbers -> a loss each
-    slow: frozenset[str] = frozenset()  # classes of modules without a product form
+    losses: Callable[[Tensor], Tensor]  # numbers of examples -> the loss of each
+    slow: frozenset[str] = frozenset()  # classes of modules without a gradient rule
 
 
 SMALL = {
@@ -30,11 +30,11 @@ SMALL = {
 
 
 def images(channels: int, size: int) -> Tensor:
-    return torch.randn(ROWS, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.randn(EXAMPLES, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def words(length: int, vocabulary: int) -> Tensor:
-    return torch.randint(1, vocabulary, (ROWS, length), generator=torch.Generator().manual_seed(1))
+    return torch.randint(1, vocabulary, (EXAMPLES, length), generator=torch.Generator().manual_seed(1))
 
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -42,7 +42,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 def classifier_case(model: nn.Module, inputs: Tensor, slow: frozenset[str] = frozenset()) -> ModelCase:
     model.double()
-    return ModelCase(model, lambda rows: F.cross_entropy(model(inputs[rows]), LABELS[rows], reduction="none"), slow)
+    return ModelCase(model, lambda i: F.cross_entropy(model(inputs[i]), LABELS[i], reduction="none"), slow)
 
 
 class Encoder(nn.Module):
@@ -74,7 +74,7 @@ def checkpointed() -> ModelCase:
 
 
 def albert() -> ModelCase:
-    """One layer's weights used twice."""
+    """An encoder that uses one layer's weights twice."""
     config = AlbertConfig(
         vocab_size=40,
         embedding_size=8,
@@ -115,9 +115,9 @@ def tied() -> ModelCase:
     model, tokens = TiedLanguageModel().double(), words(7, 30)
     tokens[:, -2:] = 0
 
-    def losses(rows: Tensor) -> Tensor:
-        logits = model(tokens[rows])[:, :-1]
-        return F.cross_entropy(logits.transpose(1, 2), tokens[rows, 1:], reduction="none").sum(1)
+    def losses(examples: Tensor) -> Tensor:
+        logits = model(tokens[examples])[:, :-1]
+        return F.cross_entropy(logits.transpose(1, 2), tokens[examples, 1:], reduction="none").sum(1)
 
     return ModelCase(model, losses)
 
@@ -165,7 +165,7 @@ class Transposed(nn.Module):
 def frozen_batch_norm() -> ModelCase:
     norm = nn.BatchNorm2d(4)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 3)).double()
-    model(images(3, 6) * 2 + 1)  # statistics of its own
+    model(images(3, 6) * 2 + 1)  # sets the running statistics
     model.eval()
     return classifier_case(model, images(3, 6))
 
@@ -194,18 +194,18 @@ class AttentionBlock(nn.Module):
 
 
 def attention() -> ModelCase:
-    """torch's own attention, which uses a child's weight without calling it, and a parameter of a plain module."""
+    """torch's attention, which uses a child's weight without calling the child, and a parameter of a plain module."""
     model = nn.Sequential(nn.Embedding(40, 6), AttentionBlock(), nn.Linear(6, 3))
     return classifier_case(model, words(5, 40), frozenset({"MultiheadAttention", "AttentionBlock"}))
 
 
 class LowRankLinear(nn.Module):
-    """A linear layer whose weight stays, and a low-rank update that learns (LoRA, Hu et al. 2021)."""
+    """A linear layer with a frozen weight and a trained low-rank update (LoRA, Hu et al. 2021)."""
 
-    def __init__(self, given: int, sent: int, rank: int) -> None:
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.randn(sent, given) / given**0.5)
-        self.down, self.up = nn.Linear(given, rank, bias=False), nn.Linear(rank, sent, bias=False)
+        self.register_buffer("weight", torch.randn(outputs, inputs) / inputs**0.5)
+        self.down, self.up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight) + 2.0 * self.up(self.down(x))

@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from helpers.models import MODEL_ZOO, ROWS
+from helpers.models import EXAMPLES, MODEL_ZOO
 from torch import Tensor
 
 from raysearch.distributed import ProcessGroup
@@ -132,7 +132,7 @@ MORE = [(0.7, 1.3, -1.0), (0, 1, 0), (1, 1, 1), (0, 0, 0)]
 @pytest.mark.parametrize("name", ["bert_sdpa", "mlp", "convolutions", "tied_embeddings"])
 def test_factored_attittud_equals_explicit_svd_in_float64(name: str, values: tuple[float, float, float]) -> None:
     torch.manual_seed(0)
-    model_case, rows = MODEL_ZOO[name](), torch.arange(ROWS)
+    model_case, rows = MODEL_ZOO[name](), torch.arange(EXAMPLES)
     parameters = list(model_case.model.parameters())
     J = explicit_jacobian(model_case.losses, rows, parameters, coupled=False).J
     g_aux, g_prim = (torch.randn(J.shape[1], dtype=torch.float64) for _ in range(2))
