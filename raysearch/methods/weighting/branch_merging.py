@@ -169,7 +169,7 @@ class AlphaVIL(BranchWeighting):
         return [Branch(name, {task: 1.0}, rate=w) for name, task, w in tasks]
 
     def merge(self, branches: list[Branch], dev: MetaDev) -> Tensor:
-        """Returns the alphas that the optimizer finds, or 1 if `alpha_accept` requires an improvement that they lack."""
+        """Returns the alphas that the optimizer finds; 1 if `alpha_accept` requires a lower loss and theirs is not."""
         ones = torch.ones(len(branches), dtype=torch.float64)
         is_idle = torch.tensor([branch.is_idle for branch in branches])
         alphas = torch.where(is_idle, ones, self._optimise_alphas(len(branches), dev))
