@@ -1,10 +1,10 @@
-"""What a GPU makes of it, in ten minutes and without a network: the engine table, then Cat-vs-Dog at the paper's size.
+"""Benchmarks on a GPU in ten minutes and without a network: the engine table, then Cat-vs-Dog at the paper's size.
 
     python benchmarks/gpu.py [--data DIR] [--device cuda] [--quick]
 
-First benchmarks/gramian.py on the device. Then, where DIR holds cifar10/*.parquet, the search `cat_vs_dog` with
-WideResNet-22-4 on whole images (ATTITTUD, section 5): four eta settings, four baselines, three fresh seeds, whatever of
-it fits in seven minutes. `--quick` is the same with a small network and few steps, to see that it runs.
+It runs benchmarks/gramian.py on the device. If DIR holds cifar10/*.parquet, it then runs the search `cat_vs_dog` with
+WideResNet-22-4 on whole images (ATTITTUD, section 5): four eta settings, four baselines and three fresh seeds, or as
+many of these as fit in seven minutes. `--quick` uses a small network and few steps, to check that everything runs.
 """
 
 import argparse
@@ -22,17 +22,17 @@ def main() -> None:
     options.add_argument("--data", type=Path)
     options.add_argument("--device", default="cuda")
     options.add_argument("--quick", action="store_true")
-    asked = options.parse_args()
-    sizes = ["--m", "16"] if asked.quick else ["--m", "32", "64", "128"]
-    table = [sys.executable, str(HERE / "gramian.py"), "--device", asked.device, "--k", "10", *sizes]
-    subprocess.run([*table, *(["--layers", "2"] if asked.quick else [])], check=True)
-    if asked.data is None:
-        print("\nno --data: Cat-vs-Dog left out")
+    arguments = options.parse_args()
+    sizes = ["--m", "16"] if arguments.quick else ["--m", "32", "64", "128"]
+    table = [sys.executable, str(HERE / "gramian.py"), "--device", arguments.device, "--k", "10", *sizes]
+    subprocess.run([*table, *(["--layers", "2"] if arguments.quick else [])], check=True)
+    if arguments.data is None:
+        print("\nno --data: Cat-vs-Dog is skipped")
         return
     changes = {"confirm.seeds": "[101, 102, 103]", "budget.seconds": 420}
-    if asked.device == "cuda":
+    if arguments.device == "cuda":
         changes |= {"resources.gpus": 0.5, "resources.cpus": 1, "settings.precision": "bfloat16"}
-    if asked.quick:
+    if arguments.quick:
         changes |= {
             "settings.steps": 4,
             "settings.finetune_steps": 2,
@@ -44,7 +44,7 @@ def main() -> None:
     else:
         changes |= {"model": "wrn_22_4", "task.size": "null"}
     with tempfile.TemporaryDirectory() as runs:
-        launch = [RAYSEARCH, "launch", "cat_vs_dog", "--data", str(asked.data)]
+        launch = [RAYSEARCH, "launch", "cat_vs_dog", "--data", str(arguments.data)]
         launch += ["--runs", runs]
         for key, value in changes.items():
             launch += ["--set", f"{key}={value}"]

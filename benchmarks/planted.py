@@ -1,15 +1,16 @@
-"""Planted transfer: what share of an oracle's gain does each method get in one run, and what is lost where all harm?
+"""Planted transfer: the share of an oracle's gain that each method gets in one run, and the loss where all tables harm.
 
     python benchmarks/planted.py [--seconds 6] [--draws 0 1 2 3 4 5] [--methods equal gcs gates] [--variants mixed]
 
-Every method gets the steps that take `seconds` of the processor here, by its own seconds a step, measured first; on
-each draw of the tables all begin from one seed. fine_tune and the oracle (equal weights on what helps) set the scale:
+Every method gets as many steps as take `seconds` of CPU time, by its own time per step, which is measured first. On
+each draw of the tables all methods use one seed. The scale is set by fine_tune and by the oracle, which has equal
+weights on the helpful tables:
 
-    share   (method - fine_tune) / (oracle - fine_tune) of R2 on select-dev, best evaluation; BCa interval over draws
-    lost    fine_tune - method where all tables harm, and where all are noise
+    share   (method - fine_tune) / (oracle - fine_tune), of the best R2 on select-dev; BCa interval over draws
+    loss    fine_tune - method where all tables harm, and where all are noise
 
-`searched` is the best on select-dev of PARTS runs with static weights and lambda_e drawn at random, each a PARTS-th of
-the seconds, so that all together take what one run of another method does.
+`searched` is the best on select-dev of SEARCHED_RUNS runs with random static weights and lambda_e. Each has an equal
+part of the seconds, so that together they cost as much as one run of another method.
 """
 
 import argparse
@@ -37,20 +38,20 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.0,
     "objectives_per_step": 0,
 }
-FEWEST = {"probes": 1100}  # steps that a method is measured from, else 44: whole rounds of alphavil and forkmerge
-LONGER = 220  # steps by which it is measured first
+MIN_STEPS = {"probes": 1100}  # of the shorter timing run; else 44, which are whole rounds of alphavil and forkmerge
+MORE_STEPS = 220  # of the first longer timing run
 VARIANTS: dict[str, dict[str, Any]] = {
     "mixed": {"helpful": 4, "harmful": 6},
     "factored": {"helpful": 3, "harmful": 3},
     "all harmful": {"helpful": 0, "harmful": 10},
     "null": {"helpful": 0, "harmful": 0, "unrelated": 10},
 }
-HARMFUL = {  # what the oracle leaves out; it takes part where it is told of any
+HARMFUL = {  # primitives that the oracle excludes; it takes part in these variants only
     "mixed": [f"data.extra_{i}" for i in range(5, 11)],
     "factored": [*(f"data.extra_{i}" for i in range(4, 7)), "transform.shuffle", "output.restore"],
 }
 SPACES = {"factored": ("planted_factored", {"objectives_per_step": 12})}
-DEV = {"meta_batch_size": 28}  # what the dev head leaves of 60 rows
+DEV = {"meta_batch_size": 28}  # the examples that the dev head leaves of 60
 METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "fine_tune": ({"weighting": "end_task_only"}, {}),
     "oracle": ({"weighting": "static"}, {}),
@@ -87,11 +88,11 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         for name in ("mgda", "cagrad", "imtl_g", "upgrad", "dualproj", "config", "fairgrad", "nash_mtl", "gradvac")
     },
 }
-PARTS = 4  # runs of `searched`
+SEARCHED_RUNS = 4
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Scenario:
     """A variant, a draw of its tables, and the folder of prepared data."""
 
     variant: str
@@ -99,105 +100,114 @@ class Drawn:
     folder: Path
 
 
-def plan(name: str, at: Drawn, steps: int, more: dict[str, Any]) -> TrialPlan:
-    """The plan of one run of a method."""
-    (method, own), tables = METHODS[name], VARIANTS[at.variant] | {"draw": at.draw}
-    called, few = SPACES.get(at.variant, ("planted", {}))
-    told = {f"include.{primitive}": False for primitive in HARMFUL[at.variant]} if name == "oracle" else {}
-    given = {**SETTINGS, **few, **told, **own, "steps": steps, "eval_every": max(1, steps // 20), **more}
+def make_plan(name: str, scenario: Scenario, steps: int, overrides: dict[str, Any]) -> TrialPlan:
+    """Returns the plan of one run of a method."""
+    (method, method_settings), tables = METHODS[name], VARIANTS[scenario.variant] | {"draw": scenario.draw}
+    space, space_settings = SPACES.get(scenario.variant, ("planted", {}))
+    excluded = {f"include.{primitive}": False for primitive in HARMFUL[scenario.variant]} if name == "oracle" else {}
+    length = {"steps": steps, "eval_every": max(1, steps // 20)}
+    settings = {**SETTINGS, **space_settings, **excluded, **method_settings, **length, **overrides}
     methods = {"weighting": "static", "surgery": "none", "schedule": "joint"} | method
-    auxiliary = method["weighting"] != "end_task_only"
-    settings = {k: v for k, v in given.items() if uses_setting(methods, k)}
-    declared = {"task": {"kind": "table", "name": "planted", "planted": tables}, "model": MODEL, "method": method}
-    space = {"space": called} if auxiliary else {}
-    search = Search.from_dict({"name": "planted", **declared, **space, "settings": settings})
-    data = at.folder / "-".join(f"{key}{value}" for key, value in tables.items())
+    declaration = {
+        "name": "planted",
+        "task": {"kind": "table", "name": "planted", "planted": tables},
+        "model": MODEL,
+        "method": method,
+        "settings": {key: value for key, value in settings.items() if uses_setting(methods, key)},
+    }
+    if method["weighting"] != "end_task_only":
+        declaration["space"] = space
+    search = Search.from_dict(declaration)
+    data = scenario.folder / "-".join(f"{key}{value}" for key, value in tables.items())
     labels = list(prepare(search.task, search.model.to_plain(), data).labels)
-    return search.resolve("search", {}, number=0, seed=at.draw, data=str(data), labels=labels)
+    return search.resolve("search", {}, number=0, seed=scenario.draw, data=str(data), labels=labels)
 
 
-def steps_within(seconds: float, name: str, at: Drawn) -> int:
-    """The steps of a method that take `seconds` of the processor, setting up included.
+def steps_within(seconds: float, name: str, scenario: Scenario) -> int:
+    """Returns how many steps of a method take `seconds` of CPU time, setup included.
 
-    Along the line through what the fewest take (the faster of two runs, as the first one imports) and what a run takes
-    that is as long as LONGER steps more have it.
+    The time is taken to be linear in the steps, through two points: a short run (the faster of two, because the first
+    one imports modules), and a run of about the resulting length.
     """
-    steps = fewest = FEWEST.get(name, 44)
-    least = min(score(plan(name, at, fewest, {}))[1] for _ in range(2))
-    for more in (LONGER, 0):
+    steps = min_steps = MIN_STEPS.get(name, 44)
+    min_seconds = min(train_once(make_plan(name, scenario, min_steps, {}))[1] for _ in range(2))
+    for more in (MORE_STEPS, 0):
         steps += more
-        taken = score(plan(name, at, steps, {}))[1]
-        steps = max(fewest + 1, round(fewest + (seconds - least) / max(taken - least, 1e-3) * (steps - fewest)))
+        elapsed = train_once(make_plan(name, scenario, steps, {}))[1]
+        steps_per_second = (steps - min_steps) / max(elapsed - min_seconds, 1e-3)
+        steps = max(min_steps + 1, round(min_steps + (seconds - min_seconds) * steps_per_second))
     return steps
 
 
-def score(made: TrialPlan) -> tuple[float, float]:
-    """The best R2 on select-dev, and the seconds of the processor."""
-    begun = time.process_time()
-    with tempfile.TemporaryDirectory() as place:
-        best = max(report.evaluation["score"] for report in train(made, folder=Path(place)))
-    return best, time.process_time() - begun
+def train_once(plan: TrialPlan) -> tuple[float, float]:
+    """Returns the best R2 on select-dev, and the seconds of CPU time."""
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        best = max(report.evaluation["score"] for report in train(plan, folder=Path(folder)))
+    return best, time.process_time() - start
 
 
-def run(name: str, at: Drawn, steps: int) -> tuple[float, float]:
-    """R2 and seconds of one run, or of the best of those that `searched` has instead."""
+def run(name: str, scenario: Scenario, steps: int) -> tuple[float, float]:
+    """Returns R2 and seconds of one run; for `searched`, the best R2 and the total seconds of its runs."""
     if name != "searched":
-        return score(plan(name, at, steps, {}))
-    tried = [score(plan(name, at, steps // PARTS, weights(at, number))) for number in range(PARTS)]
-    return max(r2 for r2, _ in tried), sum(seconds for _, seconds in tried)
+        return train_once(make_plan(name, scenario, steps, {}))
+    steps_each = steps // SEARCHED_RUNS
+    plans = [make_plan(name, scenario, steps_each, random_weights(scenario, i)) for i in range(SEARCHED_RUNS)]
+    results = [train_once(plan) for plan in plans]
+    return max(r2 for r2, _ in results), sum(seconds for _, seconds in results)
 
 
-def weights(at: Drawn, number: int) -> dict[str, Any]:
-    """Static weights of the tables at random, alike in their logarithms, and lambda_e."""
-    chance = random.Random(f"{at.draw} {number}")
-    tables = sum(VARIANTS[at.variant].values())
-    found = {f"weight.data.extra_{i}": 10 ** chance.uniform(-2, 0) for i in range(1, tables + 1)}
-    return found | {"lambda_e": chance.uniform(0.2, 0.95)}
+def random_weights(scenario: Scenario, number: int) -> dict[str, Any]:
+    """Returns random static weights of the tables, uniform in their logarithms, and a random lambda_e."""
+    generator = random.Random(f"{scenario.draw} {number}")
+    tables = sum(VARIANTS[scenario.variant].values())
+    weights = {f"weight.data.extra_{i}": 10 ** generator.uniform(-2, 0) for i in range(1, tables + 1)}
+    return weights | {"lambda_e": generator.uniform(0.2, 0.95)}
 
 
-def said(values: Any, places: int) -> str:
-    """A mean and its interval."""
+def format_interval(values: Any, places: int) -> str:
+    """Returns the mean of the values and its interval."""
     bounds = bootstrap_interval(list(values))
     return f"{np.mean(values):.{places}f}" + (f" [{bounds[0]:.{places}f}, {bounds[1]:.{places}f}]" if bounds else "")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of the processor, for every method")
+    parser.add_argument("--seconds", type=float, default=6.0, help="CPU time of every method")
     parser.add_argument("--draws", type=int, nargs="+", default=range(6))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
-    parser.add_argument("--steps", type=int, default=0, help="the same steps for all, not the same seconds")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        for variant in asked.variants:
-            told = ["oracle"] if variant in HARMFUL else []
-            names = list(dict.fromkeys(["fine_tune", *told, *(n for n in asked.methods if n != "oracle")]))
-            first = Drawn(variant, 0, Path(place))
-            steps = {name: asked.steps or steps_within(asked.seconds, name, first) for name in names}
+    parser.add_argument("--steps", type=int, default=0, help="give all methods so many steps, not the same time")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in arguments.variants:
+            oracle = ["oracle"] if variant in HARMFUL else []
+            names = list(dict.fromkeys(["fine_tune", *oracle, *(n for n in arguments.methods if n != "oracle")]))
+            first = Scenario(variant, 0, Path(folder))
+            steps = {name: arguments.steps or steps_within(arguments.seconds, name, first) for name in names}
             print(f"{variant}, steps: {steps}", flush=True)
             runs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-            for draw in asked.draws:
-                for name, found in runs.items():
-                    found.append(run(name, Drawn(variant, draw, Path(place)), steps[name]))
-                print(
-                    f"draw {draw}: " + ", ".join(f"{name} {found[-1][0]:.3f}" for name, found in runs.items()),
-                    flush=True,
-                )
-            table(variant, runs, steps)
+            for draw in arguments.draws:
+                for name, results in runs.items():
+                    results.append(run(name, Scenario(variant, draw, Path(folder)), steps[name]))
+                scores = ", ".join(f"{name} {results[-1][0]:.3f}" for name, results in runs.items())
+                print(f"draw {draw}: {scores}", flush=True)
+            print_table(variant, runs, steps)
 
 
-def table(variant: str, runs: dict[str, list[tuple[float, float]]], steps: dict[str, int]) -> None:
-    """One line a method, in Markdown."""
-    r2 = {name: np.array([value for value, _ in found]) for name, found in runs.items()}
-    head = "share of the oracle's gain" if "oracle" in r2 else "R2 lost"
+def print_table(variant: str, runs: dict[str, list[tuple[float, float]]], steps: dict[str, int]) -> None:
+    """Prints one line per method, in Markdown."""
+    r2 = {name: np.array([value for value, _ in results]) for name, results in runs.items()}
+    head = "share of the oracle's gain" if "oracle" in r2 else "loss of R2"
     print(f"\n{variant}, {len(r2['fine_tune'])} draws\n\n| method | steps | s | R2 | {head} |")
     print("| --- | --- | --- | --- | --- |")
     for name, values in r2.items():
         loss = r2["fine_tune"] - values
-        shown = said(-loss / (r2["oracle"] - r2["fine_tune"]), 2) if "oracle" in r2 else said(loss, 3)
-        spent = np.mean([seconds for _, seconds in runs[name]])
-        print(f"| {name} | {steps[name]} | {spent:.1f} | {values.mean():.3f} | {shown} |", flush=True)
+        share_or_loss = (
+            format_interval(-loss / (r2["oracle"] - r2["fine_tune"]), 2) if "oracle" in r2 else format_interval(loss, 3)
+        )
+        mean_seconds = np.mean([seconds for _, seconds in runs[name]])
+        print(f"| {name} | {steps[name]} | {mean_seconds:.1f} | {values.mean():.3f} | {share_or_loss} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What the engine costs: milliseconds a trial when a trial does nothing but one all_reduce over two ranks.
+"""The engine's cost per trial, in milliseconds, when a trial does nothing but one all_reduce over two ranks.
 
     python benchmarks/trial_cost.py [TRIALS]
 
-Optuna alone is the floor; Tune with a reused class trainable is what Ray asks for a trial without training; the last
-row is a whole raysearch trial: asked, trained by a two-rank torch process group, recorded durably, told.
+Optuna alone is the lower bound. Ray Tune with a reused class trainable is Ray's cost of a trial without training. The
+last row is a whole raysearch trial: proposed, trained by a two-rank torch process group, recorded durably, reported.
 """
 
-# ruff: noqa: ARG001, ARG002 - what Ray and the fleet call takes more than is looked at
+# ruff: noqa: ARG001, ARG002 - Ray and the worker groups pass arguments that are not used
 import itertools
 import json
 import os
@@ -29,11 +29,11 @@ from raysearch.storage.run import Run
 from raysearch.storage.schemas import Report
 
 DIMENSIONS = ("lr", "head_lr", "weight_decay", "head_weight_decay", "warmup", "dropout", "clip", "batch_size")
-TARGET = 150.0  # ms
+TARGET = 150.0  # ms per trial
 
 
 def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Generator[Report, bool, None]:
-    """A trial that does nothing: one number, summed over the ranks, reported."""
+    """Trains nothing: sums one number over the ranks and reports it."""
     score = float(process_group.sum(torch.tensor(plan.settings["lr"]))) / process_group.world
     evaluation = {
         "step": 1,
@@ -46,8 +46,8 @@ def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Gene
     yield Report(1, evaluation, None, last=True)
 
 
-def declared(folder: Path, trials: int) -> Search:
-    """A search over eight settings, of a task that nobody will look at."""
+def make_search(folder: Path, trials: int) -> Search:
+    """Returns a search over eight settings, of a task that is never used."""
     for split in ("train", "dev"):
         rows = [{"text": f"word{i} word{i % 7}", "label": "ab"[i % 2]} for i in range(40)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -67,17 +67,20 @@ def declared(folder: Path, trials: int) -> Search:
     )
 
 
-def of_optuna(trials: int) -> float:
-    """Plain TPE in memory, ms a trial."""
+def time_optuna(trials: int) -> float:
+    """Returns the ms per trial of plain TPE in memory."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
-    began = time.perf_counter()
+    start = time.perf_counter()
     study.optimize(lambda trial: sum(trial.suggest_float(name, 0.001, 0.9) for name in DIMENSIONS), n_trials=trials)
-    return 1000 * (time.perf_counter() - began) / trials
+    return 1000 * (time.perf_counter() - start) / trials
 
 
-def of_tune(trials: int, folder: Path) -> float:
-    """Ray Tune, one reused class trainable, random search, ms a trial from the first end to the last."""
+def time_tune(trials: int, folder: Path) -> float:
+    """Returns the ms per trial of Ray Tune with one reused class trainable and random search.
+
+    It is measured from the end of the first trial to the end of the last one.
+    """
     import ray
     from ray import tune
 
@@ -110,10 +113,10 @@ def of_tune(trials: int, folder: Path) -> float:
     return 1000 * (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
-def of_raysearch(trials: int, folder: Path) -> tuple[float, float, float]:
-    """Ours: ms a trial from the first commit to the last, median of the gaps, and s until the first one starts."""
+def time_raysearch(trials: int, folder: Path) -> tuple[float, float, float]:
+    """Returns the ms per trial from the first commit to the last, their median, and s until the first trial starts."""
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-    run: Run = launch(declared(folder, trials), progress=False, train="trial_cost:train")
+    run: Run = launch(make_search(folder, trials), progress=False, train="trial_cost:train")
     events = run.events().to_pylist()
     commits = [event["time"].timestamp() for event in events if event["event"] == "committed"]
     first = next(event["time"] for event in events if event["event"] == "started").timestamp()
@@ -122,17 +125,17 @@ def of_raysearch(trials: int, folder: Path) -> tuple[float, float, float]:
 
 
 def main(trials: int) -> None:
-    """Measure all three, print the table, and fail when ours is above its target."""
+    """Measures all three and prints the table; exits with an error if raysearch is above its target."""
     with tempfile.TemporaryDirectory() as folder:
-        plain = of_optuna(trials)
-        tuned = of_tune(trials, Path(folder))
-        mean, median, start = of_raysearch(trials, Path(folder))
+        optuna_ms = time_optuna(trials)
+        tune_ms = time_tune(trials, Path(folder))
+        mean, median, start = time_raysearch(trials, Path(folder))
     print(f"{trials} trials, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}")
-    print(f"{'':<52}{'ms a trial':>12}")
-    print(f"{'Optuna alone (TPE, in memory, no ranks)':<52}{plain:>12.1f}")
-    print(f"{'Ray Tune, class trainable reused (no ranks)':<52}{tuned:>12.1f}")
-    print(f"{'raysearch fleet, 2 DDP ranks, recorded durably':<52}{mean:>12.1f}   median {median:.1f}")
-    print(f"started once: {start:.1f} s from launch to the first trial")
+    print(f"{'':<52}{'ms per trial':>14}")
+    print(f"{'Optuna alone (TPE, in memory, no ranks)':<52}{optuna_ms:>12.1f}")
+    print(f"{'Ray Tune, class trainable reused (no ranks)':<52}{tune_ms:>12.1f}")
+    print(f"{'raysearch, one group of 2 ranks, recorded durably':<52}{mean:>12.1f}   median {median:.1f}")
+    print(f"once per search: {start:.1f} s from launch to the first trial")
     if mean > TARGET:
         sys.exit(f"above the target of {TARGET:.0f} ms")
 
