@@ -1,4 +1,4 @@
-"""Gates, and the dev head that leaves every row out once."""
+"""Gates, and the dev head's leave-one-out errors."""
 
 from pathlib import Path
 

@@ -61,19 +61,19 @@ def test_newton_with_zero_gradient_stays_at_one() -> None:
 
 
 def test_descent_equals_plain_gradient_descent() -> None:
-    problem, seen = quadratic(1), []
+    problem, steps = quadratic(1), []
 
     def gradient(alphas: Tensor, step: int) -> Tensor:
-        seen.append(step)
+        steps.append(step)
         return loss_of(problem, alphas)[1]
 
     by_hand = torch.ones(3, dtype=torch.float64)
     for _ in range(4):
         by_hand = by_hand - 0.01 * loss_of(problem, by_hand)[1]
     assert torch.equal(gradient_descent(gradient, 3, 4, 0.01), by_hand)
-    assert seen == [0, 1, 2, 3]
-    many = gradient_descent(gradient, 3, 4000, 0.02)
-    assert torch.allclose(many, minimum(problem), atol=1e-3)
+    assert steps == [0, 1, 2, 3]
+    converged = gradient_descent(gradient, 3, 4000, 0.02)
+    assert torch.allclose(converged, minimum(problem), atol=1e-3)
 
 
 def test_nelder_mead_approaches_the_minimum() -> None:
@@ -90,18 +90,18 @@ def test_nelder_mead_is_never_worse_than_its_start(points: int) -> None:
 
 
 def test_line_search_uses_the_paper_grid() -> None:
-    tried = []
+    grid = []
 
     def score(alphas: Tensor) -> tuple[float, float]:
-        tried.append(float(alphas[1]))
+        grid.append(float(alphas[1]))
         return -abs(float(alphas[1]) - 0.45), 0.0
 
     assert line_search(score, 2, 5).tolist() == pytest.approx([0.6, 0.4])
-    assert tried == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert grid == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 def reference_greedy(thetas: list[Tensor], performance: object, points: int) -> Tensor:
-    """Algorithm 3 as printed, on parameters; returns the merged ones."""
+    """Returns the merged parameters by Algorithm 3 as printed."""
     assert callable(performance)
     ranked = sorted(thetas, key=performance, reverse=True)
     coefficients = [1.0]

@@ -1,4 +1,4 @@
-"""Probes: what takes part is what a training on it alone has made the body better by."""
+"""Probes: an objective takes part if a training on it alone improves the body."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ GAINS = torch.tensor([[0.5, 0.6, 0.4, 0.5], [0.1, -0.1, 0.3, 0.1], [-1.0, 0, 0, 
 
 
 class FixedGains:
-    """A dev set on which each probe gains what it is said to."""
+    """A dev set on which each probe has a fixed gain."""
 
     def gradient(self, alphas: Tensor, number: int, count: int) -> tuple[float, Tensor]:
         raise AssertionError((alphas, number, count))

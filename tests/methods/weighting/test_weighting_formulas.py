@@ -1,4 +1,4 @@
-"""The field's weightings against their formulas, as plain Python or TorchJD's modules have them."""
+"""Weightings of the literature against their formulas in plain Python, or against TorchJD's modules."""
 
 import math
 from typing import Any
@@ -27,9 +27,9 @@ def make_weighting(name: str, **settings: Any) -> Weighting:
 
 
 def weights(weighting: Weighting, sampled: list[int] | None = None) -> list[float]:
-    """The factors of the end task's gradient and of each objective's."""
-    factors = weighting.coefficients(ALL if sampled is None else sampled)
-    return [factors.end_task, *(factors.aux * factors.objectives).tolist()]
+    """The coefficients of the end task's gradient and of each objective's."""
+    coefficients = weighting.coefficients(ALL if sampled is None else sampled)
+    return [coefficients.end_task, *(coefficients.aux * coefficients.objectives).tolist()]
 
 
 def shares(values: Any) -> list[float]:
@@ -61,14 +61,14 @@ def test_uncertainty_follows_gradient_of_its_objective() -> None:
 
 
 def test_uncertainty_equals_torchjd_at_twice_the_rate() -> None:
-    weighting, theirs = make_weighting("uncertainty", lr_uncertainty=0.05), scalarization.UW(4).double()
+    weighting, reference = make_weighting("uncertainty", lr_uncertainty=0.05), scalarization.UW(4).double()
     for losses in LOSSES:
-        theirs.zero_grad()
-        theirs(tensor(losses)).backward()
+        reference.zero_grad()
+        reference(tensor(losses)).backward()
         weighting.learn(ALL, StepObservation(tensor(losses)))
         with torch.no_grad():
-            theirs.log_var -= 0.1 * theirs.log_var.grad
-    assert weights(weighting) == pytest.approx(shares(torch.exp(-theirs.log_var).tolist()))
+            reference.log_var -= 0.1 * reference.log_var.grad
+    assert weights(weighting) == pytest.approx(shares(torch.exp(-reference.log_var).tolist()))
 
 
 def test_uncertainty_sampled_weights_converge_to_inverse_loss() -> None:
@@ -79,15 +79,15 @@ def test_uncertainty_sampled_weights_converge_to_inverse_loss() -> None:
 
 
 def test_dwa_equals_torchjd_with_window_as_epoch() -> None:
-    weighting, theirs = make_weighting("dwa", dwa_window=2, dwa_temperature=1.5), scalarization.DWA(1.5)
+    weighting, reference = make_weighting("dwa", dwa_window=2, dwa_temperature=1.5), scalarization.DWA(1.5)
     for number in range(9):
         losses = tensor(LOSSES[number % 5]) * (1 + number)
         values = losses.clone().requires_grad_()
-        (expected,) = torch.autograd.grad(theirs(values), values)
+        (expected,) = torch.autograd.grad(reference(values), values)
         assert weights(weighting) == pytest.approx(shares(expected.tolist()))
         weighting.learn(ALL, StepObservation(losses))
         if number % 2:
-            theirs.step()
+            reference.step()
     assert weights(weighting) != pytest.approx([0.25] * 4)
 
 
@@ -101,31 +101,31 @@ def test_dwa_weights_match_hand_values() -> None:
 
 def test_rlw_weights_are_softmax_of_new_gaussians_each_step() -> None:
     weighting = make_weighting("rlw", objectives_per_step=0)
-    generator, again = Generator().manual_seed(3), Generator().manual_seed(3)
-    drawn_weights = []
+    generator, reference_generator = Generator().manual_seed(3), Generator().manual_seed(3)
+    weights_by_step = []
     for _ in range(3):
         sampled = weighting.sample(generator)
-        drawn = torch.randn(4, generator=again, dtype=torch.float64).exp()
-        assert weights(weighting, sampled) == pytest.approx(shares(drawn.tolist()))
-        drawn_weights.append(tuple(weights(weighting)))
-    assert len(set(drawn_weights)) == 3
-    assert weights(weighting, [1]) == pytest.approx(shares([float(drawn[0]), float(drawn[2])]))
+        expected = torch.randn(4, generator=reference_generator, dtype=torch.float64).exp()
+        assert weights(weighting, sampled) == pytest.approx(shares(expected.tolist()))
+        weights_by_step.append(tuple(weights(weighting)))
+    assert len(set(weights_by_step)) == 3
+    assert weights(weighting, [1]) == pytest.approx(shares([float(expected[0]), float(expected[2])]))
 
 
 def test_famo_equals_torchjd_with_losses_around_each_update() -> None:
-    weighting, theirs = (
+    weighting, reference = (
         make_weighting("famo", lr_famo=0.1, famo_decay=0.01),
         scalarization.FAMO(4, lr=0.1, weight_decay=0.01),
     )
-    theirs.double()
+    reference.double()
     for before, after in zip(LOSSES, LOSSES[1:] + LOSSES[:1], strict=True):
         values = tensor(before).requires_grad_()
-        (expected,) = torch.autograd.grad(theirs(values), values)
+        (expected,) = torch.autograd.grad(reference(values), values)
         weighting.learn(ALL, StepObservation(tensor(before)))
         assert weights(weighting) == pytest.approx(shares(expected.tolist()))
         assert sum(weights(weighting)) == pytest.approx(float(expected.sum()))
         weighting.observe_after_update(ALL, tensor(after))
-        theirs.update(tensor(after))
+        reference.update(tensor(after))
     assert weights(weighting) != pytest.approx(shares([1 / loss for loss in LOSSES[-1]]))
 
 
@@ -165,7 +165,7 @@ def test_ol_aux_updates_every_n_steps_from_summed_similarities() -> None:
     weighting = make_weighting("ol_aux", ol_aux_steps=2, lr_ol_aux=0.5, lambda_e=0.4)
     assert weights(weighting) == pytest.approx([0.4, 0.2, 0.2, 0.2])
     for number, values in enumerate([(0.5, -0.5, -2.0), (0.1, -0.1, -2.0), (1.0, 1.0, 1.0)]):
-        assert weighting.required_gradients(number + 1) == GradientQuery(compare="end_task")
+        assert weighting.required_gradients(number + 1) == GradientQuery(compare="end_task", normalise=True)
         weighting.learn(ALL, similarity_observation(*values))
     u = [1 + 0.5 * 0.6, 1 - 0.5 * 0.6, 0.0]  # the third would be -1
     assert weights(weighting) == pytest.approx(shares([0.4, *(0.6 * value / 3 for value in u)]))
@@ -184,7 +184,7 @@ def test_dga_is_exponentiated_gradient_with_moving_average() -> None:
     alpha, average = [1 / 3] * 3, [1 / 3] * 3
     for values in ((0.5, -0.5, 0.1), (0.4, 0.2, -0.3), (1.0, 0.0, 0.0)):
         weighting.learn(ALL, similarity_observation(*values))
-        weighting.learn(ALL, StepObservation(tensor([1.0] * 4)))  # a step between looks
+        weighting.learn(ALL, StepObservation(tensor([1.0] * 4)))  # a step without similarities
         alpha = shares([a * math.exp(0.7 * value) for a, value in zip(alpha, values, strict=True)])
         average = [0.75 * old + 0.25 * new for old, new in zip(average, alpha, strict=True)]
     assert weights(weighting) == pytest.approx([0.6, *(0.4 * a for a in average)])
@@ -240,9 +240,8 @@ def test_auxinash_prefers_helpful_tasks_and_drops_zero_gradients() -> None:
     assert isinstance(weighting, AuxiNash)
     G = torch.diag(tensor([1.0, 4.0, 9.0, 0.0]))
     for _ in range(5):
-        weighting.learn(
-            ALL, StepObservation(tensor([1.0] * 4), GradientSimilarities(tensor([2.0, -3.0, 0.0]), 0.0, 0.0), G)
-        )
+        similarities = GradientSimilarities(tensor([2.0, -3.0, 0.0]), 0.0, 0.0)
+        weighting.learn(ALL, StepObservation(tensor([1.0] * 4), similarities, G))
     assert weighting.p[1] > weighting.p[0] > weighting.p[2]
     assert float(weighting.p.sum()) == pytest.approx(1)
     assert weights(weighting)[3] == 0

@@ -25,27 +25,27 @@ def objective(transform: str = "bert", representation: str = "bidirectional") ->
 OBJECTIVES = tuple(objective(t, r) for t in ("none", "bert") for r in ("bidirectional", "left_to_right"))
 
 
-def scores(*values: float, end_task: float = 0.0, aux: float = 0.0) -> StepObservation:
-    """A step of similarities."""
-    found = GradientSimilarities(torch.tensor(values, dtype=torch.float64), end_task, aux)
+def similarity_observation(*values: float, end_task: float = 0.0, aux: float = 0.0) -> StepObservation:
+    """The observation of a step with these similarities."""
+    similarities = GradientSimilarities(torch.tensor(values, dtype=torch.float64), end_task, aux)
     tasks = torch.arange(1, len(values) + 2, dtype=torch.float64)
-    return StepObservation(tasks.sqrt(), found, torch.diag(tasks))
+    return StepObservation(tasks.sqrt(), similarities, torch.diag(tasks))
 
 
 @pytest.mark.parametrize("name", methods_of("weighting"))
 def test_weighting_coefficients_are_shares(name: str) -> None:
     weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
     sampled = weighting.sample(torch.Generator().manual_seed(0))
-    factors = weighting.coefficients(sampled)
-    assert 0 <= factors.lambda_e <= 1
-    assert len(factors.objectives) == len(sampled)
+    coefficients = weighting.coefficients(sampled)
+    assert 0 <= coefficients.lambda_e <= 1
+    assert len(coefficients.objectives) == len(sampled)
     if sampled:
-        assert float(factors.objectives.sum()) == pytest.approx(1)
-    kinds: dict[tuple[str, str], float] = {}
-    for (kind, stage, _), weight in zip(weighting.names(), weighting.weights().tolist(), strict=True):
-        if kind != "branch":  # as they are: alphas and gains are no shares
-            kinds[kind, stage] = kinds.get((kind, stage), 0) + weight
-    assert all(total == pytest.approx(1) for total in kinds.values())
+        assert float(coefficients.objectives.sum()) == pytest.approx(1)
+    totals: dict[tuple[str, str], float] = {}
+    for (row_type, stage, _), weight in zip(weighting.names(), weighting.weights().tolist(), strict=True):
+        if row_type != "branch":  # alphas and gains are not shares
+            totals[row_type, stage] = totals.get((row_type, stage), 0) + weight
+    assert all(total == pytest.approx(1) for total in totals.values())
 
 
 @pytest.mark.parametrize("name", methods_of("weighting"))
@@ -53,20 +53,20 @@ def test_weighting_continues_from_its_saved_state(name: str, tmp_path: Path) -> 
     make: Callable[[], Static] = lambda: METHODS[name].load()(OBJECTIVES, METHODS[name].settings())  # noqa: E731
     first, second = make(), make()
     sampled = first.sample(torch.Generator().manual_seed(0))
-    seen = scores(*[0.5, -0.2, 0.1, 0.0][: len(sampled)], end_task=0.2, aux=-0.1)
+    observation = similarity_observation(*[0.5, -0.2, 0.1, 0.0][: len(sampled)], end_task=0.2, aux=-0.1)
     for _ in range(40):
-        first.learn(sampled, seen)
-        first.observe_after_update(sampled, seen.losses - 0.1)
+        first.learn(sampled, observation)
+        first.observe_after_update(sampled, observation.losses - 0.1)
     checkpoint.save(tmp_path / "state.safetensors", first.state())
     state = checkpoint.load(tmp_path / "state.safetensors")
     second.load(state)
     assert torch.equal(second.weights(), first.weights())
     for weighting in (first, second):
-        weighting.learn(sampled, seen)
-        weighting.observe_after_update(sampled, seen.losses - 0.2)
+        weighting.learn(sampled, observation)
+        weighting.observe_after_update(sampled, observation.losses - 0.2)
     assert torch.equal(second.weights(), first.weights())
     untouched = make()
-    untouched.load(checkpoint.load(tmp_path / "state.safetensors"))  # what was saved has not moved with the second
+    untouched.load(checkpoint.load(tmp_path / "state.safetensors"))  # the second did not change the loaded state
     third = make()
     third.load(state)
     assert torch.equal(third.weights(), untouched.weights())
@@ -74,16 +74,16 @@ def test_weighting_continues_from_its_saved_state(name: str, tmp_path: Path) -> 
 
 def test_static_weights_are_equal_for_any_sample() -> None:
     weighting = Static(OBJECTIVES, StaticSettings(lambda_e=0.3, objectives_per_step=3))
-    factors = weighting.coefficients([0, 2, 3])
-    assert (factors.end_task, factors.aux) == (0.3, 0.7)
-    assert factors.objectives.tolist() == [1 / 3] * 3
+    coefficients = weighting.coefficients([0, 2, 3])
+    assert (coefficients.end_task, coefficients.aux) == (0.3, 0.7)
+    assert coefficients.objectives.tolist() == [1 / 3] * 3
 
 
 def test_searched_weights_are_shares_of_the_auxiliary_part() -> None:
     weighting = Searched(OBJECTIVES, StaticSettings(lambda_e=0.3), (1.0, 0.0, 3.0, 0.0))
-    factors = weighting.coefficients([0, 1, 2])
-    assert (factors.end_task, factors.aux) == pytest.approx((0.3, 0.7))
-    assert factors.objectives.tolist() == pytest.approx([0.25, 0, 0.75])
+    coefficients = weighting.coefficients([0, 1, 2])
+    assert (coefficients.end_task, coefficients.aux) == pytest.approx((0.3, 0.7))
+    assert coefficients.objectives.tolist() == pytest.approx([0.25, 0, 0.75])
     alone = weighting.coefficients([1, 3])  # none of these has a weight
     assert (alone.end_task, alone.aux) == (1, 0)
 
@@ -91,20 +91,20 @@ def test_searched_weights_are_shares_of_the_auxiliary_part() -> None:
 def test_sampling_without_replacement_reaches_all_objectives() -> None:
     weighting = Static(OBJECTIVES, StaticSettings(objectives_per_step=2))
     generator = torch.Generator().manual_seed(0)
-    seen = [tuple(weighting.sample(generator)) for _ in range(200)]
-    assert all(len(set(sampled)) == 2 for sampled in seen)
-    assert {index for sampled in seen for index in sampled} == set(range(4))
+    samples = [tuple(weighting.sample(generator)) for _ in range(200)]
+    assert all(len(set(sampled)) == 2 for sampled in samples)
+    assert {index for sampled in samples for index in sampled} == set(range(4))
 
 
 def test_aang_starts_uniform_at_the_configured_lambda_e() -> None:
-    factors = Aang(OBJECTIVES, AangSettings(lambda_e=0.8)).coefficients([0, 1, 2])
-    assert factors.lambda_e == pytest.approx(0.8)
-    assert factors.objectives.tolist() == pytest.approx([1 / 3] * 3)
+    coefficients = Aang(OBJECTIVES, AangSettings(lambda_e=0.8)).coefficients([0, 1, 2])
+    assert coefficients.lambda_e == pytest.approx(0.8)
+    assert coefficients.objectives.tolist() == pytest.approx([1 / 3] * 3)
 
 
 def test_aang_factor_moves_by_the_sum_over_its_objectives() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(lr_weights=0.1))
-    weighting.learn([1, 2], scores(0.5, -0.2))  # none/left_to_right gains, bert/bidirectional loses
+    weighting.learn([1, 2], similarity_observation(0.5, -0.2))  # none/left_to_right gains, bert/bidirectional loses
     assert weighting.logits["all"].tolist() == pytest.approx([0, 0.05, -0.02, 0])
     names = weighting.primitives
     assert names["transform"] == ["bert", "none"]
@@ -112,20 +112,20 @@ def test_aang_factor_moves_by_the_sum_over_its_objectives() -> None:
     assert names["representation"] == ["bidirectional", "left_to_right"]
     assert weighting.logits["representation"].tolist() == pytest.approx([-0.02, 0.05])
     assert weighting.logits["data"].tolist() == pytest.approx([0.03])
-    # the objective that was not sampled but shares both gaining factors has gained; that is what factoring is for
+    # the objective that was not sampled gains through both primitives that it shares; this is the point of factoring
     assert weighting.objective_logits()[0].item() == pytest.approx(0.03 + 0.05 - 0.02 + 0.03)
 
 
 def test_aang_unfactored_moves_only_sampled_objectives() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(factored=False))
-    weighting.learn([0], scores(1.0))
+    weighting.learn([0], similarity_observation(1.0))
     assert weighting.objective_logits().tolist() == pytest.approx([0.1, 0, 0, 0])
-    assert {kind for kind, _, _ in weighting.names()} == {"task", "objective"}
+    assert {row_type for row_type, _, _ in weighting.names()} == {"task", "objective"}
 
 
 def test_aang_lambda_e_rises_when_the_auxiliaries_conflict() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(lambda_e=0.5, lr_lambda=0.1))
-    weighting.learn([0], scores(-0.5, end_task=0.6, aux=-0.5))
+    weighting.learn([0], similarity_observation(-0.5, end_task=0.6, aux=-0.5))
     expected = 1 / (1 + math.exp(-0.1 * (0.6 + 0.5)))
     assert weighting.coefficients([0]).lambda_e == pytest.approx(expected)
 
@@ -134,11 +134,8 @@ def test_aang_with_zero_rates_requests_no_meta_gradient() -> None:
     still = Aang(OBJECTIVES, AangSettings(lr_weights=0.0, lr_lambda=0.0))
     assert not any(still.required_gradients(step) for step in range(1, 10))
     every_third = Aang(OBJECTIVES, AangSettings(meta_every=3))
-    assert [step for step in range(1, 10) if every_third.required_gradients(step) == GradientQuery("dev_head")] == [
-        3,
-        6,
-        9,
-    ]
+    query = GradientQuery("dev_head", normalise=True)
+    assert [step for step in range(1, 10) if every_third.required_gradients(step) == query] == [3, 6, 9]
 
 
 def test_aang_score_sums_objective_and_primitive_weights() -> None:
@@ -152,11 +149,11 @@ def test_aang_score_sums_objective_and_primitive_weights() -> None:
 def test_meta_tartan_weights_all_tasks_in_one_softmax() -> None:
     weighting = MetaTartan(OBJECTIVES[:2], MetaTartanSettings(lr_tasks=1.0))
     assert weighting.coefficients([0, 1]).lambda_e == pytest.approx(1 / 3)
-    weighting.learn([0, 1], scores(0.0, -1.0, end_task=1.0))
+    weighting.learn([0, 1], similarity_observation(0.0, -1.0, end_task=1.0))
     z = torch.softmax(torch.tensor([1.0, 0.0, -1.0]), 0)
-    factors = weighting.coefficients([0, 1])
-    assert factors.end_task == pytest.approx(float(z[0]))
-    assert (factors.aux * factors.objectives).tolist() == pytest.approx(z[1:].tolist())
+    coefficients = weighting.coefficients([0, 1])
+    assert coefficients.end_task == pytest.approx(float(z[0]))
+    assert (coefficients.aux * coefficients.objectives).tolist() == pytest.approx(z[1:].tolist())
 
 
 def test_meta_tartan_through_softmax_moves_by_gain_above_mean() -> None:
@@ -165,12 +162,12 @@ def test_meta_tartan_through_softmax_moves_by_gain_above_mean() -> None:
     w, m = torch.softmax(weighting.logits["tasks"], 0), [0.7, 0.2, -0.4]
     mean = sum(float(a) * b for a, b in zip(w, m, strict=True))
     expected = [z + 0.5 * float(a) * (b - mean) for z, a, b in zip([0.3, -0.2, 0.1], w, m, strict=True)]
-    weighting.learn([0, 1], scores(*m[1:], end_task=m[0]))
+    weighting.learn([0, 1], similarity_observation(*m[1:], end_task=m[0]))
     assert weighting.logits["tasks"].tolist() == pytest.approx(expected)
 
 
 def randomise_logits(weighting: Aang) -> None:
-    """Give every factor a number of its own."""
+    """Gives every logit a different number."""
     generator = torch.Generator().manual_seed(3)
     for name in ("all", *STAGES):
         weighting.logits[name] = torch.randn(len(weighting.logits[name]), generator=generator, dtype=torch.float64)
@@ -183,7 +180,7 @@ def test_aang_through_softmax_moves_by_gain_above_mean() -> None:
     w, m = weighting.coefficients([0, 1, 3]).objectives.tolist(), [0.9, -0.3, 0.4]
     mean = sum(a * b for a, b in zip(w, m, strict=True))
     d = dict(zip([0, 1, 3], [a * (b - mean) for a, b in zip(w, m, strict=True)], strict=True))
-    weighting.learn([0, 1, 3], scores(*m, end_task=0.5, aux=0.1))
+    weighting.learn([0, 1, 3], similarity_observation(*m, end_task=0.5, aux=0.1))
     moved = {name: ((weighting.logits[name] - before[name]) / 0.2).tolist() for name in before}
     assert moved["all"] == pytest.approx([d[0], d[1], 0, d[3]])
     assert moved["transform"] == pytest.approx([d[3], d[0] + d[1]])  # bert, none
@@ -194,11 +191,11 @@ def test_aang_through_softmax_moves_by_gain_above_mean() -> None:
 
 def test_aang_scalar_lambda_e_moves_and_stays_in_range() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(lambda_form="scalar", lambda_e=0.6, lr_lambda=0.5))
-    weighting.learn([0], scores(0.0, end_task=0.1, aux=0.3))
+    weighting.learn([0], similarity_observation(0.0, end_task=0.1, aux=0.3))
     assert weighting.lambda_e == pytest.approx(0.5)
     assert weighting.coefficients([0]).end_task == pytest.approx(0.5)
     for end_task, expected in ((9.0, 1.0), (-9.0, 0.0)):
-        weighting.learn([0], scores(0.0, end_task=end_task))
+        weighting.learn([0], similarity_observation(0.0, end_task=end_task))
         assert weighting.lambda_e == expected
         assert weighting.coefficients([0, 1]).aux == 1 - expected
 
@@ -207,9 +204,9 @@ def test_aang_meta_mean_moves_by_the_mean_of_its_steps() -> None:
     weighting = Aang(OBJECTIVES, AangSettings(meta_every=3, meta_mean=True, lr_weights=0.1, factored=False))
     assert all(weighting.required_gradients(step) for step in range(1, 7))
     for value in (0.6, 0.0):
-        weighting.learn([1], scores(value))
+        weighting.learn([1], similarity_observation(value))
         assert weighting.logits["all"].tolist() == [0, 0, 0, 0]
-    weighting.learn([2], scores(0.9))
+    weighting.learn([2], similarity_observation(0.9))
     assert weighting.logits["all"].tolist() == pytest.approx([0, 0.02, 0.03, 0])
     assert weighting.observed_steps == 0
 
@@ -218,36 +215,38 @@ TD_OBJECTIVES = load_space("aang_td").objectives
 
 
 def hierarchical(weighting: Aang, sampled: list[int]) -> tuple[list[float], list[int]]:
-    """Coefficients and rows of 50 by the authors' loops: representations, data, transforms, then W^All + W^O."""
-    of = lambda stage, k: weighting.primitives[stage].index(getattr(weighting.objectives[k], stage))  # noqa: E731
-    order = ("representation", "data", "transform")
-    power = lambda stage, name: math.exp(float(weighting.logits[stage][name]))  # noqa: E731
-    own = {
-        k: math.exp(float(weighting.logits["all"][k] + weighting.logits["output"][of("output", k)])) for k in sampled
-    }
-    coefficients, rows = [], []
+    """Coefficients, and a batch of 50 divided, by the authors' loops over representations, data and transforms."""
+
+    def primitive(stage: str, k: int) -> int:
+        return weighting.primitives[stage].index(getattr(weighting.objectives[k], stage))
+
+    def power(stage: str, number: int) -> float:
+        return math.exp(float(weighting.logits[stage][number]))
+
+    last = {k: power("all", k) * power("output", primitive("output", k)) for k in sampled}
+    coefficients, batch_sizes = [], []
     for k in sampled:
-        siblings, share, left = sampled, 1.0, 50.0
-        for stage in order:
-            names = {of(stage, other) for other in siblings}
-            part = power(stage, of(stage, k)) / sum(power(stage, name) for name in names)
-            siblings = [other for other in siblings if of(stage, other) == of(stage, k)]
-            share, left = share * part, math.ceil(left * part - 1e-9)
-        coefficients.append(share * own[k] / sum(own.values()))
-        rows.append(int(left))
-    return coefficients, rows
+        siblings, share, size = sampled, 1.0, 50.0
+        for stage in ("representation", "data", "transform"):
+            numbers = {primitive(stage, other) for other in siblings}
+            stage_share = power(stage, primitive(stage, k)) / sum(power(stage, number) for number in numbers)
+            siblings = [other for other in siblings if primitive(stage, other) == primitive(stage, k)]
+            share, size = share * stage_share, math.ceil(size * stage_share - 1e-9)
+        coefficients.append(share * last[k] / sum(last.values()))
+        batch_sizes.append(int(size))
+    return coefficients, batch_sizes
 
 
 def test_hierarchical_weights_are_shares_among_siblings() -> None:
     weighting = Aang(TD_OBJECTIVES, AangSettings(weight_form="hierarchical", batch_split="hierarchical", lambda_e=0.6))
     randomise_logits(weighting)
     for sampled in ([0, 3, 4, 11, 12, 20], [7], list(range(24))):
-        expected, rows = hierarchical(weighting, sampled)
-        factors = weighting.coefficients(sampled)
-        assert factors.end_task == pytest.approx(0.6)
-        assert (factors.aux * factors.objectives).tolist() == pytest.approx([0.4 * c for c in expected])
-        assert float(factors.objectives.sum()) == pytest.approx(1)
-        assert weighting.split_batch(sampled, 50) == rows
+        expected, batch_sizes = hierarchical(weighting, sampled)
+        coefficients = weighting.coefficients(sampled)
+        assert coefficients.end_task == pytest.approx(0.6)
+        assert (coefficients.aux * coefficients.objectives).tolist() == pytest.approx([0.4 * c for c in expected])
+        assert float(coefficients.objectives.sum()) == pytest.approx(1)
+        assert weighting.split_batch(sampled, 50) == batch_sizes
     assert weighting.weights()[:2].tolist() == pytest.approx([0.6, 0.4])
 
 
@@ -280,31 +279,31 @@ def test_micro_step_samples_are_averaged_into_one_step() -> None:
     weighting = Aang(OBJECTIVES, settings)
     randomise_logits(weighting)
     training = TrainingSettings(micro_batches=3, aux_batch_size=48)
-    found = sample_tasks(weighting, training, torch.Generator().manual_seed(1))
-    assert len(found.sets) == 3
-    assert found.sampled == sorted(set(itertools.chain(*found.sets)))
-    expected, rows = dict.fromkeys(found.sampled, 0.0), dict.fromkeys(found.sampled, 0)
-    score = weighting.objective_logits()
-    for some in found.sets:
-        power = {k: math.exp(float(score[k])) for k in some}
-        for k in some:
+    tasks = sample_tasks(weighting, training, torch.Generator().manual_seed(1))
+    assert len(tasks.sets) == 3
+    assert tasks.sampled == sorted(set(itertools.chain(*tasks.sets)))
+    expected, batch_sizes = dict.fromkeys(tasks.sampled, 0.0), dict.fromkeys(tasks.sampled, 0)
+    logits = weighting.objective_logits()
+    for sampled_set in tasks.sets:
+        power = {k: math.exp(float(logits[k])) for k in sampled_set}
+        for k in sampled_set:
             expected[k] += power[k] / sum(power.values()) / 3
-            rows[k] += max(1, round(16 * power[k] / sum(power.values())))
-    assert found.coefficients.objectives.tolist() == pytest.approx(list(expected.values()))
-    assert found.batch_sizes == rows
+            batch_sizes[k] += max(1, round(16 * power[k] / sum(power.values())))
+    assert tasks.coefficients.objectives.tolist() == pytest.approx(list(expected.values()))
+    assert tasks.batch_sizes == batch_sizes
     before = weighting.logits["all"].clone()
-    similar = torch.tensor([0.1 * (k + 1) for k in found.sampled], dtype=torch.float64)
-    losses = torch.ones(len(similar) + 1, dtype=torch.float64)
-    weighting.learn(found.sampled, StepObservation(losses, GradientSimilarities(similar, 0.0, 0.0, found.sets)))
-    times = [sum(k in some for some in found.sets) / 3 for k in range(4)]
+    m = torch.tensor([0.1 * (k + 1) for k in tasks.sampled], dtype=torch.float64)
+    losses = torch.ones(len(m) + 1, dtype=torch.float64)
+    weighting.learn(tasks.sampled, StepObservation(losses, GradientSimilarities(m, 0.0, 0.0, tasks.sets)))
+    frequency = [sum(k in sampled_set for sampled_set in tasks.sets) / 3 for k in range(4)]
     moved = (weighting.logits["all"] - before).tolist()
-    assert moved == pytest.approx([0.1 * 0.1 * (k + 1) * times[k] for k in range(4)])
+    assert moved == pytest.approx([0.1 * 0.1 * (k + 1) * frequency[k] for k in range(4)])
 
 
 @pytest.mark.parametrize("name", ["static", "eta_prim", "aang", "meta_tartan"])
 def test_draw_of_a_single_sample_is_unchanged(name: str) -> None:
     weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
-    found = sample_tasks(weighting, TrainingSettings(), torch.Generator().manual_seed(1))
-    assert found.sampled == weighting.sample(torch.Generator().manual_seed(1))
-    assert found.sets == ()
-    assert list(found.batch_sizes) == found.sampled
+    tasks = sample_tasks(weighting, TrainingSettings(), torch.Generator().manual_seed(1))
+    assert tasks.sampled == weighting.sample(torch.Generator().manual_seed(1))
+    assert tasks.sets == ()
+    assert list(tasks.batch_sizes) == tasks.sampled
