@@ -1,4 +1,4 @@
-"""How the command line prints: tables on a terminal, JSON for programs."""
+"""How the command line prints: tables and sentences for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -7,42 +7,46 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raysearch.formatting import format_duration, format_value
+from raysearch.formatting import format_count, format_duration, format_value
 from raysearch.storage.states import ENDED_STATES, RunState
 
-SHORT = 28  # longest text that is never wrapped
-WIDTH = 140  # columns where the output is no terminal
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SHORT = 28  # characters; a column of shorter text is never wrapped
+WIDTH = 140  # characters in a line when the output is not a terminal
 
 
-def as_json(value: Any) -> None:
-    """One JSON value on the standard output; times and the like as text, NaN and infinity as null."""
-    sys.stdout.write(json.dumps(_sound(value), indent=2, ensure_ascii=False, default=str) + "\n")
+def print_json(value: Any) -> None:
+    """Prints one JSON value; NaN and infinity as null, times and other objects as text."""
+    print_line(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
 
 
-def _sound(value: Any) -> Any:
+def _finite(value: Any) -> Any:
+    """Returns the value with null in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {str(key): _sound(part) for key, part in value.items()}
+        return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_sound(part) for part in value]
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def line(text: str) -> None:
-    """One line on the standard output."""
+def print_line(text: str) -> None:
+    """Prints one line."""
     sys.stdout.write(text + "\n")
 
 
-def clear() -> None:
-    """An empty screen."""
+def clear_screen() -> None:
+    """Clears the terminal."""
     sys.stdout.write("\033[2J\033[H")
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Iterable[str] | None = None) -> None:
-    """Rows as a table; numbers right, missing values as -, long text wrapped. Nothing for no rows.
+def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Iterable[str] | None = None) -> None:
+    """Prints rows as a table; numbers to the right, missing values as -, long text wrapped. Prints nothing for no rows.
 
-    Columns that find no room beside the others stand below, the first column again before them.
+    Columns that do not fit beside the others follow in a second table, which repeats the first column.
     """
     if not rows:
         return
@@ -55,45 +59,45 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Iterab
     if not console.is_terminal:
         console.width = WIDTH
     widths = {name: _width(rows, name) for name in (columns if columns is not None else rows[0])}
-    for names in _abreast(widths, console.width):
-        shown = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    for names in _split_columns(widths, console.width):
+        table = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
         for name in names:
-            numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
-            short = widths[name] <= max(SHORT, len(name))
-            shown.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=short)
+            is_numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+            is_short = widths[name] <= max(SHORT, len(name))
+            table.add_column(Text(name), justify="right" if is_numeric else "left", overflow="fold", no_wrap=is_short)
         for row in rows:
-            shown.add_row(*(Text(_text(row.get(name))) for name in names))
-        console.print(shown)
+            table.add_row(*(Text(_text(row.get(name))) for name in names))
+        console.print(table)
         title = ""
 
 
 def _width(rows: Sequence[Mapping[str, Any]], name: str) -> int:
-    """Signs that a column takes, its head included."""
+    """Returns the width of a column in characters, with its head."""
     return max(len(name), *(len(_text(row.get(name))) for row in rows))
 
 
-def _abreast(widths: Mapping[str, int], room: int) -> list[list[str]]:
-    """The columns that stand beside each other, the first one at the head of each group; long text may be wrapped."""
-    first, *rest = widths
+def _split_columns(widths: Mapping[str, int], room: int) -> list[list[str]]:
+    """Returns groups of columns that fit into `room` characters; each group begins with the first column."""
+    first, *others = widths
     groups = [[first]]
-    for name in rest:
-        taken = 1 + sum(3 + min(widths[each], max(SHORT, len(each))) for each in (*groups[-1], name))
-        if taken > room and len(groups[-1]) > 1:
+    for name in others:
+        needed = 1 + sum(3 + min(widths[each], max(SHORT, len(each))) for each in (*groups[-1], name))
+        if needed > room and len(groups[-1]) > 1:
             groups.append([first])
         groups[-1].append(name)
     return groups
 
 
-def facts(about: Mapping[str, Any]) -> None:
-    """Names and values, one a line, values of several lines under each other."""
-    width = max(map(len, about), default=0) + 2
-    for key, value in about.items():
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Prints one name and value per line; further lines of a value are aligned with its first."""
+    width = max(map(len, facts), default=0) + 2
+    for name, value in facts.items():
         for number, part in enumerate(_text(value).splitlines() or [""]):
-            line(f"{'' if number else key:<{width}}{part}".rstrip())
+            print_line(f"{'' if number else name:<{width}}{part}".rstrip())
 
 
 def _text(value: Any) -> str:
-    """Returns a value as short text; a column that holds JSON is read first."""
+    """Returns a value as short text; a text that holds a JSON object is parsed first."""
     if isinstance(value, str) and value.startswith("{"):
         with suppress(json.JSONDecodeError):
             return format_value(json.loads(value))
@@ -103,33 +107,67 @@ def _text(value: Any) -> str:
 # ---- searches and runs ----
 
 
-def resources(found: Mapping[str, Any]) -> str:
-    """What a trial takes, in a line."""
-    workers = f"{found['workers']} workers x " if found["workers"] > 1 else ""
-    gpus = f" and {found['gpus']:g} GPUs" if found["gpus"] else ""
-    return f"resources: a trial takes {workers}{found['cpus']:g} CPU cores{gpus}; {found['at_once']} at a time here"
+def print_outline(outline: Mapping[str, Any]) -> None:
+    """Prints the one line with which `check` confirms a search."""
+    arms = ", ".join(f"{arm['configurations'] or 'any'} of {arm['arm']}" for arm in outline["arms"])
+    spaces = ", ".join(f"{name} ({count})" for name, count in outline["spaces"].items()) or "no space"
+    print_line(f"ok: {outline['name']}: {arms}; {spaces}; task {outline['task']}, {outline['metric']}")
 
 
-def standings(found: Sequence[Mapping[str, Any]]) -> None:
-    """A row for each run, given their `status()`."""
-    rows: list[dict[str, Any]] = []
-    for about in found:
-        counts = {str(state): sum(arm[state] for arm in about["arms"].values()) for state in ENDED_STATES}
-        best = about["best"] or {}
-        rows.append({"run": about["name"], "state": about["state"], **counts, about["metric"]: best.get("score")})
-    table(rows, columns=dict.fromkeys(key for row in rows for key in row))
+def print_dry_run(outline: Mapping[str, Any], seconds: float | None) -> None:
+    """Prints what a search would do; `seconds` is the limit of its budget."""
+    spaces = ", ".join(f"{name} ({count} objectives)" for name, count in outline["spaces"].items()) or "no space"
+    print_line(
+        f"{outline['name']}: task {outline['task']}, {outline['metric']}; {spaces}; sampler {outline['sampler']}"
+    )
+    print_table(outline["arms"])
+    names = dict.fromkeys(name for trial in outline["first"] for name in trial)
+    print_table(outline["first"], title="first trials", columns=names)
+    print_line(_resources(outline["resources"]))
+    estimate = outline["estimate"]
+    time = f"about {format_duration(estimate['seconds'])}" if estimate["seconds"] else f"unknown: {estimate['why']}"
+    limit = f"; no new configuration after {format_duration(seconds)}" if seconds else ""
+    print_line(f"trials: {outline['trials'] or 'as many as the time allows'}; time: {time}{limit}")
 
 
-def standing(found: Mapping[str, Any]) -> None:
-    """How far one run is, given its `status()`."""
-    left, best = found["left"], found["best"]
-    said = [f"{found['name']}: {found['state']}, {format_duration(found['seconds'])} spent"]
-    if found["state"] != RunState.FINISHED:
-        said += [f"{left['trials']} configurations left"] if left["trials"] is not None else []
-        said += [f"{format_duration(left['seconds'])} left"] if left["seconds"] is not None else []
-    line("; ".join(said))
-    table([{"arm": arm, **counts} for arm, counts in found["arms"].items()])
+def _resources(resources: Mapping[str, Any]) -> str:
+    workers = f"{resources['workers']} workers x " if resources["workers"] > 1 else ""
+    gpus = f" and {resources['gpus']:g} GPUs" if resources["gpus"] else ""
+    return (
+        f"resources: a trial takes {workers}{resources['cpus']:g} CPU cores{gpus}; "
+        f"{resources['at_once']} at a time on this machine"
+    )
+
+
+def print_status(status: Mapping[str, Any]) -> None:
+    """Prints how far one run is, given its `status()`."""
+    left, best = status["left"], status["best"]
+    parts = [f"{status['name']}: {status['state']}, {format_duration(status['seconds'])} spent"]
+    if status["state"] != RunState.FINISHED:
+        parts += [f"{format_count(left['trials'], 'configuration')} left"] if left["trials"] is not None else []
+        parts += [f"{format_duration(left['seconds'])} left"] if left["seconds"] is not None else []
+    print_line("; ".join(parts))
+    print_table([{"arm": arm, **counts} for arm, counts in status["arms"].items()])
     if best:
-        line(f"best {found['metric']} {best['score']:.4f} at step {best['best_step']}: {best['trial_id']}")
+        print_line(f"best {status['metric']} {best['score']:.4f} at step {best['best_step']}: {best['trial_id']}")
         if best["params"]:
-            line(f"  {_text(best['params'])}")
+            print_line(f"  {_text(best['params'])}")
+
+
+def print_statuses(statuses: Sequence[Mapping[str, Any]]) -> None:
+    """Prints one row per run, given each run's `status()`."""
+    rows: list[dict[str, Any]] = []
+    for status in statuses:
+        counts = {str(state): sum(arm[state] for arm in status["arms"].values()) for state in ENDED_STATES}
+        score = (status["best"] or {}).get("score")
+        rows.append({"run": status["name"], "state": status["state"], **counts, status["metric"]: score})
+    print_table(rows, columns=dict.fromkeys(name for row in rows for name in row))
+
+
+def print_answer(name: str, answer: pa.Table, run: str, limit: int | None) -> None:
+    """Prints the first `limit` rows of a report's answer, or all; columns without any value are left out."""
+    head = answer if limit is None else answer.slice(0, limit)
+    columns = [column for column in answer.column_names if answer[column].null_count < len(answer)]
+    print_table(head.to_pylist(), title=name, columns=columns)
+    if len(answer) > len(head):
+        print_line(f"  {format_count(len(answer) - len(head), 'more row')}: raysearch analyze {run} {name}\n")

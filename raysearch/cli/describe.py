@@ -28,7 +28,8 @@ def listing(kind: str) -> list[Row]:
     """A row for each thing of a kind; SpecError for an unknown kind."""
     listings: dict[str, Callable[[], list[Row]]] = {
         "spaces": lambda: [_space_row(name) for name in catalog.names("spaces")],
-        "trials": lambda: [_search_row(name) for name in catalog.names("trials")],
+        "searches": lambda: [_search_row(name) for name in catalog.names("trials")],
+        "trials": lambda: [_search_row(name) for name in catalog.names("trials")],  # as they were called
         "reports": lambda: [{"report": name, "answers": _title("reports", name)} for name in catalog.names("reports")],
         "methods": lambda: [{k: v for k, v in _method(name).items() if k != "settings"} for name in METHODS],
         "settings": lambda: [_setting(name) for name in SETTINGS],

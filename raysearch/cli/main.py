@@ -1,7 +1,8 @@
-"""The command line: a verb parses, calls one function and prints.
+"""The command line: a verb parses its arguments, calls one function and prints the result.
 
-Exit codes: 0 ok, 1 failed, 2 usage or declaration. An error is one line on the standard error; RAYSEARCH_DEBUG=1 shows
-where it came from. Whatever needs ray or torch is imported by the verb that needs it.
+Exit codes: 0 for success, 1 for a failure, 2 for a wrong argument or declaration, 130 for an interruption. An error is
+one line on the standard error; RAYSEARCH_DEBUG=1 adds the traceback. Each verb imports what it needs, so that a verb
+that needs neither ray nor torch starts at once.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ import typer
 
 from raysearch.cli import console
 from raysearch.errors import RunError, SpecError
+from raysearch.storage.states import RunState
 
 if TYPE_CHECKING:
     from raysearch.config.loading import ParsedSearch
-from raysearch.formatting import format_duration
-from raysearch.storage.states import RunState
 
 app = typer.Typer(
     name="raysearch",
@@ -31,146 +31,140 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-HEAD = 12  # rows of a report that are printed when no report is named
+FIRST_ROWS = 12  # rows of each report that are printed when no report is named
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="a search of the catalog by name, or a YAML file by path")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="A search of the catalog by its name, or a YAML file.")]
 SchemaName = Literal["search", "space"]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="a run by its name, or its folder")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="replace a value; null takes it out")]
-Runs = Annotated[Path | None, typer.Option("--runs", envvar="RAYSEARCH_RUNS", help="folder of runs")]
-Data = Annotated[Path | None, typer.Option("--data", envvar="RAYSEARCH_DATA", help="folder of data sets")]
-Address = Annotated[str | None, typer.Option(metavar="auto|HOST:PORT", help="a running Ray cluster to join")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A run by its name, or its folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the search; null removes it."),
+]
+Runs = Annotated[Path | None, typer.Option("--runs", envvar="RAYSEARCH_RUNS", help="The folder of runs.")]
+Data = Annotated[Path | None, typer.Option("--data", envvar="RAYSEARCH_DATA", help="The folder of data sets.")]
+Address = Annotated[
+    str | None, typer.Option(metavar="auto|HOST:PORT", help="Join the Ray cluster that runs at this address.")
+]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
-        console.line(f"raysearch {version('raysearch')}")
+        console.print_line(f"raysearch {version('raysearch')}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="say which")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Search objective spaces for auxiliary learning, on Ray."""
+    """Searches objective spaces for auxiliary learning, on Ray."""
 
 
 @app.command()
 def check(file: File, overrides: Set = None, address: Address = None, json: Json = False) -> None:
-    """Refuse what cannot work in a search or a space, or say in a line what it is.
+    """Checks a search or a space: prints one line that describes it, or the first error in it.
 
-    With an address, what this machine lacks is not held against it.
+    With --address the resources of this machine are not checked.
     """
     from raysearch.modalities.loading import load_space
     from raysearch.search.dry_run import outline
 
     if Path(file).parent.name == "spaces":
         space = load_space(file)
-        about = {"space": space.name, "objectives": len(space.objectives)}
-        console.as_json(about) if json else console.line(f"ok: {space.name}: {about['objectives']} objectives")
+        count = len(space.objectives)
+        if json:
+            console.print_json({"space": space.name, "objectives": count})
+        else:
+            console.print_line(f"ok: {space.name}: {count} objectives")
         return
-    found = outline(_load(file, overrides, local=address is None).search)
-    if json:
-        console.as_json(found)
-        return
-    arms = ", ".join(f"{arm['configurations'] or 'any'} of {arm['arm']}" for arm in found["arms"])
-    spaces = ", ".join(f"{name} ({count})" for name, count in found["spaces"].items()) or "no space"
-    console.line(f"ok: {found['name']}: {arms}; {spaces}; task {found['task']}, {found['metric']}")
+    summary = outline(_load_search(file, overrides, local=address is None).search)
+    console.print_json(summary) if json else console.print_outline(summary)
 
 
 @app.command()
 def plan(
     file: File,
     overrides: Set = None,
-    first: Annotated[int, typer.Option(help="how many trials to show")] = 5,
+    first: Annotated[int, typer.Option(help="The number of trials to show.")] = 5,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Show what a search would do: arms, counts, first trials, resources, time. Starts nothing."""
+    """Shows what a search would do: arms, counts, first trials, resources and time. It starts nothing."""
     from raysearch.search import dry_run
 
-    search = _load(file, overrides).search
-    found = dry_run.outline(search)
+    search = _load_search(file, overrides).search
+    summary = dry_run.outline(search)
     plans = dry_run.first_plans(search, first)
-    found["first"] = [{"trial": plan.trial_id, **plan.params} for plan in plans]
-    found["estimate"] = dry_run.estimate(search, runs or Path(search.runs))
-    if json:
-        console.as_json(found)
-        return
-    spaces = ", ".join(f"{name} ({count} objectives)" for name, count in found["spaces"].items()) or "no space"
-    console.line(f"{search.name}: task {search.task.name}, {search.task.metric}; {spaces}; sampler {search.sampler}")
-    console.table(found["arms"])
-    console.table(found["first"], title="first trials", columns=dict.fromkeys(key for t in found["first"] for key in t))
-    console.line(console.resources(found["resources"]))
-    time_limit = f"no new configuration after {format_duration(search.budget.seconds)}" if search.budget.seconds else ""
-    expected = found["estimate"]
-    known = f"about {format_duration(expected['seconds'])}" if expected["seconds"] else f"unknown: {expected['why']}"
-    console.line(f"trials: {found['trials'] or 'as many as the time allows'}; time: {known}; {time_limit}".rstrip("; "))
+    summary["first"] = [{"trial": plan.trial_id, **plan.params} for plan in plans]
+    summary["estimate"] = dry_run.estimate(search, runs or Path(search.runs))
+    console.print_json(summary) if json else console.print_dry_run(summary, search.budget.seconds)
 
 
 @app.command()
 def launch(
     file: File,
     address: Address = None,
-    name: Annotated[str | None, typer.Option(help="of the run; the file's name, unless said")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the run; by default that of the file.")] = None,
     data: Data = None,
     overrides: Set = None,
-    fork: Annotated[str | None, typer.Option(metavar="NAME", help="begin a new run beside one that differs")] = None,
-    extend: Annotated[bool, typer.Option("--extend", help="go on with a changed declaration")] = False,
-    executor: Annotated[str | None, typer.Option(help="fleet, train_run or in_process")] = None,
+    fork: Annotated[str | None, typer.Option(metavar="NAME", help="Start another run, of this name.")] = None,
+    extend: Annotated[bool, typer.Option("--extend", help="Continue the run with a changed search.")] = False,
+    executor: Annotated[str | None, typer.Option(help="Where trials run: fleet, train_run or in_process.")] = None,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Run a search; a run that is there already is continued."""
-    given = [*(overrides or []), *([f"executor={executor}"] if executor else [])]
-    parsed = _load(file, given, local=address is None)
+    """Runs a search. A run that exists already is resumed."""
+    settings = [*(overrides or []), *([f"executor={executor}"] if executor else [])]
+    parsed = _load_search(file, settings, local=address is None)
     parsed = replace(parsed, search=replace(parsed.search, runs=str(runs))) if runs else parsed
     from raysearch.search.launch import launch as start
 
     run = start(parsed, name=name, address=address, data_root=data, fork=fork, extend=extend, progress=not json)
-    _ended(run, json)
+    _print_outcome(run, json)
 
 
 @app.command()
 def resume(name: Name, address: Address = None, data: Data = None, runs: Runs = None, json: Json = False) -> None:
-    """Go on with a run that was interrupted, as it was declared."""
+    """Resumes a run that was interrupted, with the search that it stores."""
     from raysearch.search.resume import load_stored_search
     from raysearch.storage.run import open_run
 
-    folder = open_run(name, _runs(runs)).path.resolve()
+    folder = open_run(name, _runs_folder(runs)).path.resolve()
     search = load_stored_search(folder)
     if search is None:
-        raise RunError(f"{folder} was never begun (it has no search.json); launch its search again")
+        raise RunError(f"{folder} has no search.json, because its search was never started; launch the search again")
     from raysearch.search.launch import launch as start
 
     search = replace(search, runs=str(folder.parent))
     run = start(search, name=folder.name, address=address, data_root=data, progress=not json)
-    _ended(run, json)
+    _print_outcome(run, json)
 
 
 @app.command()
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="a run; all of them, unless said")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="again every two seconds until it ends")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A run; by default all runs.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat every two seconds until the run ends.")] = False,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Show how far runs are; reads tables only."""
+    """Shows how far runs are. It only reads their tables."""
     from raysearch.storage.run import open_run
 
     if name is None:
-        _every_run(_runs(runs), json)
+        _print_runs(_runs_folder(runs), json)
         return
-    run = open_run(name, _runs(runs))
+    run = open_run(name, _runs_folder(runs))
     while True:
-        found = run.status()
+        summary = run.status()
         if watch and not json and sys.stdout.isatty():
-            console.clear()
-        console.as_json(found) if json else console.standing(found)
-        if not watch or found["state"] != RunState.RUNNING:
+            console.clear_screen()
+        console.print_json(summary) if json else console.print_status(summary)
+        if not watch or summary["state"] != RunState.RUNNING:
             return
         time.sleep(2)
 
@@ -178,134 +172,136 @@ def status(
 @app.command()
 def analyze(
     name: Name,
-    reports: Annotated[list[str] | None, typer.Argument(metavar="[REPORT]...", help="some reports only")] = None,
-    final: Annotated[bool, typer.Option("--final", help="first score test for every arm, noted in the run")] = False,
+    reports: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[REPORT]...", help="Only these: names or SQL files."),
+    ] = None,
+    final: Annotated[bool, typer.Option("--final", help="First score every arm on the test split.")] = False,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Print a run's reports and write report.html beside its tables."""
+    """Prints a run's reports and writes report.html into its folder."""
     from raysearch.reports import page, query
     from raysearch.storage.run import open_run
 
-    run = open_run(name, _runs(runs))
+    run = open_run(name, _runs_folder(runs))
     if final:
         from raysearch.export.test_split import score_arms_on_test
 
         for trial_id, score, retrained in score_arms_on_test(run):
             if not json:
-                console.line(f"test {score:.4f}  {trial_id}{'  (trained again)' if retrained else ''}")
-    tables = query.analyze(run, reports or None)
+                console.print_line(f"test {score:.4f}  {trial_id}{'  (trained again)' if retrained else ''}")
+    answers = query.analyze(run, reports or None)
     file = page.write_html(run, reports or ())
     if json:
-        console.as_json({"report": str(file), "tables": {key: rows.to_pylist() for key, rows in tables.items()}})
+        console.print_json({"report": str(file), "tables": {key: rows.to_pylist() for key, rows in answers.items()}})
         return
-    for key, rows in tables.items():
-        head = rows if reports else rows.slice(0, HEAD)
-        said = [column for column in rows.column_names if rows[column].null_count < len(rows)]
-        console.table(head.to_pylist(), title=key, columns=said)
-        if len(rows) > len(head):
-            console.line(f"  and {len(rows) - len(head)} more rows: raysearch analyze {run.name} {key}\n")
-    console.line(f"report   {file}")
+    for key, answer in answers.items():
+        console.print_answer(key, answer, run.name, None if reports else FIRST_ROWS)
+    console.print_line(f"report   {file}")
 
 
 @app.command()
 def export(
     name: Name,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="where to write; must not be there yet")],
-    trial: Annotated[str, typer.Option(help="best, the name of an arm for its best, or a trial's id")] = "best",
-    verify: Annotated[bool, typer.Option("--verify", help="train it again and compare; exit 1 if it differs")] = False,
-    test: Annotated[bool, typer.Option(help="score the test split, which is noted in the run")] = True,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
+    trial: Annotated[str, typer.Option(help="best, an arm's name for its best trial, or the id of a trial.")] = "best",
+    verify: Annotated[bool, typer.Option("--verify", help="Train it again; exit with 1 if it differs.")] = False,
+    test: Annotated[bool, typer.Option(help="Score the test split; the run records the access.")] = True,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Write a trial as a Hugging Face model, with its configuration and a card."""
+    """Writes a trial's model, its configuration and a model card to a folder."""
     from raysearch.export.exporter import export as write
     from raysearch.storage.run import open_run
 
-    found = asdict(write(open_run(name, _runs(runs)), folder, trial=trial, verify=verify, test=test))
-    verified = found.pop("verified")
+    outcome = asdict(write(open_run(name, _runs_folder(runs)), folder, trial=trial, verify=verify, test=test))
+    verified = outcome.pop("verified")
     if json:
-        console.as_json({**found, "verified": verified})
+        console.print_json({**outcome, "verified": verified})
     else:
-        console.facts(found | ({f"again: {key}": value for key, value in verified.items()} if verified else {}))
+        console.print_facts(outcome | {f"second training: {key}": value for key, value in (verified or {}).items()})
     if verified and not verified["same_score"]:
-        raise RunError(f"{found['trial_id']} came out otherwise when it was trained again: {verified['score']:.4f}")
+        raise RunError(f"{outcome['trial_id']} has another score after a second training: {verified['score']:.4f}")
 
 
 @app.command(name="ls")
 def list_(
-    kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="spaces, trials, reports, runs, methods, settings or profiles")
+    category: Annotated[
+        str,
+        typer.Argument(metavar="KIND", help="spaces, searches, reports, runs, methods, settings or profiles."),
     ],
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """List what there is of a kind."""
+    """Lists spaces, searches, reports, runs, methods, settings or profiles."""
     from raysearch.cli import describe
 
-    if kind == "runs":
-        _every_run(_runs(runs), json)
+    if category == "runs":
+        _print_runs(_runs_folder(runs), json)
         return
-    rows = describe.listing(kind)
-    console.as_json(rows) if json else console.table(rows)
+    rows = describe.listing(category)
+    console.print_json(rows) if json else console.print_table(rows)
 
 
 @app.command()
 def show(
-    thing: Annotated[str, typer.Argument(help="a space, search, report, method, setting, primitive or key")],
+    thing: Annotated[str, typer.Argument(help="A space, search, report, method, setting, primitive or key.")],
     why_not: Annotated[
         str | None,
-        typer.Option(metavar="OBJECTIVE", help="of a space: why data/transform/representation/output is out"),
+        typer.Option(
+            metavar="OBJECTIVE", help="Say why a space excludes this objective (data/transform/representation/output)."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what a thing is."""
+    """Describes a space, search, report, method, setting, primitive or key of a search."""
     from raysearch.cli import describe
 
-    found = describe.described(thing) if why_not is None else [describe.why_not(thing, why_not)]
+    descriptions = describe.described(thing) if why_not is None else [describe.why_not(thing, why_not)]
     if json:
-        console.as_json(found)
+        console.print_json(descriptions)
         return
-    for number, about in enumerate(found):
+    for number, facts in enumerate(descriptions):
         if number:
-            console.line("")
-        if "space" in about and "objectives" in about:
-            known = about["named"]
-            about = about | {"objectives": "\n".join(f"{o:<50} {known.get(o, '')}" for o in about["objectives"])}
-            about["named"] = f"{len(known)} of {about['count']} in the literature"
-        console.facts(about)
+            console.print_line("")
+        if "space" in facts and "objectives" in facts:
+            names = facts["named"]
+            facts = facts | {"objectives": "\n".join(f"{o:<50} {names.get(o, '')}" for o in facts["objectives"])}
+            facts["named"] = f"{len(names)} of {facts['count']} in the literature"
+        console.print_facts(facts)
 
 
 @app.command()
 def schema(
-    file: Annotated[SchemaName, typer.Argument(help="the kind of file")] = "search",
+    file: Annotated[SchemaName, typer.Argument(help="The kind of file.")] = "search",
 ) -> None:
-    """Print the JSON Schema of a search or space file, for an editor."""
+    """Prints the JSON Schema of a search or space file, for an editor."""
     from raysearch.config.json_schema import search_schema, space_schema
 
-    console.as_json(search_schema() if file == "search" else space_schema())
+    console.print_json(search_schema() if file == "search" else space_schema())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: runs a verb and exits with 0, 1 or 2; 130 when interrupted."""
+    """Runs a verb and exits with its exit code."""
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
-        if code == INTERRUPTED:  # typer has swallowed the KeyboardInterrupt
-            _failed("interrupted", code)
+        if code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
+            _print_error("interrupted", code)
     except typer.TyperException as error:
-        code = _failed(error.format_message(), error.exit_code)
+        code = _print_error(error.format_message(), error.exit_code)
     except SpecError as error:
-        code = _failed(str(error), 2)
+        code = _print_error(str(error), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (KeyboardInterrupt, typer.Abort):
-        code = _failed("interrupted", INTERRUPTED)
+        code = _print_error("interrupted", INTERRUPTED)
     except RunError as error:
-        code = _failed(str(error), 1)
+        code = _print_error(str(error), 1)
     except Exception as error:
-        code = _failed(f"{type(error).__name__}: {error} (RAYSEARCH_DEBUG=1 shows where)", 1)
+        code = _print_error(f"{type(error).__name__}: {error} (RAYSEARCH_DEBUG=1 shows where)", 1)
     code = code if isinstance(code, int) else 0
     cluster = sys.modules.get("raysearch.executors.ray_cluster")
     if cluster is not None and cluster.has_train_runs():  # do not wait for a trial that has not stopped in time
@@ -314,8 +310,8 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _failed(problem: str, code: int) -> int:
-    """Say the problem in one line; the traceback first where it is wanted."""
+def _print_error(problem: str, code: int) -> int:
+    """Prints the problem as one line, after the traceback if RAYSEARCH_DEBUG asks for it, and returns the exit code."""
     if os.environ.get("RAYSEARCH_DEBUG", "0") not in ("", "0"):
         import traceback
 
@@ -325,11 +321,12 @@ def _failed(problem: str, code: int) -> int:
     return code
 
 
-def _load(file: str, given: list[str] | None, *, local: bool = True) -> ParsedSearch:
+def _load_search(file: str, settings: list[str] | None, *, local: bool = True) -> ParsedSearch:
+    """Returns the parsed search with the values of `--set`; `local`: it has to fit this machine."""
     from raysearch.config.loading import load_file
 
     overrides = {}
-    for text in given or []:
+    for text in settings or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise SpecError("must be KEY=VALUE", file=f"--set {text}")
@@ -337,27 +334,29 @@ def _load(file: str, given: list[str] | None, *, local: bool = True) -> ParsedSe
     return load_file(file, overrides, local=local)
 
 
-def _runs(given: Path | None) -> Path:
-    return given or Path("runs")
+def _runs_folder(folder: Path | None) -> Path:
+    return folder or Path("runs")
 
 
-def _every_run(folder: Path, json: bool) -> None:
+def _print_runs(folder: Path, json: bool) -> None:
+    """Prints the status of every run of a folder."""
     from raysearch.storage.run import open_run, run_names
 
-    found = [open_run(name, folder).status() for name in run_names(folder)]
+    statuses = [open_run(name, folder).status() for name in run_names(folder)]
     if json:
-        console.as_json(found)
-    elif found:
-        console.standings(found)
+        console.print_json(statuses)
+    elif statuses:
+        console.print_statuses(statuses)
     else:
-        console.line(f"no runs in {folder}")
+        console.print_line(f"no runs in {folder}")
 
 
-def _ended(run: Any, json: bool) -> None:
-    """Say how a launched run stands; exit 1 when it has no trial with a score."""
-    found = run.status()
-    console.as_json(found) if json else console.standing(found)
-    if found["best"] is None:
-        raise RunError(f"{found['name']}: no trial has ended with a score; see `raysearch analyze {found['name']}`")
+def _print_outcome(run: Any, json: bool) -> None:
+    """Prints the status of a run that was launched; raises RunError when no trial has a score."""
+    summary = run.status()
+    console.print_json(summary) if json else console.print_status(summary)
+    name = summary["name"]
+    if summary["best"] is None:
+        raise RunError(f"{name}: no trial has ended with a score; see `raysearch analyze {name}`")
     if not json:
-        console.line(f"next: raysearch analyze {found['name']}")
+        console.print_line(f"next: raysearch analyze {name}")

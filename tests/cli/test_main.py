@@ -329,14 +329,14 @@ def test_export_prints_scores_and_fails_if_verify_differs(run_cli: Any, monkeypa
     result = run_cli("export", "first", "out", "--trial", "fine_tune", "--verify", "--no-test", "--json")
     assert result.code == 1
     assert result.json["verified"]["score"] == 0.2
-    assert result.err == "raysearch: search-0 came out otherwise when it was trained again: 0.2000\n"
+    assert result.err == "raysearch: search-0 has another score after a second training: 0.2000\n"
     assert (calls[1]["trial"], calls[1]["verify"], calls[1]["test"]) == ("fine_tune", True, False)
 
 
 # ---- ls and show ----
 
 
-@pytest.mark.parametrize("kind", ["spaces", "trials", "reports", "methods", "settings"])
+@pytest.mark.parametrize("kind", ["spaces", "searches", "reports", "methods", "settings"])
 def test_ls_lists_every_category(run_cli: Any, kind: str) -> None:
     rows = run_cli("ls", kind, "--json").json
     names = [next(iter(row.values())) for row in rows]
@@ -344,8 +344,12 @@ def test_ls_lists_every_category(run_cli: Any, kind: str) -> None:
     assert names[0] in run_cli("ls", kind).out
 
 
+def test_ls_trials_is_another_name_of_searches(run_cli: Any) -> None:
+    assert run_cli("ls", "trials").out == run_cli("ls", "searches").out
+
+
 def test_show_describes_everything_that_ls_lists(run_cli: Any) -> None:
-    for kind in ("spaces", "trials", "reports", "methods", "settings"):
+    for kind in ("spaces", "searches", "reports", "methods", "settings"):
         for about in run_cli("ls", kind, "--json").json:
             named, name = next(iter(about.items()))
             assert any(parsed.get(named) == name for parsed in run_cli("show", name, "--json").json)
@@ -400,18 +404,18 @@ def test_public_names_are_imported_lazily() -> None:
 def test_table_cell_shows_the_values_of_a_json_column(
     capsys: pytest.CaptureFixture[str], value: str, text: str
 ) -> None:
-    console.table([{"params": value}])
+    console.print_table([{"params": value}])
     assert text in capsys.readouterr().out
 
 
 def test_json_output_replaces_non_finite_numbers_by_null(capsys: pytest.CaptureFixture[str]) -> None:
-    console.as_json({"a": float("nan"), "b": [float("inf")], "c": datetime(2026, 1, 2, tzinfo=UTC)})
+    console.print_json({"a": float("nan"), "b": [float("inf")], "c": datetime(2026, 1, 2, tzinfo=UTC)})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None], "c": "2026-01-02 00:00:00+00:00"}
 
 
 def test_table_wraps_long_text_and_keeps_every_word(capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"word{i}" for i in range(60)]
-    console.table([{"trial": "search-0001-s0-faadd8", "why": " ".join(words), "n": 1}], title="T [bold]")
+    console.print_table([{"trial": "search-0001-s0-faadd8", "why": " ".join(words), "n": 1}], title="T [bold]")
     out = capsys.readouterr().out
     assert all(word in out for word in words)
     assert "search-0001-s0-faadd8" in out
@@ -421,7 +425,7 @@ def test_table_wraps_long_text_and_keeps_every_word(capsys: pytest.CaptureFixtur
 
 def test_table_continues_excess_columns_below_first_column(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"a_long_name_{i}" for i in "abcdefghijkl"]
-    console.table([{"arm": "search", **{name: i for i, name in enumerate(names)}}], title="T")
+    console.print_table([{"arm": "search", **{name: i for i, name in enumerate(names)}}], title="T")
     out = capsys.readouterr().out
     assert [out.count(name) for name in names] == [1] * 12
     assert (out.count("search"), out.count("arm"), out.count("T")) == (2, 2, 1)
