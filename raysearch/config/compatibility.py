@@ -5,7 +5,7 @@ The methods declare both (`methods.method`); nothing here names one of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from raysearch.config.parameters import INCLUDE_PREFIX, SETTINGS, WEIGHT_PREFIX
 from raysearch.methods import FAMILIES, METHODS
@@ -53,3 +53,8 @@ def why_incompatible(methods: Methods, settings: Mapping[str, Value], objectives
     trial = Combination(**named, settings=settings, objectives=objectives)
     problems = (constraint(method, trial) for method in named.values() for constraint in method.constraints)
     return next((problem for problem in problems if problem), None)
+
+
+def quoted_choice(words: Iterable[str]) -> str:
+    """Returns the distinct words in quotes, with `or` between them."""
+    return " or ".join(repr(word) for word in dict.fromkeys(words))
