@@ -12,6 +12,7 @@ from helpers.plans import OBJECTIVES, prepare_tiny_task, tiny_plan
 from helpers.ranks import report_values, saved_parameters
 
 from raysearch.config.search_config import Search
+from raysearch.executors.messages import EventKind, TrialEvent
 from raysearch.methods import METHODS
 from raysearch.search import launch as module
 from raysearch.search.launch import launch
@@ -97,17 +98,17 @@ def test_trial_with_checkpoint_of_another_format_restarts(data: Path, tmp_path: 
 
 def launch_and_interrupt(search: Search, at: int) -> None:
     """Launch, with Ctrl-C at the report of this number."""
-    reports, hear = 0, module.Recorder.hear
+    reports, handle = 0, module.Recorder.handle
 
-    def handle_then_interrupt(self: Any, what: Any) -> None:
+    def handle_then_interrupt(self: Any, event: TrialEvent) -> None:
         nonlocal reports
-        hear(self, what)
-        reports += what.kind == "reports"
-        if what.kind == "reports" and reports == at:
+        handle(self, event)
+        reports += event.kind is EventKind.REPORTS
+        if event.kind is EventKind.REPORTS and reports == at:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Recorder, "hear", handle_then_interrupt)
+        patch.setattr(module.Recorder, "handle", handle_then_interrupt)
         with pytest.raises(KeyboardInterrupt):
             launch(search, progress=False)
 
