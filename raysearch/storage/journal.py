@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from raysearch.errors import RunError
 from raysearch.storage.schemas import TABLES, VERSION
 
+PART_ROWS, PART_BYTES, PART_GROUPS = 1 << 20, 64 << 20, 32  # a part with so much is full
 _SEGMENT = re.compile(r"(\d{10})-([a-z]+)-([0-9a-f]{8})\.arrow")
 _MAGIC, _FOOTER_END = b"PAR1", 8  # a Parquet file begins with the magic and ends with a length and the magic
 _TRIES = 50  # a reader starts again when a segment is compacted while it reads
@@ -103,6 +104,27 @@ def list_parts(folder: Path, table: str) -> list[Path]:
 def part_path(folder: Path, table: str, number: int) -> Path:
     """Returns the path of the part of that number."""
     return folder / "tables" / table / f"part-{number:05d}.parquet"
+
+
+def compact(folder: Path, table: str) -> bool:
+    """Moves a table's segments into its newest part: first the part grows, then they are removed.
+
+    Returns False when there are no segments. A part that has become large is left, and a new one begins.
+    """
+    segments = list_segments(folder, table)
+    if not segments:
+        return False
+    newest = list_parts(folder, table)[-1]
+    with open_part(newest, table) as part:
+        last, rows, groups = last_segment(part), part.metadata.num_rows, part.metadata.num_row_groups
+    new_rows = [read_segment(segment) for segment in segments if segment.seq > last]
+    if new_rows:
+        is_full = groups >= PART_GROUPS or rows >= PART_ROWS or newest.stat().st_size >= PART_BYTES
+        number = int(newest.stem.removeprefix("part-")) + is_full
+        append_to_part(folder, table, number, segments[-1].seq, pa.concat_tables(new_rows))
+    for segment in segments:
+        segment.path.unlink()
+    return True
 
 
 def append_to_part(folder: Path, table: str, number: int, through: int, rows: pa.Table) -> None:

@@ -28,7 +28,6 @@ from raysearch.storage.states import ENDED_STATES, SEARCH_PURPOSE, EventName, Tr
 
 FLUSH_ROWS, FLUSH_SECONDS = 20_000, 1.0  # `append` flushes a table with more rows, or older ones
 COMPACT_SECONDS, COMPACT_SHARE = 5.0, 0.05  # least time between compactions of a table, and their share of the time
-PART_ROWS, PART_BYTES, PART_GROUPS = 1 << 20, 64 << 20, 32  # a part this large is complete, and the next one begins
 
 
 class Ledger:
@@ -142,14 +141,14 @@ class Ledger:
                     pending.clear()
             for table in TABLES:
                 if time.monotonic() >= self._next_compaction[table]:
-                    self._compact(table, journal.list_segments(self.folder, table))
+                    self._compact(table)
 
     def compact(self) -> None:
         """Writes the buffered rows, and moves the whole journal into the Parquet parts."""
         with self._mutex:
             self.flush()
             for table in TABLES:
-                self._compact(table, journal.list_segments(self.folder, table))
+                self._compact(table)
 
     def close(self) -> None:
         """Compacts, and releases the lock; closing again does nothing."""
@@ -180,23 +179,11 @@ class Ledger:
         journal.write_segment(self.folder, self._seq + 1, table, rows)
         self._seq += 1
 
-    def _compact(self, table: str, segments: list[journal.Segment]) -> None:
-        """Moves a table's segments into its newest part: first the part grows, then they are removed."""
-        if not segments:
-            return
-        began = time.monotonic()
-        newest = journal.list_parts(self.folder, table)[-1]
-        with journal.open_part(newest, table) as part:
-            last, rows, groups = journal.last_segment(part), part.metadata.num_rows, part.metadata.num_row_groups
-        new_rows = [journal.read_segment(segment) for segment in segments if segment.seq > last]
-        if new_rows:
-            is_full = groups >= PART_GROUPS or rows >= PART_ROWS or newest.stat().st_size >= PART_BYTES
-            number = int(newest.stem.removeprefix("part-")) + is_full
-            journal.append_to_part(self.folder, table, number, segments[-1].seq, pa.concat_tables(new_rows))
-        for segment in segments:
-            segment.path.unlink()
-        now = time.monotonic()
-        self._next_compaction[table] = now + max(COMPACT_SECONDS, (now - began) / COMPACT_SHARE)
+    def _compact(self, table: str) -> None:
+        started = time.monotonic()
+        if journal.compact(self.folder, table):
+            now = time.monotonic()
+            self._next_compaction[table] = now + max(COMPACT_SECONDS, (now - started) / COMPACT_SHARE)
 
 
 def _event(name: str, trial_id: str, attempt: int, detail: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def test_part_only_grows_and_old_footer_stays_valid(ledger):
 
 
 def test_full_part_is_unchanged_and_a_new_part_starts(ledger, monkeypatch):
-    monkeypatch.setattr(ledger_module, "PART_ROWS", 10)
+    monkeypatch.setattr(journal, "PART_ROWS", 10)
     contents = []
     for number in range(4):
         ledger.append("evaluations", evaluations(6), fill=of(number))
@@ -263,13 +263,13 @@ def test_crash_during_compaction_duplicates_no_rows(ledger):
 
 
 def test_compaction_is_deferred_until_due(ledger, monkeypatch):
-    monkeypatch.setattr(ledger_module, "COMPACT_SECONDS", 0.05)
-    monkeypatch.setattr(ledger_module, "COMPACT_SHARE", 1.0)
+    monkeypatch.setattr(ledger_module, "COMPACT_SECONDS", 0.5)
+    monkeypatch.setattr(ledger_module, "COMPACT_SHARE", 1e9)  # however long a compaction takes on a busy machine
     ledger.append("evaluations", evaluations(1), fill=of(0))
     ledger.compact()
     ledger.append("evaluations", evaluations(1), fill=of(1), durable=True)
     assert len(list_segments(ledger.folder, "evaluations")) == 1
-    time.sleep(0.1)
+    time.sleep(0.6)
     ledger.flush()
     assert list_segments(ledger.folder, "evaluations") == []
 
@@ -374,8 +374,8 @@ def test_concurrent_threads_lose_no_rows(ledger):
 
 WRITER = """
 import sys
-from raysearch.storage import ledger as module
-module.COMPACT_SECONDS, module.COMPACT_SHARE, module.PART_GROUPS = 0.02, 1.0, 8
+from raysearch.storage import journal, ledger as module
+module.COMPACT_SECONDS, module.COMPACT_SHARE, journal.PART_GROUPS = 0.02, 1.0, 8
 with module.Ledger.open(sys.argv[1]) as ledger:
     number = len(ledger.committed)
     while True:
