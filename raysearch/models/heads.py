@@ -1,13 +1,14 @@
-"""Heads on hidden states: of Hugging Face models, over the vocabulary, and of labels.
+"""Heads on hidden states: of Hugging Face models, over the vocabulary, and for labels.
 
-A head over the vocabulary is the masked-LM model's: a dense layer, a norm, and a decoder (V, H). AANG keeps a whole
-copy for each objective, 39 M parameters apiece with RoBERTa-base. `lm_head` says what an objective has of its own:
+A head over the vocabulary is that of the masked language model: a dense layer, a norm, and a decoder (V, H). AANG
+keeps a whole copy for each objective, which is 39 M parameters each with RoBERTa-base. The setting `lm_head` decides
+which parts each objective has for itself:
 
-    tied      dense layer, norm and bias; the decoder is the table of embeddings, which is of the body
-    shared    nothing: one tied head for all objectives with the same output
-    low_rank  as tied, and to the decoder a correction B A of rank r, A (r, H) and B (V, r), at first 0
+    tied      dense layer, norm and bias; the decoder is the body's embedding table
+    shared    nothing: all objectives with the same output share one tied head
+    low_rank  as tied, plus a correction B A of rank r to the decoder, A (r, H) and B (V, r), initially 0
               (Hu et al. 2021, https://arxiv.org/abs/2106.09685)
-    untied    a copy of all
+    untied    a copy of everything
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class PrecomputedBody(nn.Module):
-    """Stands where a Hugging Face model has its body, and hands on hidden states that are already there."""
+    """A replacement for the body of a Hugging Face model that returns hidden states computed before."""
 
     def __init__(self, pooler: nn.Module | None) -> None:
         super().__init__()
@@ -30,14 +31,14 @@ class PrecomputedBody(nn.Module):
         self.hidden: Tensor | None = None
 
     def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
-        """The hidden states, whatever is asked for."""
+        """Returns the hidden states and ignores all arguments."""
         assert self.hidden is not None
         pooled = self.pooler(self.hidden) if self.pooler is not None else None
         return BaseModelOutputWithPooling(last_hidden_state=self.hidden, pooler_output=pooled)
 
 
 class HuggingFaceHead(nn.Module):
-    """A Hugging Face model without its body: hidden states in, logits out."""
+    """A Hugging Face model without its body: it maps hidden states to logits."""
 
     def __init__(self, model: PreTrainedModel, pooler: nn.Module | None = None) -> None:
         super().__init__()
@@ -45,19 +46,19 @@ class HuggingFaceHead(nn.Module):
         setattr(model, model.base_model_prefix, PrecomputedBody(pooler))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits of `hidden` (B, S, H): (B, C) for classification, (B, S, V) for a language model."""
-        given = getattr(self.model, self.model.base_model_prefix)
-        given.hidden = hidden
+        """Returns the logits of `hidden` (B, S, H): (B, C) for classification, (B, S, V) for a language model."""
+        body = getattr(self.model, self.model.base_model_prefix)
+        body.hidden = hidden
         tokens = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         try:
             logits: Tensor = self.model(input_ids=tokens).logits
         finally:
-            given.hidden = None
+            body.hidden = None
         return logits
 
 
 class LowRank(nn.Module):
-    """A decoder and a correction to it of a low rank, 0 at first."""
+    """A decoder with a low-rank correction, which is 0 initially."""
 
     def __init__(self, decoder: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -67,44 +68,46 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits of `hidden` (..., H), (..., V)."""
+        """Returns the logits (..., V) of `hidden` (..., H)."""
         logits: Tensor = self.decoder(hidden) + self.up(self.down(hidden))
         return logits
 
 
 class DenoiseHead(nn.Module):
-    """Vocabulary logits (n, V) of selected positions (n, H)."""
+    """A head over the vocabulary: it maps selected positions (n, H) to logits (n, V)."""
 
-    def __init__(self, template: HuggingFaceHead, embedding: nn.Parameter, kind: str = "tied", rank: int = 0) -> None:
+    def __init__(
+        self, template: HuggingFaceHead, embedding: nn.Parameter, variant: str = "tied", rank: int = 0
+    ) -> None:
         super().__init__()
-        self.head = copy.deepcopy(template, {id(embedding): embedding})  # of a tied one, all but the embeddings
+        self.head = copy.deepcopy(template, {id(embedding): embedding})  # a copy of everything but the embeddings
         self.tie(self.head, embedding)
         decoder = self.head.model.get_output_embeddings()
-        if kind == "untied":
+        if variant == "untied":
             decoder.weight = nn.Parameter(embedding.detach().clone())
-        elif kind == "low_rank":
-            places = [
-                (around, name) for around in self.head.modules() for name, m in around.named_children() if m is decoder
+        elif variant == "low_rank":
+            parents = [
+                (parent, name) for parent in self.head.modules() for name, m in parent.named_children() if m is decoder
             ]
-            for around, name in places:
-                setattr(around, name, LowRank(decoder, rank))
+            for parent, name in parents:
+                setattr(parent, name, LowRank(decoder, rank))
 
     @staticmethod
     def tie(head: HuggingFaceHead, embedding: nn.Parameter) -> None:
-        """Let a head decode by the embeddings. Raises ValueError for one without a decoder."""
+        """Makes the embeddings the weight of the head's decoder. Raises ValueError for a head without a decoder."""
         decoder = head.model.get_output_embeddings()
         if decoder is None:
             raise ValueError(f"{type(head.model).__name__} has no output embeddings to tie")
         decoder.weight = embedding
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits of each of the n positions."""
+        """Returns the logits (n, V) of the positions."""
         logits: Tensor = self.head(hidden[None])[0]
         return logits
 
 
 class LabelHead(nn.Module):
-    """Two layers on position 0: class logits (b, C) of (b, H)."""
+    """A head of two layers: it maps the hidden states at position 0 (b, H) to logits (b, C)."""
 
     def __init__(self, width: int, classes: int, activation: type[nn.Module], dropout: float) -> None:
         super().__init__()
@@ -113,19 +116,19 @@ class LabelHead(nn.Module):
         )
 
     def forward(self, first: Tensor) -> Tensor:
-        """Logits of the hidden states at position 0."""
+        """Returns the logits (b, C)."""
         logits: Tensor = self.layers(first)
         return logits
 
 
 class PooledHead(nn.Module):
-    """A classifier that reads hidden states (b, 1, F): logits (b, C)."""
+    """A linear classifier: it maps hidden states (b, 1, F) to logits (b, C)."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.linear = linear
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits."""
+        """Returns the logits (b, C)."""
         logits: Tensor = self.linear(hidden[:, 0])
         return logits

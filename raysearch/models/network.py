@@ -1,4 +1,4 @@
-"""What training needs of a body and its heads, whatever the modality."""
+"""The network that training needs, in every modality: a body and its heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 
 class Network(nn.Module):
-    """A body, the end task's head, and a head for each objective: what training needs of them, whatever the kind."""
+    """A body, the end task's head, and a head for each objective."""
 
     body: nn.Module
     end_task: nn.Module  # hidden states to logits
@@ -22,22 +22,24 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def hidden(self, *inputs: Any, **more: Any) -> Tensor:
-        """The body's hidden states (B, S, H) for a batch's inputs."""
+        """Returns the body's hidden states (B, S, H) for a batch's inputs."""
         raise NotImplementedError
 
     @property
-    def couples_rows(self) -> bool:
-        """Does the body mix the rows of a batch while it trains, as BatchNorm does?"""
+    def couples_examples(self) -> bool:
+        """Does the body mix the examples of a batch while it trains, as BatchNorm does?"""
         return any(isinstance(module, _BatchNorm) for module in self.body.modules())
 
-    def statistics(self) -> list[Tensor]:
-        """What the body's BatchNorm layers have kept of the rows that they have seen."""
-        return [kept for module in self.body.modules() if isinstance(module, _BatchNorm) for kept in module.buffers()]
+    def batch_norm_buffers(self) -> list[Tensor]:
+        """Returns the running statistics of the body's BatchNorm layers."""
+        return [
+            buffer for module in self.body.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers()
+        ]
 
-    def recompute(self) -> None:
-        """Checkpoint the body's layers: their activations are computed again on the way back.
+    def checkpoint_activations(self) -> None:
+        """Makes the body recompute its layers' activations in the backward pass, instead of storing them.
 
-        Raises ValueError for a body that has no such way.
+        Raises ValueError for a body that does not support it.
         """
         for module in self.body.modules():
             if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
@@ -46,10 +48,10 @@ class Network(nn.Module):
         raise ValueError(f"recompute: {type(self.body).__name__} cannot checkpoint its layers; leave it out")
 
     def body_parameters(self) -> list[nn.Parameter]:
-        """theta, in a fixed order."""
+        """Returns theta, the trained parameters of the body, in a fixed order."""
         return [parameter for parameter in self.body.parameters() if parameter.requires_grad]
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """phi: what is not theta, in a fixed order."""
+        """Returns phi, all other trained parameters, in a fixed order."""
         body = {id(parameter) for parameter in self.body.parameters()}
         return [p for p in self.parameters() if id(p) not in body and p.requires_grad]

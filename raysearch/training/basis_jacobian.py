@@ -36,7 +36,7 @@ class BasisJacobian:
         self.split = context.splits("train")
         heads = self.network.head_parameters()
         self.blocks = select_parameter_blocks(query.scope, self.network.body, context.body, heads, query.last_layers)
-        self.is_coupled = self.network.couples_rows and query.couples_rows
+        self.is_coupled = self.network.couples_examples and query.couples_rows
         self.numbers = sorted(i for block in self.blocks.blocks for i in block)
         self.parameters = [context.parameters[i] for i in self.numbers]
         root = self.network if query.scope == "all" else self.network.body

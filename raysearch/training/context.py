@@ -95,5 +95,5 @@ def build(plan: TrialPlan, metadata: dict[str, Any]) -> Network:
     torch.manual_seed(number_of(plan.seed, "parameters", 0))
     network = modality_of(metadata).network(plan, metadata)
     if plan.training.recompute:
-        network.recompute()
+        network.checkpoint_activations()
     return network

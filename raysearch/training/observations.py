@@ -87,7 +87,7 @@ def similarities_from_forwards(
     The ranks exchange K numbers. Raises ValueError unless the products add up to those of the sides with v.
     """
     engine = context.training.engine
-    if context.network.couples_rows:
+    if context.network.couples_examples:
         raise ValueError(f"engine {engine!r}: BatchNorm would count the rows twice; use engine: auto")
     if engine == "jvp":
         derivatives = jvp(recompute_losses, context.network, context.body, v)

@@ -47,7 +47,7 @@ class TaskBackward:
     ) -> None:
         self.context, self.forward, self.heads, self.factor = context, forward, heads, factor
         engine = context.training.engine
-        self.is_dense = engine == "backward" or (context.network.couples_rows and engine != "products")
+        self.is_dense = engine == "backward" or (context.network.couples_examples and engine != "products")
         self._is_checked = False
 
     def compute(self, step: Step, batches: TaskBatches, request: SummaryRequest | None) -> TaskBackwardResult:

@@ -38,7 +38,7 @@ class TaskForward:
         """Returns each task's share of its mean loss, by one forward pass; by one per task if the body mixes rows."""
         losses = {}
         with self.context.autocast():
-            if self.network.couples_rows:
+            if self.network.couples_examples:
                 hidden = [self.network.hidden(*batch.inputs) for _, batch in batches]
             else:
                 rows = self.network.hidden(*self.context.batches.collate([batch for _, batch in batches]))
@@ -84,7 +84,7 @@ class TaskForward:
 
     def average_statistics(self) -> None:
         """Averages BatchNorm's running statistics over ranks; called after the last backward pass of a step."""
-        process_group, statistics = self.context.process_group, self.network.statistics()
+        process_group, statistics = self.context.process_group, self.network.batch_norm_buffers()
         if process_group.world > 1 and statistics:
             total = process_group.sum(torch.cat([tensor.double().flatten() for tensor in statistics]))
             mean = total / process_group.world

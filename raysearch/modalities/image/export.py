@@ -1,7 +1,7 @@
-"""An exported image model: how it is written, and how it is read back.
+"""An exported image model: how it is written and loaded.
 
-A Hugging Face model is written as `AutoModelForImageClassification` loads it, beside a preprocessor_config.json. A
-network of raysearch's own, or timm's, is model.safetensors and a config.json that says all that is needed to use it.
+A Hugging Face model is written as `AutoModelForImageClassification` loads it, with a preprocessor_config.json. A
+network of raysearch or timm is written as model.safetensors, with a config.json that holds all that its use needs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from raysearch.data.prepared import Split
 from raysearch.errors import RunError
-from raysearch.modalities.image.network import ImageNetwork, merge_classifier, split_classifier
+from raysearch.modalities.image.network import ImageNetwork, logits_of, merge_classifier, split_classifier
 from raysearch.modalities.image.readers import Picture, decode_picture, resize_pixels
 from raysearch.plan import TrialPlan
 
@@ -27,44 +27,40 @@ BATCH = 64
 
 
 class ImageClassifier(nn.Module):
-    """A trained classifier and what images have to go through before it."""
+    """A trained classifier and the preprocessing of its images."""
 
-    def __init__(self, model: nn.Module, about: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, usage: Mapping[str, Any]) -> None:
         super().__init__()
         self.model = model
-        self.labels: list[str] = list(about["labels"])
-        self.several: bool = about["several"]  # may an image have several labels at once?
-        self.mean, self.std = tuple(about["mean"]), tuple(about["std"])
-        self.channels, self.size = about["channels"], about["size"]
+        self.labels: list[str] = list(usage["labels"])
+        self.several: bool = usage["several"]  # may an image have several labels at once?
+        self.mean, self.std = tuple(usage["mean"]), tuple(usage["std"])
+        self.channels, self.size = usage["channels"], usage["size"]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (b, L) of normalised pixels (b, C, size, size)."""
-        said = self.model(pixels)
-        logits: Tensor = said if isinstance(said, Tensor) else said.logits
-        return logits
+        """Returns the logits (b, L) of normalised pixels (b, C, size, size)."""
+        return logits_of(self.model(pixels))
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
-        """Normalised pixels of images: paths, encoded bytes, Pillow images, or uint8 arrays (H, W[, 3])."""
-        found = [
-            resize_pixels(decode_picture(_picture(image), "an image"), self.size, self.channels) for image in images
-        ]
-        return self.normalised(np.stack(found))
+        """Returns the normalised pixels of images: paths, encoded bytes, Pillow images, or uint8 arrays (H, W[, 3])."""
+        pictures = (decode_picture(_picture(image), "an image") for image in images)
+        return self.normalised(np.stack([resize_pixels(pixels, self.size, self.channels) for pixels in pictures]))
 
     def normalised(self, pixels: np.ndarray) -> Tensor:
-        """Pixels (b, C, size, size) uint8 as the network takes them."""
+        """Returns uint8 pixels (b, C, size, size) normalised for the network."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (torch.from_numpy(pixels).float() / 255 - mean) / std
 
     def predict(self, images: Sequence[Any]) -> list[dict[str, float]]:
-        """The probability of every label for each image, on CPU."""
+        """Returns the probability of every label for each image, computed on the CPU."""
         with torch.no_grad():
             logits = self(self.pixels(images)).float()
-        shares = logits.sigmoid() if self.several else logits.softmax(dim=1)
-        return [dict(zip(self.labels, row, strict=True)) for row in shares.tolist()]
+        probabilities = logits.sigmoid() if self.several else logits.softmax(dim=1)
+        return [dict(zip(self.labels, row, strict=True)) for row in probabilities.tolist()]
 
 
 def load_image_model(folder: Path | str) -> ImageClassifier:
-    """The image classifier that `raysearch export` wrote to `folder`, ready to be used."""
+    """Loads the image classifier that `raysearch export` wrote to `folder`. Raises RunError if there is none."""
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -79,26 +75,26 @@ def load_image_model(folder: Path | str) -> ImageClassifier:
     return ImageClassifier(model.eval(), config).eval()
 
 
-def save_image_model(network: ImageNetwork, plan: TrialPlan, about: Mapping[str, Any], folder: Path) -> None:
-    """Write body and end-task head of `network` as one model."""
+def save_image_model(network: ImageNetwork, plan: TrialPlan, metadata: Mapping[str, Any], folder: Path) -> None:
+    """Writes body and end-task head of `network` as one model."""
     model: Any = network.classifier()
-    said = {"labels": about["labels"], "several": about["several"], "mean": about["mean"], "std": about["std"]}
-    said |= {"channels": about["shape"][0], "size": about["shape"][1]}
+    usage = {name: metadata[name] for name in ("labels", "several", "mean", "std")}
+    usage |= {"channels": metadata["shape"][0], "size": metadata["shape"][1]}
     if hasattr(model, "save_pretrained"):
         config = model.config
-        config.id2label = dict(enumerate(about["labels"]))
-        config.label2id = {label: i for i, label in enumerate(about["labels"])}
-        config.problem_type = "multi_label_classification" if about["several"] else "single_label_classification"
+        config.id2label = dict(enumerate(metadata["labels"]))
+        config.label2id = {label: i for i, label in enumerate(metadata["labels"])}
+        config.problem_type = "multi_label_classification" if metadata["several"] else "single_label_classification"
         model.save_pretrained(folder)
-        _write(folder / "preprocessor_config.json", _preprocessor(said))
+        _write(folder / "preprocessor_config.json", _preprocessor(usage))
         return
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    _write(folder / "config.json", {"raysearch": FORMAT, "architecture": plan.model, **said})
+    _write(folder / "config.json", {"raysearch": FORMAT, "architecture": plan.model, **usage})
 
 
 def predict_images(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
-    """Logits and labels of a split, by the model that `folder` holds, loaded as its users will."""
+    """Returns logits and labels of a split, by the model that `folder` holds, loaded as its users load it."""
     classifier = load_image_model(folder)
     logits = []
     with torch.no_grad():
@@ -114,25 +110,25 @@ def _from_hugging_face(folder: Path, config: Mapping[str, Any]) -> ImageClassifi
     processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     model: nn.Module = AutoModelForImageClassification.from_pretrained(str(folder))
     names = {int(number): label for number, label in config["id2label"].items()}
-    about = {"labels": [names[number] for number in sorted(names)], "size": processor["size"]["height"]}
-    about |= {"several": config.get("problem_type") == "multi_label_classification"}
-    about |= {"mean": processor["image_mean"], "std": processor["image_std"], "channels": len(processor["image_mean"])}
-    return ImageClassifier(model.eval(), about).eval()
+    usage = {"labels": [names[number] for number in sorted(names)], "size": processor["size"]["height"]}
+    usage |= {"several": config.get("problem_type") == "multi_label_classification"}
+    usage |= {"mean": processor["image_mean"], "std": processor["image_std"], "channels": len(processor["image_mean"])}
+    return ImageClassifier(model.eval(), usage).eval()
 
 
-def _preprocessor(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' image processors read; the same steps as in training."""
+def _preprocessor(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of a Hugging Face image processor that does the same steps as training."""
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
-        "size": {"height": said["size"], "width": said["size"]},
+        "size": {"height": usage["size"], "width": usage["size"]},
         "resample": 2,  # bilinear
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": said["mean"],
-        "image_std": said["std"],
-        "do_convert_rgb": said["channels"] == 3,
+        "image_mean": usage["mean"],
+        "image_std": usage["std"],
+        "do_convert_rgb": usage["channels"] == 3,
     }
 
 
@@ -144,5 +140,5 @@ def _picture(image: Any) -> Picture:
     return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
 
 
-def _write(path: Path, said: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -28,38 +28,40 @@ from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 
 
-class _NothingInPlace(TorchFunctionMode):
-    """Makes `x += y` a new tensor: gradients are taken layer by layer, of outputs as the layers gave them.
+class _OutOfPlace(TorchFunctionMode):
+    """A mode in which `x += y` makes a new tensor: per-example gradients need the layers' outputs unchanged.
 
-    A model that adds in place without taking the sum at its word is found out by the probe.
+    A model that relies on the addition happening in place fails the probe.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         del types
-        apart = _APART.get(func) if args and isinstance(args[0], Tensor) and args[0].is_floating_point() else None
-        return (apart or func)(*args, **(kwargs or {}))
+        is_float = bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point()
+        replacement = _REPLACEMENTS.get(func) if is_float else None
+        return (replacement or func)(*args, **(kwargs or {}))
 
 
-_APART: dict[Any, Any] = {Tensor.add_: torch.add, Tensor.mul_: torch.mul}
+_REPLACEMENTS: dict[Any, Any] = {Tensor.add_: torch.add, Tensor.mul_: torch.mul}
 
 
-class FeaturesOf(nn.Module):
-    """A whole classifier with nothing in its last layer's place: what it says are the features (b, F)."""
+class FeatureExtractor(nn.Module):
+    """A classifier whose last layer is an identity, so that its output is the features (b, F)."""
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
         self.whole = whole
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features."""
-        with _NothingInPlace():
-            return _logits(self.whole(pixels))
+        """Returns the features (b, F)."""
+        with _OutOfPlace():
+            return logits_of(self.whole(pixels))
 
 
-def _logits(said: Any) -> Tensor:
-    logits: Tensor = said if isinstance(said, Tensor) else said.logits
+def logits_of(output: Any) -> Tensor:
+    """Returns the logits of a model's output, which is a tensor or a Hugging Face output."""
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits
 
 
@@ -68,9 +70,9 @@ class ImageNetwork(Network):
 
     end_task: PooledHead
 
-    def __init__(self, plan: TrialPlan, about: Mapping[str, Any]) -> None:
+    def __init__(self, plan: TrialPlan, metadata: Mapping[str, Any]) -> None:
         super().__init__()
-        shape, classes = tuple(about["shape"]), len(about["labels"])
+        shape, classes = tuple(metadata["shape"]), len(metadata["labels"])
         self.body, linear, self.place = split_classifier(plan.model, classes, shape, plan.training.dropout)
         self.end_task = PooledHead(linear)
         self.features = linear.in_features
@@ -83,7 +85,7 @@ class ImageNetwork(Network):
             elif output.head == "labels":
                 self.heads.append(LabelHead(self.width, classes, nn.ReLU, plan.training.dropout))
             else:
-                numbers = len(about["auxiliary_labels"]) if output.head == "auxiliary_labels" else int(output.head)
+                numbers = len(metadata["auxiliary_labels"]) if output.head == "auxiliary_labels" else int(output.head)
                 self.heads.append(nn.Linear(self.width, numbers))
 
     @property
@@ -92,19 +94,19 @@ class ImageNetwork(Network):
         return self.features
 
     def hidden(self, pixels: Tensor) -> Tensor:
-        """The images' vectors (b, 1, F)."""
+        """Returns the images' vectors (b, 1, F)."""
         features: Tensor = self.body(pixels)
         return features[:, None]
 
     def classifier(self) -> nn.Module:
-        """A copy of body and end-task head as one model: pixels in; logits, or a Hugging Face output, out."""
+        """Returns a copy of body and end-task head as one model, from pixels to logits or a Hugging Face output."""
         return merge_classifier(copy.deepcopy(self.body), copy.deepcopy(self.end_task.linear), self.place).eval()
 
 
 def split_classifier(
     model: Mapping[str, Any], classes: int, shape: tuple[int, ...], dropout: float
 ) -> tuple[nn.Module, nn.Linear, str]:
-    """The declared model as body, classifier, and the classifier's name within it ("" where they are two)."""
+    """Returns the declared model as body, classifier, and the classifier's name within it ("" if they are separate)."""
     if model.get("image"):
         body = build_backbone(model, shape, dropout)
         with torch.no_grad():
@@ -120,26 +122,27 @@ def split_classifier(
 
 
 def merge_classifier(body: nn.Module, linear: nn.Linear, place: str) -> nn.Module:
-    """Puts body and classifier, as `split_classifier` returns them, together as one model."""
-    if isinstance(body, FeaturesOf):
+    """Returns body and classifier, as `split_classifier` returns them, as one model."""
+    if isinstance(body, FeatureExtractor):
         body.whole.set_submodule(place, linear)
         return body.whole
     return nn.Sequential(body, linear)
 
 
 def _split_at_last_linear(whole: nn.Module, classes: int, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Linear, str]:
-    """Part a whole classifier before its last linear layer; ValueError when that does not give its logits."""
+    """Splits a classifier before its last linear layer. Raises ValueError if the two parts do not give its logits."""
     probe = torch.linspace(-1, 1, 2 * math.prod(shape)).view(2, *shape)
     whole.eval()
     try:
         with torch.no_grad():
-            expected = _logits(whole(probe))
+            expected = logits_of(whole(probe))
     except (RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{type(whole).__name__} takes no images of {' x '.join(map(str, shape))}: {said}") from error
+        message = " ".join(str(error).split())[:200]
+        size = " x ".join(map(str, shape))
+        raise ValueError(f"{type(whole).__name__} cannot read images of {size}: {message}") from error
     for place, linear in _last_layers(whole, classes):
         whole.set_submodule(place, nn.Identity())
-        body = FeaturesOf(whole)
+        body = FeatureExtractor(whole)
         with torch.no_grad():
             features = body(probe)
             same = features.ndim == 2 and features.shape[1] == linear.in_features
@@ -147,11 +150,12 @@ def _split_at_last_linear(whole: nn.Module, classes: int, shape: tuple[int, ...]
                 return body.train(), linear, place
         whole.set_submodule(place, linear)
     raise ValueError(
-        f"{type(whole).__name__} cannot be used: its classifier is no last linear layer that can be parted"
+        f"{type(whole).__name__} cannot be used: it does not end with a linear layer that can be split off"
     )
 
 
 def _last_layers(whole: nn.Module, classes: int) -> Iterator[tuple[str, nn.Linear]]:
+    """Yields the linear layers with as many outputs as classes, the last one first."""
     named = [(name, module) for name, module in whole.named_modules() if isinstance(module, nn.Linear)]
     return ((name, module) for name, module in reversed(named) if module.out_features == classes)
 

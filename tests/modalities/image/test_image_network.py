@@ -75,9 +75,9 @@ def test_image_heads_have_output_shapes_and_disjoint_parameters(name: str) -> No
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_couples_rows_flag_matches_the_network(name: str) -> None:
+def test_couples_examples_flag_matches_the_network(name: str) -> None:
     parted = network(name)
-    assert parted.couples_rows == (name in COUPLED)
+    assert parted.couples_examples == (name in COUPLED)
     alone, together = parted.hidden(pixels()[:2])[0], parted.hidden(torch.cat([pixels()[:1], 3 * pixels()[2:]]))[0]
     assert torch.allclose(alone, together, atol=1e-5) == (name not in COUPLED)
 
@@ -126,7 +126,7 @@ def test_loaded_image_model_keeps_body_with_new_classifier(tmp_path: Path) -> No
 def test_image_model_of_other_input_size_is_rejected(tmp_path: Path) -> None:
     config = AutoConfig.for_model("vit", **VIT, image_size=32, num_labels=3)
     AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"ViTForImageClassification takes no images of 3 x 16 x 16: .*32"):
+    with pytest.raises(ValueError, match=r"ViTForImageClassification cannot read images of 3 x 16 x 16: .*32"):
         ImageNetwork(plan({"path": str(tmp_path)}), METADATA)
 
 
