@@ -1,36 +1,37 @@
-# Two commands: `make quickstart` shows a whole search, `make test` checks everything. Both make .venv first.
+# `make quickstart` runs a whole search, `make test` checks everything. Both install into .venv first.
 .POSIX:
 .SILENT:
-.PHONY: help env quickstart lint test clean
+.PHONY: help env quickstart lint test test-fast clean
 
-PYTHON = # an interpreter to use instead of the first that serves
+PYTHON = # an interpreter to use instead of the first suitable one
 BIN = .venv/bin
 RUN = runs/quickstart
 
 help:
-	echo 'make quickstart   search, report and export on embedded real text (minutes)'
-	echo 'make test         formatting, lint, types and tests'
-	echo 'make lint         the first three of these'
-	echo 'make env          .venv alone, with raysearch (editable) and the tools for its development'
+	echo 'make quickstart   run a search on the built-in text, write its report and export its best model (minutes)'
+	echo 'make test-fast    run the tests that are not marked slow, up to the first failure (90 seconds)'
+	echo 'make test         check format, lint and types, and run all tests'
+	echo 'make lint         check format, lint and types only'
+	echo 'make env          install raysearch (editable) and its development tools into .venv'
 	echo 'make clean        remove .venv and caches; runs/ stays'
 
 env: .venv/installed
 
-# Made anew when pyproject.toml changes; pip says its part in .venv/install.log.
+# Installed again whenever pyproject.toml changes. The output of pip is in .venv/install.log.
 .venv/installed: pyproject.toml
 	for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 		"$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
 		python=; \
 	done; \
 	if [ -z "$$python" ]; then \
-		echo 'raysearch needs Python 3.11 or newer with its venv module; name one: make PYTHON=/path/to/python3.11' >&2; \
+		echo 'raysearch needs Python 3.11 or newer with the module venv; name one with make PYTHON=/path/to/python3.11' >&2; \
 		exit 1; \
 	fi; \
 	.venv/bin/python -c '' 2>/dev/null || "$$python" -m venv --clear .venv || exit 1; \
-	echo "installing into .venv with $$(.venv/bin/python --version); this takes some minutes once"; \
+	echo "installing into .venv with $$(.venv/bin/python --version); this takes some minutes, once only"; \
 	if ! .venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]' >.venv/install.log 2>&1; then \
 		tail -n 12 .venv/install.log >&2; \
-		echo 'installation failed; all that pip said is in .venv/install.log' >&2; \
+		echo 'the installation failed; the whole output of pip is in .venv/install.log' >&2; \
 		exit 1; \
 	fi
 	touch $@
@@ -51,6 +52,9 @@ lint: env
 
 test: lint
 	$(BIN)/pytest
+
+test-fast: env
+	$(BIN)/pytest -x -m "not slow"
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

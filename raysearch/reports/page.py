@@ -66,7 +66,7 @@ def write_html(run: Run, more_reports: Sequence[str | Path] = ()) -> Path:
     """
     tables = open_views(run)
     if not len(tables["searches"]):
-        raise RunError(f"{run.path}: the search has not begun; there is nothing to report")
+        raise RunError(f"{run.path}: the search has not started, so there is nothing to report")
     catalog_reports = [read_report(name) for name in catalog.names("reports")]
     files = {report.file.resolve() for report in catalog_reports}
     user_reports = [report for report in map(read_report, more_reports) if report.file.resolve() not in files]
@@ -79,11 +79,11 @@ def write_html(run: Run, more_reports: Sequence[str | Path] = ()) -> Path:
 def _page(
     run: Run, tables: Mapping[str, pa.Table], catalog_reports: Sequence[Report], user_reports: Sequence[Report]
 ) -> str:
-    found = ask_reports(tables, catalog_reports)
+    tables_by_report = ask_reports(tables, catalog_reports)
     search = {"dimensions": {}} | run.search  # a search without dimensions has no such key
     best = dict(zip(*(tables["best"][name].to_pylist() for name in ("arm", "trial_id")), strict=True))
-    answers = RunAnswers({name: table.to_pylist() for name, table in found.items()}, search, best)
-    sections = [*_catalog_sections(catalog_reports, found, answers), *_user_sections(tables, user_reports)]
+    answers = RunAnswers({name: table.to_pylist() for name, table in tables_by_report.items()}, search, best)
+    sections = [*_catalog_sections(catalog_reports, tables_by_report, answers), *_user_sections(tables, user_reports)]
     declaration = tables["searches"].to_pylist()[-1]
     return (
         _environment()
@@ -101,7 +101,7 @@ def _page(
 
 
 def _catalog_sections(
-    reports: Sequence[Report], found: Mapping[str, pa.Table], answers: RunAnswers
+    reports: Sequence[Report], tables_by_report: Mapping[str, pa.Table], answers: RunAnswers
 ) -> Iterator[Section]:
     """Yields the sections that have something to show, those with a layout of their own first."""
     by_name = {report.name: report for report in reports}
@@ -110,7 +110,7 @@ def _catalog_sections(
             yield Section(name, by_name[name], blocks)
     for report in reports:
         if report.name not in SECTIONS:
-            yield Section(report.name, report, default_blocks(found[report.name]))
+            yield Section(report.name, report, default_blocks(tables_by_report[report.name]))
 
 
 def _user_sections(tables: Mapping[str, pa.Table], reports: Sequence[Report]) -> Iterator[Section]:

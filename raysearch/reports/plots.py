@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from raysearch.reports.svg import SvgPlot
 
-Rows = list[dict[str, Any]]  # what a report says, a null as None
+Rows = list[dict[str, Any]]  # the answer of a report; None for null
 
 STATES = {
     TrialState.COMPLETE: (BLUE, "o"),
@@ -27,7 +27,7 @@ STATES = {
 
 
 def grouped(rows: Rows, key: str) -> dict[str, Rows]:
-    """The rows by a column, in the order in which its values come."""
+    """Returns the rows by the value of a column, in the order in which the values occur."""
     groups: dict[str, Rows] = {}
     for row in rows:
         groups.setdefault(row[key], []).append(row)
@@ -35,53 +35,53 @@ def grouped(rows: Rows, key: str) -> dict[str, Rows]:
 
 
 def column(rows: Rows, name: str) -> list[Any]:
-    """One column of the rows."""
+    """Returns one column of the rows."""
     return [row[name] for row in rows]
 
 
 def complete(rows: Rows) -> Rows:
-    """The rows of trials that ran to their end."""
+    """Returns the rows of complete trials."""
     return [row for row in rows if row["state"] == TrialState.COMPLETE]
 
 
-def best_so_far(found: Rows, over: str, metric: str) -> str:
-    """Scores as they came, and the best of each arm, over "nth" (configurations) or "seconds"."""
-    words = {"nth": "configurations tried", "seconds": "seconds at work"}[over]
-    found = [row for row in found if row[over] is not None]
-    with svg_plot(f"best-{over}", f"Best {metric} over {words}", 4.4, 2.6) as (plot, axes):
-        scatter_states(axes, [row for row in found if row["arm"] == MAIN_ARM], over, found)
-        for i, (arm, rows) in enumerate(grouped(found, "arm").items()):
-            known = [row for row in rows if row["best"] is not None]
-            if known:
-                end = max(column(found if over == "seconds" else rows, over))
-                x, y = [*column(known, over), end], [*column(known, "best"), known[-1]["best"]]
+def best_so_far(rows: Rows, over: str, metric: str) -> str:
+    """Plots the score of each trial and the best score of each arm, over "nth" (configurations) or "seconds"."""
+    axis = {"nth": "configurations tried", "seconds": "seconds spent"}[over]
+    rows = [row for row in rows if row[over] is not None]
+    with svg_plot(f"best-{over}", f"Best {metric} over {axis}", 4.4, 2.6) as (plot, axes):
+        scatter_states(axes, [row for row in rows if row["arm"] == MAIN_ARM], over, rows)
+        for i, (arm, of_arm) in enumerate(grouped(rows, "arm").items()):
+            scored = [row for row in of_arm if row["best"] is not None]
+            if scored:
+                end = max(column(rows if over == "seconds" else of_arm, over))
+                x, y = [*column(scored, over), end], [*column(scored, "best"), scored[-1]["best"]]
                 dashes = DASHES[i % len(DASHES)]
                 axes.step(x, y, where="post", color=arm_colour(arm, i), linestyle=dashes, label=f"best of {arm}")
                 axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=legend_columns(axes, 3.9))
-        axes.set_xlabel(words)
+        axes.set_xlabel(axis)
         axes.set_ylabel(f"select-dev {metric}")
         axes.set_xlim(left=0)
         whole_numbers(axes)
     return plot.svg
 
 
-def curves(found: Rows, metric: str, best: Mapping[str, str]) -> list[str]:
-    """Returns learning curves: of every trial of the search by its state, and of each arm's best trial.
+def curves(rows: Rows, metric: str, best: Mapping[str, str]) -> list[str]:
+    """Plots learning curves: of every trial of the search by its state, and of each arm's best trial.
 
     `best` has the best trial's id by arm.
     """
-    trials, svgs = grouped(found, "trial_id"), []
-    ours = [rows for rows in trials.values() if rows[0]["arm"] == MAIN_ARM]
-    if ours:
+    trials, svgs = grouped(rows, "trial_id"), []
+    of_search = [trial for trial in trials.values() if trial[0]["arm"] == MAIN_ARM]
+    if of_search:
         with _curves_axes("curves-all", "every trial of the search", metric) as (plot, axes):
-            for rows in ours:
-                colour, marker = STATES[rows[0]["state"]]
-                strong = rows[0]["trial_id"] == best.get(MAIN_ARM)
-                width, alpha = (2.2, 1.0) if strong else (1.0, 0.6)
-                axes.plot(column(rows, "step"), column(rows, "score"), color=colour, linewidth=width, alpha=alpha)
-                axes.plot(rows[-1]["step"], rows[-1]["score"], marker, color=colour, markersize=4)
+            for trial in of_search:
+                colour, marker = STATES[trial[0]["state"]]
+                is_best = trial[0]["trial_id"] == best.get(MAIN_ARM)
+                width, alpha = (2.2, 1.0) if is_best else (1.0, 0.6)
+                axes.plot(column(trial, "step"), column(trial, "score"), color=colour, linewidth=width, alpha=alpha)
+                axes.plot(trial[-1]["step"], trial[-1]["score"], marker, color=colour, markersize=4)
         svgs.append(plot.svg)
-    best = {arm: best[arm] for arm in grouped(found, "arm") if best.get(arm) in trials}
+    best = {arm: best[arm] for arm in grouped(rows, "arm") if best.get(arm) in trials}
     if best:
         with _curves_axes("curves-best", "the best trial of each arm", metric) as (plot, axes):
             for i, (arm, trial_id) in enumerate(best.items()):
@@ -102,31 +102,33 @@ def _curves_axes(name: str, title: str, metric: str) -> Iterator[tuple[SvgPlot, 
         whole_numbers(axes)
 
 
-def dimensions(found: Rows, declared: Mapping[str, Any], metric: str, best: str | None) -> list[str]:
-    """For each dimension the score against the value, on one scale of scores; a word's values side by side."""
+def dimensions(rows: Rows, declared: Mapping[str, Any], metric: str, best: str | None) -> list[str]:
+    """Plots, for each dimension, the score against the value, with a ring around the trial `best`.
+
+    All plots have the same scale of scores. Words are placed side by side.
+    """
     svgs = []
-    for i, (name, rows) in enumerate(grouped(found, "dimension").items()):
-        about = declared.get(name, {})
+    for i, (name, points) in enumerate(grouped(rows, "dimension").items()):
+        declaration = declared.get(name, {})
         with svg_plot(f"dimension{i}", f"{metric} against {name}", 3.1, 2.3) as (plot, axes):
             axes.set_title(name)
-            if "choice" in about or any(row["number"] is None for row in rows):
-                rows = words_as_places(axes, rows, about.get("choice") or [])
+            if "choice" in declaration or any(row["number"] is None for row in points):
+                points = words_as_places(axes, points, declaration.get("choice") or [])
             else:
-                related = rank_correlation(rows)
-                axes.set_title(related, loc="right", color=MUTED, fontsize=7, fontweight="normal")
-                value_axis(axes, about)
-            scatter_states(axes, rows, "number", found)
-            ringed = [row for row in rows if row["trial_id"] == best]
+                axes.set_title(rank_correlation(points), loc="right", color=MUTED, fontsize=7, fontweight="normal")
+                value_axis(axes, declaration)
+            scatter_states(axes, points, "number", rows)
+            ringed = [row for row in points if row["trial_id"] == best]
             x, y = column(ringed, "number"), column(ringed, "score")
             axes.plot(x, y, "o", markersize=9, markerfacecolor="none", color=INK, zorder=4)
         svgs.append(plot.svg)
     return svgs
 
 
-def differences(found: Rows, metric: str) -> str:
-    """Each baseline's paired difference to the search's winner on fresh seeds, with its 95 % interval."""
-    rows = [row for row in found if row["low"] is not None]
-    label = f"Difference in {metric}, search less baseline"
+def differences(rows: Rows, metric: str) -> str:
+    """Plots, for each baseline, the paired difference to the search's winner with its 95 % interval."""
+    rows = [row for row in rows if row["low"] is not None]
+    label = f"Difference in {metric}, search minus baseline"
     with svg_plot("differences", label, 4.4, 0.55 + 0.3 * len(rows)) as (plot, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for place, row in enumerate(rows):
@@ -137,22 +139,25 @@ def differences(found: Rows, metric: str) -> str:
         axes.set_xlim(-far, far)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_yticks(range(len(rows)), column(rows, "arm"))
-        axes.set_xlabel(f"{metric}: search less baseline, 95 % interval")
+        axes.set_xlabel(f"{metric}: search minus baseline, 95 % interval")
         axes.grid(axis="y", visible=False)
     return plot.svg
 
 
 def scatter_states(axes: Axes, rows: Rows, x: str, all_rows: Rows) -> None:
-    """Complete trials at their scores; the others, whose scores are of fewer steps or none, on the lower edge."""
+    """Draws complete trials at their scores and all other trials at the lower edge.
+
+    The scale is that of `all_rows`.
+    """
     scores = column(complete(all_rows), "score") or [0.0, 1.0]
     low, high = min(scores), max(scores)
     room = 0.08 * (high - low) or 0.01
     axes.set_ylim(low - 2.5 * room, high + room)
     for state, (colour, marker) in STATES.items():
-        these = [row for row in rows if row["state"] == state]
-        y = column(these, "score") if state == TrialState.COMPLETE else [low - 1.8 * room] * len(these)
-        if these:
-            axes.plot(column(these, x), y, marker, color=colour, markersize=4.5, alpha=0.85, zorder=3)
+        in_state = [row for row in rows if row["state"] == state]
+        y = column(in_state, "score") if state == TrialState.COMPLETE else [low - 1.8 * room] * len(in_state)
+        if in_state:
+            axes.plot(column(in_state, x), y, marker, color=colour, markersize=4.5, alpha=0.85, zorder=3)
 
 
 def rank_correlation(rows: Rows) -> str:
@@ -167,53 +172,53 @@ def rank_correlation(rows: Rows) -> str:
 
 
 def words_as_places(axes: Axes, rows: Rows, choices: Iterable[object]) -> Rows:
-    """The rows with the place of their word as number, a little aside so that points do not hide each other."""
+    """Returns the rows with the place of their word on the x axis as number, shifted so that points do not overlap."""
     words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices]
     words += sorted({row["value"] for row in rows} - set(words))
-    met: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     placed = []
     for row in rows:
-        placed.append({**row, "number": words.index(row["value"]) + 0.06 * (met[row["value"]] % 5 - 2)})
-        met[row["value"]] += 1
+        placed.append({**row, "number": words.index(row["value"]) + 0.06 * (counts[row["value"]] % 5 - 2)})
+        counts[row["value"]] += 1
     axes.set_xticks(range(len(words)), [word.replace("_", " ") for word in words])
     axes.set_xlim(-0.5, len(words) - 0.5)
     axes.grid(axis="x", visible=False)
     return placed
 
 
-def value_axis(axes: Axes, about: Mapping[str, Any]) -> None:
-    """An axis over the declared range; a logarithmic one says 0.0003 as 3e-4 and is not crowded."""
+def value_axis(axes: Axes, declaration: Mapping[str, Any]) -> None:
+    """Sets the x axis to the declared range; a logarithmic axis has few ticks and writes 0.0003 as 3e-4."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    bounds: list[float] = about.get("float") or about.get("int") or []
-    if about.get("log"):
+    bounds: list[float] = declaration.get("float") or declaration.get("int") or []
+    if declaration.get("log"):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
         axes.xaxis.set_minor_formatter(NullFormatter())
         if bounds:
-            aside = (bounds[1] / bounds[0]) ** 0.04
-            axes.set_xlim(bounds[0] / aside, bounds[1] * aside)
+            margin = (bounds[1] / bounds[0]) ** 0.04
+            axes.set_xlim(bounds[0] / margin, bounds[1] * margin)
     else:
         axes.locator_params(axis="x", nbins=5)
         if bounds:
-            aside = 0.04 * (bounds[1] - bounds[0]) or 0.5
-            axes.set_xlim(bounds[0] - aside, bounds[1] + aside)
+            margin = 0.04 * (bounds[1] - bounds[0]) or 0.5
+            axes.set_xlim(bounds[0] - margin, bounds[1] + margin)
 
 
 def legend_columns(axes: Axes, width: float) -> int:
-    """How many of its labels fit beside each other in so many inches."""
+    """Returns how many labels fit side by side into so many inches."""
     longest = max(len(str(label)) for label in axes.get_legend_handles_labels()[1])
     return max(1, int(width / (0.45 + 0.06 * longest)))
 
 
 def whole_numbers(axes: Axes) -> None:
-    """Ticks of the x axis at whole numbers alone."""
+    """Puts the ticks of the x axis at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def arm_colour(arm: str, place: int) -> str:
-    """Blue for the search; the baselines, which come after it, have others."""
+    """Returns blue for the search, another colour for each baseline after it."""
     return BLUE if arm == MAIN_ARM else (GREEN, PINK, SKY)[(place - 1) % 3]

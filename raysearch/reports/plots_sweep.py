@@ -1,4 +1,4 @@
-"""Pictures of a grid: the score over the values of a dimension (ATTITTUD's Figure 2), and over two of its eta at once.
+"""Plots of a grid: the score over the values of one dimension (ATTITTUD's Figure 2), and over two of its eta.
 
 Dery, Dauphin & Grangier (ICLR 2021), https://arxiv.org/abs/2108.11346
 """
@@ -18,34 +18,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ETA = ("eta_perp", "eta_pos", "eta_neg", "eta_prim")
-_TICKS = 9  # up to so many values have a tick each
-_WIDE = 16  # values so many times apart are told apart on a logarithmic axis only
+_MAX_TICKS = 9  # with more values, not each has a tick
+_LOG_RATIO = 16  # from this ratio of the largest to the smallest value the axis is logarithmic
 
 
-def sweeps(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
-    """For each dimension the mean score of each value: a line with its standard error, or words side by side.
+def sweeps(rows: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
+    """Plots, for each dimension, the mean score of each value: a line with its standard error, or words side by side.
 
-    `found` has a row for every trial and dimension. A second dimension with few values gives a line for each.
+    There is a row for every trial and dimension. A second dimension with few values gives one line per value.
     """
-    found = complete(found)
-    dimensions = grouped(found, "dimension")
+    dimensions = grouped(complete(rows), "dimension")
     svgs = []
-    for i, (name, rows) in enumerate(dimensions.items()):
+    for i, (name, points) in enumerate(dimensions.items()):
         with svg_plot(f"sweep{i}", f"mean {metric} for each {name}", 3.7, 2.5) as (plot, axes):
             axes.set_title(name)
-            if any(row["number"] is None for row in rows):
-                _words(axes, rows, declared.get(name, {}).get("choice") or [])
+            if any(row["number"] is None for row in points):
+                _words(axes, points, declared.get(name, {}).get("choice") or [])
             else:
-                _numbers(axes, _by_the_other(rows, dimensions, name), declared.get(name, {}))
+                _numbers(axes, _by_other_dimension(points, dimensions, name), declared.get(name, {}))
             axes.set_ylabel(f"select-dev {metric}")
         svgs.append(plot.svg)
     return svgs
 
 
-def eta_pairs(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
-    """For each two eta that were searched where the trials lie, the deeper the colour the higher the score."""
+def eta_pairs(rows: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
+    """Plots, for each pair of eta that were searched, the trials; a darker colour is a higher score."""
     trials: dict[str, dict[str, float]] = {}
-    for row in complete(found):
+    for row in complete(rows):
         if row["dimension"] in ETA and row["number"] is not None:
             trials.setdefault(row["trial_id"], {"score": row["score"]})[row["dimension"]] = row["number"]
     svgs = []
@@ -66,8 +65,11 @@ def eta_pairs(found: Rows, declared: Mapping[str, Any], metric: str) -> list[str
     return svgs
 
 
-def _by_the_other(rows: Rows, dimensions: Mapping[str, Rows], name: str) -> dict[str, Rows]:
-    """The rows by the value of the one other dimension, said in words; under "" where there is none, or too much."""
+def _by_other_dimension(rows: Rows, dimensions: Mapping[str, Rows], name: str) -> dict[str, Rows]:
+    """Returns the rows by the value of the only other dimension, in words.
+
+    All rows are under "" if there is not exactly one other dimension, or it has too many values for lines.
+    """
     others = [other for other in dimensions if other != name]
     if len(others) != 1:
         return {"": rows}
@@ -78,13 +80,13 @@ def _by_the_other(rows: Rows, dimensions: Mapping[str, Rows], name: str) -> dict
     return {label: [row for row in rows if of_trial[row["trial_id"]] == value] for value, label in values.items()}
 
 
-def _numbers(axes: Axes, lines: Mapping[str, Rows], about: Mapping[str, Any]) -> None:
-    """Mean and standard error of the score over numbers, on the declared axis."""
+def _numbers(axes: Axes, lines: Mapping[str, Rows], declaration: Mapping[str, Any]) -> None:
+    """Draws mean and standard error of the score over numbers, on the declared axis."""
     numbers = sorted({row["number"] for rows in lines.values() for row in rows})
-    value_axis(axes, about)
-    if "choice" in about and numbers[0] > 0 and numbers[-1] >= _WIDE * numbers[0]:
+    value_axis(axes, declaration)
+    if "choice" in declaration and numbers[0] > 0 and numbers[-1] >= _LOG_RATIO * numbers[0]:
         axes.set_xscale("log")
-    if len(numbers) <= _TICKS:
+    if len(numbers) <= _MAX_TICKS:
         axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
         axes.set_xticks([], minor=True)
     for i, (label, rows) in enumerate(lines.items()):
@@ -97,7 +99,7 @@ def _numbers(axes: Axes, lines: Mapping[str, Rows], about: Mapping[str, Any]) ->
 
 
 def _words(axes: Axes, rows: Rows, choices: Iterable[object]) -> None:
-    """Every trial's score over its word, a little aside of each other, and a bar at the mean."""
+    """Draws every trial's score over its word, and a bar at the mean."""
     placed = words_as_places(axes, rows, choices)
     axes.plot(column(placed, "number"), column(placed, "score"), "o", color=BLUE, markersize=4, alpha=0.7)
     for number, mean, error in _means([{**row, "number": round(row["number"])} for row in placed]):
@@ -109,7 +111,7 @@ def _words(axes: Axes, rows: Rows, choices: Iterable[object]) -> None:
 
 
 def _means(rows: Rows) -> list[tuple[float, float, float]]:
-    """Value, mean score and its standard error, in the order of values; 0 for the error of one trial."""
+    """Returns value, mean score and its standard error, sorted by value; the error of one trial is 0."""
     groups: dict[float, list[float]] = {}
     for row in rows:
         groups.setdefault(row["number"], []).append(row["score"])
@@ -120,12 +122,12 @@ def _means(rows: Rows) -> list[tuple[float, float, float]]:
 
 
 def _shades(axes: Axes, scores: Mapping[tuple[float, float], float]) -> None:
-    """Points as deep in colour as their score is high, the ends said above, the best one ringed."""
+    """Draws points that are darker the higher their score, a ring around the best, and the extremes as the title."""
     low, high = min(scores.values()), max(scores.values())
     for (x, y), score in sorted(scores.items(), key=lambda item: item[1]):
         share = (score - low) / (high - low or 1.0)
         axes.plot(x, y, "o", color=BLUE, alpha=round(0.1 + 0.9 * share, 2), markersize=6.5, markeredgewidth=0)
         axes.plot(x, y, "o", color=BLUE, markersize=6.5, markerfacecolor="none", markeredgewidth=0.6)
     axes.plot(*max(scores, key=lambda place: scores[place]), "o", color=INK, markersize=10, markerfacecolor="none")
-    axes.set_title(f"pale {low:.3f}, deep {high:.3f}", loc="right", fontsize=7, fontweight="normal")
+    axes.set_title(f"light {low:.3f}, dark {high:.3f}", loc="right", fontsize=7, fontweight="normal")
     axes.margins(0.08)

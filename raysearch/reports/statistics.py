@@ -1,12 +1,14 @@
-"""Paired statistics: do two methods differ, when both were scored on the same seeds?
+"""Paired statistics: do two methods differ, when both are scored on the same seeds?
 
-    d  (n,)  differences of their scores, one for each seed
+    d  (n,)  the differences of their scores, one per seed
 
-Interval: Student's t; and BCa of the bootstrap, Efron, Better bootstrap confidence intervals, JASA 82 (1987).
-Test: the sign of every difference is as likely the other one if there is nothing between the methods, Fisher, The
-design of experiments (1935), section 21. Several at once: Holm, A simple sequentially rejective multiple test
-procedure, Scandinavian Journal of Statistics 6 (1979).
-Reports call these by name in their SQL, see `FUNCTIONS` and `COMPARED`.
+Intervals: Student's t; BCa bootstrap, Efron, Better bootstrap confidence intervals, JASA 82 (1987).
+Test: exact sign-flip test, Fisher, The design of experiments (1935), section 21. If the methods do not differ, each
+difference is equally likely to have the opposite sign.
+Several comparisons: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6
+(1979).
+
+SQL reports call these functions by the names in `FUNCTIONS`, and the table macro `COMPARED`.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from typing import Any
 
 import numpy as np
 
-ALPHA = 0.05  # how often a verdict may be wrong when there is no difference, all comparisons of a table together
-EXACT = 12  # up to so many seeds every flip of signs is tried, 2^n; beyond, `DRAWN` of them
-DRAWN = 9_999
+ALPHA = 0.05  # probability of a wrong verdict without a difference, for all comparisons of a table together
+MAX_EXACT_SEEDS = 12  # with more seeds, RANDOM_FLIPS of the 2^n sign flips are drawn
+RANDOM_FLIPS = 9_999
 Interval = list[float]  # low, high
 
 
 def t_interval(d: Sequence[float], compared: int = 1) -> Interval | None:
-    """Bounds of the mean difference, 95 % for `compared` of them together (Bonferroni); None for fewer than two."""
+    """Returns the 95 % interval of the mean difference, for `compared` of them together (Bonferroni).
+
+    Returns None for fewer than two seeds.
+    """
     if len(d) < 2:
         return None
     from scipy.stats import t
@@ -34,33 +39,37 @@ def t_interval(d: Sequence[float], compared: int = 1) -> Interval | None:
 
 
 def bootstrap_interval(d: Sequence[float]) -> Interval | None:
-    """BCa bounds of the mean difference, 95 %, always of the same resamples; None for fewer than three."""
+    """Returns the 95 % BCa interval of the mean difference, with fixed resamples; None for fewer than three seeds."""
     if len(d) < 3:
         return None
     if np.ptp(d) <= 1e-9 * np.max(np.abs(d)):
         return [float(np.mean(d))] * 2
     from scipy.stats import bootstrap
 
-    drawn = bootstrap((np.asarray(d),), np.mean, confidence_level=1 - ALPHA, rng=np.random.default_rng(0))
-    bounds = drawn.confidence_interval
+    resampled = bootstrap((np.asarray(d),), np.mean, confidence_level=1 - ALPHA, rng=np.random.default_rng(0))
+    bounds = resampled.confidence_interval
     return [float(bounds.low), float(bounds.high)] if np.isfinite([*bounds]).all() else None
 
 
 def sign_flip_p(d: Sequence[float]) -> float | None:
-    """How probable a mean at least so far from 0 is if signs are chance, two-sided; at least 2 / 2^n. None for none."""
+    """Returns the two-sided p-value of the mean difference under random signs, at least 2 / 2^n; None for no seeds.
+
+    `scipy.stats.permutation_test` gives the same value for 2 to 12 seeds, except where sums that are equal on paper
+    differ by rounding: its tolerance is relative to the mean, which may be near 0.
+    """
     if not len(d):
         return None
-    if len(d) <= EXACT:
+    if len(d) <= MAX_EXACT_SEEDS:
         signs = 1.0 - 2.0 * (np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1)
     else:
-        flips = np.random.default_rng(0).choice([1.0, -1.0], (DRAWN, len(d)))
+        flips = np.random.default_rng(0).choice([1.0, -1.0], (RANDOM_FLIPS, len(d)))
         signs = np.vstack([np.ones(len(d)), flips])
     sums = np.abs(signs @ np.asarray(d))
     return float(np.mean(sums >= sums[0] - 1e-9 * np.sum(np.abs(d))))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The same p, each as large as it has to be for all together."""
+    """Returns Holm-adjusted p-values."""
     adjusted, least = [0.0] * len(p), 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
         least = max(least, min(1.0, (len(p) - rank) * p[i]))
@@ -69,26 +78,26 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def rests_on(seeds: int, compared: int = 1) -> str:
-    """What a verdict rests on: "p_holm"; "interval" with too few seeds for any p_holm to be below 0.05."""
+    """Returns what a verdict rests on: "p_holm", or "interval" if so few seeds cannot make p_holm less than 0.05."""
     return "p_holm" if compared * 2 / 2**seeds < ALPHA else "interval"
 
 
 def better(d: Sequence[float], p_holm: float, compared: int = 1) -> int:
-    """1 if the first method is better, -1 if the second is, 0 if no difference is found.
+    """Returns 1 if the first method is better, -1 if the second is, 0 if no difference is found.
 
-    Where no p can decide, the t interval has to leave 0 out, and every seed has to say the same.
+    With too few seeds for a p-value, the t interval has to exclude 0 and all seeds have to agree in sign.
     """
     if len(d) < 2:
         return 0
     if rests_on(len(d), compared) == "p_holm":
-        found = p_holm < ALPHA
+        differs = p_holm < ALPHA
     else:
         low, high = t_interval(d, compared) or (0.0, 0.0)
-        found = (low > 0 and min(d) > 0) or (high < 0 and max(d) < 0)
-    return int(np.sign(np.mean(d))) if found else 0
+        differs = (low > 0 and min(d) > 0) or (high < 0 and max(d) < 0)
+    return int(np.sign(np.mean(d))) if differs else 0
 
 
-# As SQL knows them: function, types of its arguments, type of what comes back.
+# For SQL: the function, the types of its arguments, the type of its result.
 FUNCTIONS: dict[str, tuple[Callable[..., Any], list[Any], str]] = {
     "t_interval": (t_interval, ["DOUBLE[]", "BIGINT"], "DOUBLE[]"),
     "bootstrap_interval": (bootstrap_interval, ["DOUBLE[]"], "DOUBLE[]"),
@@ -98,7 +107,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[Any], str]] = {
     "better": (better, ["DOUBLE[]", "DOUBLE", "BIGINT"], "INTEGER"),
 }
 
-# The arms of a table of arm, seed and score beside the search: d, search less arm; the rest null for fewer than two.
+# Compares each arm of a table (arm, seed, score) with the search: d is search minus arm by seed; with fewer than two
+# seeds the other columns are null.
 COMPARED = """
 CREATE MACRO compared(scores) AS TABLE
 WITH paired AS (

@@ -339,7 +339,7 @@ def test_trajectories_include_branch_alphas_and_weights():
         ("alpha", "end_task", 2, 1.2), ("alpha", "end_task", 4, 0.9),
     ]  # fmt: skip
     drawn = trajectories(found)
-    assert ["how much of a branch was taken" in drawn[0], "weight of the branch" in drawn[1]] == [True, True]
+    assert ["how much of a branch was merged" in drawn[0], "weight of the branch" in drawn[1]] == [True, True]
     assert len(drawn) == 2
 
 
@@ -473,7 +473,7 @@ def test_page_of_an_incomplete_run_says_what_is_missing(tmp_path, parts, words):
 
 
 def test_page_of_a_run_without_a_search_is_rejected(tmp_path):
-    with Ledger.open(tmp_path / "early"), pytest.raises(RunError, match="the search has not begun"):
+    with Ledger.open(tmp_path / "early"), pytest.raises(RunError, match="the search has not started"):
         write_html(open_run(tmp_path / "early"))
 
 

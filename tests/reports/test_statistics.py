@@ -1,10 +1,11 @@
-"""Paired statistics against values done by hand, slow plain references, and a method beside itself."""
+"""Paired statistics agree with values done by hand, with slow plain references and with scipy."""
 
 import itertools
 from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy.stats import permutation_test
 
 from raysearch.reports.statistics import better, bootstrap_interval, holm, rests_on, sign_flip_p, t_interval
 
@@ -46,6 +47,14 @@ def test_sign_flip_p_enumerates_all_sign_patterns():
         d = rng.normal(0.5, 1, n)
         sums = [abs(np.dot(signs, d)) for signs in itertools.product([1, -1], repeat=n)]
         assert sign_flip_p(d) == np.mean(np.array(sums) >= abs(d.sum()) - 1e-12)
+
+
+def test_sign_flip_p_without_ties_equals_scipy_exactly():
+    rng = np.random.default_rng(2)
+    for n in (2, 3, 5, 8, 11):
+        d = rng.normal(0.01, 0.02, n)
+        expected = permutation_test((d,), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
+        assert sign_flip_p(d) == expected
 
 
 def test_sampled_sign_flip_p_approximates_the_exact_value():

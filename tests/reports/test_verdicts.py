@@ -50,7 +50,7 @@ def test_page_states_verdicts_and_attributes_paper_scores(tmp_path):
     assert "Paper's scores: Dery, Dauphin & Grangier 2021, Table 2" in page.words
     assert "They were printed there, not measured here" in page.words
     assert page.words.count("67.1 +- 1.31") == 3  # on dev, on test, and in the search as declared
-    assert plot_titles(page, "arms") == ["Difference in macro_f1, search less baseline"]
+    assert plot_titles(page, "arms") == ["Difference in macro_f1, search minus baseline"]
 
 
 def test_arms_without_fresh_seeds_get_no_verdict(tmp_path):
@@ -103,7 +103,7 @@ def test_sweep_means_and_standard_errors_match_hand_values():
 
 
 def test_sweep_with_third_or_partial_dimension_has_one_line():
-    by = plots_sweep._by_the_other
+    by = plots_sweep._by_other_dimension
     two = {"k": points(k=[1, 1, 2]), "m": points(m=[4, 8, 8])}
     assert {label: len(rows) for label, rows in by(two["k"], two, "k").items()} == {"m 4": 1, "m 8": 2}
     assert list(by(two["k"], {**two, "n": points(n=[1, 2, 3])}, "k")) == [""]
