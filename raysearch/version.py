@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def version_of(package: str) -> str:
-    """Returns the version, or words that say that there is none."""
+    """Returns the version, or a note that the package is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -16,7 +16,7 @@ CLOSED = "closed"  # what `Broker.read_scores` returns as the state of a trial t
 class EventKind(StrEnum):
     """What a TrialEvent says."""
 
-    STARTED = "started"  # a worker group has begun the trial
+    STARTED = "started"  # a worker group has started the trial
     REPORTS = "reports"  # the trial was evaluated
     LOST = "lost"  # the worker group that ran the trial is lost
     ENDED = "ended"

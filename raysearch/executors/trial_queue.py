@@ -11,7 +11,7 @@ A trial goes through these states (TrialState):
     running   its worker group is lost for the MAX_LOSSES-th time       failed
 
 A worker group keeps its name for the whole search. Each time that its processes start it gets a new epoch, under which
-it registers with its first request; a request under an epoch that has ended is told to end.
+it registers with its first request; a request under an epoch that has ended gets no trial.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class SearchProgress:
 
     @property
     def remaining(self) -> float | None:
-        """Estimated seconds until the end; None while nothing can be said."""
+        """Estimated seconds until the end; None while there is nothing to estimate from."""
         ended, seconds = self.session
         by_trials = seconds / ended * (self.expected - self.ended) if ended and self.expected is not None else None
         by_time = max(0.0, self.limit - self.seconds) if self.limit is not None else None

@@ -16,7 +16,7 @@ class TrialState(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
-    INTERRUPTED = "interrupted"  # begun, but no process works on it now
+    INTERRUPTED = "interrupted"  # started, but no process works on it now
     COMPLETE = "complete"
     STOPPED = "stopped"  # by the scheduler
     FAILED = "failed"

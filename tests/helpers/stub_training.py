@@ -31,7 +31,7 @@ def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Gene
         with starts.open("a") as file:
             file.write(f"{os.getpid()}\n")
     process_group.barrier()
-    begun = len(starts.read_text().splitlines())
+    attempts = len(starts.read_text().splitlines())
     done = json.loads(state.read_text())["step"] if state.exists() else 0
     best = 0.0
     for step in range(training.eval_every, training.steps + 1, training.eval_every):
@@ -41,7 +41,7 @@ def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Gene
         )
         if step > done:
             time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
-            _fail_as_planned(case, step, begun, process_group)
+            _fail_as_planned(case, step, attempts, process_group)
             score = float("nan") if case == "nan" else score
             if process_group.rank == 0:
                 state.with_suffix(".tmp").write_text(json.dumps({"step": step}))
@@ -52,15 +52,15 @@ def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Gene
             return
 
 
-def _fail_as_planned(case: str, step: int, begun: int, process_group: ProcessGroup) -> None:
+def _fail_as_planned(case: str, step: int, attempts: int, process_group: ProcessGroup) -> None:
     late = step >= 4
     if case == "raise" and late:
         raise OSError("the disk is full")
     if case == "arithmetic" and late:
         raise ArithmeticError("the loss is nan")
-    if case == "one rank raises" and late and process_group.rank == process_group.world - 1 and begun == 1:
+    if case == "one rank raises" and late and process_group.rank == process_group.world - 1 and attempts == 1:
         raise OSError("only here")
-    if late and process_group.rank == process_group.world - 1 and case == "lost" and begun == 1:
+    if late and process_group.rank == process_group.world - 1 and case == "lost" and attempts == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

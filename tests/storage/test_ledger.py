@@ -43,7 +43,7 @@ def of(number: int) -> dict[str, object]:
 
 @pytest.fixture
 def ledger(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger_module, "COMPACT_SECONDS", 1e9)  # when a test wants it compacted, it says so
+    monkeypatch.setattr(ledger_module, "COMPACT_SECONDS", 1e9)  # tests compact when they need to
     with Ledger.open(tmp_path / "run") as opened:
         yield opened
 
@@ -185,7 +185,7 @@ def test_second_writer_error_names_the_first(ledger):
     assert "is writing this run" in other.stderr.splitlines()[-1]
 
 
-def test_holder_is_this_process_only_while_ledger_is_open(ledger):
+def test_writer_pid_is_this_process_only_while_ledger_is_open(ledger):
     assert isinstance(writer_pid(ledger.folder), int)
     ledger.close()
     assert writer_pid(ledger.folder) is None
@@ -214,7 +214,7 @@ def test_compaction_empties_journal_and_keeps_each_row_once(ledger):
 
 
 def test_part_only_grows_and_old_footer_stays_valid(ledger):
-    """What a reader knows of a file that it opens by name a second time must still be so (Polars does)."""
+    """Polars opens a file several times by name, and what it has read of it must stay valid."""
     rng = random.Random(0)
     path = journal.part_path(ledger.folder, "evaluations", 0)
     old, count = path.read_bytes(), 0
@@ -329,7 +329,7 @@ def test_unfinished_file_is_ignored_and_removed_by_next_writer(ledger):
 
 def test_foreign_file_in_the_journal_is_named(ledger):
     stranger = ledger.folder / "log" / "notes.txt"
-    stranger.write_text("mine")
+    stranger.write_text("a note")
     with pytest.raises(RunError, match=r"notes\.txt: not a segment of a raysearch journal"):
         read_table(ledger.folder, "trials")
     stranger.unlink()
@@ -391,7 +391,7 @@ with module.Ledger.open(sys.argv[1]) as ledger:
 
 
 class Readers(threading.Thread):
-    """DuckDB, pandas and Polars over the parts, again and again; what they meet is kept."""
+    """Reads the parts with DuckDB, pandas and Polars, again and again, and keeps every problem."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
@@ -406,14 +406,14 @@ class Readers(threading.Thread):
             try:
                 with duckdb.connect() as connection:
                     counts = connection.sql(f"SELECT count(*), count(step) FROM '{pattern}'").fetchall()[0]
-                seen = [*counts, len(pd.read_parquet(self.table)), len(pl.read_parquet(pattern))]
-                seen.append(pl.scan_parquet(pattern).select(pl.len()).collect().item())
-            except Exception as problem:  # any failure of any reader is what this test is about
+                counts = [*counts, len(pd.read_parquet(self.table)), len(pl.read_parquet(pattern))]
+                counts.append(pl.scan_parquet(pattern).select(pl.len()).collect().item())
+            except Exception as problem:  # the test is about any failure of any reader
                 self.problems.append(repr(problem))
                 continue
-            if seen[0] < most or seen != sorted(seen):
-                self.problems.append(f"rows went away: {most}, {seen}")
-            most, self.rounds = seen[-1], self.rounds + 1
+            if counts[0] < most or counts != sorted(counts):
+                self.problems.append(f"rows were lost: {most}, {counts}")
+            most, self.rounds = counts[-1], self.rounds + 1
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -50,6 +51,13 @@ def test_open_run_accepts_a_name_or_a_path(ledger):
     assert run_names(runs / "nowhere") == []
     with pytest.raises(RunError, match=r"no run 'mind' in .*; did you mean 'mine'"):
         open_run("mind", runs)
+
+
+def test_run_without_its_empty_log_folder_is_read(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "log")
+    assert run_names(tmp_path) == ["copy"]
+    assert open_run(tmp_path / "copy").best()["trial_id"] == run.best()["trial_id"]
 
 
 @pytest.mark.parametrize("table", TABLES)
