@@ -1,21 +1,21 @@
 """An arm of a search: one method, or a choice of methods, and the dimensions that it uses.
 
-The search proper is one arm, each baseline another. An arm says which dimensions a draw asks for, lists its grid,
-and turns drawn values into a configuration with every default filled in.
+The main arm is the search itself; each baseline is another arm. An arm knows which dimensions a draw has, lists its
+grid, and turns drawn values into a configuration with every default filled in.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raysearch.config.compatibility import has_auxiliaries, uses_setting, why_incompatible
 from raysearch.config.dimension import Dimension
 from raysearch.config.objective_weights import is_weighted_by, static_weights
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX, typed_value
-from raysearch.config.sections import MethodSpec
+from raysearch.config.sections import Baseline, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.methods import DEFAULT_METHODS, FAMILIES, METHODS
 from raysearch.methods.profiles import Profile, bundle
@@ -28,45 +28,45 @@ PHASE_STEPS = ("steps", "pretrain_steps", "finetune_steps", "retrain_steps")
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """What is drawn, resolved: a trial less its seed, task and model."""
+    """A resolved draw: a trial without its seed, task and model."""
 
     methods: dict[str, str]
     objectives: tuple[Objective, ...]
     settings: dict[str, Value]
-    params: dict[str, Value]  # the draw
-    primitives: dict[str, Any] = field(default_factory=dict)  # of the user's own, as a plan holds them
-    weights: tuple[float, ...] = ()  # of the objectives, where the weighting has them from here
+    params: dict[str, Value]  # the values drawn
+    primitives: dict[str, Any] = field(default_factory=dict)  # the user's, as a plan holds them
+    weights: tuple[float, ...] = ()  # of the objectives, for a weighting that takes them from the search
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One study: its fixed part and its dimensions, those that others depend on first."""
+    """One study: its fixed part, and its dimensions in an order in which each follows those that it depends on."""
 
     name: str
-    trials: int | None  # configurations; None when only time ends it
+    trials: int | None  # configurations; None where only time ends the arm
     method: MethodSpec  # an empty word where the family is a dimension
-    space: str  # empty where the space is a dimension or not needed
+    space: str  # empty where it is a dimension or not needed
     settings: dict[str, Value]
     dimensions: dict[str, Dimension]
     spaces: dict[str, Space] = field(repr=False)
     profile: Profile | None = None
 
     def methods(self, drawn: Mapping[str, Any]) -> dict[str, str]:
-        """The three methods under these values; without auxiliaries there is nothing to cut."""
+        """Returns the three methods under these values; without auxiliaries there is no surgery."""
         named: dict[str, str] = {
             f: str(drawn.get(f) or getattr(self.method, f) or DEFAULT_METHODS[f]) for f in FAMILIES
         }
         return named if has_auxiliaries(named) else {**named, "surgery": DEFAULT_METHODS["surgery"]}
 
     def method_combinations(self) -> list[dict[str, str]]:
-        """Every triple of methods that a draw can give."""
+        """Returns every combination of methods that a draw can have."""
         searched = {f: self.dimensions[f].choices for f in FAMILIES if f in self.dimensions}
-        triples = itertools.product(*(searched.get(f) or (getattr(self.method, f),) for f in FAMILIES))
-        named = [self.methods(dict(zip(FAMILIES, triple, strict=True))) for triple in triples]
-        return [triple for i, triple in enumerate(named) if triple not in named[:i]]
+        combinations = itertools.product(*(searched.get(f) or (getattr(self.method, f),) for f in FAMILIES))
+        named = [self.methods(dict(zip(FAMILIES, triple, strict=True))) for triple in combinations]
+        return [methods for i, methods in enumerate(named) if methods not in named[:i]]
 
     def is_active(self, dimension: Dimension, drawn: Mapping[str, Any]) -> bool:
-        """Is this dimension drawn, given the values of those before it?"""
+        """Returns whether this dimension is drawn, given the values of the dimensions before it."""
         if any(drawn.get(parent) not in values for parent, values in dimension.when.items()):
             return False
         methods = self.methods(drawn)
@@ -80,7 +80,7 @@ class Arm:
         return uses_setting(methods, dimension.name)
 
     def grid(self) -> Iterator[dict[str, Value]]:
-        """Every possible draw, the last dimension fastest. Needs dimensions with an end of values."""
+        """Yields every possible draw, the last dimension changing fastest. No dimension may be continuous."""
 
         def extend(drawn: dict[str, Value], rest: tuple[Dimension, ...]) -> Iterator[dict[str, Value]]:
             if not rest:
@@ -91,16 +91,16 @@ class Arm:
                 for value in rest[0].values or ():
                     yield from extend({**drawn, rest[0].name: value}, rest[1:])
 
-        return (drawn for drawn in extend({}, tuple(self.dimensions.values())) if self._possible(drawn))
+        return (drawn for drawn in extend({}, tuple(self.dimensions.values())) if self._is_possible(drawn))
 
     def configure(self, params: Mapping[str, Any]) -> Configuration:
-        """The configuration that these values make; those of dimensions that are not asked for are dropped.
+        """Returns the configuration of these values; values of dimensions that are not drawn are dropped.
 
-        Raises ValueError for a draw that is not complete, not of this arm, or that no trial can run.
+        Raises ValueError for a draw that is incomplete, that is not of this arm, or that no trial can run.
         """
         for name in params:
             if name not in self.dimensions:
-                raise ValueError(f"{name} is no dimension of arm {self.name!r}{did_you_mean(name, self.dimensions)}")
+                raise ValueError(f"{name} is not a dimension of arm {self.name!r}{did_you_mean(name, self.dimensions)}")
         drawn: dict[str, Value] = {}
         for dimension in self.dimensions.values():
             if self.is_active(dimension, drawn):
@@ -114,8 +114,8 @@ class Arm:
             raise ValueError(problem)
         if "objectives_per_step" in used:
             used["objectives_per_step"] = min(int(used["objectives_per_step"]) or len(objectives), len(objectives))
-        own = self._space(values).user_primitives if objectives else None
-        primitives = own.plan() if own else {}
+        user_primitives = self._space(values).user_primitives if objectives else None
+        primitives = user_primitives.plan() if user_primitives else {}
         return Configuration(
             methods=methods,
             objectives=objectives,
@@ -125,25 +125,25 @@ class Arm:
             weights=static_weights(objectives, values) if METHODS[methods["weighting"]].searches_weights else (),
         )
 
-    def bound(self, name: str, which: Callable[[Iterable[float]], float]) -> float:
-        """The least (`min`) or largest (`max`) value that a numeric setting takes in this arm; 0 for other settings."""
+    def bound(self, name: str, extreme: Callable[[Iterable[float]], float]) -> float:
+        """Returns the least (`min`) or largest (`max`) value of a numeric setting in this arm; 0 for other settings."""
         dimension = self.dimensions.get(name)
-        usual = [bundle(self.profile, methods).get(name, DEFAULTS[name]) for methods in self.method_combinations()]
-        values: tuple[Value, ...] = (self.settings[name],) if name in self.settings else tuple(usual)
+        defaults = [bundle(self.profile, methods).get(name, DEFAULTS[name]) for methods in self.method_combinations()]
+        values: tuple[Value, ...] = (self.settings[name],) if name in self.settings else tuple(defaults)
         if dimension is not None:
-            own = dimension.choices if dimension.kind == "choice" else (dimension.low, dimension.high)
-            values = own if not dimension.when else (*own, *usual)
+            drawn = dimension.choices if dimension.type == "choice" else (dimension.low, dimension.high)
+            values = drawn if not dimension.when else (*drawn, *defaults)
         numbers = [value for value in values if isinstance(value, int | float)]
-        return which(numbers) if numbers else 0
+        return extreme(numbers) if numbers else 0
 
     @property
     def max_steps(self) -> float:
-        """The most optimizer steps that a trial of this arm can take, all phases."""
+        """The largest number of optimizer steps of a trial of this arm, over all phases."""
         return max(
             sum(self.bound(key, max) for key in PHASE_STEPS if uses_setting(m, key)) for m in self.method_combinations()
         )
 
-    def _possible(self, drawn: Mapping[str, Value]) -> bool:
+    def _is_possible(self, drawn: Mapping[str, Value]) -> bool:
         try:
             self.configure(drawn)
         except ValueError:
@@ -161,10 +161,36 @@ class Arm:
         return space.restrict(include).objectives
 
 
-def order_dimensions(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:
-    """Families, space and primitives before settings, and whatever a condition names before what it governs.
+def baseline_arm(name: str, baseline: Baseline, main: Arm) -> Arm:
+    """Returns a baseline's arm: it shares those settings and dimensions of the main arm that its method uses."""
+    methods = baseline.method.fixed
+    shared = {key: value for key, value in main.settings.items() if uses_setting(methods, key)}
+    settings = shared | baseline.settings
+    fixed = settings | methods | ({"space": baseline.space} if baseline.space else {})
+    dimensions: dict[str, Dimension] = {}
+    for dimension in main.dimensions.values():
+        if dimension.name in fixed or dimension.name in FAMILIES or not uses_setting(methods, dimension.name):
+            continue
+        is_met = all(fixed[parent] in values for parent, values in dimension.when.items() if parent in fixed)
+        unmet = {parent: values for parent, values in dimension.when.items() if parent not in fixed}
+        if is_met and dimensions.keys() >= unmet.keys():
+            dimensions[dimension.name] = replace(dimension, when=unmet)
+    return Arm(
+        name=name,
+        trials=baseline.trials if baseline.trials is not None or dimensions else 1,
+        method=baseline.method,
+        space=baseline.space or main.space,
+        settings=settings,
+        dimensions=dimensions,
+        spaces=main.spaces,
+        profile=baseline.profile or main.profile,
+    )
 
-    Raises ValueError when conditions go in a circle.
+
+def order_dimensions(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:
+    """Returns families, space and primitives before settings, and each dimension after those that its condition names.
+
+    Raises ValueError for conditions that depend on each other in a circle.
     """
 
     def rank(name: str) -> int:
@@ -172,13 +198,13 @@ def order_dimensions(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension
             return (*FAMILIES, "space").index(name)
         return 4 if name.startswith(INCLUDE_PREFIX) else 6 if name.startswith(WEIGHT_PREFIX) else 5
 
-    left = sorted(dimensions.values(), key=lambda dimension: rank(dimension.name))
+    remaining = sorted(dimensions.values(), key=lambda dimension: rank(dimension.name))
     ordered: dict[str, Dimension] = {}
-    while left:
-        ready = next((d for d in left if ordered.keys() >= (d.when.keys() & dimensions.keys())), None)
+    while remaining:
+        ready = next((d for d in remaining if ordered.keys() >= (d.when.keys() & dimensions.keys())), None)
         if ready is None:
-            raise ValueError(f"conditions go in a circle: {', '.join(d.name for d in left)}")
-        left.remove(ready)
+            raise ValueError(f"conditions depend on each other in a circle: {', '.join(d.name for d in remaining)}")
+        remaining.remove(ready)
         ordered[ready.name] = ready
     return ordered
 

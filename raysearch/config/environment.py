@@ -1,6 +1,6 @@
-"""What this machine has: cores, GPUs, packages; and whether a search asks for more.
+"""What this machine has, cores, GPUs and packages, and whether a search needs more.
 
-Raises SpecError at the line of the key that asks for it.
+Errors are raised at the line of the key that needs it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 def check_machine(search: Search, node: Node) -> None:
-    """Refuse resources that this machine does not have; a cluster is asked when it is joined."""
-    wanted, (cores, gpus) = search.resources, local_resources()
-    at_once = max(wanted.groups, 1) * wanted.workers
-    for name, each, there in (("cpus", wanted.cpus, cores), ("gpus", wanted.gpus, gpus)):
-        if at_once * each > there:
-            trials = f"{wanted.groups} trials at a time x " if wanted.groups > 1 else ""
-            asked = f"{trials}{wanted.workers} workers x {each:g}" if at_once > 1 else f"{each:g}"
+    """Raises SpecError for resources that this machine does not have; those of a cluster are checked on joining it."""
+    resources, (cores, gpus) = search.resources, local_resources()
+    ranks = max(resources.groups, 1) * resources.workers
+    for name, per_rank, available in (("cpus", resources.cpus, cores), ("gpus", resources.gpus, gpus)):
+        if ranks * per_rank > available:
+            trials = f"{resources.groups} trials at a time x " if resources.groups > 1 else ""
+            requested = f"{trials}{resources.workers} workers x {per_rank:g}" if ranks > 1 else f"{per_rank:g}"
             key = name if "resources" in node and name in node["resources"] else "workers"
-            what = {"cpus": "CPU cores", "gpus": "GPUs"}[name]
-            raise node.error(f"asks for {asked} {what}; this machine has {there}", "resources", key)
+            unit = {"cpus": "CPU cores", "gpus": "GPUs"}[name]
+            raise node.error(f"requests {requested} {unit}; this machine has {available}", "resources", key)
 
 
 def check_packages(search: Search, node: Node) -> None:
-    """Refuse what needs a package that is not installed."""
+    """Raises SpecError for what needs a package that is not installed."""
 
     def missing(name: str) -> bool:
         return importlib.util.find_spec(name) is None
@@ -47,8 +47,8 @@ def check_packages(search: Search, node: Node) -> None:
     for problem, keys in search.task.missing_packages():
         raise node.error(problem, "task", *keys)
     for name, keys in _named_methods(search):
-        if why := METHODS[name].why_missing():
-            raise node.error(why, *keys)
+        if reason := METHODS[name].why_missing():
+            raise node.error(reason, *keys)
     for space in search.spaces.values():
         if space.user_primitives is not None:
             check_unchanged(space.user_primitives.file, space.user_primitives.sha256)
@@ -57,7 +57,7 @@ def check_packages(search: Search, node: Node) -> None:
 
 
 def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:
-    """Every method that the search can take, and where it is named; those of a family that is a dimension too."""
+    """Yields every method that a trial of the search can have, and where the search names it."""
     places: list[tuple[Keys, MethodSpec]] = [(("method",), search.method)]
     places += [(("baselines", name, "method"), baseline.method) for name, baseline in search.baselines.items()]
     for keys, spec in places:
@@ -68,5 +68,5 @@ def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:
 
 
 def local_resources() -> tuple[int, int]:
-    """How many CPU cores and GPUs this machine has."""
+    """Returns how many CPU cores and GPUs this machine has."""
     return os.cpu_count() or 1, len(list(Path("/dev").glob("nvidia[0-9]*")))

@@ -52,7 +52,7 @@ def check_sampler(search: Search, node: Node) -> None:
     """The sampler can draw every dimension, and has as many points as the search asks for."""
     sampler = DECLARED_SAMPLERS[search.sampler]
     for name, dimension in search.dimensions.items():
-        if sampler.numbers_only and dimension.kind == "choice":
+        if sampler.numbers_only and dimension.type == "choice":
             problem = f"sampler {search.sampler!r} draws numbers only; use tpe, or int and float"
             raise node.error(problem, "dimensions", name)
         if sampler.lists_values and dimension.values is None:

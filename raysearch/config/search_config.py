@@ -1,8 +1,7 @@
-"""A search as declared: end task, model, space, method, dimensions, budget, and how it runs.
+"""A declared search: end task, model, space, methods, dimensions, budget, and how it runs.
 
-`load_search` reads a file of the catalog or a user's own and refuses what cannot work, before anything starts.
-`Search.to_dict` is the same declaration resolved and self-contained (its spaces included): what a run stores, what
-`from_dict` reads back as equal, and what may itself be launched.
+`Search.to_dict` is the declaration, resolved and with its spaces. A run stores it, `from_dict` reads it back as equal,
+and it may itself be launched. `loading` reads a file.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raysearch.config.arm import Arm, order_dimensions
-from raysearch.config.compatibility import uses_setting
+from raysearch.config.arm import Arm, baseline_arm, order_dimensions
 from raysearch.config.dimension import Dimension
 from raysearch.config.expansion import expand_weights, load_spaces
 from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX, fixed_settings
@@ -82,9 +80,9 @@ class Search:
 
     @classmethod
     def read(cls, node: Node, folder: Path = Path()) -> Search:
-        """The search that a mapping declares, space files looked for in `folder` too.
+        """Reads the search that a mapping declares; a space file may be relative to `folder`.
 
-        SpecError for the first thing that is wrong with it.
+        Raises SpecError for the first section that is wrong. `validation` checks what concerns several sections.
         """
         settings = fixed_settings(node["settings"]) if "settings" in node else {}
         readers: dict[str, Callable[[Node], Any]] = {"task": read_task, "model": read_model}
@@ -108,22 +106,22 @@ class Search:
 
     @classmethod
     def from_dict(cls, declared: Mapping[str, Any]) -> Search:
-        """The search that `to_dict` wrote, or that a program declares in the words of a file."""
+        """Returns the search that `to_dict` wrote, or that a program declares with the keys of a file."""
         return cls.read(Node(dict(declared)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The declaration, resolved and JSON-able."""
+        """Returns the declaration, resolved, in values that JSON can hold."""
         declared: dict[str, Any] = to_plain(self)
         return declared
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of what the search does: all but its name, its folders and what a paper found."""
+        """The sha256 of what the search does: of everything but its name, its folders and a paper's scores."""
         text = json.dumps(self._fingerprint_fields(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, other: Search) -> list[str]:
-        """One line for every key that `other` has otherwise: `budget.trials: 16 -> 32`; empty if the same search."""
+        """Returns a line for every key that differs in `other`, such as `budget.trials: 16 -> 32`."""
         before, after = dict(_leaves(self._fingerprint_fields())), dict(_leaves(other._fingerprint_fields()))
         keys = sorted({*before, *after})
         absent = "not there"
@@ -135,19 +133,18 @@ class Search:
 
     @cached_property
     def arms(self) -> dict[str, Arm]:
-        """The search proper under "search", then the baselines."""
-        ordered = order_dimensions(self.dimensions)
-        proper = Arm(
+        """The main arm, then the baselines."""
+        main = Arm(
             name=MAIN_ARM,
             trials=self.budget.trials,
             method=self.method,
             space=self.space or "",
             settings=self.settings,
-            dimensions=ordered,
+            dimensions=order_dimensions(self.dimensions),
             spaces=self.spaces,
             profile=self.profile,
         )
-        return {MAIN_ARM: proper} | {name: self._baseline(name, ordered) for name in self.baselines}
+        return {MAIN_ARM: main} | {name: baseline_arm(name, each, main) for name, each in self.baselines.items()}
 
     def resolve(
         self,
@@ -160,41 +157,42 @@ class Search:
         data: str = "",
         labels: int | list[str] = 0,
     ) -> TrialPlan:
-        """The plan of a draw: every default filled in, what its methods do not use left out.
+        """Returns the plan of a draw: every default filled in, and no setting that its methods do not use.
 
-        Raises ValueError for an impossible draw: incomplete, k > m, no objective left.
+        Raises ValueError for an impossible draw: incomplete, k > m, or without an objective.
         """
-        drawn = self.arms[arm].configure(params)
+        configuration = self.arms[arm].configure(params)
         return TrialPlan(
             number=number,
             seed=seed,
             arm=arm,
             role=role,
-            **drawn.methods,
-            objectives=drawn.objectives,
-            settings=drawn.settings,
-            params=drawn.params,
+            **configuration.methods,
+            objectives=configuration.objectives,
+            settings=configuration.settings,
+            params=configuration.params,
             task={"name": self.task.name, "data": data, "metric": self.task.metric, "labels": labels},
             model=self.model.to_plain(),
             workers=self.resources.workers,
-            primitives=drawn.primitives,
-            weights=drawn.weights,
+            primitives=configuration.primitives,
+            weights=configuration.weights,
         )
 
     def single_trial(self, arm: str, params: Mapping[str, Any], *, seed: int, name: str = "") -> Search:
-        """The search that trains one configuration of this one, once: what an export gives to others."""
-        of, drawn = self.arms[arm], self.arms[arm].configure(params)
-        space = str(drawn.params.get("space", of.space)) if drawn.objectives else ""
-        named = {**of.settings, **drawn.params}.items()
-        include = {key: value for key, value in named if key.startswith((INCLUDE_PREFIX, WEIGHT_PREFIX))}
+        """Returns the search that trains one configuration of this search once; an export contains it."""
+        source = self.arms[arm]
+        configuration = source.configure(params)
+        space = str(configuration.params.get("space", source.space)) if configuration.objectives else ""
+        values = {**source.settings, **configuration.params}
+        of_space = {key: value for key, value in values.items() if key.startswith((INCLUDE_PREFIX, WEIGHT_PREFIX))}
         return replace(
             self,
             name=name or self.name,
-            method=MethodSpec(**drawn.methods),
+            method=MethodSpec(**configuration.methods),
             space=space or None,
             spaces={space: self.spaces[space]} if space else {},
             profile=None,
-            settings=drawn.settings | (include if space else {}),
+            settings=configuration.settings | (of_space if space else {}),
             dimensions={},
             baselines={},
             budget=Budget(trials=1),
@@ -205,49 +203,17 @@ class Search:
             scheduler=Scheduler(),
         )
 
-    def _baseline(self, name: str, ordered: Mapping[str, Dimension]) -> Arm:
-        """A baseline with what it shares with the search: fixed settings and dimensions that its method uses."""
-        own = self.baselines[name]
-        methods = own.method.fixed
-        shared = {key: value for key, value in self.settings.items() if uses_setting(methods, key)}
-        settings = shared | own.settings
-        kept: dict[str, Dimension] = {}
-        for dimension in ordered.values():
-            fixed = (
-                dimension.name in settings or dimension.name in FAMILIES or (dimension.name == "space" and own.space)
-            )
-            known = settings | methods | ({"space": own.space} if own.space else {})
-            met = {parent: known[parent] in values for parent, values in dimension.when.items() if parent in known}
-            open_ = {parent: values for parent, values in dimension.when.items() if parent not in known}
-            if (
-                not fixed
-                and all(met.values())
-                and uses_setting(methods, dimension.name)
-                and kept.keys() >= open_.keys()
-            ):
-                kept[dimension.name] = replace(dimension, when=open_)
-        return Arm(
-            name=name,
-            trials=own.trials if own.trials is not None or kept else 1,
-            method=own.method,
-            space=own.space or self.space or "",
-            settings=settings,
-            dimensions=kept,
-            spaces=self.spaces,
-            profile=own.profile or self.profile,
-        )
-
     def _fingerprint_fields(self) -> dict[str, Any]:
-        essence = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs", "paper")}
-        essence["task"] = {key: value for key, value in essence["task"].items() if key != "base"}
-        for space in essence.get("spaces", {}).values():
-            if "primitives" in space:  # wherever the file lies
+        declared = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs", "paper")}
+        declared["task"] = {key: value for key, value in declared["task"].items() if key != "base"}
+        for space in declared.get("spaces", {}).values():
+            if "primitives" in space:  # the same file may lie elsewhere
                 space["primitives"] = {key: value for key, value in space["primitives"].items() if key != "file"}
-        return essence
+        return declared
 
 
 def _leaves(tree: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Dotted key and value, as JSON, of everything in a tree of mappings."""
+    """Yields the dotted key of every value in a tree of mappings, and the value as JSON."""
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
             yield from _leaves(value, (*keys, key))

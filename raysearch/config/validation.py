@@ -67,7 +67,7 @@ def _check_dimensions(search: Search, node: Node) -> None:
                 raise node.error(
                     f"is not a dimension of this search{is_fixed or did_you_mean(parent, search.dimensions)}", *at
                 )
-            if search.dimensions[parent].kind == "float":
+            if search.dimensions[parent].type == "float":
                 raise node.error("is drawn from a range; a condition needs values one by one: choice or int", *at)
             for value in values:
                 if not search.dimensions[parent].holds(value):

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from raysearch.schema.node import HIDDEN
-
 Schema = dict[str, Any]
 Sections = Mapping[Any, Callable[[], Schema]]  # type -> its schema
 
@@ -23,9 +21,8 @@ _JSON_TYPES: dict[Any, str] = {bool: "boolean", int: "integer", float: "number",
 def object_schema(cls: type, sections: Sections) -> Schema:
     """Returns the schema of a dataclass that is read key by key."""
     hints = get_type_hints(cls)
-    declared: list[Field[Any]] = [field for field in fields(cls) if not HIDDEN.items() <= field.metadata.items()]
-    required = [field.name for field in declared if field.default is MISSING and field.default_factory is MISSING]
-    properties = {field.name: field_schema(field, hints[field.name], sections) for field in declared}
+    required = [field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING]
+    properties = {field.name: field_schema(field, hints[field.name], sections) for field in fields(cls)}
     return mapping_schema(properties, required)
 
 

@@ -20,11 +20,9 @@ T = TypeVar("T")
 Keys = tuple[str | int, ...]
 Place = tuple[str, int]  # file and line, or the command-line argument and 0
 
-HIDDEN = {"hidden": True}  # metadata of a dataclass field that no file may set and `to_plain` leaves out
-
 
 def join_keys(keys: Iterable[str | int]) -> str:
-    """Keys as a user writes them: `exclude[0].representation`."""
+    """Returns keys as a user writes them: `exclude[0].representation`."""
     words = (key if isinstance(key, int) or key.isprintable() else repr(key) for key in keys)
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in words).removeprefix(".")
 
@@ -38,10 +36,10 @@ class Node:
     places: Mapping[Keys, Place] = field(default_factory=dict, repr=False)
 
     def error(self, problem: str, *below: str | int) -> SpecError:
-        """The error to raise about this node, or about a key below it."""
+        """Returns the error to raise about this node, or about a key below it."""
         keys = self.keys + below
-        near = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in self.places), None)
-        file, line = self.places[near] if near is not None else ("", 0)
+        nearest = next((keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in self.places), None)
+        file, line = self.places[nearest] if nearest is not None else ("", 0)
         return SpecError(problem, file=file, line=line, key=join_keys(keys))
 
     def __getitem__(self, key: str | int) -> Node:
@@ -55,13 +53,13 @@ class Node:
         return (self[key] for key in keys)
 
     def items(self) -> list[Node]:
-        """The entries of this list; SpecError if it is none."""
+        """Returns the entries of this list. Raises SpecError if it is not a list."""
         if not isinstance(self.value, list):
             raise self.error(f"must be a list, got {describe_value(self.value)}")
         return list(self)
 
     def mapping(self, known: Iterable[str] | None = None) -> Node:
-        """This node if it is a mapping with no key but the `known`; else the error."""
+        """Returns this node. Raises SpecError unless it is a mapping with no other keys than `known`."""
         if not isinstance(self.value, dict):
             raise self.error(f"must be a mapping (key: value), got {describe_value(self.value)}")
         for key in self.value:
@@ -69,13 +67,16 @@ class Node:
                 raise self.error(f"unknown key {key!r}{did_you_mean(key, names)}", key)
         return self
 
-    def read(self, kind: Any) -> Any:
-        """The value as a `kind`: a dataclass, a scalar, Literal, tuple[X, ...], dict[str, X], or a union of these."""
-        origin, args = get_origin(kind), get_args(kind)
-        if hasattr(kind, "read"):
-            return kind.read(self)
-        if is_dataclass(kind):
-            return self.fields_of(cast(type[Any], kind))
+    def read(self, hint: Any) -> Any:
+        """Returns the value as the type that the hint names. Raises SpecError if it is none.
+
+        The hint is a dataclass, a scalar, Literal, tuple[X, ...], dict[str, X], or a union of these.
+        """
+        origin, args = get_origin(hint), get_args(hint)
+        if hasattr(hint, "read"):
+            return hint.read(self)
+        if is_dataclass(hint):
+            return self.fields_of(cast(type[Any], hint))
         if origin in (Union, types.UnionType):
             return self._union(args)
         if origin is Literal:
@@ -83,66 +84,66 @@ class Node:
                 raise self.error(f"unknown choice {self.value!r}{did_you_mean(str(self.value), map(str, args))}")
             return self.value
         if origin is tuple:
-            lone = isinstance(self.value, str) or args[0] is not int  # a lone number could be meant as a count
+            may_be_single = isinstance(self.value, str) or args[0] is not int  # a single number may be meant as a count
             if isinstance(self.value, list):
                 return tuple(node.read(args[0]) for node in self)
-            if isinstance(self.value, dict) or self.value is None or not lone:
+            if isinstance(self.value, dict) or self.value is None or not may_be_single:
                 raise self.error(f"must be a list, got {describe_value(self.value)}")
             return (self.read(args[0]),)
         if origin is dict:
             return {node.keys[-1]: node.read(args[1]) for node in self.mapping()}
-        if kind is Any:
+        if hint is Any:
             return self.value
-        return self._scalar(kind)
+        return self._scalar(hint)
 
-    def fields_of(self, kind: type[T], given: Mapping[str, Any] | None = None) -> T:
-        """A dataclass from this mapping; `given` are fields read elsewhere."""
-        allowed = {f.name: f for f in fields(kind) if "hidden" not in f.metadata}  # type: ignore[arg-type]
-        self.mapping(allowed)
-        hints = get_type_hints(kind)
-        values = dict(given or {})
-        for name, about in allowed.items():
+    def fields_of(self, cls: type[T], values: Mapping[str, Any] | None = None) -> T:
+        """Returns a dataclass read from this mapping; `values` are fields that were read elsewhere."""
+        declared = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
+        self.mapping(declared)
+        hints = get_type_hints(cls)
+        values = dict(values or {})
+        for name, declaration in declared.items():
             if name in values:
                 continue
             if name in self:
                 values[name] = self[name].read(hints[name])
-                self[name].check(about, values[name])
-            elif about.default is MISSING and about.default_factory is MISSING:
+                self[name].check(declaration, values[name])
+            elif declaration.default is MISSING and declaration.default_factory is MISSING:
                 raise self.error(f"the key {name!r} is missing")
-        return kind(**values)
+        return cls(**values)
 
-    def check(self, about: Field[Any], value: object) -> None:
-        """Refuse a value outside the range that the field declares; a field without `fields.setting` takes all."""
-        if "meaning" in about.metadata:
+    def check(self, declaration: Field[Any], value: object) -> None:
+        """Raises SpecError for a value outside the range that the field declares, if it declares one."""
+        if "meaning" in declaration.metadata:
             try:
-                check_value(about, value)
+                check_value(declaration, value)
             except ValueError as error:
-                raise self.error(str(error).removeprefix(about.name).lstrip(": ")) from None
+                raise self.error(str(error).removeprefix(declaration.name).lstrip(": ")) from None
 
     def _union(self, args: tuple[Any, ...]) -> Any:
         if self.value is None and types.NoneType in args:
             return None
-        kinds = [kind for kind in args if kind is not types.NoneType]
-        exact = [kind for kind in kinds if type(self.value) is kind]
-        if len(kinds) > 1 and not exact and all(kind in TYPE_NAMES for kind in kinds):
+        members = [member for member in args if member is not types.NoneType]
+        exact = [member for member in members if type(self.value) is member]
+        if len(members) > 1 and not exact and all(member in TYPE_NAMES for member in members):
             raise self.error(f"must be one value, got {describe_value(self.value)}")
-        return self.read((exact or kinds)[0])
+        return self.read((exact or members)[0])
 
-    def _scalar(self, kind: type) -> Any:
-        if kind is float and type(self.value) is int:
+    def _scalar(self, scalar: type) -> Any:
+        if scalar is float and type(self.value) is int:
             return float(self.value)
-        if type(self.value) is not kind:
-            raise self.error(f"must be {TYPE_NAMES[kind]}, got {describe_value(self.value)}")
+        if type(self.value) is not scalar:
+            raise self.error(f"must be {TYPE_NAMES[scalar]}, got {describe_value(self.value)}")
         return self.value
 
 
 def to_plain(value: Any) -> Any:
-    """JSON-able values that `Node.read` reads back as equal; None and empty entries of a dataclass are left out."""
+    """Returns values that JSON holds and `Node.read` reads back; a dataclass leaves out None and empty entries."""
     if hasattr(value, "to_plain"):
         return value.to_plain()
     if is_dataclass(value):
-        parts = {f.name: to_plain(getattr(value, f.name)) for f in fields(value) if "hidden" not in f.metadata}
-        return {name: part for name, part in parts.items() if part not in (None, "", {}, [])}
+        entries = {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+        return {name: part for name, part in entries.items() if part not in (None, "", {}, [])}
     if isinstance(value, dict):
         return {key: to_plain(part) for key, part in value.items()}
     if isinstance(value, tuple | list):

@@ -23,17 +23,17 @@ _INT = re.compile(r"[-+]?[0-9]+")
 _PART = re.compile(r"[^.]+")  # of a dotted key
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
-_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")}
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes every scalar as text; `_plain_scalar` says what it is."""
+    """Loads every scalar as text, which `_plain_scalar` converts."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 -- PyYAML's own name and type
 
 
 def load_yaml(file: Path) -> tuple[Node, str]:
-    """The root mapping of a YAML file, and the text as written; SpecError if it cannot be read."""
+    """Returns the root mapping of a YAML file, and its text. Raises SpecError if the file cannot be read."""
     name = display_path(file)
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -64,17 +64,17 @@ def _parse(text: str, name: str, places: dict[Keys, Place]) -> Any:
 
 
 def _convert(node: yaml.Node, keys: Keys, name: str, places: dict[Keys, Place], above: tuple[yaml.Node, ...]) -> Any:
-    """The plain value of a YAML node; fills `places` with the line of every key."""
+    """Returns the value of a YAML node; writes the line of every key into `places`."""
     line = node.start_mark.line + 1
     places.setdefault(keys, (name, line))
 
-    def refuse(problem: str, at: int = line, key: Keys = keys) -> SpecError:
+    def error(problem: str, at: int = line, key: Keys = keys) -> SpecError:
         return SpecError(problem, file=name, line=at, key=join_keys(key))
 
     if any(node is parent for parent in above):
-        raise refuse("an alias inside its own anchor")
+        raise error("an alias inside its own anchor")
     if node.tag not in _TAGS:
-        raise refuse(f"tags are not used here: {node.tag}")
+        raise error(f"tags are not used here: {node.tag}")
     above = (*above, node)
     if isinstance(node, yaml.SequenceNode):
         return [_convert(child, (*keys, i), name, places, above) for i, child in enumerate(node.value)]
@@ -83,9 +83,9 @@ def _convert(node: yaml.Node, keys: Keys, name: str, places: dict[Keys, Place], 
         for key, child in node.value:
             at = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                raise refuse("a key must be a word", at)
+                raise error("a key must be a word", at)
             if key.value in mapping:
-                raise refuse("this key is given twice", at, (*keys, key.value))
+                raise error("this key is given twice", at, (*keys, key.value))
             places[(*keys, key.value)] = (name, at)
             mapping[key.value] = _convert(child, (*keys, key.value), name, places, above)
         return mapping
@@ -93,11 +93,11 @@ def _convert(node: yaml.Node, keys: Keys, name: str, places: dict[Keys, Place], 
     try:
         return _plain_scalar(node.value) if node.style is None else node.value
     except ValueError:
-        raise refuse(f"the number {node.value[:40]!r} is too large") from None
+        raise error(f"the number {node.value[:40]!r} is too large") from None
 
 
 def _plain_scalar(text: str) -> bool | int | float | str | None:
-    """The value of an unquoted scalar; ValueError for a number out of all ranges."""
+    """Returns the value of an unquoted scalar. Raises ValueError for a number that no float holds."""
     if text in ("", "~", "null"):
         return None
     if text in ("true", "false"):
@@ -111,33 +111,34 @@ def _plain_scalar(text: str) -> bool | int | float | str | None:
     return text
 
 
-def apply_overrides(root: Node, given: Mapping[str, str], part: re.Pattern[str] = _PART) -> Node:
-    """The tree with values replaced, as `--set key=value` asks; a value of `null` takes the key out.
+def apply_overrides(root: Node, overrides: Mapping[str, str], part: re.Pattern[str] = _PART) -> Node:
+    """Returns the tree with the values of `--set key=value` replaced; the value `null` removes the key.
 
     A key is dotted; `part` matches one part of it. Raises SpecError for a key below a scalar.
     """
     tree, places = copy.deepcopy(root.value), dict(root.places)
-    for name, text in given.items():
-        said_as = f"--set {name}={text}"
+    for name, text in overrides.items():
+        argument = f"--set {name}={text}"
         keys = tuple(part.findall(name))
-        at = tree
+        mapping = tree
         for depth, key in enumerate(keys[:-1], 1):
-            at = at.setdefault(key, {})
-            if not isinstance(at, dict):
+            mapping = mapping.setdefault(key, {})
+            if not isinstance(mapping, dict):
                 raise SpecError(
-                    f"{'.'.join(keys[:depth])} is {describe_value(at)} here, not a mapping; set it whole", file=said_as
+                    f"{'.'.join(keys[:depth])} is {describe_value(mapping)}, not a mapping; set it as a whole",
+                    file=argument,
                 )
         if not keys:
-            raise SpecError("must be key=value", file=said_as)
-        for old in [old for old in places if old[: len(keys)] == keys]:
-            del places[old]
-        places[keys] = (said_as, 0)
+            raise SpecError("must be key=value", file=argument)
+        for replaced in [each for each in places if each[: len(keys)] == keys]:
+            del places[replaced]
+        places[keys] = (argument, 0)
         try:
-            value = _parse(text, said_as, {})
+            value = _parse(text, argument, {})
         except SpecError as error:
-            raise SpecError(error.problem, file=said_as) from None
+            raise SpecError(error.problem, file=argument) from None
         if value is None:
-            at.pop(keys[-1], None)
+            mapping.pop(keys[-1], None)
         else:
-            at[keys[-1]] = value
+            mapping[keys[-1]] = value
     return Node(tree, root.keys, places)

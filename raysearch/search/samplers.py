@@ -80,9 +80,9 @@ def is_conditional(arm: Arm) -> bool:
 
 def to_distribution(dimension: Dimension) -> BaseDistribution:
     """Returns Optuna's form of a dimension."""
-    if dimension.kind == "choice":
+    if dimension.type == "choice":
         return CategoricalDistribution(dimension.choices)
-    if dimension.kind == "int":
+    if dimension.type == "int":
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
@@ -105,8 +105,8 @@ def replay_dimensions(trial: Trial, arm: Arm, values: Mapping[str, Any]) -> None
 
 def _suggest(trial: Trial, dimension: Dimension) -> Any:
     name, low, high, log = dimension.name, dimension.low, dimension.high, dimension.log
-    if dimension.kind == "choice":
+    if dimension.type == "choice":
         return trial.suggest_categorical(name, dimension.choices)
-    if dimension.kind == "int":
+    if dimension.type == "int":
         return trial.suggest_int(name, int(low), int(high), log=log)
     return trial.suggest_float(name, low, high, log=log)

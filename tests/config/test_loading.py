@@ -120,17 +120,17 @@ INVALID_SEARCHES = [
     ("float: [0, 1]", "log: true", "7: dimensions.eta_perp: must have one of float: [low, high], int: [low, high] and choice: [...]"),
     ("float: [0, 1]", "int: [0, 1]", "7: dimensions.eta_perp.int: does not fit eta_perp; use float: [low, high]"),
     ("float: [0, 1]", "float: [1, 0]", "7: dimensions.eta_perp.float: must be [low, high] with low < high, got [1, 0]"),
-    ("float: [0, 1]", "float: [1, 1]", "7: dimensions.eta_perp.float: must be [low, high] with low < high, got [1, 1]; fix it instead"),
+    ("float: [0, 1]", "float: [1, 1]", "7: dimensions.eta_perp.float: must be [low, high] with low < high, got [1, 1]; put it under `settings:`"),
     ("float: [0, 1]", "float: [0, 1, 2]", "7: dimensions.eta_perp.float: must be [low, high], got 3 values"),
-    ("float: [0, 1]", "float: [0, 1], log: true", "7: dimensions.eta_perp.float: a logarithmic dimension begins above 0"),
-    ("float: [0, 1]", "choice: [1]", "7: dimensions.eta_perp.choice: has 1 value; fix it instead, or give more"),
-    ("float: [0, 1]", "choice: [1, 1.0]", "7: dimensions.eta_perp.choice: a value is given twice"),
+    ("float: [0, 1]", "float: [0, 1], log: true", "7: dimensions.eta_perp.float: must have a lower bound above 0, because of `log: true`"),
+    ("float: [0, 1]", "choice: [1]", "7: dimensions.eta_perp.choice: has 1 value; put it under `settings:`, or list more"),
+    ("float: [0, 1]", "choice: [1, 1.0]", "7: dimensions.eta_perp.choice: lists a value twice"),
     ("int: [1, 8]", "int: [0, 8]", "8: dimensions.k.int[0]: must be in [1, inf), got 0"),
     ("int: [1, 8]", "int: [1, 8], when: {surgery: attittud}", "8: dimensions.k.when.surgery: is not a dimension of this search; it is fixed to 'attittud'"),
     ("int: [1, 8]", "int: [1, 8], when: {objective_per_step: 3}", "8: dimensions.k.when.objective_per_step: is not a dimension of this search; did you mean 'objectives_per_step'?"),
     ("int: [1, 8]", "int: [1, 8], when: {objectives_per_step: 2}", "8: dimensions.k.when.objectives_per_step: objectives_per_step never is 2 in this search"),
     ("int: [1, 8]", "int: [1, 8], when: {lr: 0.001}", "8: dimensions.k.when.lr: is drawn from a range; a condition needs values one by one: choice or int"),
-    ("int: [1, 8]", "int: [1, 8], when: {k: 2}", "6: dimensions: conditions go in a circle: k"),
+    ("int: [1, 8]", "int: [1, 8], when: {k: 2}", "6: dimensions: conditions depend on each other in a circle: k"),
     ("  k:", "  weighting: {choice: [aang, static]}\n  k:", "8: dimensions.weighting: weighting is also fixed under `method:`; leave one out"),
     ("  k:", "  space: {choice: [aang_td, xyz]}\n  k:", "8: dimensions.space: is also fixed by `space:`; leave one out"),
     ("  k:", "  include.transform.msk: {choice: [true, false]}\n  k:", "8: dimensions.include.transform.msk: unknown primitive 'msk'; did you mean 'mask'?"),
@@ -178,9 +178,9 @@ INVALID_SEARCHES = [
     ("reduction: 3", "reduction: 1", "14: scheduler.asha.reduction: must be in [2, inf), got 1"),
     ("budget:", "executor: in_process\nbudget:", "15: scheduler: executor 'in_process' stops no trial; use scheduler: fifo"),
     ("budget:", "resources: {workers: 100, cpus: 4}\nbudget:", "5: settings.batch_size: 32 examples cannot be shared by 100 workers"),
-    ("budget:", "resources: {workers: 4, cpus: 4}\nbudget:", "13: resources.cpus: asks for 4 workers x 4 CPU cores; this machine has 2"),
-    ("budget:", "resources: {groups: 2, workers: 2}\nbudget:", "13: resources.workers: asks for 2 trials at a time x 2 workers x 1 CPU cores; this machine has 2"),
-    ("budget:", "resources: {gpus: 1}\nbudget:", "13: resources.gpus: asks for 1 GPUs; this machine has 0"),
+    ("budget:", "resources: {workers: 4, cpus: 4}\nbudget:", "13: resources.cpus: requests 4 workers x 4 CPU cores; this machine has 2"),
+    ("budget:", "resources: {groups: 2, workers: 2}\nbudget:", "13: resources.workers: requests 2 trials at a time x 2 workers x 1 CPU cores; this machine has 2"),
+    ("budget:", "resources: {gpus: 1}\nbudget:", "13: resources.gpus: requests 1 GPUs; this machine has 0"),
     ("budget:", "resources: {cpus: 0}\nbudget:", "13: resources.cpus: a rank needs a share of a CPU or GPU"),
 ]  # fmt: skip
 
@@ -345,7 +345,7 @@ def test_objectives_per_step_is_capped_at_the_space_size() -> None:
         ({"k": 9}, "k cannot be 9 in this search"),
         ({"k": 2.0}, "k must be a whole number, got 2.0"),
         ({"eta_perp": 1.5}, "eta_perp cannot be 1.5 in this search"),
-        ({"eta_porp": 1.5}, "eta_porp is no dimension of arm 'search'; did you mean 'eta_perp'?"),
+        ({"eta_porp": 1.5}, "eta_porp is not a dimension of arm 'search'; did you mean 'eta_perp'?"),
     ],
 )
 def test_resolve_with_an_invalid_value_raises(params: dict[str, Any], problem: str) -> None:
@@ -511,9 +511,9 @@ def draws(draw: st.DrawFn, arm: Arm) -> dict[str, Value]:
 
 
 def values_of(dimension: Dimension) -> st.SearchStrategy[Any]:
-    if dimension.kind == "choice":
+    if dimension.type == "choice":
         return st.sampled_from(dimension.choices)
-    if dimension.kind == "int":
+    if dimension.type == "int":
         return st.integers(int(dimension.low), int(dimension.high))
     return st.floats(dimension.low, dimension.high)
 

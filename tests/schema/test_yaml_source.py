@@ -164,7 +164,7 @@ def test_override_error_names_the_override(tmp_path: Path) -> None:
     root, _ = load_yaml(write(tmp_path, "count: 1\nparts: {x: {rate: 1}}\n"))
     with pytest.raises(SpecError, match=r"^--set parts\.x\.rate=7: parts\.x\.rate: must be in \[0, 1\], got 7\.0$"):
         apply_overrides(root, {"parts.x.rate": "7"}).read(Outer)
-    with pytest.raises(SpecError, match=r"^--set count\.x=7: count is 1 here, not a mapping; set it whole$"):
+    with pytest.raises(SpecError, match=r"^--set count\.x=7: count is 1, not a mapping; set it as a whole$"):
         apply_overrides(root, {"count.x": "7"})
     with pytest.raises(SpecError, match=r"^--set count=\[: not YAML: "):
         apply_overrides(root, {"count": "["})
