@@ -19,7 +19,6 @@ from __future__ import annotations
 import heapq
 import json
 import math
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -176,6 +175,8 @@ def configurations(trials: pa.Table, seeds: Sequence[int]) -> pa.Table:
 
 
 def _row(configuration: RankedConfiguration) -> dict[str, Any]:
+    import statistics  # only reports need it, and `status` is to start quickly
+
     best, scores = configuration.best_trial, configuration.complete_scores
     return {
         "number": configuration.number,
