@@ -1,4 +1,4 @@
-"""Methods, and the settings that they use, go together.
+"""Checks of methods and the settings that they use.
 
 Every function raises SpecError at the line of the key that is wrong.
 """
@@ -29,11 +29,12 @@ from raysearch.training_settings import JOINT_PHASE
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
 
-MATCHED = ("engine", "task_clip", "batch_split", "similarity", "precision")  # settings that go by the methods
+# settings whose values some methods cannot be combined with
+METHOD_DEPENDENT = ("engine", "task_clip", "batch_split", "similarity", "precision")
 
 
 def check_methods(search: Search, node: Node) -> None:
-    """Methods that are fixed go together."""
+    """Checks that fixed methods can be combined."""
     places: list[tuple[Keys, Mapping[str, str]]] = [(("method",), search.method.fixed)]
     places += [(("baselines", name, "method"), b.method.fixed) for name, b in search.baselines.items()]
     for keys, fixed in places:
@@ -49,7 +50,7 @@ def check_methods(search: Search, node: Node) -> None:
 
 
 def check_settings_are_used(search: Search, node: Node) -> None:
-    """Every setting and dimension is looked at by a method that a trial can have."""
+    """Checks that every setting and dimension is used by a method that a trial can have."""
     arm = search.arms[MAIN_ARM]
     for name in (*search.dimensions, *search.settings):
         under = "dimensions" if name in search.dimensions else "settings"
@@ -70,27 +71,27 @@ def check_settings_are_used(search: Search, node: Node) -> None:
 
 
 def check_profiles(search: Search, node: Node) -> None:
-    """A profile says something of a method of its arm; settings of profiles and files go with the methods."""
+    """Checks that a profile has settings for a method of its arm, and that settings fit the methods."""
     for name, arm in search.arms.items():
-        own = search.baselines[name].profile if name != MAIN_ARM else None
-        if own is not None and not any(bundle(own, methods) for methods in arm.method_combinations()):
-            raise node.error(_no_profile(own), "baselines", name, "profile")
+        profile = search.baselines[name].profile if name != MAIN_ARM else None
+        if profile is not None and not any(bundle(profile, methods) for methods in arm.method_combinations()):
+            raise node.error(_no_profile(profile), "baselines", name, "profile")
         for methods in arm.method_combinations():
-            given = {**bundle(arm.profile, methods), **arm.settings}
-            names = [key for key in given if key in MATCHED and uses_setting(methods, key)]
-            values = {key: given[key] for key in names}
+            fixed = {**bundle(arm.profile, methods), **arm.settings}
+            names = [key for key in fixed if key in METHOD_DEPENDENT and uses_setting(methods, key)]
+            values = {key: fixed[key] for key in names}
             if "engine" in values and uses_setting(methods, "similarity") and "similarity" not in arm.dimensions:
                 values.setdefault("similarity", DEFAULTS["similarity"])
             if values and (problem := _why_values_incompatible(methods, values)):
-                where = _setting_location(search, arm, *values)
-                raise node.error(problem, *(where if where[-1] in arm.settings else ("profile",)))
+                keys = _setting_location(search, arm, *values)
+                raise node.error(problem, *(keys if keys[-1] in arm.settings else ("profile",)))
     arms = [arm for name, arm in search.arms.items() if name == MAIN_ARM or not search.baselines[name].profile]
     if search.profile and not any(bundle(search.profile, m) for arm in arms for m in arm.method_combinations()):
         raise node.error(_no_profile(search.profile), "profile")
 
 
 def check_values(search: Search, node: Node) -> None:
-    """Values that are known beforehand go together: k and m, grace and steps, batch and ranks."""
+    """Checks values that are known beforehand against each other: k and m, grace and steps, batch and ranks."""
     for arm in search.arms.values():
         for methods in arm.method_combinations():
             low = {key: arm.bound(key, min) for key in DEFAULTS if uses_setting(methods, key)}
@@ -102,22 +103,21 @@ def check_values(search: Search, node: Node) -> None:
             if problem := _why_values_incompatible(methods, worst):
                 raise node.error(problem, *_setting_location(search, arm, "k", "m"))
             if (batch := low["batch_size"]) < search.resources.workers:
-                problem = f"{batch:g} examples cannot be shared by {search.resources.workers} workers"
+                problem = f"{batch:g} examples cannot be split over {search.resources.workers} workers"
                 raise node.error(problem, *_setting_location(search, arm, "batch_size"))
             steps = sum(high[key] for key in PHASE_STEPS if key in high)
             if arm.name == MAIN_ARM and search.scheduler.stops_trials and search.scheduler.grace >= steps:
-                problem = (
-                    f"grace {search.scheduler.grace} is not below a trial's {steps:g} steps: none would be stopped"
-                )
+                grace = search.scheduler.grace
+                problem = f"grace {grace} is not below the {steps:g} steps of a trial: no trial would be stopped"
                 raise node.error(problem, "scheduler", search.scheduler.name, "grace")
 
 
 def _no_profile(profile: str) -> str:
-    return f"{profile!r} says nothing of these methods: it is about {', '.join(BUNDLES)}"
+    return f"{profile!r} has no settings for these methods; it has some for {', '.join(BUNDLES)}"
 
 
 def _combinations_of(dimension: Dimension, arm: Arm) -> list[dict[str, str]]:
-    """The triples of methods that the dimension's conditions on families leave."""
+    """Returns the combinations of methods under which the dimension may be drawn."""
     choices = [
         [value for value in arm.dimensions[f].choices if value in dimension.when.get(f, arm.dimensions[f].choices)]
         if f in arm.dimensions
@@ -127,24 +127,24 @@ def _combinations_of(dimension: Dimension, arm: Arm) -> list[dict[str, str]]:
     return [arm.methods(dict(zip(FAMILIES, triple, strict=True))) for triple in itertools.product(*choices)]
 
 
-def _why_unused(name: str, reachable: list[dict[str, str]], who: str) -> str:
-    """Says whose setting it is, and what is used instead."""
-    if all(not has_auxiliaries(methods) for methods in reachable):
-        weightings = quoted_choice(methods["weighting"] for methods in reachable)
-        return f"concerns auxiliary objectives; {who} uses weighting {weightings}"
+def _why_unused(name: str, combinations: list[dict[str, str]], subject: str) -> str:
+    """Returns which methods use the setting, and which methods are used in their place."""
+    if all(not has_auxiliaries(methods) for methods in combinations):
+        weightings = quoted_choice(methods["weighting"] for methods in combinations)
+        return f"is used with auxiliary objectives alone; {subject} uses weighting {weightings}"
     needs_joint_phase = name in SETTINGS and SETTINGS[name].metadata["needs"] == JOINT_PHASE
-    if needs_joint_phase and all(name in METHODS[methods["weighting"]].setting_names for methods in reachable):
-        schedules = quoted_choice(methods["schedule"] for methods in reachable)
+    if needs_joint_phase and all(name in METHODS[methods["weighting"]].setting_names for methods in combinations):
+        schedules = quoted_choice(methods["schedule"] for methods in combinations)
         return f"weighs the end task against its auxiliaries; schedule {schedules} never trains them together"
     owners = [(method.family, key) for key, method in METHODS.items() if name in method.setting_names]
     if name.startswith(WEIGHT_PREFIX):
         owners += [(method.family, key) for key, method in METHODS.items() if method.searches_weights]
     families = {family for family, _ in owners}
-    of = " and ".join(
+    users = " and ".join(
         f"{family} {quoted_choice(key for f, key in owners if f == family)}" for family in sorted(families)
     )
-    instead = " and ".join(f"{f} {quoted_choice(methods[f] for methods in reachable)}" for f in sorted(families))
-    return f"is a setting of {of}; {who} uses {instead}"
+    instead = " and ".join(f"{f} {quoted_choice(methods[f] for methods in combinations)}" for f in sorted(families))
+    return f"is a setting of {users}; {subject} uses {instead}"
 
 
 def _why_values_incompatible(methods: Methods, values: Mapping[str, Value]) -> str | None:
@@ -153,7 +153,7 @@ def _why_values_incompatible(methods: Methods, values: Mapping[str, Value]) -> s
 
 
 def _setting_location(search: Search, arm: Arm, *names: str) -> Keys:
-    """Where the first of these settings that is given at all is given."""
+    """Returns the keys of the first of these settings that the search sets."""
     baseline = search.baselines.get(arm.name)
     for name in names:
         if baseline and name in baseline.settings:

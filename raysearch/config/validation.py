@@ -1,4 +1,4 @@
-"""What a search is refused for on any machine, before anything starts: parts that do not fit together.
+"""Checks of a whole search that hold on any machine: its sections fit together.
 
 Every function raises SpecError at the line of the key that is wrong.
 """
@@ -55,29 +55,32 @@ def validate_search(search: Search, node: Node) -> None:
 
 
 def _check_dimensions(search: Search, node: Node) -> None:
-    """Conditions are on other dimensions and on values that these take; a family's dimension has methods."""
+    """Checks that conditions name other dimensions and values of theirs."""
     for name, dimension in search.dimensions.items():
         if name in search.settings:
             raise node.error("is also fixed under `settings:`; leave one out", "dimensions", name)
         for parent, values in dimension.when.items():
-            at: Keys = ("dimensions", name, "when", parent)
+            keys: Keys = ("dimensions", name, "when", parent)
             if parent not in search.dimensions:
                 fixed = getattr(search.method, parent, None) or search.settings.get(parent)
                 is_fixed = f"; it is fixed to {fixed!r}" if fixed is not None else ""
                 raise node.error(
-                    f"is not a dimension of this search{is_fixed or did_you_mean(parent, search.dimensions)}", *at
+                    f"is not a dimension of this search{is_fixed or did_you_mean(parent, search.dimensions)}", *keys
                 )
             if search.dimensions[parent].type == "float":
-                raise node.error("is drawn from a range; a condition needs values one by one: choice or int", *at)
+                raise node.error("is continuous; `when:` needs a discrete dimension (choice or int)", *keys)
             for value in values:
                 if not search.dimensions[parent].holds(value):
-                    raise node.error(f"{parent} never is {value!r} in this search", *at)
+                    raise node.error(f"{value!r} is not one of the values of {parent}", *keys)
     space = search.dimensions.get("space")
     if space is not None and search.space is not None:
         raise node.error("is also fixed by `space:`; leave one out", "dimensions", "space")
     if space is not None and space.when:
         raise node.error(
-            "cannot be conditional: every trial with auxiliaries has a space", "dimensions", "space", "when"
+            "cannot have a condition: every trial with auxiliary objectives needs a space",
+            "dimensions",
+            "space",
+            "when",
         )
     try:
         order_dimensions(search.dimensions)
@@ -86,10 +89,12 @@ def _check_dimensions(search: Search, node: Node) -> None:
 
 
 def _check_names(search: Search, node: Node) -> None:
-    """Baselines have sound names; a paper's scores are of arms and values of this search."""
+    """Checks that baselines have valid names, and that a paper's scores belong to arms and values of this search."""
     for name in search.baselines:
         if not _ARM_NAME.fullmatch(name) or name == MAIN_ARM:
-            raise node.error("a baseline's name is small letters, digits and _, and not 'search'", "baselines", name)
+            raise node.error(
+                f"the name of a baseline has small letters, digits and _, and is not {MAIN_ARM!r}", "baselines", name
+            )
     if search.paper is None:
         return
     for arm in search.paper.scores:
@@ -97,17 +102,28 @@ def _check_names(search: Search, node: Node) -> None:
             raise node.error(f"unknown arm {arm!r}{did_you_mean(arm, arms)}", "paper", "scores", arm)
     for name, printed in search.paper.values.items():
         if name not in search.dimensions:
-            raise node.error(f"is no dimension{did_you_mean(name, search.dimensions)}", "paper", "values", name)
+            raise node.error(f"is not a dimension{did_you_mean(name, search.dimensions)}", "paper", "values", name)
         if (values := search.dimensions[name].values) is None:
-            raise node.error("is drawn from a range; a value of its own has no trials", "paper", "values", name)
+            raise node.error(
+                "is continuous; scores of single values need a discrete dimension (choice or int)",
+                "paper",
+                "values",
+                name,
+            )
         known = [describe_value(value).strip("'") for value in values]
         for value in printed:
             if value not in known:
-                raise node.error(f"{name} never is {value}{did_you_mean(value, known)}", "paper", "values", name, value)
+                raise node.error(
+                    f"{value} is not one of the values of {name}{did_you_mean(value, known)}",
+                    "paper",
+                    "values",
+                    name,
+                    value,
+                )
 
 
 def _check_modalities(search: Search, node: Node) -> None:
-    """Space, model and settings are of the task's modality."""
+    """Checks that space, model and settings fit the modality of the task."""
     modality = load_modality(search.task.modality)
     for name, space in search.spaces.items():
         if space.modality != modality.name:
@@ -134,19 +150,19 @@ def _space_location(search: Search, space: str) -> Keys:
 
 
 def _check_spaces(search: Search, node: Node) -> None:
-    """Arms with auxiliaries have a space, with text for it, and a primitive to leave out is there."""
-    needing = [name for name, arm in search.arms.items() if any(map(has_auxiliaries, arm.method_combinations()))]
-    for name in needing:
+    """Checks that every arm with auxiliary objectives has a space, and that every space is used."""
+    names = [name for name, arm in search.arms.items() if any(map(has_auxiliaries, arm.method_combinations()))]
+    for name in names:
         if not search.arms[name].space and "space" not in search.arms[name].dimensions:
             where: Keys = ("baselines", name) if name != MAIN_ARM else ()
             weightings = quoted_choice(
                 m["weighting"] for m in search.arms[name].method_combinations() if has_auxiliaries(m)
             )
             raise node.error(f"weighting {weightings} needs auxiliary objectives: name a space", *where)
-    if search.space and not any(search.arms[name].space == search.space for name in needing):
+    if search.space and not any(search.arms[name].space == search.space for name in names):
         raise node.error(f"no arm uses it: {_without_auxiliaries(search.arms.values())}", "space")
     for name, baseline in search.baselines.items():
-        if baseline.space and name not in needing:
+        if baseline.space and name not in names:
             unused = f"is not used: {_without_auxiliaries([search.arms[name]])}"
             raise node.error(unused, "baselines", name, "space")
 
@@ -157,7 +173,7 @@ def _without_auxiliaries(arms: Iterable[Arm]) -> str:
 
 
 def _check_primitives(search: Search, node: Node) -> None:
-    """Every primitive and objective that has a weight or may be left out is in a space."""
+    """Checks that every primitive or objective with a weight or an include is in a space."""
     for name in (*search.dimensions, *search.settings):
         objectives = [each for space in search.spaces.values() for each in space.objectives]
         if name.startswith(WEIGHT_PREFIX) and (problem := why_weight_unused(name, objectives)):
@@ -173,7 +189,7 @@ def _check_primitives(search: Search, node: Node) -> None:
 
 
 def _check_includes(search: Search, node: Node) -> None:
-    """Fixed includes leave an objective."""
+    """Checks that fixed includes leave at least one objective."""
     for name, arm in search.arms.items():
         include = {
             k.removeprefix(INCLUDE_PREFIX): bool(v) for k, v in arm.settings.items() if k.startswith(INCLUDE_PREFIX)
@@ -186,11 +202,13 @@ def _check_includes(search: Search, node: Node) -> None:
 
 
 def _check_data(search: Search, node: Node) -> None:
-    """Meta-gradients have a dev set of their own."""
+    """Checks that there are dev examples for what needs them."""
     meta = [m["weighting"] for arm in search.arms.values() for m in arm.method_combinations() if needs_meta_dev(m)]
     if meta and search.task.meta_dev == 0:
-        problem = f"weighting {meta[0]!r} needs dev rows for its meta-gradients: a share above 0"
+        problem = f"weighting {meta[0]!r} needs dev examples of its own: give a share above 0"
         raise node.error(problem, "task", "meta_dev")
     split = search.task.split
     if split is not None and split.get("dev") == 0 and search.task.dev is None:
-        raise node.error("no dev rows to select on: a share above 0, or a `dev:` file", "task", "split", "dev")
+        raise node.error(
+            "leaves no dev examples for model selection: give a share above 0, or a `dev:` file", "task", "split", "dev"
+        )

@@ -98,7 +98,7 @@ INVALID_SEARCHES = [
     ),
     ("task: docstrings", "task: {name: a, train: t, hub: h}", "1: task.train: both hub and train are given: where do the rows come from?"),
     ("task: docstrings", "task: {name: a, train: t, split: {dev: 0.6, test: 0.5}}", "1: task.split: nothing is left to train on: the shares sum to 1.1"),
-    ("task: docstrings", "task: {name: docstrings, meta_dev: 0}", "1: task.meta_dev: weighting 'aang' needs dev rows for its meta-gradients: a share above 0"),
+    ("task: docstrings", "task: {name: docstrings, meta_dev: 0}", "1: task.meta_dev: weighting 'aang' needs dev examples of its own: give a share above 0"),
     ("space: aang_td", "space: aang_dt", "3: space: no such objective space 'aang_dt'; did you mean 'aang_td'?"),
     ("task: docstrings", "task: {name: a, train: t.jsonl}\nspace: aang_td_ed", ""),
     ("space: aang_td", "space: aang_full", "3: space: has objectives on out_of_domain text, and the task has no `out_of_domain:` file (aang_full)"),
@@ -128,16 +128,16 @@ INVALID_SEARCHES = [
     ("int: [1, 8]", "int: [0, 8]", "8: dimensions.k.int[0]: must be in [1, inf), got 0"),
     ("int: [1, 8]", "int: [1, 8], when: {surgery: attittud}", "8: dimensions.k.when.surgery: is not a dimension of this search; it is fixed to 'attittud'"),
     ("int: [1, 8]", "int: [1, 8], when: {objective_per_step: 3}", "8: dimensions.k.when.objective_per_step: is not a dimension of this search; did you mean 'objectives_per_step'?"),
-    ("int: [1, 8]", "int: [1, 8], when: {objectives_per_step: 2}", "8: dimensions.k.when.objectives_per_step: objectives_per_step never is 2 in this search"),
-    ("int: [1, 8]", "int: [1, 8], when: {lr: 0.001}", "8: dimensions.k.when.lr: is drawn from a range; a condition needs values one by one: choice or int"),
+    ("int: [1, 8]", "int: [1, 8], when: {objectives_per_step: 2}", "8: dimensions.k.when.objectives_per_step: 2 is not one of the values of objectives_per_step"),
+    ("int: [1, 8]", "int: [1, 8], when: {lr: 0.001}", "8: dimensions.k.when.lr: is continuous; `when:` needs a discrete dimension (choice or int)"),
     ("int: [1, 8]", "int: [1, 8], when: {k: 2}", "6: dimensions: conditions depend on each other in a circle: k"),
     ("  k:", "  weighting: {choice: [aang, static]}\n  k:", "8: dimensions.weighting: weighting is also fixed under `method:`; leave one out"),
     ("  k:", "  space: {choice: [aang_td, xyz]}\n  k:", "8: dimensions.space: is also fixed by `space:`; leave one out"),
     ("  k:", "  include.transform.msk: {choice: [true, false]}\n  k:", "8: dimensions.include.transform.msk: unknown primitive 'msk'; did you mean 'mask'?"),
     ("  k:", "  include.data.in_domain: {choice: [true, false]}\n  k:", "8: dimensions.include.data.in_domain: 'in_domain' is not in the space; known: end_task"),
     ("  k:", "  weight.output.denoise: {float: [0.1, 1]}\n  k:", "8: dimensions.weight.output.denoise: is a setting of weighting 'static_searched'; this search uses weighting 'aang'"),
-    ("  fine_tune: {", "  search: {", "12: baselines.search: a baseline's name is small letters, digits and _, and not 'search'"),
-    (", trials: 2}", "}", "12: baselines.fine_tune: say how many configurations to try, trials: N; its dimensions: lr"),
+    ("  fine_tune: {", "  search: {", "12: baselines.search: the name of a baseline has small letters, digits and _, and is not 'search'"),
+    (", trials: 2}", "}", "12: baselines.fine_tune: is missing `trials: N`, the number of configurations; its dimensions are lr"),
     ("weighting: end_task_only}", "weighting: end_task_only, surgery: attittud}", "12: baselines.fine_tune.method.surgery: surgery 'attittud' changes auxiliary gradients, and weighting 'end_task_only' has none"),
     (
         "weighting: end_task_only}",
@@ -158,30 +158,30 @@ INVALID_SEARCHES = [
         "12: baselines.fine_tune.method.surgery: surgery 'pcd' keeps the end task's gradient: "
         "schedule 'pretrain_then_finetune' would not train the body",
     ),
-    ("trials: 2}", "trials: 2, settings: {k: 3}}", "12: baselines.fine_tune.settings.k: concerns auxiliary objectives; this baseline uses weighting 'end_task_only'"),
+    ("trials: 2}", "trials: 2, settings: {k: 3}}", "12: baselines.fine_tune.settings.k: is used with auxiliary objectives alone; this baseline uses weighting 'end_task_only'"),
     ("trials: 2}", "trials: 2, space: xyz}", "12: baselines.fine_tune.space: is not used: weighting 'end_task_only' has no auxiliaries"),
-    ("trials: 2}", "trials: 2, settings: {lr: 1e-3}}", "12: baselines.fine_tune.trials: it has no dimensions of its own: one configuration, trials: 1"),
+    ("trials: 2}", "trials: 2, settings: {lr: 1e-3}}", "12: baselines.fine_tune.trials: the baseline has no dimensions and so one configuration: trials: 1"),
     ("trials: 4", "trials: 0", "13: budget.trials: must be in [1, inf), got 0"),
-    ("budget: {trials: 4}", "budget: {}", "13: budget: must say trials, seconds or compute"),
-    ("budget: {trials: 4}\n", "", "1: budget: must say trials, seconds or compute"),
-    ("budget:", "seeds: [0, 0]\nbudget:", "13: seeds: a seed is given twice"),
+    ("budget: {trials: 4}", "budget: {}", "13: budget: must have trials, seconds or compute"),
+    ("budget: {trials: 4}\n", "", "1: budget: must have trials, seconds or compute"),
+    ("budget:", "seeds: [0, 0]\nbudget:", "13: seeds: lists a seed twice"),
     ("budget:", "seeds: 3\nbudget:", "13: seeds: must be a list, got 3"),
-    ("budget:", "seeds: []\nbudget:", "13: seeds: is empty: give at least one seed"),
+    ("budget:", "seeds: []\nbudget:", "13: seeds: is empty; list at least one seed"),
     ("budget:", "seeds: [-1]\nbudget:", "13: seeds: a seed is a whole number in [0, 2^31)"),
-    ("budget:", "confirm: {seeds: [0, 1]}\nbudget:", "13: confirm.seeds: seed 0 is one of `seeds:`; a confirmation needs fresh ones"),
+    ("budget:", "confirm: {seeds: [0, 1]}\nbudget:", "13: confirm.seeds: seed 0 is one of `seeds:`; a confirmation needs fresh seeds"),
     ("budget:", "sampler: tpo\nbudget:", "13: sampler: unknown choice 'tpo'; did you mean 'tpe'?"),
-    ("budget:", "sampler: grid\nbudget:", "7: dimensions.eta_perp: sampler 'grid' needs values one by one; use choice: [...]"),
-    ("budget:", "sampler: cmaes\nbudget:", "10: dimensions.objectives_per_step: sampler 'cmaes' draws numbers only; use tpe, or int and float"),
+    ("budget:", "sampler: grid\nbudget:", "7: dimensions.eta_perp: sampler 'grid' needs discrete dimensions; use choice: [...] or int"),
+    ("budget:", "sampler: cmaes\nbudget:", "10: dimensions.objectives_per_step: sampler 'cmaes' draws numbers only; use sampler: tpe, or int and float"),
     ("budget:", "keep: -2\nbudget:", "13: keep: must be in [-1, inf), got -2"),
-    ("grace: 20", "grace: 60", "14: scheduler.asha.grace: grace 60 is not below a trial's 60 steps: none would be stopped"),
+    ("grace: 20", "grace: 60", "14: scheduler.asha.grace: grace 60 is not below the 60 steps of a trial: no trial would be stopped"),
     ("asha:", "hyperband:", "14: scheduler.hyperband: unknown key 'hyperband'; known: asha"),
     ("reduction: 3", "reduction: 1", "14: scheduler.asha.reduction: must be in [2, inf), got 1"),
     ("budget:", "executor: in_process\nbudget:", "15: scheduler: executor 'in_process' stops no trial; use scheduler: fifo"),
-    ("budget:", "resources: {workers: 100, cpus: 4}\nbudget:", "5: settings.batch_size: 32 examples cannot be shared by 100 workers"),
+    ("budget:", "resources: {workers: 100, cpus: 4}\nbudget:", "5: settings.batch_size: 32 examples cannot be split over 100 workers"),
     ("budget:", "resources: {workers: 4, cpus: 4}\nbudget:", "13: resources.cpus: requests 4 workers x 4 CPU cores; this machine has 2"),
     ("budget:", "resources: {groups: 2, workers: 2}\nbudget:", "13: resources.workers: requests 2 trials at a time x 2 workers x 1 CPU cores; this machine has 2"),
     ("budget:", "resources: {gpus: 1}\nbudget:", "13: resources.gpus: requests 1 GPUs; this machine has 0"),
-    ("budget:", "resources: {cpus: 0}\nbudget:", "13: resources.cpus: a rank needs a share of a CPU or GPU"),
+    ("budget:", "resources: {cpus: 0}\nbudget:", "13: resources.cpus: must be above 0 where a rank has no GPU"),
 ]  # fmt: skip
 
 
@@ -496,7 +496,7 @@ def test_grid_has_every_configuration_once() -> None:
     # end_task_only: 1; static without surgery: xyz 1, smoke 2 lambdas; with it: (k, m, eta_neg) has
     # 2 x (k=1: 2 m, k=2: 2 m) + (k=3: m=8) = 9, times xyz 1 and smoke 2; all static ones with and without bert
     assert len(grid) == len(keys) == 1 + 2 * (3 + 9 * 3)
-    with pytest.raises(SpecError, match=r"budget\.trials: asks for 62 configurations; the grid has 61$"):
+    with pytest.raises(SpecError, match=r"budget\.trials: is 62 configurations, and the grid has 61$"):
         declared(CONDITIONAL_SEARCH, sampler="grid", budget__trials="62")
 
 
@@ -589,14 +589,14 @@ def test_resume_takes_the_paper_section_from_the_file() -> None:
             "{source: a, metric: b, scores: {search: 67.10}}",
             "paper.scores.search: must be text, as printed, got 67.1; put it in quotes",
         ),
-        ("{source: a, metric: b, values: {kk: {5: c}}}", "paper.values.kk: is no dimension; did you mean 'k'?"),
+        ("{source: a, metric: b, values: {kk: {5: c}}}", "paper.values.kk: is not a dimension; did you mean 'k'?"),
         (
             "{source: a, metric: b, values: {k: {9: c}}}",
-            "paper.values.k.9: k never is 9; known: 1, 2, 3, 4, 5, 6, 7, 8",
+            "paper.values.k.9: 9 is not one of the values of k; known: 1, 2, 3, 4, 5, 6, 7, 8",
         ),
         (
             "{source: a, metric: b, values: {lr: {9: c}}}",
-            "paper.values.lr: is drawn from a range; a value of its own has no trials",
+            "paper.values.lr: is continuous; scores of single values need a discrete dimension (choice or int)",
         ),
         ("{source: a, metric: b}", "paper: has neither scores: {ARM: TEXT} nor values: {DIMENSION: {VALUE: TEXT}}"),
         ("{source: a, scores: {search: c}}", "paper: the key 'metric' is missing"),
