@@ -23,7 +23,7 @@ from raysearch.modalities.batch import OpenSplit, Output, Targets, TaskBatch, la
 from raysearch.modalities.text.attention_masks import bidirectional
 from raysearch.modalities.text.outputs import Predicted, Statistics, TextExamples, selected_tokens
 from raysearch.modalities.text.taxonomy import TAXONOMY
-from raysearch.modalities.text.transforms import Vocabulary, select, viewed
+from raysearch.modalities.text.transforms import Vocabulary, make_view, select
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.primitive import STAGES, load_target
 from raysearch.objectives.user_primitives import Functions
@@ -77,7 +77,7 @@ class TextBatchBuilder:
         tokens = pad_texts(split, rows.tolist(), self.vocabulary, self.longest)
         selected = select(tokens, self.probability, self.vocabulary, generator)
         transform = self._functions["transform"][objective.transform]
-        view = viewed(tokens, selected, transform(tokens, selected, self.vocabulary, generator), self.vocabulary)
+        view = make_view(tokens, selected, transform(tokens, selected, self.vocabulary, generator), self.vocabulary)
         visible = self._functions["representation"][objective.representation](view.real, generator)
         examples = TextExamples(objective, split, rows, view, visible, self.vocabulary, self.statistics)
         predicted, positions = self._predicted(objective)(examples)

@@ -1,8 +1,8 @@
-"""The encoder and its heads.
+"""The network of text tasks: a Hugging Face encoder and its heads.
 
-The end task's head is the one of the Hugging Face sequence-classification model, so that what is trained is what is
-exported; each objective that predicts tokens has the head of the masked-LM model, its decoder as `lm_head` says
-(`heads`); each other objective has a two-layer ReLU head of its own (AANG's code).
+The end task's head is that of the sequence classification model, so that the trained model is the exported one. An
+objective that predicts tokens has the head of the masked language model, with the decoder that `lm_head` selects
+(`models.heads`). Every other objective has a two-layer ReLU head (AANG's code).
 
     body       theta, shared by all tasks: the encoder without its pooler
     heads      phi: everything else
@@ -40,7 +40,7 @@ class TextNetwork(Network):
     def __init__(
         self, plan: TrialPlan, classes: int, vocabulary_size: int, extra: Mapping[str, int] = MappingProxyType({})
     ) -> None:
-        """Heads for the plan's objectives; `extra` are the classes of extra data sets, by data primitive."""
+        """Builds or loads the encoder; `extra` is the number of classes of each extra data set."""
         super().__init__()
         dropout = plan.training.dropout
         source, vocabulary = pretrained_source(plan.model), {"vocab_size": vocabulary_size}
@@ -63,32 +63,32 @@ class TextNetwork(Network):
     def _add_heads(self, plan: TrialPlan, classes: Mapping[str, int], vocabulary_size: int, dropout: float) -> None:
         template: HuggingFaceHead | None = None
         shared: dict[str, DenoiseHead] = {}
-        kinds = {p.name: p.head for p in TAXONOMY.primitives if p.stage == "output"}
-        kinds |= plan.primitives.get("heads", {})
+        sizes = {p.name: p.head for p in TAXONOMY.primitives if p.stage == "output"}
+        sizes |= plan.primitives.get("heads", {})
         embedding = self.body.get_input_embeddings().weight  # type: ignore[operator]
         for objective in plan.objectives:
-            kind = kinds[objective.output]
-            if kind == "vocabulary":
+            size = sizes[objective.output]
+            if size == "vocabulary":
                 if template is None:
                     source, vocabulary = pretrained_source(plan.model), {"vocab_size": vocabulary_size}
                     template = HuggingFaceHead(
                         build_or_load(AutoModelForMaskedLM, plan.model, source, dropout, overrides=vocabulary)
                     )
                     DenoiseHead.tie(template, embedding)
-                own = DenoiseHead(template, embedding, plan.training.lm_head, plan.training.lm_rank)
+                head = DenoiseHead(template, embedding, plan.training.lm_head, plan.training.lm_rank)
                 if plan.training.lm_head == "shared":
-                    own = shared.setdefault(objective.output, own)
-                self.heads.append(own)
+                    head = shared.setdefault(objective.output, head)
+                self.heads.append(head)
             else:
                 labels = {"labels": "end_task", "extra_labels": objective.data}
-                numbers = classes[labels[kind]] if kind in labels else int(kind)
+                numbers = classes[labels[size]] if size in labels else int(size)
                 self.heads.append(LabelHead(self.width, numbers, nn.ReLU, dropout))
 
     def _agreeing_mask_style(self, tokens: Tensor, real: Tensor, expected: Tensor) -> str:
-        """The way to hand over a (B, S, S) mask under which body and head give the whole model's logits.
+        """Returns the style of a (B, S, S) mask under which body and head give the whole model's logits.
 
-        Architectures differ in what they take for a mask and in where their pooler is; rather than train on a mask
-        that is silently ignored, the ways are tried and a model that agrees with none is refused by ValueError.
+        Architectures differ in the masks that they accept and in where their pooler is. All styles are tried, so that
+        no model trains with a mask that it silently ignores. Raises ValueError for a model that agrees with none.
         """
         visible = real[:, None, :].expand(-1, tokens.shape[1], -1)
         self.eval()
@@ -104,7 +104,7 @@ class TextNetwork(Network):
                 return style
         raise ValueError(
             f"{type(self.end_task.model).__name__} (model_type {self.config.model_type!r}) cannot be used: it takes no "
-            "attention mask per pair of positions, or its head cannot be parted from its body; "
+            "attention mask per pair of positions, or its head cannot be separated from its body; "
             "bert, roberta, distilbert, electra, mpnet and modernbert can"
         )
 
@@ -114,7 +114,7 @@ class TextNetwork(Network):
         return int(self.config.hidden_size)
 
     def hidden(self, tokens: Tensor, visible: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The body's last layer (B, S, H) for `tokens` (B, S), each query seeing the `visible` (B, S, S) keys.
+        """Returns the body's last layer (B, S, H) for `tokens` (B, S); each query sees the `visible` (B, S, S) keys.
 
         Embeddings get noise where `noise` (B, S) is not 0.
         """
@@ -130,41 +130,41 @@ class TextNetwork(Network):
 
     @contextmanager
     def _noisy(self, noise: Tensor | None) -> Iterator[None]:
-        """Gaussian noise on word embeddings, NOISE standard deviations of the table: a row's by its own number alone.
+        """Adds Gaussian noise to word embeddings, NOISE standard deviations of the table, with a seed for each example.
 
-        So it is the same on every rank and device, and however rows are put together.
+        The noise is therefore the same on every rank and device, and in every composition of the batch.
         """
         if noise is None:
             yield
             return
         embedding: nn.Embedding = self.body.get_input_embeddings()  # type: ignore[operator]
         drawn = torch.zeros(*noise.shape, embedding.embedding_dim)
-        for row, numbers in enumerate(noise.cpu()):
-            if len(at := numbers.nonzero()[:, 0]):
-                generator = torch.Generator().manual_seed(int(numbers[at[0]]))
-                drawn[row, at] = torch.randn(len(at), embedding.embedding_dim, generator=generator)
+        for row, seeds in enumerate(noise.cpu()):
+            if len(positions := seeds.nonzero()[:, 0]):
+                generator = torch.Generator().manual_seed(int(seeds[positions[0]]))
+                drawn[row, positions] = torch.randn(len(positions), embedding.embedding_dim, generator=generator)
         added = drawn.to(noise.device) * NOISE * embedding.weight.detach().std()
-        hook = embedding.register_forward_hook(lambda _, __, sent: sent + added.to(sent.dtype))
+        hook = embedding.register_forward_hook(lambda _, __, output: output + added.to(output.dtype))
         try:
             yield
         finally:
             hook.remove()
 
     def classifier(self) -> PreTrainedModel:
-        """A copy of body and end-task head as one Hugging Face model, for `save_pretrained`."""
+        """Returns a copy of body and end-task head as one Hugging Face model, for `save_pretrained`."""
         whole = copy.deepcopy(self.end_task.model)
         prefix = whole.base_model_prefix
-        given: PrecomputedBody = getattr(whole, prefix)
+        precomputed: PrecomputedBody = getattr(whole, prefix)
         body = copy.deepcopy(self.body)
-        if given.pooler is not None:
-            body.pooler = given.pooler
+        if precomputed.pooler is not None:
+            body.pooler = precomputed.pooler
         setattr(whole, prefix, body)
         whole.eval()
         return whole
 
 
 def _probe(classifier: PreTrainedModel, vocabulary_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A small padded input (tokens, real) and the whole model's logits for it, dropout off."""
+    """Returns a small padded input (tokens, real) and the whole model's logits for it, without dropout."""
     tokens = torch.arange(12).reshape(2, 6) % vocabulary_size
     real = torch.ones(2, 6, dtype=torch.bool)
     real[1, 4:] = False

@@ -35,7 +35,7 @@ Statistics = dict[str, dict[str, NDArray[np.float32]]]  # by data primitive and 
 
 
 def denoise(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean cross-entropy of the original tokens at the selected positions; 0 when none was selected."""
+    """Returns the mean cross-entropy of the original tokens at the selected positions; 0 if none is selected."""
     logits = head(hidden[targets.selected])
     loss = F.cross_entropy(logits.float(), targets.original[targets.selected], reduction="sum")
     return loss / max(targets.selected_total, 1)
@@ -47,18 +47,18 @@ def end_task(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
 
 
 def next_token(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean cross-entropy of the token that is read next: to the right, or to the left under `right_to_left`.
+    """Returns the mean cross-entropy of the token that is read next: to the right, or left under `right_to_left`.
 
-    Asked at every position that does not see it, the last of the text for the separator; V logits for each of them,
-    so a large vocabulary may need `micro_batches`.
+    It is predicted at every position that does not see it. Each of these has V logits, so a large vocabulary may need
+    `micro_batches`.
     """
     return denoise(hidden, targets, head)
 
 
 def tf(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean squared error of the term frequency of each selected token (AANG, section 3: "the TF-IDF of a token").
+    """Returns the mean squared error of each selected token's term frequency (AANG, section 3).
 
-    Frequencies are in standard deviations of the data's own tokens, so that the loss of guessing their mean is about 1.
+    Frequencies are standardised over the tokens of the data, so that predicting their mean has a loss of about 1.
     """
     error = head(hidden[targets.selected])[:, 0].float() - targets.original[targets.selected]
     loss: Tensor = error.square().sum() / max(targets.selected_total, 1)
@@ -66,15 +66,15 @@ def tf(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
 
 
 def tfidf(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean squared error of each selected token's tf-idf, in standard deviations of the data's own tokens."""
+    """Returns the mean squared error of each selected token's tf-idf, standardised over the tokens of the data."""
     return tf(hidden, targets, head)
 
 
 def real_synthetic(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean binary cross-entropy, over all positions, of whether a token was changed or one after it is missing.
+    """Returns the mean binary cross-entropy of whether a token was changed or one after it deleted, at all positions.
 
-    ELECTRA's discriminator (Clark et al. 2020, https://arxiv.org/abs/2003.10555) without its generator: under
-    `replace` the synthetic tokens are uniform ones, not those that a small language model finds likely.
+    This is ELECTRA's discriminator (Clark et al. 2020, https://arxiv.org/abs/2003.10555) without its generator: under
+    `replace` the synthetic tokens are uniform, not drawn from a small language model.
     """
     logits = head(hidden[targets.selected])[:, 0].float()
     changed = targets.original[targets.selected].float()
@@ -82,7 +82,7 @@ def real_synthetic(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
 
 
 def extra_label(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Mean cross-entropy of the extra data's own labels: of texts at position 0, or of words at their first token."""
+    """Returns the mean cross-entropy of the extra data's labels, of texts or of words."""
     return label_loss(hidden, targets, head) if len(targets.labels) else denoise(hidden, targets, head)
 
 
@@ -99,7 +99,7 @@ class TextExamples:
     view: View
     visible: Tensor  # (b, S, S) bool
     vocabulary: Vocabulary
-    statistics: Statistics = field(default_factory=dict)  # computed when they are first needed, then kept
+    statistics: Statistics = field(default_factory=dict)  # computed when they are first needed, then stored
 
 
 Predicted = tuple[Tensor, Tensor]  # (b, S) what is to be predicted, and (b, S) bool where
@@ -108,7 +108,7 @@ Predicted = tuple[Tensor, Tensor]  # (b, S) what is to be predicted, and (b, S) 
 def selected_tokens(examples: TextExamples) -> Predicted:
     """Returns the original tokens, at the selected positions."""
     view = examples.view
-    return view.moved(view.before), view.selected
+    return view.at_targets(view.source), view.selected
 
 
 def next_tokens(examples: TextExamples) -> Predicted:
@@ -120,7 +120,7 @@ def next_tokens(examples: TextExamples) -> Predicted:
 def following(view: View, visible: Tensor, vocabulary: Vocabulary, step: int) -> Predicted:
     """Returns the token `step` further on (b, S), and the positions (b, S) bool that have one and do not see it."""
     positions = torch.zeros_like(view.real)
-    next_, seen = view.kept.roll(-step, 1), visible.diagonal(step, 1, 2)
+    next_, seen = view.original.roll(-step, 1), visible.diagonal(step, 1, 2)
     if step > 0:
         positions[:, :-1] = view.real[:, :-1] & view.real[:, 1:] & ~seen
     else:
@@ -130,7 +130,7 @@ def following(view: View, visible: Tensor, vocabulary: Vocabulary, step: int) ->
 
 def changed_tokens(examples: TextExamples) -> Predicted:
     """Returns 1 for a token that was changed, or after which one is missing, and 0 for others; at every position."""
-    return examples.view.spoiled.long(), examples.view.real
+    return examples.view.changed.long(), examples.view.real
 
 
 def term_frequencies(examples: TextExamples) -> Predicted:
@@ -173,4 +173,4 @@ def _token_statistic(examples: TextExamples, name: str) -> Predicted:
     if data not in examples.statistics:
         examples.statistics[data] = token_statistics(split, examples.vocabulary)
     values = align(examples.statistics[data][name], split, examples.rows.tolist(), view.tokens.shape[1], 0.0)
-    return view.moved(values), view.selected
+    return view.at_targets(values), view.selected

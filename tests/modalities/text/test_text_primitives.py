@@ -13,7 +13,7 @@ from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.outputs import following, real_synthetic, tf
 from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.modalities.text.token_statistics import token_statistics
-from raysearch.modalities.text.transforms import GONE, Vocabulary, select, viewed
+from raysearch.modalities.text.transforms import GONE, Vocabulary, make_view, select
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.primitive import STAGES
 
@@ -127,11 +127,11 @@ def test_delete_closes_gaps_and_predicts_at_the_token_before() -> None:
     selected = torch.tensor([[0, 0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]]).bool()
     changed = TRANSFORMS["delete"](tokens, selected, VOCABULARY, Generator())
     assert (changed[selected] == GONE).all()
-    view = viewed(tokens, selected, changed, VOCABULARY)
+    view = make_view(tokens, selected, changed, VOCABULARY)
     assert view.tokens.tolist() == [[1, 10, 13, 2, 0, 0, 0], [1, 21, 2, 0, 0, 0, 0]]
-    assert view.selected.tolist() == view.spoiled.tolist()
+    assert view.selected.tolist() == view.changed.tolist()
     assert view.selected.int().tolist() == [[0, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]]
-    assert view.moved(tokens)[view.selected].tolist() == [11, 20]
+    assert view.at_targets(tokens)[view.selected].tolist() == [11, 20]
     assert (view.real == (view.tokens != VOCABULARY.pad)).all()
 
 
@@ -139,11 +139,11 @@ def test_transform_view_without_deletions_is_unchanged() -> None:
     tokens = random_tokens()
     selected = select(tokens, 0.15, VOCABULARY, Generator().manual_seed(2))
     changed = TRANSFORMS["replace"](tokens, selected, VOCABULARY, Generator().manual_seed(3))
-    view = viewed(tokens, selected, changed, VOCABULARY)
+    view = make_view(tokens, selected, changed, VOCABULARY)
     assert torch.equal(view.tokens, changed)
-    assert torch.equal(view.moved(tokens), tokens)
+    assert torch.equal(view.at_targets(tokens), tokens)
     assert torch.equal(view.selected, selected)
-    assert torch.equal(view.spoiled, changed != tokens)
+    assert torch.equal(view.changed, changed != tokens)
 
 
 def test_noisy_embeds_marks_selected_tokens_and_keeps_them() -> None:
@@ -174,7 +174,7 @@ def test_next_token_targets_follow_direction_and_skip_padding() -> None:
 def test_next_token_targets_are_never_visible(representation: str) -> None:
     tokens = random_tokens(rows=8, length=30)
     nothing = torch.zeros_like(tokens, dtype=torch.bool)
-    view = viewed(tokens, nothing, tokens, VOCABULARY)
+    view = make_view(tokens, nothing, tokens, VOCABULARY)
     visible = REPRESENTATIONS[representation](view.real, Generator().manual_seed(0))
     _, asked = following(view, visible, VOCABULARY, 1)
     assert not (asked[:, :-1] & visible.diagonal(1, 1, 2)).any()
