@@ -1,20 +1,20 @@
-"""What a fresh ATTITTUD basis costs at every step: time and peak memory, beside multitask learning and other engines.
+"""The cost of a fresh ATTITTUD basis at every step, compared with multitask learning and other gradient engines.
 
     python benchmarks/gramian.py [--m 16 32 64 128] [--k 1 5 10 20] [--device cuda] [--model image] [--layers 6]
         [--what time memory operations]
 
-One step of the same trial (a BERT of 1.7 M parameters on 64 tokens, or a WideResNet-16-2 with GroupNorm on 32 x 32
-images; m end-task and m auxiliary examples):
+It measures one step of the same trial (a BERT of 1.7 M parameters on 64 tokens, or a WideResNet-16-2 with GroupNorm on
+32 x 32 images; m end-task and m auxiliary examples):
 
     multitask        one forward, one backward for both batches
     raysearch        ATTITTUD with an exact basis of m fresh examples at every step
-    vector products  the authors' way: k backwards, each after its own forward of the m examples, then Gram-Schmidt
-    autogram         TorchJD's Gramian of the m examples, no more
-    ours alone       raysearch's Gramian of the m examples, no more
-    plain gradient   one forward and one backward of the m examples, as training takes them
+    vector products  the authors' method: k backwards, each after its own forward of the m examples, then Gram-Schmidt
+    autogram         only TorchJD's Gramian of the m examples
+    ours alone       only raysearch's Gramian of the m examples
+    plain gradient   one forward and one backward of the m examples, as in training
 
-Times are medians of interleaved rounds; memory is the peak of one step above what was held before it; operations are
-what torch counts in matrix products, convolutions (groups not considered) and attention.
+Times are medians of interleaved rounds. Memory is the peak of one step above the memory in use before it. Operations
+are those that torch counts in matrix products, convolutions (without regard to groups) and attention.
 """
 
 import argparse
@@ -51,24 +51,24 @@ UNITS = {"time": "ms", "memory": "MiB", "operations": "GF"}
 Work = Callable[[], object]
 
 
-def trial(folder: Path, m: int, k: int, surgery: str, asked: argparse.Namespace) -> Trial:
-    """A trial at its first step; `update(phase, n)` computes the gradient of step n."""
+def trial(folder: Path, m: int, k: int, surgery: str, arguments: argparse.Namespace) -> Trial:
+    """Returns a trial at its first step; its `update(phase, n)` computes the gradient of step n."""
     settings = {"batch_size": m, "aux_batch_size": m, "dropout": 0.0, "objectives_per_step": 1}
     settings |= {"m": m, "k": k} if surgery == "attittud" else {}
-    declared = {"name": "gramian", "method": {"weighting": "static", "surgery": surgery}, "settings": settings}
-    declared |= (text if asked.model == "text" else images)(folder, m, asked.layers)
-    search = Search.from_dict(declared)
+    declaration = {"name": "gramian", "method": {"weighting": "static", "surgery": surgery}, "settings": settings}
+    declaration |= (text if arguments.model == "text" else images)(folder, m, arguments.layers)
+    search = Search.from_dict(declaration)
     data = folder / "data"
     prepared = prepare(search.task, search.model.to_plain(), data)
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
-    return Trial(plan, TrialFolder(folder / surgery), ProcessGroup(device=torch.device(asked.device)))
+    return Trial(plan, TrialFolder(folder / surgery), ProcessGroup(device=torch.device(arguments.device)))
 
 
 def text(folder: Path, m: int, layers: int) -> dict[str, Any]:
-    """Random words for a BERT."""
-    chance = random.Random(0)
+    """Declares a BERT, and a task of random words that it writes to `folder`."""
+    generator = random.Random(0)
     for split, rows in (("train", 4 * m), ("dev", 40)):
-        texts = [" ".join(str(chance.randrange(3000)) for _ in range(2 * LENGTH)) for _ in range(rows)]
+        texts = [" ".join(str(generator.randrange(3000)) for _ in range(2 * LENGTH)) for _ in range(rows)]
         lines = [json.dumps({"text": text, "label": str(i % 4)}) for i, text in enumerate(texts)]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     shape = {"hidden_size": 128, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 512}
@@ -80,13 +80,13 @@ def text(folder: Path, m: int, layers: int) -> dict[str, Any]:
 
 
 def images(folder: Path, m: int, layers: int) -> dict[str, Any]:
-    """Random images for a WideResNet-16-2 with GroupNorm: four classes to tell apart, six more beside them."""
+    """Declares a WideResNet-16-2, and a task of random images: four classes, and six more of an auxiliary task."""
     del layers
     if not (folder / "train.npz").exists():
-        chance = np.random.default_rng(0)
+        generator = np.random.default_rng(0)
         labels = np.arange(20 * m) % 10
         np.savez(
-            folder / "train.npz", images=chance.integers(0, 256, (len(labels), 32, 32, 3), np.uint8), labels=labels
+            folder / "train.npz", images=generator.integers(0, 256, (len(labels), 32, 32, 3), np.uint8), labels=labels
         )
     task = {"kind": "image", "name": "noise", "train": str(folder / "train.npz"), "auxiliary": "rest"}
     return {
@@ -96,11 +96,11 @@ def images(folder: Path, m: int, layers: int) -> dict[str, Any]:
     }
 
 
-def works(folder: Path, m: int, k: int, asked: argparse.Namespace) -> dict[str, Work]:
-    """What is measured, by name."""
-    device = asked.device
-    plain = trial(folder, m, k, "none", asked)
-    cut = trial(folder, m, k, "attittud", asked)
+def workloads(folder: Path, m: int, k: int, arguments: argparse.Namespace) -> dict[str, Work]:
+    """Returns the measured calls by name."""
+    device = arguments.device
+    plain = trial(folder, m, k, "none", arguments)
+    cut = trial(folder, m, k, "attittud", arguments)
     phase, examples, network = cut.phases[0], cut.update.basis, cut.network
     rows, body = torch.arange(m), network.body_parameters()
 
@@ -131,20 +131,20 @@ def works(folder: Path, m: int, k: int, asked: argparse.Namespace) -> dict[str, 
         from torchjd.autogram import Engine
     except ImportError:
         return measured
-    other = trial(folder, m, k, "attittud", asked)  # of its own: its hooks stay
+    other = trial(folder, m, k, "attittud", arguments)  # a separate trial, because the hooks remain
     engine = Engine(other.network.body, batch_dim=0)
     measured["autogram"] = lambda: engine.compute_gramian(other.update.basis.losses(rows))
     return measured
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was asked."""
+    """Waits until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def peak(work: Work, device: str) -> float:
-    """MiB above what is held before, at the highest point of one call."""
+    """Returns the peak memory of one call above the memory in use before it, in MiB."""
     work()
     gc.collect()
     if device == "cuda":
@@ -153,23 +153,23 @@ def peak(work: Work, device: str) -> float:
         before = torch.cuda.memory_allocated()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # restarts the measurement of the peak
     before = kib("VmRSS")
     work()
     return max(0.0, (kib("VmHWM") - before) / 1024)
 
 
-def multiplied(total: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], *_: object, **__: object) -> int:
-    """Operations of products that are added to what is there, which torch's counter leaves out; shapes."""
+def matmul_operations(total: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], *_: object, **__: object) -> int:
+    """Returns the operations of a product that is added in temporary, which torch's counter omits; takes shapes."""
     del total
     return 2 * math.prod(a) * b[-1]
 
 
-IN_PLACE = {torch.ops.aten.addmm_: multiplied, torch.ops.aten.baddbmm_: multiplied}
+IN_PLACE = {torch.ops.aten.addmm_: matmul_operations, torch.ops.aten.baddbmm_: matmul_operations}
 
 
 def operations(work: Work) -> float:
-    """Thousand million multiplications and additions of one call."""
+    """Returns the multiplications and additions of one call, in units of 1e9."""
     work()
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         work()
@@ -177,36 +177,36 @@ def operations(work: Work) -> float:
 
 
 def kib(name: str) -> int:
-    """A line of /proc/self/status."""
+    """Returns a number of /proc/self/status, in KiB."""
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if name in line).split()[1])
 
 
-def measure(asked: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds, MiB or operations of each work."""
-    with tempfile.TemporaryDirectory() as place:
-        device, all_works = asked.device, works(Path(place), asked.m[0], asked.k[0], asked)
-        if asked.child == "memory":
-            return {name: peak(work, device) for name, work in all_works.items()}
-        if asked.child == "operations":
-            return {name: operations(work) for name, work in all_works.items()}
-        times: dict[str, list[float]] = {name: [] for name in all_works}
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """Returns the milliseconds, MiB or operations of each workload."""
+    with tempfile.TemporaryDirectory() as temporary:
+        device, calls = arguments.device, workloads(Path(temporary), arguments.m[0], arguments.k[0], arguments)
+        if arguments.child == "memory":
+            return {name: peak(work, device) for name, work in calls.items()}
+        if arguments.child == "operations":
+            return {name: operations(work) for name, work in calls.items()}
+        times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(ROUNDS + 1):
-            for name, work in all_works.items():
+            for name, work in calls.items():
                 wait(device)
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 work()
                 wait(device)
-                times[name].append(1000 * (time.perf_counter() - begun))
-        return {name: statistics.median(own[1:]) for name, own in times.items()}
+                times[name].append(1000 * (time.perf_counter() - start))
+        return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def child(m: int, k: int, asked: argparse.Namespace, what: str) -> dict[str, float]:
-    """The same in a process of its own, which for memory gives every freed block back at once."""
-    quiet = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if what == "memory" else {}
+def measure_in_child(m: int, k: int, arguments: argparse.Namespace, what: str) -> dict[str, float]:
+    """Measures in a child process; for memory, its allocator returns every freed block to the system at once."""
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if what == "memory" else {}
     command = [sys.executable, __file__, "--child", what, "--m", str(m), "--k", str(k)]
-    command += ["--device", asked.device, "--layers", str(asked.layers), "--model", asked.model]
-    done = subprocess.run(command, env=os.environ | quiet, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    command += ["--device", arguments.device, "--layers", str(arguments.layers), "--model", arguments.model]
+    process = subprocess.run(command, env=os.environ | allocator, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     return figures
 
 
@@ -219,21 +219,21 @@ def main() -> None:
     options.add_argument("--model", choices=("text", "image"), default="text")
     options.add_argument("--what", nargs="+", choices=UNITS, default=list(UNITS))
     options.add_argument("--child", choices=UNITS)
-    asked = options.parse_args()
-    if asked.child:
-        print(json.dumps(measure(asked)))
+    arguments = options.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(arguments)))
         return
-    print(f"{platform.processor()}, torch {torch.__version__}, {asked.device}, {torch.get_num_threads()} threads\n")
+    print(f"{platform.processor()}, torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads\n")
     print(
         "| m | k | multitask | raysearch | x multitask | vector products | autogram | ours alone | x autogram | plain |"
     )
     print("| --- " * 10 + "|")
-    for what in asked.what:
-        for m in asked.m:
-            for k in asked.k:
+    for what in arguments.what:
+        for m in arguments.m:
+            for k in arguments.k:
                 if k > m:
                     continue
-                f = child(m, k, asked, what)
+                f = measure_in_child(m, k, arguments, what)
                 cells = [f"{f['multitask']:.0f} {UNITS[what]}", f"{f['raysearch']:.0f}"]
                 cells += [f"{f['raysearch'] / f['multitask']:.2f}", f"{f['vector products']:.0f}"]
                 auto = f.get("autogram", float("nan"))

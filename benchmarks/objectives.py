@@ -1,19 +1,20 @@
-"""What it costs to look at every objective's gradient: a step with K objectives, beside plain multitask learning.
+"""The cost of a step that uses every objective's gradient, compared with plain multitask learning.
 
     python benchmarks/objectives.py [--k 1 3 8 24 40] [--rows 48] [--device cuda] [--shared]
 
-One step of a text trial, the optimizer's step included (a BERT of 1.7 M parameters, 64 tokens, 16 end-task rows,
-`--rows` auxiliary ones dealt to K of AANG-TD+ED's 40 objectives), with a given dev gradient:
+It measures one step of a text trial with a fixed dev gradient, including the optimizer's step. The model is a BERT of
+1.7 M parameters with 64 tokens; a step has 16 end-task examples, and `--rows` auxiliary ones split between K of
+AANG-TD+ED's 40 objectives.
 
     static      one forward, one backward
-    products    the same, and the product of every objective's gradient with the dev gradient
-    cosine      the same, and every gradient's norm
-    jvp, difference, backward   the products by these engines
-    whole       `cosine` and the dev gradient itself: dev head fitted, meta batch of 16 gone through
+    products    also the inner product of every objective's gradient with the dev gradient
+    cosine      also every gradient's norm
+    jvp, difference, backward   the inner products by these engines
+    whole       `cosine`, and also the dev gradient: the dev head is fitted and a meta batch of 16 is evaluated
 
-With `--shared` K label heads read the same `--rows` rows of one forward, where layers' products cannot tell the
-objectives apart. Then memory: the peak of a step above what is held before it. Last, the bytes that a rank gives to be
-summed in a step beyond the gradient that it sums in any case: numbers of K objectives, or K gradients.
+With `--shared`, K label heads use the same `--rows` examples of one forward, where the layers' factors cannot separate
+the objectives. Then it measures memory: the peak of a step above the memory in use before it. Last, it prints the bytes
+that a rank sums with others in a step: numbers of K objectives, compared with K gradients.
 """
 
 import argparse
@@ -50,22 +51,22 @@ Work = Callable[[], object]
 def trial(
     folder: Path,
     k: int,
-    asked: argparse.Namespace,
+    arguments: argparse.Namespace,
     weighting: str,
     *,
     process_group: ProcessGroup | None = None,
-    **more: object,
+    **overrides: object,
 ) -> Trial:
-    """A trial at its first step."""
-    chance = random.Random(0)
+    """Returns a trial at its first step."""
+    generator = random.Random(0)
     for split, rows in (("train", 200), ("dev", 80), ("domain", 200)):
-        texts = [" ".join(str(chance.randrange(3000)) for _ in range(2 * LENGTH)) for _ in range(rows)]
+        texts = [" ".join(str(generator.randrange(3000)) for _ in range(2 * LENGTH)) for _ in range(rows)]
         lines = [json.dumps({"text": text, "label": str(i % 4)}) for i, text in enumerate(texts)]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     shape = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512}
-    settings = {"batch_size": 16, "aux_batch_size": asked.rows, "max_length": LENGTH, "dropout": 0.0}
+    settings = {"batch_size": 16, "aux_batch_size": arguments.rows, "max_length": LENGTH, "dropout": 0.0}
     if weighting == "aang":
-        settings |= {"meta_batch_size": 16, "batch_split": "equal"}  # the rows of the static step
+        settings |= {"meta_batch_size": 16, "batch_split": "equal"}  # equally many examples as in the static step
     search = Search.from_dict(
         {
             "name": "objectives",
@@ -73,135 +74,144 @@ def trial(
             "model": {"config": {"model_type": "bert", "vocab_size": 4096} | shape},
             "space": "aang_td_ed",
             "method": {"weighting": weighting},
-            "settings": settings | {"objectives_per_step": k} | more,
+            "settings": settings | {"objectives_per_step": k} | overrides,
         }
     )
     data = folder / "data"
     prepared = prepare(search.task, search.model.to_plain(), data)
     plan = search.resolve("search", {}, number=0, seed=0, data=str(data), labels=list(prepared.labels))
-    process_group = process_group or ProcessGroup(device=torch.device(asked.device))
+    process_group = process_group or ProcessGroup(device=torch.device(arguments.device))
     return Trial(plan, TrialFolder(folder / weighting), process_group)
 
 
-def works(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
-    """What is measured, by name."""
-    return (together if asked.shared else apart)(place, k, asked)
+def workloads(folder: Path, k: int, arguments: argparse.Namespace) -> dict[str, Work]:
+    """Returns the measured calls by name."""
+    return (steps_with_shared_examples if arguments.shared else steps_with_separate_examples)(folder, k, arguments)
 
 
-def apart(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
-    """Every objective has rows of its own: steps of trials."""
+def steps_with_separate_examples(folder: Path, k: int, arguments: argparse.Namespace) -> dict[str, Work]:
+    """Returns steps of trials in which every objective has its own examples."""
     dot = {"similarity": "dot"}
-    trials = {"static": trial(place, k, asked, "static"), "cosine": trial(place, k, asked, "aang")}
+    trials = {"static": trial(folder, k, arguments, "static"), "cosine": trial(folder, k, arguments, "aang")}
     for engine in ("products", "jvp", "difference", "backward"):
-        trials[engine] = trial(place, k, asked, "aang", engine=engine, **dot)
-    trials["whole"] = trial(place, k, asked, "aang")
-    for name, one in trials.items():
-        one.begin(one.phases[0])
+        trials[engine] = trial(folder, k, arguments, "aang", engine=engine, **dot)
+    trials["whole"] = trial(folder, k, arguments, "aang")
+    for name, one_trial in trials.items():
+        one_trial.begin(one_trial.phases[0])
         if name not in ("static", "whole"):
-            v = one.update.dev_gradients.compute("dev_head", 1)
-            one.update.dev_gradients.compute = lambda *_, v=v: v
-    return {name: lambda one=one: one.advance(one.phases[0]) for name, one in trials.items()}
+            v = one_trial.update.dev_gradients.compute("dev_head", 1)
+            one_trial.update.dev_gradients.compute = lambda *_, v=v: v
+    return {
+        name: lambda one_trial=one_trial: one_trial.advance(one_trial.phases[0]) for name, one_trial in trials.items()
+    }
 
 
-def together(place: Path, k: int, asked: argparse.Namespace) -> dict[str, Work]:
-    """K label heads on the same rows."""
-    one = trial(place, 1, asked, "static")
-    network, body = one.network, one.network.body_parameters()
-    heads = torch.nn.ModuleList(LabelHead(network.width, 4, torch.nn.ReLU, 0.0) for _ in range(k)).to(asked.device)
-    rows = torch.arange(asked.rows)
-    group = one.context.batches.end_task_batch(one.context.splits("train"), rows).to(torch.device(asked.device))
-    labels = [(group.targets.labels + i) % 4 for i in range(k)]
+def steps_with_shared_examples(folder: Path, k: int, arguments: argparse.Namespace) -> dict[str, Work]:
+    """Returns steps with K label heads on the same examples."""
+    one_trial = trial(folder, 1, arguments, "static")
+    network, body = one_trial.network, one_trial.network.body_parameters()
+    heads = torch.nn.ModuleList(LabelHead(network.width, 4, torch.nn.ReLU, 0.0) for _ in range(k)).to(arguments.device)
+    examples = torch.arange(arguments.rows)
+    batch = one_trial.context.batches.end_task_batch(one_trial.context.splits("train"), examples).to(
+        torch.device(arguments.device)
+    )
+    labels = [(batch.targets.labels + i) % 4 for i in range(k)]
     parameters = [*body, *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
-    v = torch.randn(sum(p.numel() for p in body), device=asked.device)
+    v = torch.randn(sum(p.numel() for p in body), device=arguments.device)
     v *= 0.3 / v.norm()
 
     def losses() -> dict[int, Tensor]:
-        first = network.hidden(*group.inputs)[:, 0]
-        return {
-            i: example_losses(head(first), own).mean() for i, (head, own) in enumerate(zip(heads, labels, strict=True))
-        }
+        first = network.hidden(*batch.inputs)[:, 0]
+        pairs = enumerate(zip(heads, labels, strict=True))
+        return {i: example_losses(head(first), head_labels).mean() for i, (head, head_labels) in pairs}
 
     def static() -> dict[int, Tensor]:
-        said = losses()
-        assign_gradient(flat_gradient(sum(said.values()) / k, parameters), parameters)
+        task_losses = losses()
+        assign_gradient(flat_gradient(sum(task_losses.values()) / k, parameters), parameters)
         optimizer.step()
-        return {i: loss.detach() for i, loss in said.items()}
+        return {i: loss.detach() for i, loss in task_losses.items()}
 
     def by_jvp() -> None:
         jvp(losses, network, body, v)
         static()
 
     def by_difference() -> None:
-        said = losses()
-        assign_gradient(flat_gradient(sum(said.values()) / k, parameters), parameters)
-        finite_differences(losses, {i: loss.detach() for i, loss in said.items()}, body, v)
+        task_losses = losses()
+        assign_gradient(flat_gradient(sum(task_losses.values()) / k, parameters), parameters)
+        finite_differences(losses, {i: loss.detach() for i, loss in task_losses.items()}, body, v)
         optimizer.step()
 
     def by_backward() -> None:
-        said = losses()
-        for loss in said.values():
+        task_losses = losses()
+        for loss in task_losses.values():
             flat_gradient(loss, body, keep_graph=True) @ v
-        assign_gradient(flat_gradient(sum(said.values()) / k, parameters), parameters)
+        assign_gradient(flat_gradient(sum(task_losses.values()) / k, parameters), parameters)
         optimizer.step()
 
     return {"static": static, "jvp": by_jvp, "difference": by_difference, "backward": by_backward}
 
 
-def measure(asked: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds or MiB of each work."""
-    with tempfile.TemporaryDirectory() as place:
-        chosen = works(Path(place), asked.k[0], asked)
-        if asked.child == "memory":
-            return {name: peak(work, asked.device) for name, work in chosen.items()}
-        times: dict[str, list[float]] = {name: [] for name in chosen}
-        for _ in range(asked.rounds + 1):
-            for name, work in chosen.items():
-                wait(asked.device)
-                begun = time.perf_counter()
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """Returns the milliseconds or MiB of each call."""
+    with tempfile.TemporaryDirectory() as folder:
+        calls = workloads(Path(folder), arguments.k[0], arguments)
+        if arguments.child == "memory":
+            return {name: peak(work, arguments.device) for name, work in calls.items()}
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(arguments.rounds + 1):
+            for name, work in calls.items():
+                wait(arguments.device)
+                start = time.perf_counter()
                 work()
-                wait(asked.device)
-                times[name].append(1000 * (time.perf_counter() - begun))
-        return {name: statistics.median(own[1:]) for name, own in times.items()}
+                wait(arguments.device)
+                times[name].append(1000 * (time.perf_counter() - start))
+        return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def child(k: int, asked: argparse.Namespace, what: str) -> dict[str, float]:
-    """The same in a process of its own, which for memory gives every freed block back at once."""
-    quiet = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if what == "memory" else {}
-    command = [sys.executable, __file__, "--child", what, "--k", str(k), "--rows", str(asked.rows)]
-    command += ["--device", asked.device, "--rounds", str(asked.rounds), *(["--shared"] if asked.shared else [])]
-    done = subprocess.run(command, env=os.environ | quiet, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+def measure_in_child(k: int, arguments: argparse.Namespace, what: str) -> dict[str, float]:
+    """Measures in a child process; for memory, its allocator returns every freed block to the system at once."""
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if what == "memory" else {}
+    command = [sys.executable, __file__, "--child", what, "--k", str(k), "--rows", str(arguments.rows)]
+    command += [
+        "--device",
+        arguments.device,
+        "--rounds",
+        str(arguments.rounds),
+        *(["--shared"] if arguments.shared else []),
+    ]
+    process = subprocess.run(command, env=os.environ | allocator, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     return figures
 
 
-def summed(k: int, asked: argparse.Namespace) -> dict[str, int]:
-    """Returns the bytes that a step sums over ranks, of K objectives and static, less the heads that only one has."""
-    counted = {}
-    with tempfile.TemporaryDirectory() as place:
-        for name, more in (
+def summed_bytes(k: int, arguments: argparse.Namespace) -> dict[str, int]:
+    """Returns the bytes that a step sums over ranks, and those that K + 1 gradients would take."""
+    byte_counts = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, settings in (
             ("static", {}),
             ("cosine", {}),
             ("difference", {"similarity": "dot", "engine": "difference"}),
         ):
-            process_group = Counting(device=torch.device(asked.device))
+            process_group = CountingGroup(device=torch.device(arguments.device))
             weighting = "static" if name == "static" else "aang"
-            one = trial(Path(place), k, asked, weighting, process_group=process_group, **more)
-            one.begin(one.phases[0])
-            one.advance(one.phases[0])
-            counted[name] = process_group.bytes[0]
-        counted["K gradients"] = 4 * (k + 1) * sum(p.numel() for p in one.network.body_parameters())
-    return counted
+            one_trial = trial(Path(folder), k, arguments, weighting, process_group=process_group, **settings)
+            one_trial.begin(one_trial.phases[0])
+            one_trial.advance(one_trial.phases[0])
+            byte_counts[name] = process_group.bytes[0]
+        byte_counts["K gradients"] = 4 * (k + 1) * sum(p.numel() for p in one_trial.network.body_parameters())
+    return byte_counts
 
 
 @dataclass(frozen=True)
-class Counting(ProcessGroup):
-    """A rank alone that counts what it is given to sum."""
+class CountingGroup(ProcessGroup):
+    """A process group of one rank that counts the bytes that are summed."""
 
     bytes: list[int] = field(default_factory=lambda: [0])
 
     def sum(self, value: Tensor) -> Tensor:
-        """The value, its bytes counted."""
+        """Returns the value and counts its bytes."""
         self.bytes[0] += value.numel() * value.element_size()
         return value
 
@@ -212,16 +222,16 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=48)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--device", default="cpu")
-    options.add_argument("--shared", action="store_true", help="K heads on the same rows")
+    options.add_argument("--shared", action="store_true", help="K heads on the same examples")
     options.add_argument("--child", choices=("time", "memory"))
-    asked = options.parse_args()
-    if asked.child:
-        print(json.dumps(measure(asked)))
+    arguments = options.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(arguments)))
         return
     for what in ("time", "memory"):
-        for k in asked.k:
-            figures = child(k, asked, what)
-            if k == asked.k[0]:
+        for k in arguments.k:
+            figures = measure_in_child(k, arguments, what)
+            if k == arguments.k[0]:
                 print(f"\n| K | static | {' | '.join(f'{name} | x' for name in list(figures)[1:])} |")
                 print("| --- " * 2 * len(figures) + "|")
             unit = "ms" if what == "time" else "MiB"
@@ -229,8 +239,8 @@ def main() -> None:
             for name in list(figures)[1:]:
                 cells += [f"{figures[name]:.0f}", f"{figures[name] / figures['static']:.2f}"]
             print(f"| {k} | " + " | ".join(cells) + " |", flush=True)
-    for k in () if asked.shared else asked.k:
-        print(f"bytes summed a step, K = {k}: {summed(k, asked)}", flush=True)
+    for k in () if arguments.shared else arguments.k:
+        print(f"bytes summed per step, K = {k}: {summed_bytes(k, arguments)}", flush=True)
 
 
 if __name__ == "__main__":
