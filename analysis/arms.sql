@@ -57,8 +57,8 @@ SELECT
          WHEN NOT fresh AND greatest(tried, (SELECT max(tried) FROM chosen WHERE arm = 'search')) > 1
               THEN 'not repeated on fresh seeds'
          WHEN best.arm = 'search' THEN NULL
-         WHEN d IS NULL THEN 'no seed in common'
-         WHEN p IS NULL THEN 'one seed tells nothing'
+         WHEN d IS NULL THEN 'no common seed'
+         WHEN p IS NULL THEN 'one seed is not enough'
          ELSE list_extract(['the baseline is better', 'no difference found', 'the search is better'],
                            better(d, p_holm, together) + 2) END AS verdict,
     rests_on(len(d), together) AS rests_on,

@@ -7,9 +7,9 @@
 -- model, data and budget.
 WITH declared AS (SELECT arg_max(spec, time) AS spec FROM searches),
 scored AS (
-    SELECT arm, number, seed, any_value(trials.score) AS dev, any_value(said.score) AS score
-    FROM trials JOIN evaluations AS said USING (trial_id)
-    WHERE role = 'confirm' AND state = 'complete' AND said.split = 'test'
+    SELECT arm, number, seed, any_value(trials.score) AS dev, any_value(evaluation.score) AS score
+    FROM trials JOIN evaluations AS evaluation USING (trial_id)
+    WHERE role = 'confirm' AND state = 'complete' AND evaluation.split = 'test'
     GROUP BY arm, number, seed
 ),
 means AS (
@@ -37,7 +37,7 @@ SELECT
     p,
     p_holm,
     CASE WHEN means.arm = 'search' THEN NULL
-         WHEN p IS NULL THEN 'one seed tells nothing'
+         WHEN p IS NULL THEN 'one seed is not enough'
          ELSE list_extract(['the arm is better', 'no difference found', 'the search is better'],
                            better(d, p_holm, together) + 2) END AS verdict,
     CASE WHEN paper IS NOT NULL

@@ -34,7 +34,7 @@ class CommandResult:
 
 @pytest.fixture
 def run_cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command line in an empty folder."""
+    """Returns a function that runs a command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAYSEARCH_RUNS", raising=False)
     monkeypatch.delenv("RAYSEARCH_DATA", raising=False)
@@ -50,7 +50,7 @@ def run_cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 
 
 def write_run(name: str, trials: int = 2, seconds: float = 6.0) -> Path:
-    """A run of `smoke` with some trials committed, as a launch leaves it."""
+    """Writes a run of `smoke` with committed trials, as a launch leaves it."""
     search = load_search("smoke")
     folder = Path("runs") / name
     folder.mkdir(parents=True)
@@ -192,9 +192,9 @@ def test_plan_estimates_time_from_earlier_runs(run_cli: Any, monkeypatch: pytest
 def test_status_reports_one_run_or_all_runs(run_cli: Any) -> None:
     assert run_cli("status").out == "no runs in runs\n"
     write_run("first")
-    about = run_cli("status", "first", "--json").json
-    assert about["arms"]["search"]["complete"] == 2
-    assert about["best"]["score"] == 0.6
+    status = run_cli("status", "first", "--json").json
+    assert status["arms"]["search"]["complete"] == 2
+    assert status["best"]["score"] == 0.6
     assert run_cli("status", "first").out.startswith("first: interrupted, ")
     assert [run["name"] for run in run_cli("ls", "runs", "--json").json] == ["first"]
     assert "first" in run_cli("status").out
@@ -221,7 +221,7 @@ def test_analyze_prints_report_and_writes_html_page(run_cli: Any) -> None:
 
 
 class RecordedCalls(list[dict[str, Any]]):
-    """Stands for what a verb calls; remembers the arguments."""
+    """A stand-in for the function that a verb calls; it records the arguments."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -235,7 +235,7 @@ class RecordedCalls(list[dict[str, Any]]):
 
 @pytest.fixture
 def launch_calls(monkeypatch: pytest.MonkeyPatch) -> RecordedCalls:
-    """`search.launch`, which needs ray, replaced."""
+    """Replaces `search.launch`, which needs ray."""
     calls = RecordedCalls(lambda: open_run("first"))
     monkeypatch.setitem(sys.modules, "raysearch.search.launch", types.SimpleNamespace(launch=calls))
     return calls
@@ -350,8 +350,8 @@ def test_ls_trials_is_another_name_of_searches(run_cli: Any) -> None:
 
 def test_show_describes_everything_that_ls_lists(run_cli: Any) -> None:
     for kind in ("spaces", "searches", "reports", "methods", "settings"):
-        for about in run_cli("ls", kind, "--json").json:
-            named, name = next(iter(about.items()))
+        for row in run_cli("ls", kind, "--json").json:
+            named, name = next(iter(row.items()))
             assert any(parsed.get(named) == name for parsed in run_cli("show", name, "--json").json)
     assert run_cli("show", "in_domain", "--json").json[0]["stage"] == "data"
 

@@ -204,9 +204,9 @@ def test_final_scores_every_arm_on_test_once(run: Run) -> None:
     before = openings(run)
     scored = list(score_arms_on_test(run))
     assert [trial_id.split("-")[0] for trial_id, _, _ in scored] == ["search", "fine_tune"]
-    assert all(again for _, _, again in scored)  # the run keeps no model of a repetition unless it is told to
+    assert all(retrained for _, _, retrained in scored)  # the run has no weights of confirmation trials
     assert openings(run) == before + 2
     assert [score for _, score, _ in score_arms_on_test(run)] == [score for _, score, _ in scored]
     assert openings(run) == before + 2
-    said = [row for row in run.evaluations().to_pylist() if row["split"] == "test"]
-    assert {trial_id for trial_id, _, _ in scored} <= {row["trial_id"] for row in said}
+    on_test = [row for row in run.evaluations().to_pylist() if row["split"] == "test"]
+    assert {trial_id for trial_id, _, _ in scored} <= {row["trial_id"] for row in on_test}

@@ -1,11 +1,11 @@
-"""A parsed HTML report: what tests ask of a page."""
+"""A parsed HTML report, for tests of the page."""
 
 from html.parser import HTMLParser
 from pathlib import Path
 
 
 class ReportPage(HTMLParser):
-    """Balance of tags, ids, and whatever a browser would load."""
+    """A page's ids, its text and the addresses that a browser would load; its tags must be balanced."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)
@@ -16,12 +16,12 @@ class ReportPage(HTMLParser):
         self.words = " ".join("".join(self.text).split())
 
     def handle_starttag(self, tag, attributes):
-        known = dict(attributes)
+        values = dict(attributes)
         if tag not in ("meta",):
             self.open.append(tag)
-        self.ids += [known["id"]] if "id" in known else []
-        self.loads += [known[name] for name in ("src", "srcset", "data", "xlink:href") if name in known]
-        self.loads += [known["href"]] if tag in ("link", "use", "image") and "href" in known else []
+        self.ids += [values["id"]] if "id" in values else []
+        self.loads += [values[name] for name in ("src", "srcset", "data", "xlink:href") if name in values]
+        self.loads += [values["href"]] if tag in ("link", "use", "image") and "href" in values else []
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)

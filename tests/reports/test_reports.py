@@ -1,4 +1,4 @@
-"""Reports: every SQL file fits the tables, the statistics are right, and the page shows what there is."""
+"""Every SQL report fits the tables and gives the right answer, and the page shows all answers."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def run(tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def found(run) -> dict[str, pa.Table]:
+def answers(run) -> dict[str, pa.Table]:
     return query.analyze(run)
 
 
 def report_rows(name: str, **tables: list[dict[str, object]]) -> list[dict[str, object]]:
-    """What a report says of these rows; columns left out are null."""
+    """Returns a report's answer on these rows; omitted columns are null."""
     filled_tables = {
         table: pa.Table.from_pylist(rows, schema=EMPTY_TABLES[table].schema) for table, rows in tables.items()
     }
@@ -58,7 +58,7 @@ def trial(arm, number, score, *, seed=0, role="search", state="complete", **more
 def rows_by_arm(
     scores: dict[str, list[float]], role: str = "confirm", **declared: object
 ) -> dict[str, dict[str, object]]:
-    """The row of each arm when its one configuration had these scores on seeds 1, 2, ..."""
+    """Returns the row of each arm whose one configuration has these scores on seeds 1, 2, ..."""
     winners = [trial(arm, 1, values[0] if values else 0.5, seed=1) for arm, values in scores.items()]
     trials = [trial(arm, 1, s, seed=i, role=role) for arm, values in scores.items() for i, s in enumerate(values, 1)]
     if role == "confirm":
@@ -69,7 +69,7 @@ def rows_by_arm(
 
 
 def arms(search: list[float], baseline: list[float]) -> dict[str, object]:
-    """The row of the baseline when both arms were confirmed with these scores on seeds 1, 2, ..."""
+    """Returns the baseline's row when both arms were confirmed with these scores on seeds 1, 2, ..."""
     return rows_by_arm({"search": search, "fine_tune": baseline})["fine_tune"]
 
 
@@ -90,9 +90,9 @@ def test_report_on_empty_tables_has_no_rows(name):
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_report_on_a_run_has_rows_valid_in_json(found, name):
-    assert len(found[name]) > 0
-    json.dumps(found[name].to_pylist(), allow_nan=False)
+def test_report_on_a_run_has_rows_valid_in_json(answers, name):
+    assert len(answers[name]) > 0
+    json.dumps(answers[name].to_pylist(), allow_nan=False)
 
 
 def test_report_of_the_user_is_read_by_path(run, tmp_path):
@@ -114,7 +114,7 @@ def test_report_invalid_sql_error_is_one_line_with_the_file(run, tmp_path):
         query.analyze(run, ["leaderbord"])
 
 
-# ---- what they say ----
+# ---- their answers ----
 
 
 def test_arms_interval_is_student_t_on_paired_differences():
@@ -135,9 +135,9 @@ def test_arms_interval_is_student_t_on_paired_differences():
         ([0.40, 0.41, 0.43], [0.50, 0.51, 0.52], "the baseline is better"),
         ([0.50, 0.40, 0.45], [0.41, 0.44, 0.47], "no difference found"),
         ([0.50, 0.50], [0.50, 0.50], "no difference found"),
-        ([0.50], [0.40], "one seed tells nothing"),
+        ([0.50], [0.40], "one seed is not enough"),
         ([0.50, 0.51], [], "not repeated on fresh seeds"),
-        ([], [0.50, 0.51], "no seed in common"),
+        ([], [0.50, 0.51], "no common seed"),
     ],
 )
 def test_arms_verdict_claims_no_more_than_the_interval(search, baseline, verdict):
@@ -148,7 +148,7 @@ def test_arms_verdict_uses_p_value_only_with_enough_seeds():
     few = arms([0.50, 0.51, 0.52, 0.50, 0.51], [0.40, 0.41, 0.43, 0.41, 0.40])
     assert (few["p"], few["rests_on"], few["verdict"]) == (2 / 32, "interval", "the search is better")
     shaky = arms([0.50, 0.50, 0.50, 0.50, 0.50], [0.40, 0.40, 0.40, 0.40, 0.501])
-    assert (shaky["low"] > 0, shaky["verdict"]) == (True, "no difference found")  # one seed says otherwise
+    assert (shaky["low"] > 0, shaky["verdict"]) == (True, "no difference found")  # one seed disagrees in sign
     many = arms([0.5] * 8, [0.4, 0.41, 0.42, 0.43, 0.44, 0.45, 0.46, 0.47])
     assert (many["p"], many["rests_on"], many["verdict"]) == (2 / 256, "p_holm", "the search is better")
     assert many["boot_low"] == pytest.approx(many["low"], abs=0.01)
@@ -201,21 +201,24 @@ def test_arms_show_the_score_of_the_paper():
 
 
 def test_final_pairs_test_scores_by_seed_and_skips_unopened():
-    rows, said = [], []
+    rows, evaluations = [], []
     for arm, scores in {"search": [0.5, 0.6, 0.7], "multitask": [0.4, 0.5, 0.6], "late": [0.9]}.items():
         for seed, score in enumerate(scores):
             rows.append(trial(arm, 0, score + 0.1, seed=seed, role="confirm", trial_id=f"{arm}-{seed}"))
             if arm != "late":
-                about = {"trial_id": f"{arm}-{seed}", "attempt": 0, "step": 1, "metric": "f1"}
-                said += [about | {"split": "test", "score": score}, about | {"split": "select_dev", "score": 0.0}]
+                evaluation = {"trial_id": f"{arm}-{seed}", "attempt": 0, "step": 1, "metric": "f1"}
+                evaluations += [
+                    evaluation | {"split": "test", "score": score},
+                    evaluation | {"split": "select_dev", "score": 0.0},
+                ]
     declared = {"paper": {"source": "there", "metric": "F1", "scores": {"multitask": "44"}}}
     searches = [{"spec": json.dumps(declared), "time": datetime(2026, 1, 1, tzinfo=UTC)}]
-    found = {row["arm"]: row for row in report_rows("final", trials=rows, evaluations=said, searches=searches)}
-    assert found.keys() == {"search", "multitask"}
-    assert found["search"]["test"] == pytest.approx(0.6)
-    assert found["search"]["dev"] == pytest.approx(0.7)
-    assert found["multitask"]["difference"] == pytest.approx(0.1)
-    assert (found["multitask"]["paper"], found["multitask"]["verdict"]) == ("44", "the search is better")
+    by_arm = {row["arm"]: row for row in report_rows("final", trials=rows, evaluations=evaluations, searches=searches)}
+    assert by_arm.keys() == {"search", "multitask"}
+    assert by_arm["search"]["test"] == pytest.approx(0.6)
+    assert by_arm["search"]["dev"] == pytest.approx(0.7)
+    assert by_arm["multitask"]["difference"] == pytest.approx(0.1)
+    assert (by_arm["multitask"]["paper"], by_arm["multitask"]["verdict"]) == ("44", "the search is better")
 
 
 def test_report_of_the_user_may_call_the_statistics(run, tmp_path):
@@ -256,7 +259,7 @@ def test_dimensions_have_a_number_for_numeric_values():
 
 
 def sweep(trials: list[dict[str, object]], **spec: object) -> dict[tuple[str, str], dict[str, object]]:
-    """The row of every dimension and value."""
+    """Returns the row of each dimension and value."""
     searches = [{"spec": json.dumps(spec), "time": datetime(2026, 1, 1, tzinfo=UTC)}]
     return {(row["dimension"], row["value"]): row for row in report_rows("sweep", trials=trials, searches=searches)}
 
@@ -291,7 +294,7 @@ def test_sweep_continuous_dimension_is_binned():
     assert [row["trials"] for row in rows] == [5] * 5
     assert [row["mean"] for row in rows] == sorted(row["mean"] for row in rows)
     assert all(re.fullmatch(r"0\.\d+ to [01]\.\d+", row["value"]) for row in rows)
-    assert [row["low"] for row in rows] == [None] * 5  # one pair, of all that is alike, tells nothing
+    assert [row["low"] for row in rows] == [None] * 5  # a single pair has no interval
     assert len(sweep(trials[:7], dimensions={"lr": {"float": [0.1, 1]}})) == 3
     grid = [trial("search", n, 0.5, params=json.dumps({"k": n})) for n in range(20)]
     assert len(sweep(grid, sampler="grid")) == 20
@@ -333,14 +336,14 @@ def test_trajectories_include_branch_alphas_and_weights():
     alphas = {("end_task", 2): 1.2, ("a/b/c/d", 2): -0.5, ("end_task", 4): 0.9, ("a/b/c/d", 4): 1.5}
     weights = [weight("branch", "alpha", name, step, value) for (name, step), value in alphas.items()]
     weights += [weight("branch", "weight", name, step, 1 + value) for (name, step), value in alphas.items()]
-    found = report_rows("trajectories", best=best, weights=weights)
-    assert [(row["stage"], row["name"], row["step"], row["weight"]) for row in found][:4] == [
+    rows = report_rows("trajectories", best=best, weights=weights)
+    assert [(row["stage"], row["name"], row["step"], row["weight"]) for row in rows][:4] == [
         ("alpha", "a/b/c/d", 2, -0.5), ("alpha", "a/b/c/d", 4, 1.5),
         ("alpha", "end_task", 2, 1.2), ("alpha", "end_task", 4, 0.9),
     ]  # fmt: skip
-    drawn = trajectories(found)
-    assert ["how much of a branch was merged" in drawn[0], "weight of the branch" in drawn[1]] == [True, True]
-    assert len(drawn) == 2
+    svgs = trajectories(rows)
+    assert ["how much of a branch was merged" in svgs[0], "weight of the branch" in svgs[1]] == [True, True]
+    assert len(svgs) == 2
 
 
 def test_ranking_orders_objectives_by_late_mean_weight():
@@ -362,9 +365,9 @@ def evaluation_rows(seed, phase, *scores, role="search"):
 
 def test_stages_show_scores_before_after_and_selected():
     trials = [trial("search", 0, 0.0, seed=seed) for seed in (0, 1)]
-    said = [*evaluation_rows(0, "joint", 0.5, 0.6, 0.4), *evaluation_rows(0, "finetune", 0.7, 0.65)]
-    said += [*evaluation_rows(1, "joint", 0.3, 0.8), *evaluation_rows(1, "finetune", 0.5)]
-    first, second = report_rows("stages", trials=trials, best=trials[:1], evaluations=said)
+    evaluations = [*evaluation_rows(0, "joint", 0.5, 0.6, 0.4), *evaluation_rows(0, "finetune", 0.7, 0.65)]
+    evaluations += [*evaluation_rows(1, "joint", 0.3, 0.8), *evaluation_rows(1, "finetune", 0.5)]
+    first, second = report_rows("stages", trials=trials, best=trials[:1], evaluations=evaluations)
     assert (first["phase"], first["before"], first["score"]) == ("joint", None, pytest.approx(0.7))
     assert (second["phase"], second["seeds"], second["until"], second["better"]) == ("finetune", 2, 120, 1)
     assert second["before"] == pytest.approx(0.7)
@@ -374,13 +377,13 @@ def test_stages_show_scores_before_after_and_selected():
 
 def test_stages_use_fresh_seeds_if_available():
     trials = [trial("search", 0, 0.0), trial("search", 0, 0.0, seed=5, role="confirm")]
-    said = [*evaluation_rows(0, "joint", 0.9), *evaluation_rows(5, "joint", 0.4, role="confirm")]
-    (row,) = report_rows("stages", trials=trials, best=trials[:1], evaluations=said)
+    evaluations = [*evaluation_rows(0, "joint", 0.9), *evaluation_rows(5, "joint", 0.4, role="confirm")]
+    (row,) = report_rows("stages", trials=trials, best=trials[:1], evaluations=evaluations)
     assert (row["score"], row["kept"]) == (pytest.approx(0.4), pytest.approx(0.4))
 
 
-def test_failures_reason_is_the_last_line_of_the_traceback(found):
-    (row,) = found["failures"].to_pylist()
+def test_failures_reason_is_the_last_line_of_the_traceback(answers):
+    (row,) = answers["failures"].to_pylist()
     assert row["reason"] == "ArithmeticError: loss is nan at step 43 <lr 0.0019>"
     assert row["why"].startswith("Traceback")
 
@@ -449,8 +452,8 @@ def test_page_plots_use_the_colours_of_the_page(page):
     assert set(re.findall(r"var\((--\w+)\)", drawn)) <= set(re.findall(r"(--\w+): #", page.source))
 
 
-def test_plot_of_the_same_rows_is_the_same(found):
-    rows = found["best_so_far"].to_pylist()
+def test_plot_of_the_same_rows_is_the_same(answers):
+    rows = answers["best_so_far"].to_pylist()
     assert plots.best_so_far(rows, "nth", "macro_f1") == plots.best_so_far(rows, "nth", "macro_f1")
 
 
@@ -462,7 +465,7 @@ def test_plot_of_the_same_rows_is_the_same(found):
         ({"trials": 1, "baselines": 0, "confirm": (), "failing": ()}, "1 complete"),
         ({"trials": 3, "baselines": 1, "confirm": ()}, "not repeated on fresh seeds, so nothing is claimed"),
         ({"trials": 2, "baselines": 0, "confirm": (), "failing": (0, 1)}, "2 failed"),
-        ({"trials": 2, "baselines": 1, "confirm": (7,)}, "one seed tells nothing"),
+        ({"trials": 2, "baselines": 1, "confirm": (7,)}, "one seed is not enough"),
         ({"trials": 3, "baselines": 1, "moving": False}, "no trajectory to show"),
         ({"trials": 4, "baselines": 1, "gain": 0.2}, "the search is better"),
     ],
@@ -481,6 +484,6 @@ def test_rank_correlation_matches_spearman():
     rng = np.random.default_rng(1)
     values, scores = rng.integers(0, 5, 20).astype(float), rng.normal(size=20)
     rows = [{"state": "complete", "number": v, "score": s} for v, s in zip(values, scores, strict=True)]
-    said = plots.rank_correlation(rows).replace("\N{MINUS SIGN}", "-")
-    assert said == f"rank correlation {stats.spearmanr(values, scores).statistic:+.2f}"
+    text = plots.rank_correlation(rows).replace("\N{MINUS SIGN}", "-")
+    assert text == f"rank correlation {stats.spearmanr(values, scores).statistic:+.2f}"
     assert plots.rank_correlation(rows[:7]) == ""

@@ -1,4 +1,4 @@
-"""The page of a study: arms beside each other and beside a paper's, values beside each other, with pictures."""
+"""The page compares arms with each other and with a paper, and the values of each dimension, with plots."""
 
 import re
 from pathlib import Path
@@ -22,13 +22,13 @@ FRESH_SEEDS = (101, 102, 103, 104, 105)
 
 
 def study(folder: Path, choices: dict[str, list[object]], score, **more) -> ReportPage:
-    """The page of a grid over these values, where `score` gives the mean."""
+    """Returns the page of a grid over these values, whose mean scores `score` gives."""
     dimensions = {name: {"choice": values} for name, values in choices.items()}
     return ReportPage(write_html(open_run(write_study(folder / "study", dimensions, score, **more))))
 
 
 def plot_titles(page: ReportPage, section: str) -> list[str]:
-    """What the pictures of a section are of."""
+    """Returns the labels of a section's plots."""
     inside = page.source.split(f'<section id="{section}">')[1].split("</section>")[0]
     return re.findall(r'role="img" aria-label="([^"]*)"', inside)
 
@@ -71,9 +71,9 @@ def test_sweep_plots_numeric_and_categorical_dimensions(tmp_path):
     assert plot_titles(page, "sweep") == ["mean macro_f1 for each m", "mean macro_f1 for each basis"]
     assert {"basis random", "basis canonical", "4", "16", "64"} <= {text.strip() for text in page.text}
     assert "58.72 +- 2.68" in page.words
-    assert 'id="dimensions"' not in page.source  # a grid's values are said once
-    drawn = "".join(re.findall(r"<svg.*?</svg>", page.source, re.DOTALL))
-    assert not re.search(r"#[0-9a-f]{6}", drawn)
+    assert 'id="dimensions"' not in page.source  # the section `sweep` has the values of a grid
+    svgs = "".join(re.findall(r"<svg.*?</svg>", page.source, re.DOTALL))
+    assert not re.search(r"#[0-9a-f]{6}", svgs)
 
 
 def test_every_pair_of_etas_has_a_plot(tmp_path):
@@ -88,7 +88,7 @@ def test_every_pair_of_etas_has_a_plot(tmp_path):
 
 
 def points(**values: list[float]) -> list[dict[str, object]]:
-    """A row for every trial and dimension, the scores 0.0, 0.1, ..."""
+    """Returns a row for every trial and dimension, with scores 0.0, 0.1, ..."""
     return [
         {"dimension": name, "trial_id": str(i), "number": v, "value": str(v), "score": i / 10, "state": "complete"}
         for name, each in values.items()
