@@ -1,4 +1,4 @@
-"""The settings that every trial has, whatever its methods."""
+"""The settings that every trial has."""
 
 from __future__ import annotations
 
@@ -6,46 +6,54 @@ from dataclasses import dataclass
 
 from raysearch.schema.fields import Settings, setting
 
-AUXILIARIES = "auxiliaries"  # a setting that needs them is used by trials with auxiliary objectives alone
-JOINT_PHASE = "a joint phase"  # and one that needs this, where the end task and its auxiliaries train together
+# what a trial must have for a setting to be used
+AUXILIARIES = "auxiliary objectives"
+JOINT_PHASE = "a phase that trains the end task and its auxiliaries together"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Settings):
-    """What every trial has, whatever its method."""
+    """The settings that every trial has."""
 
     steps: int = setting(200, "optimizer steps of the main phase", low=1, unit="step")
-    batch_size: int = setting(32, "end-task examples a step, over all ranks", low=1, unit="example")
+    batch_size: int = setting(32, "end-task examples of a step, over all ranks", low=1, unit="example")
     aux_batch_size: int = setting(
-        32, "auxiliary examples a step, shared by its objectives", low=1, unit="example", needs=AUXILIARIES
+        32, "auxiliary examples of a step, split over its objectives", low=1, unit="example", needs=AUXILIARIES
     )
     lr: float = setting(5e-4, "peak learning rate of the body", low=0, open_low=True)
     head_lr: float = setting(1e-3, "peak learning rate of the heads", low=0, open_low=True)
-    weight_decay: float = setting(0.01, "AdamW decay of the body (none on biases and norms)", low=0)
-    head_weight_decay: float = setting(0.1, "AdamW decay of the heads (AANG's code)", low=0)
+    weight_decay: float = setting(0.01, "AdamW weight decay of the body (none on biases and norms)", low=0)
+    head_weight_decay: float = setting(0.1, "AdamW weight decay of the heads (AANG's code)", low=0)
     warmup: float = setting(
-        0.06, "share of the steps with a rising learning rate; it falls linearly after", low=0, high=1
+        0.06, "share of the steps during which the learning rate rises; it falls linearly after them", low=0, high=1
     )
-    clip: float = setting(1.0, "largest norm of the combined gradient; 0 never clips", low=0)
+    clip: float = setting(1.0, "norm to which the combined gradient is clipped; 0 never clips", low=0)
     dropout: float = setting(0.1, "dropout of body and heads", low=0, high=0.9)
-    max_length: int = setting(64, "tokens kept of a text, special ones included", low=4, unit="token")
+    max_length: int = setting(64, "tokens to which a text is truncated, with the special ones", low=4, unit="token")
     select_probability: float = setting(
-        0.15, "chance that a transform selects a token", low=0, high=1, open_low=True, needs=AUXILIARIES
+        0.15, "probability that a transform selects a token", low=0, high=1, open_low=True, needs=AUXILIARIES
     )
     eval_every: int = setting(20, "steps between evaluations on select-dev", low=1, unit="step")
-    patience: int = setting(0, "evaluations without a new best before a phase ends; 0 never", low=0, unit="evaluation")
-    checkpoint_every: int = setting(0, "steps between checkpoints; 0 at every evaluation", low=0, unit="step")
-    micro_batches: int = setting(1, "parts that a step's rows go through the encoder in, one after another", low=1)
-    recompute: bool = setting(False, "keep no activations of the encoder's layers, compute them again on the way back")
+    patience: int = setting(
+        0, "evaluations without a new best score after which a phase ends; 0: never", low=0, unit="evaluation"
+    )
+    checkpoint_every: int = setting(0, "steps between checkpoints; 0: at every evaluation", low=0, unit="step")
+    micro_batches: int = setting(
+        1, "parts into which the batch is divided; they go through the encoder one after another", low=1
+    )
+    recompute: bool = setting(
+        False, "activation checkpointing: recompute the activations of the encoder's layers in the backward pass"
+    )
     engine: str = setting(
         "auto",
-        "single gradients from layers' products, or by a backward each (the reference, and auto where a body mixes "
-        "rows); or their products with the dev gradient alone, by jvp (exact) or finite difference",
+        "products: all gradients from the layers' inputs and output gradients; backward: a backward pass for each (the "
+        "reference, and auto for a body that mixes examples); jvp (exact) and difference (finite): only their products "
+        "with the dev gradient",
         choices=("auto", "products", "jvp", "difference", "backward"),
     )
     precision: str = setting("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
     weights_every: int = setting(
-        1, "fewest steps between two entries of the weights table", low=1, unit="step", needs=AUXILIARIES
+        1, "smallest number of steps between two entries of the weights table", low=1, unit="step", needs=AUXILIARIES
     )
     lm_head: str = setting(
         "tied",

@@ -1,8 +1,7 @@
-"""Profiles: what a paper's text says and what its authors' code does, as two bundles of settings for each method.
+"""Profiles: for each method, the settings in which a paper's text (`paper`) and its authors' code (`official`) differ.
 
-Only settings in which the two differ are here, or in which one of them differs from the default; both have every other
-setting at its default. A setting that a search gives itself wins. docs/guide/profiles.md says more, and what is left
-out.
+A bundle has the settings in which the two differ, or in which one of them differs from the default; both have every
+other setting at its default. A setting that a search sets takes precedence. See docs/guide/profiles.md.
 
 AANG         Dery et al. 2023, https://arxiv.org/abs/2205.14082
 META-TARTAN  Dery et al. 2022, https://arxiv.org/abs/2109.07437
@@ -19,7 +18,7 @@ from raysearch.schema.fields import Value
 Profile = Literal["paper", "official"]
 PROFILES: tuple[Profile, ...] = ("paper", "official")
 
-# method -> setting -> (the paper's, its code's)
+# method -> setting -> (value in the paper, value in its code)
 BUNDLES: dict[str, dict[str, tuple[Value, Value]]] = {
     "aang": {
         "weight_form": ("joint", "hierarchical"),
@@ -53,8 +52,8 @@ BUNDLES: dict[str, dict[str, tuple[Value, Value]]] = {
 
 
 def bundle(profile: Profile | None, methods: Mapping[str, str]) -> dict[str, Value]:
-    """The settings of a profile for a weighting, surgery and schedule; empty without a profile."""
+    """Returns the settings of a profile for a weighting, surgery and schedule; empty without a profile."""
     if profile is None:
         return {}
-    which = PROFILES.index(profile)
-    return {name: values[which] for method in methods.values() for name, values in BUNDLES.get(method, {}).items()}
+    column = PROFILES.index(profile)
+    return {name: values[column] for method in methods.values() for name, values in BUNDLES.get(method, {}).items()}

@@ -20,14 +20,14 @@ SCHEDULES: tuple[Method, ...] = (
         "joint_then_finetune",
         "schedule.phases:joint_then_finetune",
         settings.FineTuneSettings,
-        "together, then the end task alone",
+        "end task and auxiliaries together, then the end task alone",
         _AANG,
     ),
     _schedule(
         "joint_then_retrain",
         "schedule.phases:joint_then_retrain",
         settings.RetrainSettings,
-        "together, then anew with the weights learned",
+        "together, then again from scratch with the learned weights",
         _AANG,
     ),
     _schedule(

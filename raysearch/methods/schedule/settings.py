@@ -12,14 +12,14 @@ class FineTuneSettings(Settings):
     """A last phase on the end task alone."""
 
     finetune_steps: int = setting(50, "steps on the end task alone", low=1, unit="step")
-    finetune_lr: float = setting(1e-4, "constant rate of body and head in that phase", low=0, open_low=True)
+    finetune_lr: float = setting(1e-4, "constant learning rate of body and head in that phase", low=0, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainSettings(Settings):
-    """A second run from the first parameters, with the weights that the first one learned."""
+    """A second run from the initial parameters, with the weights that the first run learned."""
 
-    retrain_steps: int = setting(200, "steps of the second run, at the rates of the first", low=1, unit="step")
+    retrain_steps: int = setting(200, "steps of the second run, at the learning rates of the first", low=1, unit="step")
 
 
 @dataclass(frozen=True, kw_only=True)

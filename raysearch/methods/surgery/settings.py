@@ -10,38 +10,40 @@ from raysearch.schema.fields import Settings, Value, setting
 
 @dataclass(frozen=True, kw_only=True)
 class ConflictSettings(Settings):
-    """What every surgery between the gradients of a step is set to."""
+    """The setting that all surgeries have which compare gradients."""
 
     conflict_between: str = setting(
         "objectives",
-        "the end task's gradient and each objective's; or and the sum of theirs",
+        "compare the end task's gradient with that of each objective, or with the sum of theirs",
         choices=("objectives", "sum"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GCSSettings(ConflictSettings):
-    """Gradient cosine similarity: an auxiliary takes part as far as it agrees with the end task."""
+    """Gradient cosine similarity: an auxiliary gradient counts as far as it agrees with that of the end task."""
 
     gcs_gate: str = setting(
-        "weighted", "max(0, cosine); or 1 where the cosine is >= 0, else 0", choices=("weighted", "unweighted")
+        "weighted",
+        "weighted: max(0, cosine); unweighted: 1 if the cosine is >= 0, else 0",
+        choices=("weighted", "unweighted"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CAGradSettings(ConflictSettings):
-    """CAGrad: the worst-off gradient gains most, near the mean gradient."""
+    """CAGrad: the direction near the mean gradient whose smallest gain is largest."""
 
-    cagrad_c: float = setting(0.5, "how far from the mean gradient, as a share of its norm; 0 is the mean", low=0)
+    cagrad_c: float = setting(0.5, "distance from the mean gradient, as a share of its norm; 0: the mean", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignedMTLSettings(ConflictSettings):
-    """Aligned-MTL: the gradients' principal components brought to one length."""
+    """Aligned-MTL: the principal components of the gradients are scaled to one length."""
 
     aligned_mtl_scale: str = setting(
         "min",
-        "the singular value to which all are brought; rmse as in the authors' code",
+        "the singular value to which all are scaled; rmse as in the authors' code",
         choices=("min", "median", "rmse"),
     )
 
@@ -50,64 +52,70 @@ class AlignedMTLSettings(ConflictSettings):
 class FairGradSettings(ConflictSettings):
     """FairGrad: alpha-fair gains."""
 
-    fairgrad_alpha: float = setting(1.0, "1 is proportionally fair; larger is closer to max-min", low=0, open_low=True)
+    fairgrad_alpha: float = setting(
+        1.0, "1: proportional fairness; larger values approach max-min fairness", low=0, open_low=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NashMTLSettings(ConflictSettings):
-    """Nash-MTL: the bargaining solution."""
+    """Nash-MTL: the Nash bargaining solution."""
 
-    nash_update_every: int = setting(1, "steps between bargains", low=1, unit="step")
-    nash_iterations: int = setting(20, "most convex problems solved for a bargain", low=1)
+    nash_update_every: int = setting(1, "steps between solutions of the bargaining problem", low=1, unit="step")
+    nash_iterations: int = setting(20, "largest number of convex problems solved for one solution", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradVacSettings(ConflictSettings):
-    """GradVac: gradients brought to the cosine that they have had so far."""
+    """GradVac: gradients are aligned to the moving average of their cosines."""
 
     gradvac_beta: float = setting(
-        0.5, "share of a step's cosine in its moving average (LibMTL's default)", low=0, high=1
+        0.5, "share of a step's cosine in the moving average (LibMTL's default)", low=0, high=1
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PCDSettings(ConflictSettings):
-    """PCD: the end task's direction, and a share of every auxiliary's progress for certain."""
+    """PCD: the direction of the end task, with a guaranteed share of progress for every auxiliary objective."""
 
     pcd_tau: float = setting(
-        0.02, "share of the progress along its own gradient that an auxiliary is due", low=0, high=1
+        0.02, "guaranteed progress of an auxiliary objective, as a share of that along its own gradient", low=0, high=1
     )
     pcd_beta: float = setting(0.999, "decay of the moving average of the squared norms", low=0, high=0.99999)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttittudSettings(Settings):
-    """ATTITTUD: the auxiliary gradient split along the end task's leading directions."""
+    """ATTITTUD: the auxiliary gradient is split along the leading directions of the end task."""
 
     eta_perp: float = setting(1.0, "factor of the part outside the end task's subspace")
     eta_pos: float = setting(1.0, "factor of the part that agrees with the end task")
     eta_neg: float = setting(-1.0, "factor of the part that opposes the end task")
     k: int = setting(5, "rank of the end task's subspace, at most m", low=1)
     m: int = setting(32, "end-task examples whose gradients span the subspace", low=1, unit="example")
-    basis_every: int = setting(1, "steps that a basis is kept (the paper's n)", low=1, unit="step")
+    basis_every: int = setting(1, "steps between computations of the basis (the paper's n)", low=1, unit="step")
     basis: str = setting(
         "exact",
         "what spans the subspace: exact (SVD), randomized_svd (the paper), range_finder (its code), random, "
-        "unit_average (the end task's own gradient: PCGrad's), canonical (every parameter a direction)",
+        "unit_average (the end task's gradient, as in PCGrad), canonical (every parameter is a direction)",
         choices=("exact", "randomized_svd", "range_finder", "random", "unit_average", "canonical"),
     )
-    oversample: int = setting(5, "directions sketched beyond k by randomized_svd", low=0)
+    oversample: int = setting(5, "directions that randomized_svd sketches in addition to k", low=0)
     power_iterations: int = setting(1, "multiplications by J^T J before the sketch of randomized_svd", low=0)
-    basis_rows: str = setting("fresh", "spanned by fresh examples (code) or the step's", choices=("fresh", "same"))
+    basis_rows: str = setting(
+        "fresh", "span it by fresh examples (code) or by those of the step (same)", choices=("fresh", "same")
+    )
     scope: str = setting(
         "body",
-        "parameters that are cut: the shared body, its last layers, each layer by itself, or heads too (vision code)",
+        "parameters whose gradient is projected: the shared body, its last layers, each layer separately, or heads too "
+        "(vision code)",
         choices=("body", "last", "per_layer", "all"),
     )
-    last_layers: int = setting(2, "layers of scope 'last'", low=1)
+    last_layers: int = setting(2, "number of layers of scope 'last'", low=1)
     batch_norm: str = setting(
         "frozen",
-        "a body with BatchNorm has no per-example gradients: take its statistics as constants, or rows as coupled",
+        "statistics of BatchNorm in per-example gradients: frozen, its running statistics as constants; coupled, those "
+        "of the batch, through which its examples depend on each other",
         choices=("frozen", "coupled"),
     )
 
