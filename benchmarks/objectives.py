@@ -97,12 +97,13 @@ def steps_with_separate_examples(folder: Path, k: int, arguments: argparse.Names
         trials[engine] = trial(folder, k, arguments, "aang", engine=engine, **dot)
     trials["whole"] = trial(folder, k, arguments, "aang")
     for name, one_trial in trials.items():
-        one_trial.begin(one_trial.phases[0])
+        one_trial.runner.begin(one_trial.phases[0])
         if name not in ("static", "whole"):
             v = one_trial.update.dev_gradients.compute("dev_head", 1)
             one_trial.update.dev_gradients.compute = lambda *_, v=v: v
     return {
-        name: lambda one_trial=one_trial: one_trial.advance(one_trial.phases[0]) for name, one_trial in trials.items()
+        name: lambda one_trial=one_trial: one_trial.runner.advance(one_trial.phases[0])
+        for name, one_trial in trials.items()
     }
 
 
@@ -197,8 +198,8 @@ def summed_bytes(k: int, arguments: argparse.Namespace) -> dict[str, int]:
             process_group = CountingGroup(device=torch.device(arguments.device))
             weighting = "static" if name == "static" else "aang"
             one_trial = trial(Path(folder), k, arguments, weighting, process_group=process_group, **settings)
-            one_trial.begin(one_trial.phases[0])
-            one_trial.advance(one_trial.phases[0])
+            one_trial.runner.begin(one_trial.phases[0])
+            one_trial.runner.advance(one_trial.phases[0])
             byte_counts[name] = process_group.bytes[0]
         byte_counts["K gradients"] = 4 * (k + 1) * sum(p.numel() for p in one_trial.network.body_parameters())
     return byte_counts

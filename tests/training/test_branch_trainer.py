@@ -102,9 +102,11 @@ def test_round_without_enough_steps_is_rejected(data: Path, tmp_path: Path) -> N
 def test_round_length_follows_data_size_and_batch_size(data: Path, tmp_path: Path) -> None:
     plan = branch_plan(data, "alphavil", pass_steps=0, rho=0.5, batch_size=16, aux_batch_size=4, steps=100)
     trial = Trial(plan, TrialFolder(tmp_path), ProcessGroup())
-    assert trial.branch_trainer is not None
+    assert trial.runner.branch_trainer is not None
     train_rows = len(trial.context.splits("train"))
-    assert trial.branch_trainer.steps(trial.phases[0], 0) == round(train_rows / 16 / 2) + 2 * round(train_rows / 4 / 2)
+    assert trial.runner.branch_trainer.steps(trial.phases[0], 0) == round(train_rows / 16 / 2) + 2 * round(
+        train_rows / 4 / 2
+    )
 
 
 def test_branch_non_finite_loss_names_the_branch(data: Path, tmp_path: Path) -> None:
@@ -116,24 +118,24 @@ def trial_after_one_round(data: Path, folder: Path, way: str, **more: Any) -> tu
     """A trial after a round, and its parameters before."""
     trial = Trial(branch_plan(data, way, **more), TrialFolder(folder), ProcessGroup())
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
-    assert trial.branch_trainer is not None
-    trial.branch_trainer(trial.phases[0], 0)
+    assert trial.runner.branch_trainer is not None
+    trial.runner.branch_trainer(trial.phases[0], 0)
     return trial, before
 
 
 def test_round_that_only_evaluates_keeps_the_parameters(data: Path, tmp_path: Path) -> None:
     trial, _ = trial_after_one_round(data, tmp_path, "diw")
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
-    assert trial.branch_trainer is not None
-    trial.branch_trainer(trial.phases[0], 2)
+    assert trial.runner.branch_trainer is not None
+    trial.runner.branch_trainer(trial.phases[0], 2)
     assert all(torch.equal(before[name], value) for name, value in parameters_of(trial.network).items())
 
 
 def test_branch_trains_the_body_and_heads_of_its_tasks(data: Path, tmp_path: Path) -> None:
     trial = Trial(branch_plan(data, "alphavil", head_weight_decay=1.0), TrialFolder(tmp_path), ProcessGroup())
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
-    assert trial.branch_trainer is not None
-    trial.branch_trainer._train(Branch(TWO_OBJECTIVES[1].name, {1: 1.0}), 2, 2, trial.phases[0], 0)
+    assert trial.runner.branch_trainer is not None
+    trial.runner.branch_trainer._train(Branch(TWO_OBJECTIVES[1].name, {1: 1.0}), 2, 2, trial.phases[0], 0)
     moved = {name for name, value in parameters_of(trial.network).items() if not torch.equal(before[name], value)}
     assert any(name.startswith("body.") for name in moved)
     assert any(name.startswith("heads.1.") for name in moved)
@@ -142,7 +144,7 @@ def test_branch_trains_the_body_and_heads_of_its_tasks(data: Path, tmp_path: Pat
 
 def random_deltas(trial: Trial, count: int) -> tuple[Snapshot, BranchDeltas]:
     """Random changes of the trial's network, as branches would leave them."""
-    assert trial.branch_trainer is not None
+    assert trial.runner.branch_trainer is not None
     before = Snapshot(trial.network, trial.context.parameters)
     changes = BranchDeltas(before, s.AlphaVILSettings(), ProcessGroup())
     chance = torch.Generator().manual_seed(0)
@@ -159,8 +161,10 @@ def random_deltas(trial: Trial, count: int) -> tuple[Snapshot, BranchDeltas]:
 def test_alpha_gradient_matches_finite_differences(data: Path, tmp_path: Path) -> None:
     trial = Trial(branch_plan(data, "alphavil"), TrialFolder(tmp_path), ProcessGroup())
     before, changes = random_deltas(trial, 3)
-    assert trial.branch_trainer is not None
-    dev = MetaDevEvaluator(trial.branch_trainer.context, trial.branch_trainer.dev_gradients, before, changes)
+    assert trial.runner.branch_trainer is not None
+    dev = MetaDevEvaluator(
+        trial.runner.branch_trainer.context, trial.runner.branch_trainer.dev_gradients, before, changes
+    )
     at = torch.tensor([1.0, 0.5, -0.5], dtype=torch.float64)
     value, slope = dev.gradient(at, 0, 0)
     assert value == pytest.approx(-dev.score(at)[1], abs=1e-6)
@@ -176,9 +180,11 @@ def test_alphas_accepted_if_better_never_raise_the_dev_loss(data: Path, tmp_path
         plan = branch_plan(data, "alphavil", alpha_optimizer=optimizer, alpha_accept="better", alpha_lr=100.0)
         trial = Trial(plan, TrialFolder(tmp_path / optimizer), ProcessGroup())
         before, changes = random_deltas(trial, 3)
-        assert trial.branch_trainer is not None
-        dev = MetaDevEvaluator(trial.branch_trainer.context, trial.branch_trainer.dev_gradients, before, changes)
-        alphas = trial.branch_trainer.weighting.merge(trial.branch_trainer.weighting.branches(), dev)
+        assert trial.runner.branch_trainer is not None
+        dev = MetaDevEvaluator(
+            trial.runner.branch_trainer.context, trial.runner.branch_trainer.dev_gradients, before, changes
+        )
+        alphas = trial.runner.branch_trainer.weighting.merge(trial.runner.branch_trainer.weighting.branches(), dev)
         assert dev.score(alphas)[1] >= dev.score(torch.ones(3, dtype=torch.float64))[1]
 
 

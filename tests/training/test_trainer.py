@@ -276,12 +276,12 @@ def test_retrain_restarts_parameters_with_the_learned_weights(data: Path, tmp_pa
     ]  # fmt: skip
     trial = Trial(plan, TrialFolder(tmp_path / "by hand"), ProcessGroup())
     first = {name: value.clone() for name, value in trial.network.named_parameters()}
-    trial.begin(trial.phases[0])
+    trial.runner.begin(trial.phases[0])
     for _ in range(6):
-        trial.advance(trial.phases[0])
+        trial.runner.advance(trial.phases[0])
     learned = trial.update.weighting.weights().clone()
     assert any(not torch.equal(first[name], value) for name, value in trial.network.named_parameters())
-    trial.begin(trial.phases[1])
+    trial.runner.begin(trial.phases[1])
     assert all(torch.equal(first[name], value) for name, value in trial.network.named_parameters())
     assert torch.equal(trial.update.weighting.weights(), learned)
 

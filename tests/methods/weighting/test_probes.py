@@ -82,13 +82,13 @@ def test_probes_restore_parameters_and_full_lr_schedule(data: Path, tmp_path: Pa
     first = {name: value.detach().clone() for name, value in parameters_of(trial.network).items()}
     rates: list[float] = []
     (phase,) = trial.phases
-    trial.begin(phase)
-    trial.advance(phase)
-    assert trial.phase_step == 9
+    trial.runner.begin(phase)
+    trial.runner.advance(phase)
+    assert trial.runner.position.phase_step == 9
     assert all(torch.equal(value, first[name]) for name, value in parameters_of(trial.network).items())
-    while not trial.is_over(phase):
-        trial.advance(phase)
-        rates.append(trial.optimizer.param_groups[0]["lr"])
+    while not trial.runner.is_over(phase):
+        trial.runner.advance(phase)
+        rates.append(trial.runner.optimizer.param_groups[0]["lr"])
     assert len(rates) == 15
     assert max(rates) == rates[0] == pytest.approx(phase.lr)
     assert rates[-1] == pytest.approx(phase.lr / 15)
@@ -115,8 +115,8 @@ def test_probes_train_at_the_learning_rate_of_probes(
         trial = Trial(probes_plan(data, probe_rate=rate), TrialFolder(tmp_path / str(rate)), ProcessGroup())
         with monkeypatch.context() as patch:
             optimizers = record_optimizers(patch)
-            trial.begin(trial.phases[0])
-            trial.advance(trial.phases[0])
+            trial.runner.begin(trial.phases[0])
+            trial.runner.advance(trial.phases[0])
         peaks.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
     assert len(peaks[0]) == 3
     assert peaks[1] == pytest.approx([4 * lr for lr in peaks[0]])
