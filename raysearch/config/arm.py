@@ -115,7 +115,7 @@ class Arm:
         if "objectives_per_step" in used:
             used["objectives_per_step"] = min(int(used["objectives_per_step"]) or len(objectives), len(objectives))
         user_primitives = self._space(values).user_primitives if objectives else None
-        primitives = user_primitives.plan() if user_primitives else {}
+        primitives = user_primitives.to_plan() if user_primitives else {}
         return Configuration(
             methods=methods,
             objectives=objectives,

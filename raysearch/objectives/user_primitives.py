@@ -1,4 +1,4 @@
-"""Primitives of a user's own: a Python file that a space names with `primitives: FILE`.
+"""A user's primitives: a Python file that a space names with `primitives: FILE`.
 
     PRIMITIVES = {"transform": {"swap": swap}, "output": {"length": length}}
     HEADS = {"length": 1}       # numbers that an output's head gives for a hidden state; or "vocabulary"
@@ -15,6 +15,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import re
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +28,7 @@ from raysearch.objectives.primitive import Primitive
 if TYPE_CHECKING:
     from raysearch.schema.node import Node
 
-TAKES = {  # what a stage calls its functions with, in this order
+ARGUMENTS = {  # with which a stage calls its functions, in this order
     "data": ("open_split",),
     "transform": ("tokens", "selected", "vocabulary", "generator"),
     "representation": ("real", "generator"),
@@ -77,15 +78,15 @@ class UserPrimitives:
         heads = {"heads": self.heads} if self.heads else {}
         return {"file": self.file, "sha256": self.sha256, "stages": self.stages, **heads}
 
-    def plan(self) -> dict[str, Any]:
+    def to_plan(self) -> dict[str, Any]:
         """Returns what a plan holds of the primitives."""
         return {"file": self.file, "sha256": self.sha256, "heads": self.heads}
 
 
 def parse_user_primitives(file: Path, known: Mapping[str, Mapping[str, str]]) -> UserPrimitives:
-    """What `file` declares, its code not run; `known` are the primitives there are already.
+    """Returns the primitives that `file` declares, without running it; `known` are the built-in ones.
 
-    Raises SpecError with file and line for what does not fit.
+    Raises SpecError with file and line for what cannot be used.
     """
     name = str(file)
     try:
@@ -99,13 +100,13 @@ def parse_user_primitives(file: Path, known: Mapping[str, Mapping[str, str]]) ->
     stages: dict[str, dict[str, str]] = {}
     for stage_node, entries in _entries(_assigned(tree, "PRIMITIVES", name), name):
         stage = _text(stage_node, name)
-        if stage not in TAKES:
-            raise _error(stage_node, name, f"unknown stage {stage!r}{did_you_mean(stage, TAKES)}")
+        if stage not in ARGUMENTS:
+            raise _error(stage_node, name, f"unknown stage {stage!r}{did_you_mean(stage, ARGUMENTS)}")
         stages[stage] = {}
         for key, value in _entries(entries, name):
             primitive = _text(key, name)
             if primitive in known[stage]:
-                raise _error(key, name, f"{primitive!r} is one of raysearch's own; give yours another name")
+                raise _error(key, name, f"{primitive!r} is a built-in primitive; use another name")
             if not _NAME.fullmatch(primitive):
                 raise _error(key, name, f"{primitive!r}: a name is small letters, digits and _, and not extra_...")
             if not isinstance(value, ast.Name) or value.id not in functions:
@@ -124,22 +125,22 @@ def parse_user_primitives(file: Path, known: Mapping[str, Mapping[str, str]]) ->
 
 
 def check_unchanged(file: str, sha256: str) -> bytes:
-    """The file's bytes, if it is the one that was read; else SpecError."""
+    """Returns the bytes of the file. Raises SpecError if it is not the one that was parsed."""
     try:
         data = Path(file).read_bytes()
     except OSError as error:
         raise SpecError(f"the primitives of this search cannot be read: {error.strerror}", file=file) from None
-    if (now := hashlib.sha256(data).hexdigest()) != sha256:
-        problem = f"these primitives have changed since the search began (sha256 {sha256[:12]}, now {now[:12]})"
+    if (current := hashlib.sha256(data).hexdigest()) != sha256:
+        problem = f"these primitives have changed since the search began (sha256 {sha256[:12]}, now {current[:12]})"
         raise SpecError(f"{problem}; put the file back, or begin a new run", file=file)
     return data
 
 
 @cache
 def load(file: str, sha256: str) -> Functions:
-    """The functions of a file by stage and name; runs it. Raises SpecError if it is another file or fails."""
+    """Runs the file and returns its functions by stage and name. Raises SpecError if it has changed or fails."""
     data = check_unchanged(file, sha256)
-    loader = _Checked(f"raysearch_own_{sha256[:12]}", file)
+    loader = _CheckedLoader(f"raysearch_own_{sha256[:12]}", file)
     loader.data = data
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
@@ -148,52 +149,50 @@ def load(file: str, sha256: str) -> Functions:
         loader.exec_module(module)
     except Exception as error:
         lines = [line for path, line in _lines(error) if path == file]
-        said = f"{type(error).__name__}: {error}"
-        raise SpecError(f"cannot be run: {said}", file=file, line=lines[-1] if lines else 0) from error
+        problem = f"cannot be run: {type(error).__name__}: {error}"
+        raise SpecError(problem, file=file, line=lines[-1] if lines else 0) from error
     functions: Functions = module.PRIMITIVES
     return functions
 
 
-def functions_of(primitives: Mapping[str, Any]) -> Functions:
-    """The functions of what a plan holds (`UserPrimitives.plan`); none where it holds none. Runs the file."""
+def load_functions(primitives: Mapping[str, Any]) -> Functions:
+    """Runs the file that a plan names (`UserPrimitives.to_plan`) and returns its functions; none if it names none."""
     return load(primitives["file"], primitives["sha256"]) if primitives else {}
 
 
-class _Checked(importlib.machinery.SourceFileLoader):
-    """Runs the bytes that were checked, and neither reads nor writes what Python has compiled before."""
+class _CheckedLoader(importlib.machinery.SourceFileLoader):
+    """A loader that runs the bytes that were checked, and neither reads nor writes compiled files."""
 
     data = b""
 
     def get_data(self, path: str) -> bytes:
-        """The bytes, whatever lies on the disk now."""
+        """Returns the bytes that were checked, not those on the disk."""
         del path
         return self.data
 
     def path_stats(self, path: str) -> Mapping[str, Any]:
-        """Nothing: there is no compiled file."""
+        """Raises OSError: there is no compiled file."""
         raise OSError(path)
 
 
 def _lines(error: BaseException) -> list[tuple[str, int]]:
-    found, at = [], error.__traceback__
-    while at is not None:
-        found.append((at.tb_frame.f_code.co_filename, at.tb_lineno))
-        at = at.tb_next
-    return found
+    """Returns file and line of each frame of the traceback."""
+    return [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def _error(node: ast.AST, file: str, problem: str) -> SpecError:
     return SpecError(problem, file=file, line=getattr(node, "lineno", 0))
 
 
-def _assigned(tree: ast.Module, wanted: str, file: str) -> ast.expr:
+def _assigned(tree: ast.Module, name: str, file: str) -> ast.expr:
+    """Returns the expression that the file assigns to `name`."""
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             for target in targets:
-                if isinstance(target, ast.Name) and target.id == wanted:
+                if isinstance(target, ast.Name) and target.id == name:
                     return node.value
-    raise SpecError(f'defines no {wanted}, such as {wanted} = {{"transform": {{"name": function}}}}', file=file)
+    raise SpecError(f'defines no {name}, such as {name} = {{"transform": {{"name": function}}}}', file=file)
 
 
 def _entries(node: ast.expr, file: str) -> list[tuple[ast.expr, ast.expr]]:
@@ -209,33 +208,33 @@ def _text(node: ast.expr, file: str) -> str:
 
 
 def _fitting(function: ast.FunctionDef, stage: str, file: str) -> str:
-    """The first line of what a function says of itself, if it can be called as its stage calls it."""
-    a, takes = function.args, TAKES[stage]
-    given = [*a.posonlyargs, *a.args]
-    required = len(given) - len(a.defaults)
+    """Returns the first line of a function's docstring, if it can be called as its stage calls it."""
+    a, takes = function.args, ARGUMENTS[stage]
+    positional = [*a.posonlyargs, *a.args]
+    required = len(positional) - len(a.defaults)
     unset = [arg.arg for arg, default in zip(a.kwonlyargs, a.kw_defaults, strict=True) if default is None]
-    if required > len(takes) or (len(given) < len(takes) and a.vararg is None) or unset:
-        named = ", ".join([*(arg.arg for arg in given), *unset])
+    if required > len(takes) or (len(positional) < len(takes) and a.vararg is None) or unset:
+        named = ", ".join([*(arg.arg for arg in positional), *unset])
         article = "an" if stage == "output" else "a"
         what = f"{article} {stage} primitive takes ({', '.join(takes)})"
         raise _error(function, file, f"{function.name}: {what}, this one ({named})")
     if function.decorator_list:
         raise _error(function, file, f"{function.name}: decorators are not used here")
-    return (ast.get_docstring(function) or "of your own").split("\n", 1)[0].rstrip(".")
+    return (ast.get_docstring(function) or "a user's primitive").split("\n", 1)[0].rstrip(".")
 
 
 def _heads(tree: ast.Module, outputs: Mapping[str, str], file: str) -> dict[str, int | str]:
-    """HEADS, one for each output."""
+    """Returns HEADS, an entry for each output."""
     if not outputs:
         return {}
     node = _assigned(tree, "HEADS", file)
     heads: dict[str, int | str] = {}
     for key, value in _entries(node, file):
-        output, given = _text(key, file), value.value if isinstance(value, ast.Constant) else None
+        output, head = _text(key, file), value.value if isinstance(value, ast.Constant) else None
         if output not in outputs:
             raise _error(key, file, f"HEADS: {output!r} is no output of PRIMITIVES{did_you_mean(output, outputs)}")
-        if given == VOCABULARY or (type(given) is int and given > 0):
-            heads[output] = given
+        if head == VOCABULARY or (type(head) is int and head > 0):
+            heads[output] = head
         else:
             raise _error(value, file, f'HEADS: {output!r} must be "{VOCABULARY}" or how many numbers its head gives')
     for output in outputs:

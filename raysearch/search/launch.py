@@ -26,7 +26,7 @@ from raysearch.executors.in_process import run_in_process
 from raysearch.executors.ray_environment import set_ray_environment
 from raysearch.executors.trial_runner import TRAIN
 from raysearch.modalities.opening import prepare
-from raysearch.objectives.user_primitives import functions_of
+from raysearch.objectives.user_primitives import load_functions
 from raysearch.search import resume
 from raysearch.search.progress import Progress
 from raysearch.search.recorder import Recorder
@@ -86,7 +86,7 @@ def _launch(
     search = parsed.search
     for space in search.spaces.values():
         # Rejects here what would fail in every worker.
-        functions_of(space.user_primitives.plan() if space.user_primitives else {})
+        load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
     folder = Path(search.runs).absolute() / (fork or name or search.name)
     before = resume.load_stored_search(folder)
     if before is not None and fork:

@@ -11,7 +11,7 @@ from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
 from raysearch.modalities.loading import load_space, read_space
 from raysearch.modalities.text.taxonomy import TAXONOMY
-from raysearch.objectives.user_primitives import check_unchanged, functions_of, parse_user_primitives
+from raysearch.objectives.user_primitives import check_unchanged, load_functions, parse_user_primitives
 from raysearch.plan import TrialPlan
 from raysearch.schema.node import Node, to_plain
 from raysearch.search.resume import load_stored_search
@@ -70,9 +70,9 @@ def test_documented_user_objectives_train_without_code_in_plan(
 def test_plan_key_of_loaded_file_ignores_its_path(space_file: Path) -> None:
     own = load_space(space_file).user_primitives
     assert own is not None
-    plan = replace(tiny_plan(Path()), primitives=own.plan())
-    assert replace(plan, primitives=own.plan() | {"file": "/elsewhere.py"}).key == plan.key
-    assert replace(plan, primitives=own.plan() | {"sha256": "0"}).key != plan.key
+    plan = replace(tiny_plan(Path()), primitives=own.to_plan())
+    assert replace(plan, primitives=own.to_plan() | {"file": "/elsewhere.py"}).key == plan.key
+    assert replace(plan, primitives=own.to_plan() | {"sha256": "0"}).key != plan.key
     assert replace(plan, primitives={}).key != plan.key
 
 
@@ -95,7 +95,7 @@ def test_changed_primitives_file_fails_in_driver_and_worker(
         check_packages(again, Node(again.to_dict()))
     plan = declared.resolve("search", {}, number=0, seed=0)
     with pytest.raises(SpecError, match="have changed since the search began"):
-        functions_of(plan.primitives)
+        load_functions(plan.primitives)
     changed = search(space_file, tiny_task, tmp_path / "runs")
     assert any("primitives.sha256" in line for line in declared.differences(changed))
     file.unlink()
@@ -131,7 +131,7 @@ def test_check_and_run_loading_do_not_execute_the_file(
     (folder / "search.json").write_text(json.dumps(declared.to_dict()))
     assert load_stored_search(folder) == declared
     with pytest.raises(SpecError, match=r"my_primitives\.py:\d+: cannot be run: RuntimeError: run$"):
-        functions_of(declared.resolve("search", {}, number=0, seed=0).primitives)
+        load_functions(declared.resolve("search", {}, number=0, seed=0).primitives)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_check_and_run_loading_do_not_execute_the_file(
         ("generator):", "generator, *, more):", "generator, more)"),
         ("def swap", "@print\ndef swap", ": swap: decorators are not used here"),
         ('"transform"', '"transfrom"', ":5: unknown stage 'transfrom'; did you mean 'transform'?"),
-        ('"swap":', '"mask":', ":5: 'mask' is one of raysearch's own; give yours another name"),
+        ('"swap":', '"mask":', ":5: 'mask' is a built-in primitive; use another name"),
         ('"swap":', '"Swap":', ":5: 'Swap': a name is small letters, digits and _, and not extra_..."),
         (": swap}", ": swop}", ":5: 'swap' must be the name of a function that this file defines"),
         ('{"swap": swap}', "{}", ': defines no PRIMITIVES = {"transform": {"name": function}}'),
@@ -168,7 +168,7 @@ def test_check_and_run_loading_do_not_execute_the_file(
 def test_invalid_primitives_file_is_rejected_at_its_line(tmp_path: Path, before: str, after: str, problem: str) -> None:
     file = tmp_path / "mine.py"
     file.write_text(VALID_FILE)
-    assert parse_user_primitives(file, TAXONOMY.stages).stages == {"transform": {"swap": "of your own"}}
+    assert parse_user_primitives(file, TAXONOMY.stages).stages == {"transform": {"swap": "a user's primitive"}}
     file.write_text(VALID_FILE.replace(before, after, 1))
     with pytest.raises(SpecError) as error:
         parse_user_primitives(file, TAXONOMY.stages)

@@ -20,7 +20,7 @@ GROUP = 8  # channels that a group norm puts into one group, at most
 
 
 class SmallCNN(nn.Module):
-    """Convolutions 3 x 3, each halving the image, then the mean over what is left: features (b, F) of pixels."""
+    """A network of 3 x 3 convolutions, each halving the image, and a mean over the positions: features (b, F)."""
 
     def __init__(self, channels: int, widths: list[int], norm: str, dropout: float) -> None:
         super().__init__()
@@ -32,15 +32,15 @@ class SmallCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features (b, F)."""
+        """Returns the features (b, F)."""
         features: Tensor = self.dropout(self.layers(pixels).mean(dim=(2, 3)))
         return features
 
 
 class LeNet(nn.Module):
-    """Two convolutions 5 x 5, each halving the image, and a linear layer on all that is left: features (b, F).
+    """A network of two 5 x 5 convolutions, each halving the image, and a linear layer: features (b, F).
 
-    Unlike LeNet's they keep the border, so that images may be small.
+    Unlike LeNet's, the convolutions are padded, so that images may be small.
     """
 
     def __init__(self, shape: tuple[int, ...], widths: list[int], dropout: float) -> None:
@@ -54,13 +54,13 @@ class LeNet(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features (b, F)."""
+        """Returns the features (b, F)."""
         features: Tensor = self.layers(pixels)
         return features
 
 
 class WideBlock(nn.Module):
-    """Norm, ReLU, convolution; norm, ReLU, dropout, convolution; added to the input (or its 1 x 1 convolution)."""
+    """A residual block: norm, ReLU, convolution, norm, ReLU, dropout, convolution; 1 x 1 convolution as shortcut."""
 
     def __init__(self, before: int, after: int, stride: int, norm: str, dropout: float) -> None:
         super().__init__()
@@ -71,15 +71,15 @@ class WideBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, before, H, W) to (b, after, H / stride, W / stride)."""
+        """Returns (b, after, H / stride, W / stride) of x (b, before, H, W)."""
         active = F.relu(self.norm1(x))
-        kept = x if self.shortcut is None else self.shortcut(active)
-        new: Tensor = self.conv2(self.dropout(F.relu(self.norm2(self.conv1(active)))))
-        return kept + new
+        shortcut = x if self.shortcut is None else self.shortcut(active)
+        residual: Tensor = self.conv2(self.dropout(F.relu(self.norm2(self.conv1(active)))))
+        return shortcut + residual
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen without its classifier: three groups of (depth - 4) / 6 blocks, 16, 32 and 64 x widen wide."""
+    """WRN-depth-widen without its classifier: 3 groups of (depth - 4) / 6 blocks, of 16, 32 and 64 x widen channels."""
 
     def __init__(self, channels: int, depth: int, widen: int, norm: str, dropout: float) -> None:
         super().__init__()
@@ -94,13 +94,13 @@ class WideResNet(nn.Module):
         self.norm = _norm(norm, before)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features (b, 64 x widen)."""
+        """Returns the features (b, 64 x widen)."""
         features: Tensor = F.relu(self.norm(self.blocks(self.stem(pixels)))).mean(dim=(2, 3))
         return features
 
 
 class Decoder(nn.Module):
-    """Pixels (b, C, side, side) of features (b, F): a coarse map that is doubled and convolved up to the side."""
+    """A decoder from features (b, F) to pixels (b, C, side, side): a coarse map is doubled and convolved repeatedly."""
 
     def __init__(self, width: int, shape: tuple[int, int, int], channels: int = 32) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         self.steps = nn.Sequential(*steps, nn.Conv2d(channels, shape[0], 3, padding=1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalised pixels."""
+        """Returns normalised pixels."""
         coarse = F.relu(self.first(features)).view(-1, self.channels, self.coarse, self.coarse)
         pixels: Tensor = self.steps(coarse)
         return pixels[:, :, : self.side, : self.side]

@@ -1,8 +1,8 @@
 """Image tasks and image models as a search declares them.
 
 A source is where labelled images come from: a folder of class folders, a Parquet, CSV or JSONL file, MNIST's idx
-files or an .npz archive. An image task is one source for the end task and perhaps a second for the auxiliary labels,
-or the classes that the end task leaves out.
+files or an .npz archive. An image task has one source for the end task, and perhaps a second one for
+auxiliary labels, or the classes that the end task leaves out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ IMAGE_MODELS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Labelled images, and how their file is to be read."""
+    """A source of labelled images, and how its file is read."""
 
     train: str | None = config_key("the file of the training images", default=None)
     image: str = config_key("column, or array, of the image: its bytes, pixels or file name", default="image")
@@ -51,9 +51,9 @@ class Source:
 
     def to_plain(self) -> dict[str, Any]:
         """Returns what `read` reads: the metric, and every field that differs from its default."""
-        blank = {about.name: about.default for about in fields(self) if about.default is not MISSING}
+        blank = {field.name: field.default for field in fields(self) if field.default is not MISSING}
         blank |= {"metric": None}
-        parts = {about.name: to_plain(getattr(self, about.name)) for about in fields(self)}
+        parts = {field.name: to_plain(getattr(self, field.name)) for field in fields(self)}
         return {name: part for name, part in parts.items() if part not in ([], {}) and part != blank.get(name)}
 
 
@@ -75,8 +75,8 @@ class ImageTask(TaskConfig, Source):
     @classmethod
     def read(cls, node: Node) -> Self:
         """Returns the task that a mapping declares. Raises SpecError for keys that contradict each other."""
-        given = {"auxiliary": _auxiliary(node["auxiliary"])} if "auxiliary" in node else {}
-        task = node.fields_of(cls, given)
+        auxiliary = {"auxiliary": _auxiliary(node["auxiliary"])} if "auxiliary" in node else {}
+        task = node.fields_of(cls, auxiliary)
         if task.embedded and task.name not in IMAGE_TASKS:
             near = did_you_mean(task.name, IMAGE_TASKS)
             raise node.error(f"{task.name!r} is no embedded image task and has no train: PATH{near}")
@@ -90,7 +90,7 @@ class ImageTask(TaskConfig, Source):
 
     @property
     def embedded(self) -> bool:
-        """Do its images come with what is installed?"""
+        """Are its images part of installed packages?"""
         return self.train is None
 
     def to_plain(self) -> dict[str, Any]:
@@ -99,16 +99,16 @@ class ImageTask(TaskConfig, Source):
 
     @property
     def has_auxiliary(self) -> bool:
-        """Are there images, or labels, beside the end task's?"""
+        """Are there images, or labels, in addition to the end task's?"""
         return self.embedded or self.auxiliary is not None or bool(self.overlay)
 
     def end_task(self) -> Source:
-        """The source of the end task."""
-        return Source(**{about.name: getattr(self, about.name) for about in fields(Source)})
+        """Returns the source of the end task."""
+        return Source(**{field.name: getattr(self, field.name) for field in fields(Source)})
 
 
 def _auxiliary(node: Node) -> Source:
-    """`rest`, or a source of its own."""
+    """Returns the source of the auxiliary images: `rest`, or a data set."""
     if node.value == REST:
         return Source(train=REST)
     if not isinstance(node.value, dict):
@@ -123,7 +123,7 @@ def _auxiliary(node: Node) -> Source:
 
 
 def _nothing_but(node: Node, known: Iterable[str]) -> None:
-    """Refuse keys that a source without files of its own has no use for."""
+    """Raises SpecError for keys that are not used by a source without files."""
     for key in node.value:
         if key not in (names := list(known)):
             raise node.error(f"is not used here: the images bring it themselves; known: {', '.join(names)}", key)
@@ -147,7 +147,7 @@ def _labels(task: ImageTask, node: Node) -> None:
 
 
 def _choice(task: ImageTask, node: Node) -> None:
-    """A choice out of a data set leaves a rest, and a rest needs a choice."""
+    """Checks that a rest is what a choice of classes or rows leaves."""
     if len(set(task.classes)) < len(task.classes):
         raise node.error("a class is named twice", "classes")
     if len(task.classes) == 1:
@@ -187,7 +187,7 @@ def _overlay(task: ImageTask, node: Node) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageModel(ModelConfig):
-    """A convolutional network of raysearch's own, or one of timm's."""
+    """A convolutional network of raysearch or timm."""
 
     own_keys: ClassVar[tuple[str, ...]] = ("image", "timm")
 

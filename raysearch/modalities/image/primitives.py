@@ -1,4 +1,4 @@
-"""Image primitives: where images come from, what happens to them, and what of them the encoder sees.
+"""Image primitives: where images come from, what happens to them, what the encoder sees and what it predicts.
 
 AANG's taxonomy (Dery et al. 2023, section 3, footnote 2: it is not bound to text) for images: patches for tokens.
 
@@ -38,10 +38,10 @@ def auxiliary_images(open_split: OpenSplit) -> Split:
 
 @dataclass(frozen=True)
 class View:
-    """Images as a transform leaves them."""
+    """Images after a transform."""
 
     pixels: Tensor  # (b, C, H, W)
-    original: Tensor  # the same images unspoiled: what `reconstruct` is to give; moved and turned as `pixels` are
+    original: Tensor  # the same images without noise or masks, moved and rotated alike: what `reconstruct` predicts
     changed: Tensor  # (b, H, W) bool
     turns: Tensor  # (b,) quarter turns
 
@@ -57,22 +57,22 @@ def _view(pixels: Tensor, original: Tensor, changed: Tensor | None = None, turns
 
 
 def none(pixels: Tensor, probability: float, generator: Generator) -> View:
-    """The images as they are."""
+    """Returns the images unchanged."""
     del probability, generator
     return _view(pixels, pixels)
 
 
 def crop_flip(pixels: Tensor, probability: float, generator: Generator) -> View:
-    """Each image shifted by up to an eighth of the side, the border filled with the mean colour; half of them mirrored.
+    """Shifts each image by up to an eighth of the side, fills the border with the mean colour, and mirrors half.
 
-    The usual augmentation of CIFAR (Zagoruyko & Komodakis 2016: 4 of 32 pixels).
+    This is the usual augmentation of CIFAR (Zagoruyko & Komodakis 2016: 4 of 32 pixels).
     """
     del probability
     b, _, side, _ = pixels.shape
-    most = max(1, side // SHIFT)
-    shifts = torch.randint(2 * most + 1, (b, 2), generator=generator)
+    limit = max(1, side // SHIFT)
+    shifts = torch.randint(2 * limit + 1, (b, 2), generator=generator)
     flips = torch.rand(b, generator=generator) < 0.5
-    wide = F.pad(pixels, (most, most, most, most))
+    wide = F.pad(pixels, (limit, limit, limit, limit))
     rows = shifts[:, :1] + torch.arange(side)  # (b, side)
     columns = shifts[:, 1:] + torch.arange(side)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
@@ -82,20 +82,20 @@ def crop_flip(pixels: Tensor, probability: float, generator: Generator) -> View:
 
 
 def patch_mask(pixels: Tensor, probability: float, generator: Generator) -> View:
-    """Patches, each with `probability`, become the mean colour."""
+    """Replaces patches, each with `probability`, by the mean colour."""
     changed = patches(pixels, probability, generator)
     return _view(pixels.masked_fill(changed[:, None], 0.0), pixels, changed)
 
 
 def noise(pixels: Tensor, probability: float, generator: Generator) -> View:
-    """Gaussian noise on every pixel, half a standard deviation (denoising autoencoders, Vincent et al. 2008)."""
+    """Adds Gaussian noise to every pixel, half a standard deviation (denoising autoencoders, Vincent et al. 2008)."""
     del probability
-    spoiled = pixels + NOISE * torch.randn(pixels.shape, generator=generator)
-    return _view(spoiled, pixels, torch.ones(pixels[:, 0].shape, dtype=torch.bool))
+    noisy = pixels + NOISE * torch.randn(pixels.shape, generator=generator)
+    return _view(noisy, pixels, torch.ones(pixels[:, 0].shape, dtype=torch.bool))
 
 
 def rotate(pixels: Tensor, probability: float, generator: Generator) -> View:
-    """0 to 3 quarter turns, drawn for each image (RotNet, Gidaris et al. 2018)."""
+    """Rotates each image by 0 to 3 quarter turns (RotNet, Gidaris et al. 2018)."""
     del probability
     turns = torch.randint(4, (len(pixels),), generator=generator)
     turned = torch.stack([image.rot90(int(turn), (1, 2)) for image, turn in zip(pixels, turns, strict=True)])
@@ -103,7 +103,7 @@ def rotate(pixels: Tensor, probability: float, generator: Generator) -> View:
 
 
 def patches(pixels: Tensor, probability: float, generator: Generator) -> Tensor:
-    """Pixels (b, H, W) bool of patches that are drawn, each with `probability`."""
+    """Returns the pixels (b, H, W) bool of patches, each drawn with `probability`."""
     b, _, side, _ = pixels.shape
     patch = max(2, side // 8)
     grid = -(-side // patch)
@@ -115,15 +115,15 @@ Representation = Callable[[Tensor, Generator], Tensor]
 
 
 def full(pixels: Tensor, generator: Generator) -> Tensor:
-    """Nothing is hidden (b, H, W)."""
+    """Returns (b, H, W) bool: nothing is hidden."""
     del generator
     return torch.zeros(pixels[:, 0].shape, dtype=torch.bool)
 
 
 def masked_patches(pixels: Tensor, generator: Generator) -> Tensor:
-    """Half of the patches, drawn for each image, are hidden from the encoder: it sees the mean colour there.
+    """Returns (b, H, W) bool: half of the patches of each image are hidden, so that the encoder sees the mean colour.
 
-    Masked autoencoders (He et al. 2022) drop the tokens; a convolution has none to drop, so all models get zeros.
+    Masked autoencoders (He et al. 2022) drop the tokens. A convolution has no tokens, so all models get zeros.
     """
     return patches(pixels, HIDDEN, generator)
 

@@ -33,7 +33,7 @@ class ExtraTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Planted(Settings):
-    """A task drawn with a known answer: which auxiliary tables share the end task's subspace.
+    """A drawn task of which it is known which auxiliary tables share the end task's subspace.
 
     They are named from 1 on: first the helpful, then the harmful, then the unrelated ones.
     """
@@ -45,7 +45,9 @@ class Planted(Settings):
         "tanh", "labels are sums of tanh of each direction; or of products of two", choices=("tanh", "product")
     )
     helpful: int = setting(4, "auxiliary tables whose labels depend on the end task's directions", low=0)
-    harmful: int = setting(6, "auxiliary tables whose labels depend on directions of their own, at right angles", low=0)
+    harmful: int = setting(
+        6, "auxiliary tables whose labels depend on other directions, orthogonal to the end task's", low=0
+    )
     unrelated: int = setting(0, "auxiliary tables whose labels are noise", low=0)
     rows: int = setting(2000, "rows of an auxiliary table", low=2, unit="row")
     train: int = setting(60, "labelled rows of the end task", low=2, unit="row")
@@ -56,7 +58,7 @@ class Planted(Settings):
 
     @property
     def tables(self) -> int:
-        """How many auxiliary tables there are."""
+        """The number of auxiliary tables."""
         return self.helpful + self.harmful + self.unrelated
 
 
@@ -89,9 +91,9 @@ class TableTask(TaskConfig):
 
     def to_plain(self) -> dict[str, Any]:
         """Returns what `loading.read_task` reads: kind and metric, and every field that differs from its default."""
-        parts = {about.name: to_plain(getattr(self, about.name)) for about in fields(self)}
+        parts = {field.name: to_plain(getattr(self, field.name)) for field in fields(self)}
         parts["planted"] = asdict(self.planted) if self.planted is not None else None
-        blank = {about.name: to_plain(about.default) for about in fields(self) if about.name != "metric"}
+        blank = {field.name: to_plain(field.default) for field in fields(self) if field.name != "metric"}
         changed = {name: part for name, part in parts.items() if part != {} and part != blank.get(name)}
         return {"kind": self.modality, **changed}
 
@@ -102,7 +104,7 @@ class TableTask(TaskConfig):
 
     @property
     def embedded(self) -> bool:
-        """Are its rows drawn, not read?"""
+        """Are its rows drawn, not read from files?"""
         return self.planted is not None
 
     def label_type(self, data: str) -> str:
@@ -124,7 +126,7 @@ class TableTask(TaskConfig):
 
 
 def _check_planted(task: TableTask, node: Node) -> None:
-    """Drawn tables have no files, and enough features for all directions."""
+    """Checks that drawn tables have no files, and enough features for all directions."""
     planted = task.planted
     assert planted is not None
     for key in ("dev", "test", "label", "features", "extra", "split", "meta_dev"):
@@ -141,7 +143,7 @@ def _check_planted(task: TableTask, node: Node) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TableModel(ModelConfig):
-    """A multilayer perceptron: its layers' widths, the last of which is the representation that heads read."""
+    """A multilayer perceptron: the widths of its layers, of which the last is the representation that heads read."""
 
     own_keys: ClassVar[tuple[str, ...]] = ("mlp",)
 

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 def perceptron(model: Mapping[str, Any], features: int, dropout: float) -> nn.Sequential:
-    """The declared layers, each followed by its activation and dropout."""
+    """Returns the declared layers, each followed by its activation and dropout."""
     widths: Sequence[int] = model["mlp"]
     layers: list[nn.Module] = []
     for before, after in zip([features, *widths], widths, strict=False):
@@ -33,10 +33,10 @@ class TableNetwork(Network):
 
     end_task: PooledHead
 
-    def __init__(self, plan: TrialPlan, about: Mapping[str, Any]) -> None:
+    def __init__(self, plan: TrialPlan, metadata: Mapping[str, Any]) -> None:
         super().__init__()
-        dropout, classes = plan.training.dropout, len(about["labels"])
-        self.body = perceptron(plan.model, len(about["features"]), dropout)
+        dropout, classes = plan.training.dropout, len(metadata["labels"])
+        self.body = perceptron(plan.model, len(metadata["features"]), dropout)
         self.features = int(plan.model["mlp"][-1])
         self.end_task = PooledHead(nn.Linear(self.width, classes))
         self.heads = nn.ModuleList()
@@ -46,9 +46,9 @@ class TableNetwork(Network):
             if output.head == "labels":
                 self.heads.append(LabelHead(self.width, classes, nn.ReLU, dropout))
             elif output.head == "features":
-                self.heads.append(nn.Linear(self.width, len(about["features"])))
+                self.heads.append(nn.Linear(self.width, len(metadata["features"])))
             elif output.head == "extra_labels":
-                self.heads.append(nn.Linear(self.width, len(about["extra"][objective.data]["labels"])))
+                self.heads.append(nn.Linear(self.width, len(metadata["extra"][objective.data]["labels"])))
             else:
                 self.heads.append(nn.Linear(self.width, int(output.head)))
 
@@ -58,6 +58,6 @@ class TableNetwork(Network):
         return self.features
 
     def hidden(self, features: Tensor) -> Tensor:
-        """The rows' vectors (b, 1, F)."""
+        """Returns the rows' vectors (b, 1, F)."""
         vectors: Tensor = self.body(features)
         return vectors[:, None]

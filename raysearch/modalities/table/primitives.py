@@ -1,9 +1,9 @@
-"""Table primitives: what happens to a row of numbers, and what of it the encoder sees.
+"""Table primitives: where rows come from, what happens to them, what the encoder sees and what it predicts.
 
 AANG's taxonomy (Dery et al. 2023, section 3, footnote 2: it is not bound to text) for tables: features for tokens.
 
     features (b, d)    normalised, so that 0 is a feature's mean and 1 its standard deviation
-    changed (b, d)     bool: features that a transform has put something else for
+    changed (b, d)     bool: features that a transform has replaced
 
 `mask` and `swap` are VIME's two halves (Yoon et al., NeurIPS 2020).
 """
@@ -31,33 +31,33 @@ def end_task_rows(open_split: OpenSplit) -> Split:
 
 
 def none(features: Tensor, probability: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """The rows as they are."""
+    """Returns the rows unchanged."""
     del probability, generator
     return features, torch.zeros(features.shape, dtype=torch.bool)
 
 
 def noise(features: Tensor, probability: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Gaussian noise on every feature, half a standard deviation."""
+    """Adds Gaussian noise to every feature, half a standard deviation."""
     del probability
     drawn = torch.randn(features.shape, generator=generator)
     return features + NOISE * drawn, torch.ones(features.shape, dtype=torch.bool)
 
 
 def mask(features: Tensor, probability: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Features, each with `probability`, become their mean."""
+    """Replaces features, each with `probability`, by their mean."""
     changed = torch.rand(features.shape, generator=generator) < probability
     return features.masked_fill(changed, 0.0), changed
 
 
 def swap(features: Tensor, probability: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Features, each with `probability`, become those of another row of the batch."""
+    """Replaces features, each with `probability`, by those of another row of the batch."""
     changed = torch.rand(features.shape, generator=generator) < probability
     others = torch.randint(len(features), features.shape, generator=generator)
     return torch.where(changed, features.gather(0, others), features), changed
 
 
 def shuffle(features: Tensor, probability: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Every feature becomes that of another row: of a row only its label and the features' distribution are left."""
+    """Replaces every feature by that of another row, which leaves a row's label and the features' distribution."""
     del probability
     others = torch.randint(len(features), features.shape, generator=generator)
     return features.gather(0, others), torch.ones(features.shape, dtype=torch.bool)
@@ -67,13 +67,13 @@ Representation = Callable[[Tensor, Generator], Tensor]
 
 
 def full(features: Tensor, generator: Generator) -> Tensor:
-    """Nothing is hidden (b, d)."""
+    """Returns (b, d) bool: nothing is hidden."""
     del generator
     return torch.zeros(features.shape, dtype=torch.bool)
 
 
 def half(features: Tensor, generator: Generator) -> Tensor:
-    """Half of the features, drawn for each row, are hidden from the encoder: it sees their mean."""
+    """Returns (b, d) bool: half of the features of each row are hidden, so that the encoder sees their mean."""
     return torch.rand(features.shape, generator=generator) < HIDDEN
 
 

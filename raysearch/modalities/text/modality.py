@@ -79,7 +79,7 @@ class TextModality(Modality):
         """Returns the builder of a trial's batches."""
         from raysearch.modalities.text.batches import TextBatchBuilder
         from raysearch.modalities.text.transforms import vocabulary_of
-        from raysearch.objectives.user_primitives import functions_of
+        from raysearch.objectives.user_primitives import load_functions
 
         training = plan.training
         return TextBatchBuilder(
@@ -87,7 +87,7 @@ class TextModality(Modality):
             vocabulary_of(metadata),
             training.max_length,
             training.select_probability,
-            functions_of(plan.primitives),
+            load_functions(plan.primitives),
         )
 
     def network(self, plan: TrialPlan, metadata: Mapping[str, Any]) -> Network:
