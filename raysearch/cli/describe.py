@@ -1,4 +1,4 @@
-"""What there is and what it means: the catalogs, methods, settings and primitives, in words for `ls` and `show`."""
+"""The rows of `ls` and `show`: catalogs, methods, settings, keys and primitives, with their meanings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from raysearch.training_settings import TrainingSettings
 Row = dict[str, Any]
 
 
-def listing(kind: str) -> list[Row]:
-    """A row for each thing of a kind; SpecError for an unknown kind."""
+def listing(category: str) -> list[Row]:
+    """Returns a row for each entry of a category. Raises SpecError for an unknown category."""
     listings: dict[str, Callable[[], list[Row]]] = {
         "spaces": lambda: [_space_row(name) for name in catalog.names("spaces")],
         "searches": lambda: [_search_row(name) for name in catalog.names("trials")],
@@ -35,39 +35,40 @@ def listing(kind: str) -> list[Row]:
         "settings": lambda: [_setting(name) for name in SETTINGS],
         "profiles": _profiles,
     }
-    if kind not in listings:
-        raise SpecError(f"nothing to list under {kind!r}{did_you_mean(kind, (*listings, 'runs'))}")
-    return listings[kind]()
+    if category not in listings:
+        raise SpecError(f"nothing to list under {category!r}{did_you_mean(category, (*listings, 'runs'))}")
+    return listings[category]()
 
 
 def described(thing: str) -> list[Row]:
-    """All that is called so, each as a mapping that begins with its kind; SpecError with the nearest name for none.
+    """Returns a row for everything of that name, with its category first. Raises SpecError with the nearest name.
 
-    `spaces/smoke` and `trials/smoke` say which of two is meant; a file is given by its path.
+    `spaces/smoke` and `trials/smoke` tell a space from a search of the same name; a user's file is named by its path.
     """
     file = Path(thing)
-    kind, name = (str(file.parent), file.stem) if str(file.parent) in ("spaces", "trials", "analysis") else ("", thing)
-    found = []
+    is_in_catalog = str(file.parent) in ("spaces", "trials", "analysis")
+    folder, name = (str(file.parent), file.stem) if is_in_catalog else ("", thing)
+    rows: list[Row] = []
     if file.suffix == ".yaml" and file.is_file() and "stages" in yaml_source.load_yaml(file)[0]:
         return [_space(thing)]
-    if name in catalog.names("spaces") and kind in ("", "spaces"):
-        found.append(_space(name))
-    if name in catalog.names("trials") and kind in ("", "trials"):
-        found.append(_search(name))
-    if name in catalog.names("reports") and kind in ("", "analysis"):
+    if name in catalog.names("spaces") and folder in ("", "spaces"):
+        rows.append(_space(name))
+    if name in catalog.names("trials") and folder in ("", "trials"):
+        rows.append(_search(name))
+    if name in catalog.names("reports") and folder in ("", "analysis"):
         text = catalog.path("reports", name).read_text(encoding="utf-8")
-        found.append({"report": name, "answers": _title("reports", name), "sql": text})
-    if not kind:
-        found += [_method(thing)] if thing in METHODS else []
-        found += [_setting(thing)] if thing in SETTINGS else []
-        found += _keys(thing)
-        found += [
+        rows.append({"report": name, "answers": _title("reports", name), "sql": text})
+    if not folder:
+        rows += [_method(thing)] if thing in METHODS else []
+        rows += [_setting(thing)] if thing in SETTINGS else []
+        rows += _keys(thing)
+        rows += [
             {"primitive": thing, "of": modality.name, "stage": stage, "meaning": primitives[thing]}
             for modality in all_modalities()
             for stage, primitives in modality.taxonomy.stages.items()
             if thing in primitives
         ]
-    if not found:
+    if not rows:
         known = {
             *METHODS,
             *SETTINGS,
@@ -76,21 +77,19 @@ def described(thing: str) -> list[Row]:
         }
         known |= {name for each in catalog.CATALOGS for name in catalog.names(each)}
         raise SpecError(f"nothing is called {thing!r}; did you mean {_nearest(thing, known)}")
-    return found
+    return rows
 
 
 def _nearest(word: str, known: set[str]) -> str:
-    near = did_you_mean(word, known)
-    return (
-        near.removeprefix("; did you mean ")
-        if "did you mean" in near
-        else "one of `ls spaces|trials|methods|settings|profiles`?"
-    )
+    suggestion, prefix = did_you_mean(word, known), "; did you mean "
+    if prefix in suggestion:
+        return suggestion.removeprefix(prefix)
+    return "one of `ls spaces|trials|methods|settings|profiles`?"
 
 
-def _title(kind: str, name: str) -> str:
-    """The first comment line of a catalog file."""
-    first = catalog.path(kind, name).read_text(encoding="utf-8").split("\n", 1)[0]
+def _title(category: str, name: str) -> str:
+    """Returns the first comment line of a catalog file."""
+    first = catalog.path(category, name).read_text(encoding="utf-8").split("\n", 1)[0]
     return first.lstrip("#- ").strip()
 
 
@@ -116,7 +115,7 @@ def _space(name: str) -> Row:
 
 
 def why_not(thing: str, objective: str) -> Row:
-    """Is an objective in a space? If not, why; SpecError for what is no space, or no objective."""
+    """Returns whether an objective is in a space, and why not. Raises SpecError for an unknown space or objective."""
     space = load_space(thing)
     stages = list(space.stages)
     parts = objective.split("/")
@@ -129,26 +128,26 @@ def why_not(thing: str, objective: str) -> Row:
 
 
 def _search_row(name: str) -> Row:
-    found = outline(load_search(name, local=False))
-    search, *baselines = found["arms"]
+    summary = outline(load_search(name, local=False))
+    search, *baselines = summary["arms"]
     counts = {"trials": search["configurations"], "baselines": len(baselines)}
-    return {"search": name, "task": found["task"], **counts, "asks": _title("trials", name)}
+    return {"search": name, "task": summary["task"], **counts, "asks": _title("trials", name)}
 
 
 def _search(name: str) -> Row:
-    found = outline(load_search(name, local=False))
+    summary = outline(load_search(name, local=False))
     declared = catalog.path("trials", name).read_text(encoding="utf-8")
-    return {"search": name, "asks": _title("trials", name), "fingerprint": found["fingerprint"], "declared": declared}
+    return {"search": name, "asks": _title("trials", name), "fingerprint": summary["fingerprint"], "declared": declared}
 
 
 def _method(name: str) -> Row:
     method = METHODS[name]
-    about = {"method": name, "family": method.family, "meaning": method.meaning, "paper": method.paper}
-    return {**about, "settings": list(method.setting_names)}
+    row = {"method": name, "family": method.family, "meaning": method.meaning, "paper": method.paper}
+    return {**row, "settings": list(method.setting_names)}
 
 
 def _keys(name: str) -> list[Row]:
-    """The keys of a search with that dotted name, or with that name within a section."""
+    """Returns the keys of a search with that dotted name, or with that name within a section."""
     keys = search_keys()
     return [_key(each, keys) for each in keys if each == name or each.endswith(f".{name}")]
 
@@ -170,24 +169,19 @@ def _key(name: str, keys: Mapping[str, Schema]) -> Row:
 
 
 def _profiles() -> list[Row]:
-    """Every setting in which a paper and its code differ, beside its default."""
+    """Returns every setting in which a paper and its code differ, with its default."""
     return [
         {"method": method, "setting": name, "default": DEFAULTS[name], **dict(zip(PROFILES, values, strict=True))}
-        for method, own in BUNDLES.items()
-        for name, values in own.items()
+        for method, settings in BUNDLES.items()
+        for name, values in settings.items()
     ]
 
 
 def _setting(name: str) -> Row:
-    about = SETTINGS[name].metadata
-    users = (
-        ["every trial"]
-        if name in TrainingSettings.__dataclass_fields__
-        else [m for m in METHODS if name in METHODS[m].setting_names]
-    )
-    interval = format_interval(about["low"], about["high"], open_low=about["open_low"])
-    span = " | ".join(about["choices"]) or interval
-    if isinstance(DEFAULTS[name], bool):
-        span = "true | false"
-    parts = {"default": DEFAULTS[name], "range": span, "unit": about["unit"], "meaning": about["meaning"]}
-    return {"setting": name, **parts, "used by": users}
+    metadata = SETTINGS[name].metadata
+    users = [method for method in METHODS if name in METHODS[method].setting_names]
+    interval = format_interval(metadata["low"], metadata["high"], open_low=metadata["open_low"])
+    values = "true | false" if isinstance(DEFAULTS[name], bool) else " | ".join(metadata["choices"]) or interval
+    row = {"default": DEFAULTS[name], "range": values, "unit": metadata["unit"], "meaning": metadata["meaning"]}
+    is_general = name in TrainingSettings.__dataclass_fields__
+    return {"setting": name, **row, "used by": ["every trial"] if is_general else users}

@@ -320,8 +320,8 @@ from raysearch import load_search
 print(load_search("test.yaml", local=False).resolve("search", {DRAWN_VALUES}, number=7, seed=2).trial_id)"""
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", code]
-    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == declared().resolve("search", DRAWN_VALUES, number=7, seed=2).trial_id
+    trial_id = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert trial_id.strip() == declared().resolve("search", DRAWN_VALUES, number=7, seed=2).trial_id
 
 
 def test_objectives_per_step_is_capped_at_the_space_size() -> None:
@@ -378,16 +378,16 @@ def test_arm_requests_conditional_dimensions_when_they_apply() -> None:
     arm = declared(CONDITIONAL_SEARCH).arms["search"]
     assert list(arm.dimensions)[:4] == ["weighting", "surgery", "space", "include.transform.bert"]
 
-    def asked(**drawn: Value) -> set[str]:
+    def active_dimensions(**drawn: Value) -> set[str]:
         settings = [name for name in arm.dimensions if name in DEFAULTS and name not in drawn]
         return {name for name in settings if arm.is_active(arm.dimensions[name], drawn)}
 
-    assert asked(weighting="end_task_only") == set()
-    assert asked(weighting="static", surgery="none", space="xyz") == set()
-    assert asked(weighting="static", surgery="none", space="smoke") == {"lambda_e"}
-    assert asked(weighting="static", surgery="attittud", space="xyz") == {"k", "m"}
-    assert asked(weighting="static", surgery="attittud", space="xyz", k=2) == {"m", "eta_neg"}
-    assert asked(weighting="static", surgery="attittud", space="xyz", k=3) == {"m"}
+    assert active_dimensions(weighting="end_task_only") == set()
+    assert active_dimensions(weighting="static", surgery="none", space="xyz") == set()
+    assert active_dimensions(weighting="static", surgery="none", space="smoke") == {"lambda_e"}
+    assert active_dimensions(weighting="static", surgery="attittud", space="xyz") == {"k", "m"}
+    assert active_dimensions(weighting="static", surgery="attittud", space="xyz", k=2) == {"m", "eta_neg"}
+    assert active_dimensions(weighting="static", surgery="attittud", space="xyz", k=3) == {"m"}
 
 
 SEARCH_OF_WEIGHTS = """\
@@ -439,13 +439,13 @@ def test_weights_of_excluded_objectives_are_not_requested() -> None:
     search = declared(SEARCH_OF_WEIGHTS)
     arm = search.arms["search"]
     without = {"include.output.end_task": False}
-    asked = [
+    active = [
         name
         for name, dimension in arm.dimensions.items()
         if name[:7] == "weight." and arm.is_active(dimension, without)
     ]
-    assert len(asked) == 1 + 4
-    draw = without | {"lambda_e": 0.4, "weight.output.denoise": 0.2} | dict.fromkeys(asked[1:], 0.0)
+    assert len(active) == 1 + 4
+    draw = without | {"lambda_e": 0.4, "weight.output.denoise": 0.2} | dict.fromkeys(active[1:], 0.0)
     with pytest.raises(ValueError, match="every objective's weight is 0: no auxiliary objective would be trained"):
         search.resolve("search", draw, number=0, seed=0)
 
@@ -502,7 +502,7 @@ def test_grid_has_every_configuration_once() -> None:
 
 @st.composite
 def draws(draw: st.DrawFn, arm: Arm) -> dict[str, Value]:
-    """Values for an arm, asked for as a study asks."""
+    """Returns values for the dimensions of an arm that a study would draw."""
     drawn: dict[str, Value] = {}
     for name, dimension in arm.dimensions.items():
         if arm.is_active(dimension, drawn):
@@ -579,7 +579,7 @@ def test_resume_takes_the_paper_section_from_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("paper", "said"),
+    ("paper", "problem"),
     [
         (
             "{source: a, metric: b, scores: {serch: c}}",
@@ -604,10 +604,10 @@ def test_resume_takes_the_paper_section_from_the_file() -> None:
         ("[a]", "paper: must be a mapping (key: value), got a list"),
     ],
 )
-def test_paper_section_with_unknown_arm_or_value_is_rejected(paper: str, said: str) -> None:
+def test_paper_section_with_unknown_arm_or_value_is_rejected(paper: str, problem: str) -> None:
     with pytest.raises(SpecError) as error:
         declared(paper=paper)
-    assert str(error.value).endswith(said)
+    assert str(error.value).endswith(problem)
 
 
 def test_search_from_a_dict_equals_search_from_a_file(tmp_path: Path) -> None:

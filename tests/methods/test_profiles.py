@@ -29,18 +29,18 @@ def settings(method: dict[str, str], **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", BUNDLES)
 def test_bundle_sets_valid_values_of_its_method(method: str) -> None:
-    own = {*METHODS[method].setting_names, *(about.name for about in fields(TrainingSettings))}
+    used = {*METHODS[method].setting_names, *(field.name for field in fields(TrainingSettings))}
     for name, values in BUNDLES[method].items():
-        assert name in own
+        assert name in used
         assert values[0] != values[1]
         for value in values:
             check_value(SETTINGS[name], value)
 
 
 def test_bundles_of_different_families_share_no_setting() -> None:
-    for method, own in BUNDLES.items():
+    for method, bundled in BUNDLES.items():
         for other, others in BUNDLES.items():
-            assert METHODS[method].family == METHODS[other].family or not own.keys() & others.keys()
+            assert METHODS[method].family == METHODS[other].family or not bundled.keys() & others.keys()
 
 
 def test_bundle_values_match_the_paper_and_its_code() -> None:
@@ -75,36 +75,36 @@ def test_bundle_values_match_the_paper_and_its_code() -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_plan_settings_of_the_file_override_the_profile(profile: Profile) -> None:
     aang = {"weighting": "aang"}
-    without, found = settings(aang), settings(aang, profile=profile)
-    assert found == without | bundle(profile, aang)
-    given = settings(aang, profile=profile, settings={"similarity": "dot", "meta_every": 7})
-    assert given == found | {"similarity": "dot", "meta_every": 7}
+    without, with_profile = settings(aang), settings(aang, profile=profile)
+    assert with_profile == without | bundle(profile, aang)
+    overridden = settings(aang, profile=profile, settings={"similarity": "dot", "meta_every": 7})
+    assert overridden == with_profile | {"similarity": "dot", "meta_every": 7}
     assert search(aang, profile=profile).to_dict()["profile"] == profile
     assert Search.from_dict(search(aang, profile=profile).to_dict()) == search(aang, profile=profile)
     only = search(aang, profile=profile).single_trial("search", {}, seed=0)
-    assert only.resolve("search", {}, number=0, seed=0).settings == found
+    assert only.resolve("search", {}, number=0, seed=0).settings == with_profile
 
 
 def test_dimension_overrides_the_bundle_of_a_drawn_method() -> None:
-    found = search(
+    declared = search(
         {},
         profile="official",
         dimensions={"weighting": {"choice": ["aang", "static"]}, "similarity": {"choice": ["dot", "cosine"]}},
         budget={"trials": 3},
     )
-    drawn = found.resolve("search", {"weighting": "aang", "similarity": "dot"}, number=0, seed=0).settings
+    drawn = declared.resolve("search", {"weighting": "aang", "similarity": "dot"}, number=0, seed=0).settings
     assert drawn["similarity"] == "dot"
     assert drawn["weight_form"] == "hierarchical"
-    assert found.resolve("search", {"weighting": "static"}, number=0, seed=0).settings["micro_batches"] == 1
+    assert declared.resolve("search", {"weighting": "static"}, number=0, seed=0).settings["micro_batches"] == 1
 
 
 def test_baseline_inherits_the_profile_unless_it_sets_one() -> None:
     tartan: dict[str, Any] = {"method": {"weighting": "meta_tartan"}}
-    found = search(
+    declared = search(
         {"weighting": "aang"}, profile="paper", baselines={"same": tartan, "other": tartan | {"profile": "official"}}
     )
-    said = [found.resolve(arm, {}, number=0, seed=0).settings["dev_head_lr"] for arm in ("same", "other")]
-    assert said == [0.01, 0.001]
+    rates = [declared.resolve(arm, {}, number=0, seed=0).settings["dev_head_lr"] for arm in ("same", "other")]
+    assert rates == [0.01, 0.001]
 
 
 INVALID_PROFILES = [
@@ -129,15 +129,17 @@ INVALID_PROFILES = [
 ]
 
 
-@pytest.mark.parametrize(("weighting", "line", "said"), INVALID_PROFILES)
-def test_profile_conflict_is_rejected_with_its_location(tmp_path: Path, weighting: str, line: str, said: str) -> None:
+@pytest.mark.parametrize(("weighting", "line", "problem"), INVALID_PROFILES)
+def test_profile_conflict_is_rejected_with_its_location(
+    tmp_path: Path, weighting: str, line: str, problem: str
+) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(
         f"task: docstrings\nmodel: tiny\nspace: smoke\nmethod: {{weighting: {weighting}}}\nseeds: [0]\n{line}\n"
     )
     with pytest.raises(SpecError) as refused:
         load_search(file)
-    assert said in str(refused.value)
+    assert problem in str(refused.value)
 
 
 def test_profiles_listing_shows_default_paper_and_official() -> None:
@@ -153,6 +155,6 @@ def test_profile_trains_to_the_last_step(
     tiny_task: dict[str, str], tmp_path: Path, profile: Profile, method: tuple[str, str]
 ) -> None:
     data = prepare_tiny_task(tiny_task, tmp_path / "data")
-    given = bundle(profile, dict(zip(("weighting", "surgery"), method, strict=True)))
-    reports = list(train(tiny_plan(data, *method, **given), folder=tmp_path / "trial"))
+    bundled = bundle(profile, dict(zip(("weighting", "surgery"), method, strict=True)))
+    reports = list(train(tiny_plan(data, *method, **bundled), folder=tmp_path / "trial"))
     assert reports[-1].last

@@ -73,9 +73,9 @@ def test_node_read_returns_the_dataclass(tmp_path: Path) -> None:
     ],
 )
 def test_load_scalars_follow_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
-    found = load_yaml(write(tmp_path, f"a: {text}\n"))[0].value["a"]
-    assert found == value
-    assert type(found) is type(value)
+    scalar = load_yaml(write(tmp_path, f"a: {text}\n"))[0].value["a"]
+    assert scalar == value
+    assert type(scalar) is type(value)
 
 
 @pytest.mark.parametrize(
