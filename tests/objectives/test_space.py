@@ -129,9 +129,9 @@ LITERATURE_NAMES = {
 
 @pytest.mark.parametrize("name", LITERATURE_NAMES)
 def test_literature_name_of_a_known_objective_is_returned(name: str) -> None:
-    found = TAXONOMY.literature_name(objective(name))
-    assert LITERATURE_NAMES[name] in found
-    assert bool(LITERATURE_NAMES[name]) == bool(found)
+    literature_name = TAXONOMY.literature_name(objective(name))
+    assert LITERATURE_NAMES[name] in literature_name
+    assert bool(LITERATURE_NAMES[name]) == bool(literature_name)
     assert load_space("aang_full").why_not(objective(name)) is None
 
 

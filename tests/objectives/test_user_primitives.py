@@ -68,17 +68,19 @@ def test_documented_user_objectives_train_without_code_in_plan(
 
 
 def test_plan_key_of_loaded_file_ignores_its_path(space_file: Path) -> None:
-    own = load_space(space_file).user_primitives
-    assert own is not None
-    plan = replace(tiny_plan(Path()), primitives=own.to_plan())
-    assert replace(plan, primitives=own.to_plan() | {"file": "/elsewhere.py"}).key == plan.key
-    assert replace(plan, primitives=own.to_plan() | {"sha256": "0"}).key != plan.key
+    user_primitives = load_space(space_file).user_primitives
+    assert user_primitives is not None
+    plan = replace(tiny_plan(Path()), primitives=user_primitives.to_plan())
+    assert replace(plan, primitives=user_primitives.to_plan() | {"file": "/elsewhere.py"}).key == plan.key
+    assert replace(plan, primitives=user_primitives.to_plan() | {"sha256": "0"}).key != plan.key
     assert replace(plan, primitives={}).key != plan.key
 
 
 def test_plan_key_includes_primitives_sha256_but_not_path() -> None:
-    plan, own = tiny_plan(Path()), {"file": "a.py", "sha256": "0" * 64, "heads": {}}
-    keys = [replace(plan, primitives=own | change).key for change in ({}, {"file": "b.py"}, {"sha256": "1" * 64})]
+    plan, primitives = tiny_plan(Path()), {"file": "a.py", "sha256": "0" * 64, "heads": {}}
+    keys = [
+        replace(plan, primitives=primitives | change).key for change in ({}, {"file": "b.py"}, {"sha256": "1" * 64})
+    ]
     assert keys[0] == keys[1]
     assert len({plan.key, *keys}) == 3
 

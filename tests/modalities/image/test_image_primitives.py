@@ -135,12 +135,12 @@ def test_image_batch_slices_of_all_ranks_form_the_batch(space: str) -> None:
 
 def test_reconstruct_loss_counts_only_selected_pixels() -> None:
     original = torch.zeros(2, 3, 4, 4)
-    asked = torch.zeros(2, 4, 4, dtype=torch.bool)
-    asked[0, 0, 0] = asked[1, :2] = True
+    selected = torch.zeros(2, 4, 4, dtype=torch.bool)
+    selected[0, 0, 0] = selected[1, :2] = True
     prediction = torch.ones(2, 3, 4, 4)
     prediction[0, :, 0, 0] = 2.0
-    prediction[:, :, 3] = 100.0  # not asked for
-    targets = Targets(original, asked, torch.empty(0), int(asked.sum()), rows_total=4)
+    prediction[:, :, 3] = 100.0  # not selected
+    targets = Targets(original, selected, torch.empty(0), int(selected.sum()), rows_total=4)
     loss = reconstruct(torch.zeros(2, 1, 5), targets, lambda _: prediction)  # type: ignore[arg-type]
     assert loss.item() == pytest.approx((4.0 + 1.0) / 4)
 

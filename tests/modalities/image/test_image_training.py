@@ -60,7 +60,7 @@ def plan(data: Path, weighting: str = "static", surgery: str = "none", space: st
     return replace(made, objectives=objectives, model=MODELS["own"])
 
 
-def said(report: Report) -> dict[str, Any]:
+def deterministic_parts(report: Report) -> dict[str, Any]:
     return {name: value for name, value in report.evaluation.items() if name != "seconds"}
 
 
@@ -170,15 +170,15 @@ def test_exported_image_model_accepts_files_arrays_and_images(exported: tuple[st
     loaded = raysearch.load_image_model(folder)
     shown = noise_image(0, 100, side=20, colour=False)
     shown.save(tmp_path / "shown.png")
-    said = loaded.predict([shown, tmp_path / "shown.png", np.asarray(shown), str(tmp_path / "shown.png")])
-    assert all(one == pytest.approx(said[0]) for one in said)
-    assert sum(said[0].values()) == pytest.approx(1)
+    predictions = loaded.predict([shown, tmp_path / "shown.png", np.asarray(shown), str(tmp_path / "shown.png")])
+    assert all(one == pytest.approx(predictions[0]) for one in predictions)
+    assert sum(predictions[0].values()) == pytest.approx(1)
     card = (folder / "README.md").read_text()
     assert "pipeline_tag: image-classification" in card
     assert ("load_image_model" in card) == (kind == "own")
     if kind == "hugging_face":
         classify = pipeline("image-classification", model=str(folder))
-        assert {row["label"]: row["score"] for row in classify(shown)} == pytest.approx(said[0], abs=1e-4)
+        assert {row["label"]: row["score"] for row in classify(shown)} == pytest.approx(predictions[0], abs=1e-4)
         assert AutoModelForImageClassification.from_pretrained(folder).config.id2label == {0: "1", 1: "8", 2: "9"}
 
 
@@ -238,7 +238,7 @@ def test_unusable_image_space_is_rejected(tmp_path: Path, stage: str, primitives
         "representation": "[full]",
         "output": "[end_task, rotation]",
     }
-    lines = [f"  {name}: {primitives if name == stage else given}" for name, given in stages.items()]
+    lines = [f"  {name}: {primitives if name == stage else names}" for name, names in stages.items()]
     (tmp_path / "mine.yaml").write_text("kind: image\nstages:\n" + "\n".join(lines) + "\nobjectives: 2\n")
     with pytest.raises(SpecError, match=message):
         load_space(tmp_path / "mine.yaml")

@@ -79,8 +79,8 @@ def test_transform_rates_of_mask_random_keep_match_the_paper() -> None:
 
     def shares(name: str) -> tuple[float, float]:
         changed = TRANSFORMS[name](tokens, selected, VOCABULARY, Generator().manual_seed(3))[selected]
-        kept = (changed == tokens[selected]).float().mean().item()
-        return (changed == VOCABULARY.mask).float().mean().item(), kept
+        unchanged = (changed == tokens[selected]).float().mean().item()
+        return (changed == VOCABULARY.mask).float().mean().item(), unchanged
 
     assert shares("none") == (0.0, 1.0)
     assert shares("mask") == (1.0, 0.0)
@@ -176,35 +176,35 @@ def test_next_token_targets_are_never_visible(representation: str) -> None:
     nothing = torch.zeros_like(tokens, dtype=torch.bool)
     view = make_view(tokens, nothing, tokens, VOCABULARY)
     visible = REPRESENTATIONS[representation](view.real, Generator().manual_seed(0))
-    _, asked = following(view, visible, VOCABULARY, 1)
-    assert not (asked[:, :-1] & visible.diagonal(1, 1, 2)).any()
+    _, positions = following(view, visible, VOCABULARY, 1)
+    assert not (positions[:, :-1] & visible.diagonal(1, 1, 2)).any()
     shares = {"left_to_right": 1.0, "permutation": 0.5, "bidirectional": 0.0}
-    assert asked.sum().item() / (8 * 20) == pytest.approx(shares[representation], abs=0.1)
+    assert positions.sum().item() / (8 * 20) == pytest.approx(shares[representation], abs=0.1)
 
 
 def test_token_statistics_match_tf_and_tfidf_by_hand() -> None:
-    found = token_statistics(SPLIT_WITHOUT_TAGS, VOCABULARY)
+    statistics = token_statistics(SPLIT_WITHOUT_TAGS, VOCABULARY)
     tf = np.array([2 / 3, 1 / 3, 2 / 3, 1 / 2, 1 / 2])  # 10 11 10 | 20 11
     once, both = math.log(3 / 2) + 1, math.log(3 / 3) + 1  # in one of the two texts, in both
     tfidf = tf * np.array([once, both, once, once, both])
     ordinary = [1, 2, 3, 6, 7]
     for name, values in (("tf", tf), ("tfidf", tfidf)):
-        assert found[name][ordinary] == pytest.approx((values - values.mean()) / values.std(), abs=1e-6)
-        assert found[name][[0, 4, 5, 8]].tolist() == [0, 0, 0, 0]
+        assert statistics[name][ordinary] == pytest.approx((values - values.mean()) / values.std(), abs=1e-6)
+        assert statistics[name][[0, 4, 5, 8]].tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("transform", ["mask", "delete"])
 def test_tfidf_targets_are_at_the_selected_tokens(transform: str) -> None:
     whole = task_batch(f"end_task/{transform}/bidirectional/tfidf")
-    asked = task_batch(f"end_task/{transform}/bidirectional/denoise").targets
-    assert torch.equal(whole.targets.selected, asked.selected)
+    denoise = task_batch(f"end_task/{transform}/bidirectional/denoise").targets
+    assert torch.equal(whole.targets.selected, denoise.selected)
     values = {}
     for text, begin in ((0, 0), (1, 5)):
         for i, token in enumerate(TEXTS[text]):
             values[text, token] = token_statistics(SPLIT_WITHOUT_TAGS, VOCABULARY)["tfidf"][begin + i]
-    for row, at in asked.selected.nonzero().tolist():
-        token, found = int(asked.original[row, at]), float(whole.targets.original[row, at])
-        assert found in {values.get((0, token)), values.get((1, token))}
+    for row, at in denoise.selected.nonzero().tolist():
+        token, value = int(denoise.original[row, at]), float(whole.targets.original[row, at])
+        assert value in {values.get((0, token)), values.get((1, token))}
 
 
 def test_real_synthetic_targets_mark_the_replaced_tokens() -> None:
@@ -243,8 +243,8 @@ def constant_head(values: list[float]) -> torch.nn.Module:
 
 def test_number_losses_match_values_by_hand() -> None:
     hidden = torch.zeros(1, 3, 4)
-    asked = torch.tensor([[True, True, False]])
-    targets = Targets(torch.tensor([[1.0, -1.0, 9.0]]), asked, torch.empty(0), 2, 1)
+    selected = torch.tensor([[True, True, False]])
+    targets = Targets(torch.tensor([[1.0, -1.0, 9.0]]), selected, torch.empty(0), 2, 1)
     assert tf(hidden, targets, constant_head([0.0, 2.0])).item() == pytest.approx((1 + 9) / 2)
     detection = replace(targets, original=torch.tensor([[1, 0, 1]]))
     expected = (math.log(1 + math.exp(-1.5)) + math.log(1 + math.exp(-0.5))) / 2
