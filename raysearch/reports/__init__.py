@@ -1,1 +1,1 @@
-"""Reports on a run: SQL, statistics, pictures and the HTML page."""
+"""Reports on a run: SQL, statistics, plots and the HTML page."""
