@@ -1,1 +1,1 @@
-"""A declared search: read, checked, and resolved into trial plans."""
+"""A declared search: it is read, validated, and resolved into trial plans."""

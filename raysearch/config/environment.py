@@ -1,6 +1,6 @@
 """What this machine has, cores, GPUs and packages, and whether a search needs more.
 
-Errors are raised at the line of the key that needs it.
+Every check raises SpecError with the line of the key that needs it.
 """
 
 from __future__ import annotations

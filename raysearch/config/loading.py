@@ -1,7 +1,7 @@
-"""A search read from a file: parsed once, validated once, its errors located once.
+"""Reading a search from a file: it is parsed once and validated once, and its errors are located once.
 
-`load_search` reads a file of the catalog or of the user and rejects what cannot work before anything starts.
-`load_file` also returns the text and the lines of the file, for errors that show up later.
+`load_search` reads a file of the catalog or of the user, and rejects what cannot work before anything starts.
+`load_file` also returns the text and the lines of the file, for errors that occur later.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ParsedSearch:
 
     search: Search
     node: Node  # the values and their lines
-    text: str = ""  # the file as written, after a comment line for each override; empty for a search built in Python
+    text: str = ""  # of the file, after a comment line for each override; empty for a search built in Python
 
     def with_location(self, error: SpecError) -> SpecError:
         """Returns the error with the file and line of its key; an error that names a file stays as it is."""
@@ -67,9 +67,9 @@ def load_search(name_or_path: str | Path, overrides: Mapping[str, str] | None = 
 
 
 def parse_search(declared: Search | Mapping[str, object]) -> ParsedSearch:
-    """Returns a search that a program declares, validated; Raises SpecError for what could not work.
+    """Returns a search that a program declares, validated; a mapping has the keys of a file.
 
-    A mapping has the keys of a file.
+    Raises SpecError for what could not work.
     """
     node = Node(declared.to_dict() if isinstance(declared, Search) else dict(declared))
     search = declared if isinstance(declared, Search) else Search.read(node)

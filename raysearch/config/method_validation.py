@@ -1,6 +1,6 @@
 """Checks of methods and the settings that they use.
 
-Every function raises SpecError at the line of the key that is wrong.
+Every function raises SpecError with the line of the key that is wrong.
 """
 
 from __future__ import annotations

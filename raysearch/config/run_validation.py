@@ -1,6 +1,6 @@
 """Checks of how a search is run: budget, seeds, sampler, executor and resources.
 
-Every function raises SpecError at the line of the key that is wrong.
+Every function raises SpecError with the line of the key that is wrong.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Checks of a whole search that hold on any machine: its sections fit together.
 
-Every function raises SpecError at the line of the key that is wrong.
+Every function raises SpecError with the line of the key that is wrong.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A strict reader of YAML into typed dataclasses: errors name file, line and remedy. It knows no domain."""
+"""Strict reading of YAML into typed dataclasses: errors name file, line and remedy. The package knows no domain."""

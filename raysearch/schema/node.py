@@ -1,8 +1,8 @@
 """A value of a file, the place where it was written, and the typed dataclass that it is read into.
 
 `node.read(cls)` returns a value of that type or raises SpecError: for an unknown key, a missing key, a wrong type, or a
-number outside the range that its field declares (`fields.setting`). A class with a `read(node)` of its own is asked
-instead. `to_plain` is the way back, to values that JSON can hold.
+number outside the range that its field declares (`fields.setting`). A class with a method `read(node)` reads
+itself. `to_plain` goes the other way, to values that JSON can hold.
 """
 
 from __future__ import annotations
