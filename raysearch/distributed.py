@@ -1,7 +1,7 @@
-"""Ranks: the data-parallel workers of one trial, and the few things they do together.
+"""The process group of a trial: its data-parallel workers (ranks), and the few operations that they share.
 
-All ranks draw the same global batch and take their own slice of it; sums over ranks then equal the sums that a
-single rank would have had.
+All ranks draw the same global batch, and each takes its slice of it. Sums over ranks therefore equal the sums of a
+single rank.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One worker alone; `from_torch` gives the members of a torch process group."""
+    """A rank's view of its process group. The default is a single rank, for which every operation is local."""
 
     rank: int = 0
     world: int = 1
@@ -24,27 +24,27 @@ class ProcessGroup:
 
     @classmethod
     def from_torch(cls, device: torch.device) -> ProcessGroup:
-        """This process's place in the default torch process group."""
+        """Returns this process's place in the default torch process group."""
         return cls(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 
     def seed(self, number: int) -> None:
-        """Begin what layers draw, as dropout does, from `number`.
+        """Seeds the generators that layers such as dropout draw from.
 
-        Without the devices that are not in use: `torch.manual_seed` queues a call with its traceback for each of them.
+        Devices that are not in use are left out: `torch.manual_seed` queues a call with its traceback for each of them.
         """
         torch.default_generator.manual_seed(number)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(number)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of `value` over all ranks, on every rank."""
+        """Returns the sum of `value` over all ranks, on every rank; it may overwrite `value`."""
         if self.world > 1:
             value = value.contiguous()
             dist.all_reduce(value)
         return value
 
     def gather_rows(self, rows: Tensor) -> Tensor:
-        """The rows (n_r, ...) of all ranks, one after another, on every rank; counts may differ."""
+        """Returns the rows (n_r, ...) of all ranks, one after another, on every rank; their counts may differ."""
         if self.world == 1:
             return rows
         counts: list[int] = [0] * self.world
@@ -57,7 +57,7 @@ class ProcessGroup:
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's picklable `value`, on every rank."""
+        """Returns rank 0's picklable `value`, on every rank."""
         if self.world == 1:
             return value
         box = [value]
@@ -65,7 +65,7 @@ class ProcessGroup:
         return box[0]
 
     def share(self, value: Tensor, owner: int) -> Tensor:
-        """The tensor of rank `owner`, on every rank; theirs has its shape and type."""
+        """Returns the tensor of rank `owner`, on every rank; `value` has its shape and type everywhere."""
         if self.world == 1:
             return value
         sent = value.to(self.device).contiguous()
@@ -73,7 +73,7 @@ class ProcessGroup:
         return sent.to(value.device)
 
     def gather(self, value: Any) -> list[Any]:
-        """The picklable values of all ranks, on every rank."""
+        """Returns the picklable values of all ranks, on every rank."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -81,6 +81,6 @@ class ProcessGroup:
         return values
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Waits for all ranks."""
         if self.world > 1:
             dist.barrier()

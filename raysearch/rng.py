@@ -1,4 +1,4 @@
-"""Named random streams: what is random at a step depends on its seed, name and number, and on nothing before it."""
+"""Named random streams: what is random at a step depends on the seed, the stream's name and the step alone."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Generator, Tensor
 
 
 def number_of(seed: int, name: str, at: int) -> int:
-    """A 63-bit number for place `at` of a named stream: what is random at a step depends on nothing before it."""
+    """Returns a 63-bit seed for place `at` of a named stream."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{at}".encode()).digest()[:8]) >> 1
 
 
 def stream(seed: int, name: str, at: int) -> Generator:
-    """A CPU generator for place `at` of a named stream."""
+    """Returns a CPU generator for place `at` of a named stream."""
     return Generator().manual_seed(number_of(seed, name, at))
 
 
 class ShuffledRows:
-    """An endless stream of row numbers, every row once in each round; any place in it can be found without state."""
+    """An endless stream of row numbers, with every row once in each round. Any place can be read without state."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size, self.seed = size, seed
@@ -27,7 +27,7 @@ class ShuffledRows:
         self._order = torch.empty(0, dtype=torch.long)
 
     def rows(self, start: int, count: int) -> Tensor:
-        """The `count` row numbers from place `start` on, (count,)."""
+        """Returns the `count` row numbers from place `start` on, (count,)."""
         drawn: list[Tensor] = []
         while count > 0:
             number, at = divmod(start, self.size)

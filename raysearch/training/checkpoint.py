@@ -1,11 +1,12 @@
-"""What a trial leaves in its folder: a checkpoint, the best model, and its reports; all without pickle.
+"""The files in a trial's folder: a checkpoint, the best model, and its reports; all without pickle.
 
-state.safetensors    everything that is needed to go on, replaced at each checkpoint
-best.safetensors     parameters of the best state on select-dev so far
-report-<step>.arrow  what was said at each evaluation, so that a resumed trial can say it again
+state.safetensors    the checkpoint: everything that is needed to resume, replaced each time
+best.safetensors     the parameters with the best score on select-dev so far
+report-<step>.arrow  the report of each evaluation, so that a resumed trial can yield it again
 
-A checkpoint knows the number of its format and the raysearch that wrote it. A trial is a function of its plan, so one
-that finds a checkpoint of another format, or a damaged one, begins anew and says so: it loses steps, and no result.
+A checkpoint has the number of its format and the version of raysearch that wrote it. A trial is a function of its plan,
+so one that finds a checkpoint of another format, or a damaged one, restarts from scratch and reports the reason: it
+loses steps, but no result.
 """
 
 from __future__ import annotations
@@ -28,27 +29,28 @@ from raysearch.errors import RunError
 from raysearch.storage.schemas import Report
 from raysearch.version import version_of
 
-# Of state.safetensors: another number when a trial, a weighting or a surgery keeps other things; the first had none.
+# The format of state.safetensors. It changes with the contents of a trial, a weighting or a surgery; the first format
+# had no number.
 FORMAT = 2
 _TENSOR = "$tensor"
 _INT_KEYS = "$int_keys"
 
 
 def save(path: Path, tree: dict[str, Any]) -> None:
-    """Write `tree` (dicts, lists, tensors, numbers, strings, None) so that readers see all of it or nothing."""
+    """Writes `tree` (dicts, lists, tensors, numbers, strings, None) so that readers see all of it or nothing."""
     tensors: dict[str, Tensor] = {}
     outline = json.dumps(_strip(tree, tensors), allow_nan=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".tmp")
-    about = {"tree": outline, "format": str(FORMAT), "raysearch": version_of("raysearch")}
-    save_file(tensors, scratch, metadata=about)
+    metadata = {"tree": outline, "format": str(FORMAT), "raysearch": version_of("raysearch")}
+    save_file(tensors, scratch, metadata=metadata)
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
     scratch.replace(path)
 
 
 def load(path: Path, device: torch.device | None = None) -> dict[str, Any]:
-    """The tree that `save` wrote, on `device` (CPU if None). RunError names the file when it cannot be read."""
+    """Returns the tree that `save` wrote, on `device` (CPU if None). Raises RunError if the file cannot be read."""
     with _opened(path) as file:
         tree: dict[str, Any] = _fill(json.loads(file.metadata()["tree"]), file, device)
         return tree
@@ -60,19 +62,19 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path}: not a checkpoint that can be read ({error})") from error
+        raise RunError(f"{path}: not a readable checkpoint ({error})") from error
 
 
-def _about(path: Path) -> dict[str, str]:
-    """What `save` wrote beside the tensors; RunError names the file when it cannot be read, or is cut short."""
+def _load_metadata(path: Path) -> dict[str, str]:
+    """Returns what `save` wrote in addition to the tensors. Raises RunError if the file is damaged or truncated."""
     with _opened(path) as file:
-        about: dict[str, str] = file.metadata()
-        json.loads(about["tree"])
-        return about
+        metadata: dict[str, str] = file.metadata()
+        json.loads(metadata["tree"])
+        return metadata
 
 
 def _strip(node: Any, tensors: dict[str, Tensor]) -> Any:
-    """`node` with every tensor moved to `tensors` and named in its place."""
+    """Returns `node` with every tensor moved to `tensors` and replaced by its name there."""
     if isinstance(node, Tensor):
         name = str(len(tensors))
         tensors[name] = node.detach().cpu().contiguous().clone()
@@ -106,56 +108,57 @@ class TrialFolder:
         self.state, self.best = folder / "state.safetensors", folder / "best.safetensors"
 
     def ready(self) -> str:
-        """Make the folder, and empty it of an attempt that cannot be gone on with: one line that says why, or ""."""
+        """Creates the folder, and empties it if its checkpoint cannot be used: returns the reason in a line, or ""."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        why = self._unusable() if self.state.exists() else ""
-        if why:
+        reason = self._why_unusable() if self.state.exists() else ""
+        if reason:
             self.clear()
             self.best.unlink(missing_ok=True)
-        return why and f"{why}; the trial begins anew"
+        return reason and f"{reason}; the trial restarts from scratch"
 
-    def _unusable(self) -> str:
+    def _why_unusable(self) -> str:
         try:
-            about = _about(self.state)
+            metadata = _load_metadata(self.state)
             if self.best.exists():
-                _about(self.best)
+                _load_metadata(self.best)
             self.reports()
         except RunError as error:
             return str(error)
-        number = about.get("format", "")
+        number = metadata.get("format", "")
         if number == str(FORMAT):
             return ""
-        written = f"of format {number} by raysearch {about['raysearch']}" if number else "of an earlier raysearch"
-        here = f"raysearch {version_of('raysearch')} goes on from format {FORMAT}"
-        return f"{self.state}: a checkpoint {written}, and {here}"
+        writer = f"of format {number} by raysearch {metadata['raysearch']}" if number else "of an earlier raysearch"
+        reader = f"raysearch {version_of('raysearch')} resumes from format {FORMAT}"
+        return f"{self.state}: a checkpoint {writer}, and {reader}"
 
     def add_report(self, report: Report) -> None:
-        """Keep `report` until the trial is committed."""
+        """Stores `report` until the trial is committed."""
         batch = report.weights if report.weights is not None else pa.RecordBatch.from_pylist([])
-        said = {"step": report.step, "evaluation": report.evaluation, "last": report.last}
+        header = {"step": report.step, "evaluation": report.evaluation, "last": report.last}
         path = self.folder / f"report-{report.step:09d}.arrow"
         scratch = path.with_suffix(".tmp")
-        batch = batch.replace_schema_metadata({"report": json.dumps(said)})
+        batch = batch.replace_schema_metadata({"report": json.dumps(header)})
         with pa.ipc.new_file(scratch, batch.schema) as writer:
             writer.write_batch(batch)
         scratch.replace(path)
 
     def reports(self, through: float = math.inf) -> list[Report]:
-        """The reports up to step `through`, marked as replayed. RunError names a file that cannot be read."""
-        found = []
+        """Returns the reports up to step `through`, marked as replayed. Raises RunError if a file cannot be read."""
+        reports = []
         for path in sorted(self.folder.glob("report-*.arrow")):
             try:
                 with pa.OSFile(str(path)) as file:
                     batch = pa.ipc.open_file(file).read_all().combine_chunks()
-                said = json.loads(batch.schema.metadata[b"report"])
+                header = json.loads(batch.schema.metadata[b"report"])
             except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-                raise RunError(f"{path}: not a report that can be read ({error})") from error
-            if said["step"] <= through:
+                raise RunError(f"{path}: not a readable report ({error})") from error
+            if header["step"] <= through:
                 weights = batch.replace_schema_metadata(None).to_batches()[0] if batch.num_rows else None
-                found.append(Report(said["step"], said["evaluation"], weights, replayed=True, last=said["last"]))
-        return found
+                report = Report(header["step"], header["evaluation"], weights, replayed=True, last=header["last"])
+                reports.append(report)
+        return reports
 
     def clear(self) -> None:
-        """Remove what only an unfinished trial needs; the best model stays."""
+        """Removes what only an unfinished trial needs; the best model stays."""
         for path in [self.state, *self.folder.glob("report-*"), *self.folder.glob("*.tmp")]:
             path.unlink(missing_ok=True)

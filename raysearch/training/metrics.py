@@ -1,7 +1,8 @@
-"""The score of an end task, of logits and labels; higher is better.
+"""The scores of an end task, from logits and labels; higher is better.
 
-logits (n, C), labels (n,) classes; or labels (n, L) of 0 and 1, several at once, and logits (n, L); or labels (n,)
-numbers and what is said of them (n, 1)
+classes           labels (n,), logits (n, C)
+several labels    labels (n, L) of 0 and 1, logits (n, L)
+numbers           labels (n,), predictions (n, 1) in place of logits
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from torch import Tensor
 
 
 def score(metric: str, labels: Tensor, logits: Tensor) -> float:
-    """accuracy, macro_f1 (over all classes of the training labels, absent ones as 0), micro_f1, mean_auc or r2.
+    """Returns accuracy, macro_f1 (over all training classes, with 0 for absent ones), micro_f1, mean_auc or r2.
 
-    Of several labels at once, those with a logit above 0 are predicted.
+    Of several labels, those with a logit above 0 are predicted.
     """
     y, z = labels.cpu().numpy(), logits.detach().float().cpu().numpy()
     if metric == "r2":
         return float(r2_score(y.astype(np.float64), z[:, 0].astype(np.float64)))
-    several = y.ndim == 2
+    has_several = y.ndim == 2
     if metric == "mean_auc":
-        return mean_auc(y if several else np.eye(z.shape[1], dtype=int)[y], z if several else _shares(logits))
-    p = (z > 0).astype(int) if several else z.argmax(1)
+        return mean_auc(y if has_several else np.eye(z.shape[1], dtype=int)[y], z if has_several else _shares(logits))
+    p = (z > 0).astype(int) if has_several else z.argmax(1)
     if metric == "accuracy":
         return float(accuracy_score(y, p))
     average = metric.removesuffix("_f1")
@@ -31,9 +32,9 @@ def score(metric: str, labels: Tensor, logits: Tensor) -> float:
 
 
 def mean_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Mean over the labels of the area under the ROC curve; one that all rows have, or none, is left out.
+    """Returns the mean area under the ROC curve over the labels that some examples have and others do not.
 
-    0.5, the area of a guess, when all are left out.
+    Returns 0.5, the area of a guess, if there is no such label.
     """
     areas = [
         float(roc_auc_score(labels[:, i], scores[:, i]))

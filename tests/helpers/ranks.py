@@ -1,4 +1,4 @@
-"""Training on several ranks, each a process of its own, and what comes of it; gloo, on CPU."""
+"""Training on several ranks, each in its own process, with gloo on CPU."""
 
 import json
 from pathlib import Path
@@ -17,31 +17,31 @@ from raysearch.training.trainer import train
 
 
 def report_values(report: Report) -> dict[str, Any]:
-    """What of a report is a function of the plan."""
+    """Returns the values of a report that depend on the plan alone."""
     evaluation = {name: value for name, value in report.evaluation.items() if name != "seconds"}
     return evaluation | {"weights": report.weights.to_pylist() if report.weights is not None else None}
 
 
 def saved_parameters(folder: Path) -> dict[str, Tensor]:
-    """Those of the last checkpoint."""
+    """Returns the parameters of a trial's last checkpoint."""
     values: dict[str, Tensor] = checkpoint.load(folder / "state.safetensors")["parameters"]
     return values
 
 
-TrainingResult = tuple[list[dict[str, Any]], dict[str, Tensor]]  # what was said, and the parameters at the end
+TrainingResult = tuple[list[dict[str, Any]], dict[str, Tensor]]  # values of the reports, and the parameters at the end
 
 
 def train_on_ranks(world: int, plans: list[TrialPlan], folder: Path, *, resumed: bool = False) -> list[TrainingResult]:
-    """Train the plans one after another on `world` ranks; `resumed`, each goes on from its first checkpoint."""
+    """Trains plans one after another on `world` ranks; with `resumed`, each is interrupted and resumed once."""
     if world == 1:
         _train(ProcessGroup(), plans, folder / "1", resumed=resumed)
     else:
         mp.spawn(_rank, args=(world, [plan.to_json() for plan in plans], str(folder), resumed), nprocs=world)
-    found = []
+    results = []
     for number in range(len(plans)):
         out = folder / str(world) / str(number)
-        found.append((json.loads((out / "said.json").read_text()), saved_parameters(out)))
-    return found
+        results.append((json.loads((out / "reports.json").read_text()), saved_parameters(out)))
+    return results
 
 
 def _rank(rank: int, world: int, plans: list[str], folder: str, resumed: bool) -> None:
@@ -62,4 +62,4 @@ def _train(process_group: ProcessGroup, plans: list[TrialPlan], folder: Path, *,
             process_group.barrier()
         reports = [report_values(report) for report in train(plan, folder=out, process_group=process_group)]
         if process_group.rank == 0:
-            (out / "said.json").write_text(json.dumps(reports))
+            (out / "reports.json").write_text(json.dumps(reports))

@@ -1,4 +1,4 @@
-"""Trials that are interrupted and go on from their checkpoints."""
+"""Trials that are interrupted and resumed from their checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,20 @@ from raysearch.training.trainer import train
 
 
 def assert_resume_is_bit_equal(plan: TrialPlan, folder: Path, *, after: int = 1) -> dict[str, Any]:
-    """Train alone, and interrupted `after` so many reports: both say and end alike. What the last checkpoint holds."""
+    """Asserts that a trial that is interrupted after some reports and resumed equals one that is not interrupted.
+
+    Returns its last checkpoint.
+    """
     whole = list(train(plan, folder=folder / "whole"))
     interrupted = train(plan, folder=folder / "cut")
     for _ in range(after):
         next(interrupted)
     interrupted.close()
-    again = list(train(plan, folder=folder / "cut"))
-    said = [[(report.evaluation | {"seconds": 0}, report.weights) for report in reports] for reports in (whole, again)]
-    assert said[0] == said[1]
+    resumed = list(train(plan, folder=folder / "cut"))
+    values = [
+        [(report.evaluation | {"seconds": 0}, report.weights) for report in reports] for reports in (whole, resumed)
+    ]
+    assert values[0] == values[1]
     ends = [checkpoint.load(folder / name / "state.safetensors") for name in ("whole", "cut")]
     for part in ("parameters", "weighting"):
         torch.testing.assert_close(ends[1][part], ends[0][part], rtol=0, atol=0)

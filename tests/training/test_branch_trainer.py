@@ -61,16 +61,16 @@ def test_rounds_count_steps_of_all_branches_and_log_weights(data: Path, tmp_path
     assert len(moved) > 1
 
 
-@pytest.mark.parametrize("kept", ["kept", "fresh"])
-def test_rounds_of_one_task_with_alpha_one_are_plain_training(data: Path, tmp_path: Path, kept: str) -> None:
+@pytest.mark.parametrize("moments", ["kept", "fresh"])
+def test_rounds_of_one_task_with_alpha_one_are_plain_training(data: Path, tmp_path: Path, moments: str) -> None:
     settings = {"steps": 6, "eval_every": 3, "dropout": 0.0}
-    alone = {"alpha_steps": 0, "pass_steps": 3 if kept == "kept" else 6, "branch_optimizer": kept}
+    alone = {"alpha_steps": 0, "pass_steps": 3 if moments == "kept" else 6, "branch_optimizer": moments}
     plain = tiny_plan(data, "end_task_only", **settings)
     rounds = replace(tiny_plan(data, "alphavil", **settings, **alone), objectives=())
     expected = list(train(plain, folder=tmp_path / "plain"))
-    found = list(train(rounds, folder=tmp_path / "rounds"))
-    assert found[-1].evaluation["loss"] == pytest.approx(expected[-1].evaluation["loss"], abs=1e-6)
-    assert found[-1].evaluation["train_loss"] > 0
+    reports = list(train(rounds, folder=tmp_path / "rounds"))
+    assert reports[-1].evaluation["loss"] == pytest.approx(expected[-1].evaluation["loss"], abs=1e-6)
+    assert reports[-1].evaluation["train_loss"] > 0
     ends = saved_parameters(tmp_path / "plain"), saved_parameters(tmp_path / "rounds")
     assert max(float((ends[0][name] - ends[1][name]).abs().max()) for name in ends[0]) < 1e-6
 
@@ -115,7 +115,7 @@ def test_branch_non_finite_loss_names_the_branch(data: Path, tmp_path: Path) -> 
 
 
 def trial_after_one_round(data: Path, folder: Path, way: str, **more: Any) -> tuple[Trial, dict[str, Tensor]]:
-    """A trial after a round, and its parameters before."""
+    """Returns a trial after one round, and its parameters before."""
     trial = Trial(branch_plan(data, way, **more), TrialFolder(folder), ProcessGroup())
     before = {name: value.clone() for name, value in parameters_of(trial.network).items()}
     assert trial.runner.branch_trainer is not None
@@ -143,27 +143,27 @@ def test_branch_trains_the_body_and_heads_of_its_tasks(data: Path, tmp_path: Pat
 
 
 def random_deltas(trial: Trial, count: int) -> tuple[Snapshot, BranchDeltas]:
-    """Random changes of the trial's network, as branches would leave them."""
+    """Returns a snapshot and random deltas of a trial's network, as branches would leave them."""
     assert trial.runner.branch_trainer is not None
     before = Snapshot(trial.network, trial.context.parameters)
-    changes = BranchDeltas(before, s.AlphaVILSettings(), ProcessGroup())
+    deltas = BranchDeltas(before, s.AlphaVILSettings(), ProcessGroup())
     chance = torch.Generator().manual_seed(0)
     for b in range(count):
         with torch.no_grad():
             for parameter in trial.context.parameters:
                 parameter += 0.02 * torch.randn(parameter.shape, generator=chance)
-        changes.record(b)
+        deltas.record(b)
         before.restore()
-    changes.exchange([1] * count)
-    return before, changes
+    deltas.exchange([1] * count)
+    return before, deltas
 
 
 def test_alpha_gradient_matches_finite_differences(data: Path, tmp_path: Path) -> None:
     trial = Trial(branch_plan(data, "alphavil"), TrialFolder(tmp_path), ProcessGroup())
-    before, changes = random_deltas(trial, 3)
+    before, deltas = random_deltas(trial, 3)
     assert trial.runner.branch_trainer is not None
     dev = MetaDevEvaluator(
-        trial.runner.branch_trainer.context, trial.runner.branch_trainer.dev_gradients, before, changes
+        trial.runner.branch_trainer.context, trial.runner.branch_trainer.dev_gradients, before, deltas
     )
     at = torch.tensor([1.0, 0.5, -0.5], dtype=torch.float64)
     value, slope = dev.gradient(at, 0, 0)
@@ -179,10 +179,10 @@ def test_alphas_accepted_if_better_never_raise_the_dev_loss(data: Path, tmp_path
     for optimizer in ("gd", "newton", "black_box"):
         plan = branch_plan(data, "alphavil", alpha_optimizer=optimizer, alpha_accept="better", alpha_lr=100.0)
         trial = Trial(plan, TrialFolder(tmp_path / optimizer), ProcessGroup())
-        before, changes = random_deltas(trial, 3)
+        before, deltas = random_deltas(trial, 3)
         assert trial.runner.branch_trainer is not None
         dev = MetaDevEvaluator(
-            trial.runner.branch_trainer.context, trial.runner.branch_trainer.dev_gradients, before, changes
+            trial.runner.branch_trainer.context, trial.runner.branch_trainer.dev_gradients, before, deltas
         )
         alphas = trial.runner.branch_trainer.weighting.merge(trial.runner.branch_trainer.weighting.branches(), dev)
         assert dev.score(alphas)[1] >= dev.score(torch.ones(3, dtype=torch.float64))[1]
@@ -204,20 +204,20 @@ def test_merge_averages_statistics_and_takes_first_counts() -> None:
     torch.manual_seed(0)
     network: Any = BatchNormLinear()
     before = Snapshot(network, list(network.parameters()))
-    changes, seen = BranchDeltas(before, s.AlphaVILSettings(), ProcessGroup()), []
+    deltas, seen = BranchDeltas(before, s.AlphaVILSettings(), ProcessGroup()), []
     for b, passes in enumerate((2, 5)):
         for _ in range(passes):
             network(torch.randn(8, 3) + 3 * b)
-        changes.record(b)
+        deltas.record(b)
         seen.append({name: value.clone() for name, value in network.named_buffers()})
         before.restore()
-    changes.exchange([1, 1])
+    deltas.exchange([1, 1])
     start = {name: value.clone() for name, value in network.named_buffers()}
-    before.load_merged(torch.tensor([0.5, -1.5], dtype=torch.float64), changes)
+    before.load_merged(torch.tensor([0.5, -1.5], dtype=torch.float64), deltas)
     mean = 0.25 * seen[0]["norm.running_mean"] + 0.75 * seen[1]["norm.running_mean"]
     assert torch.allclose(network.norm.running_mean, mean, atol=1e-6)
     assert int(network.norm.num_batches_tracked) == 2
-    before.load_merged(torch.zeros(2, dtype=torch.float64), changes)
+    before.load_merged(torch.zeros(2, dtype=torch.float64), deltas)
     assert all(torch.equal(start[name], value) for name, value in network.named_buffers())
 
 
@@ -229,23 +229,23 @@ def test_merge_adds_alpha_times_delta(settings: s.AlphaVILSettings, tolerance: f
     network: Any = nn.Linear(5, 4)
     theta = torch.cat([p.detach().flatten() for p in network.parameters()]).double()
     before = Snapshot(network, list(network.parameters()))
-    changes = BranchDeltas(before, settings, ProcessGroup())
-    deltas = torch.randn(2, 24)
+    deltas = BranchDeltas(before, settings, ProcessGroup())
+    changes = torch.randn(2, 24)
     for b in range(2):
         with torch.no_grad():
-            network.weight += deltas[b, :20].view(4, 5)
-            network.bias += deltas[b, 20:]
-        changes.record(b)
+            network.weight += changes[b, :20].view(4, 5)
+            network.bias += changes[b, 20:]
+        deltas.record(b)
         before.restore()
-    changes.exchange([3, 3, 0])
-    alphas = torch.tensor([0.7, -0.4, 5.0], dtype=torch.float64)  # the third rests
-    before.load_merged(alphas, changes)
-    expected = theta + alphas[:2] @ deltas.double()
+    deltas.exchange([3, 3, 0])
+    alphas = torch.tensor([0.7, -0.4, 5.0], dtype=torch.float64)  # the third did not train
+    before.load_merged(alphas, deltas)
+    expected = theta + alphas[:2] @ changes.double()
     assert torch.allclose(before.current_theta().double(), expected, atol=tolerance)
-    changes.equalise_norms()
-    norms = [float(delta.float().norm()) for delta in changes.deltas if delta is not None]
+    deltas.equalise_norms()
+    norms = [float(delta.float().norm()) for delta in deltas.deltas if delta is not None]
     assert norms[0] == pytest.approx(norms[1], rel=1e-2)
-    assert sum(norms) == pytest.approx(float(deltas.norm(dim=1).sum()), rel=1e-2)
+    assert sum(norms) == pytest.approx(float(changes.norm(dim=1).sum()), rel=1e-2)
 
 
 def test_set_parameters_restores_the_snapshot(data: Path, tmp_path: Path) -> None:

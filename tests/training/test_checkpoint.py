@@ -35,7 +35,7 @@ def test_checkpoint_round_trip_keeps_the_tree(tmp_path: Path) -> None:
 def test_checkpoint_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, {"x": torch.zeros(3)})
-    (tmp_path / "a.safetensors.tmp").write_bytes(b"half")  # what a killed writer leaves
+    (tmp_path / "a.safetensors.tmp").write_bytes(b"half")  # a killed writer leaves this
     assert torch.equal(checkpoint.load(path)["x"], torch.zeros(3))
     checkpoint.save(path, {"x": torch.ones(3)})
     assert torch.equal(checkpoint.load(path)["x"], torch.ones(3))
@@ -44,12 +44,12 @@ def test_checkpoint_is_replaced_atomically(tmp_path: Path) -> None:
 def test_damaged_checkpoint_raises_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not a header at all")
-    with pytest.raises(RunError, match=r"a\.safetensors: not a checkpoint that can be read"):
+    with pytest.raises(RunError, match=r"a\.safetensors: not a readable checkpoint"):
         checkpoint.load(path)
 
 
-def left(folder: Path) -> TrialFolder:
-    """What an attempt has left."""
+def interrupted_attempt(folder: Path) -> TrialFolder:
+    """Writes the files that an interrupted attempt leaves."""
     files = TrialFolder(folder)
     files.add_report(Report(2, {"step": 2, "score": 0.25}, pa.RecordBatch.from_pylist([{"step": 1, "weight": 0.5}])))
     for path in (files.state, files.best):
@@ -58,7 +58,7 @@ def left(folder: Path) -> TrialFolder:
 
 
 def test_trial_folder_of_earlier_attempt_is_ready_to_resume(tmp_path: Path) -> None:
-    files = left(tmp_path)
+    files = interrupted_attempt(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
     assert files.ready() == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -75,25 +75,27 @@ def test_checkpoint_of_other_format_restarts_trial_with_reason(
             patch.setattr(
                 checkpoint, "save_file", lambda tensors, path, metadata: save_without_format(tensors, path, metadata)
             )
-        files = left(tmp_path)
-    here = f"raysearch {version_of('raysearch')}"
-    line = f"a checkpoint {written.format(version_of('raysearch'))}, and {here} goes on from format {checkpoint.FORMAT}"
-    assert files.ready() == f"{files.state}: {line}; the trial begins anew"
+        files = interrupted_attempt(tmp_path)
+    reader = f"raysearch {version_of('raysearch')}"
+    line = (
+        f"a checkpoint {written.format(version_of('raysearch'))}, and {reader} resumes from format {checkpoint.FORMAT}"
+    )
+    assert files.ready() == f"{files.state}: {line}; the trial restarts from scratch"
     assert list(tmp_path.iterdir()) == []
 
 
 def save_without_format(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """As before there were formats."""
+    """Saves a checkpoint as it was before formats had numbers."""
     save_file(tensors, path, metadata={"tree": metadata["tree"]})
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "best.safetensors", "report-000000002.arrow"])
 @pytest.mark.parametrize("byte_count", [0, 7, 100, -1])
 def test_truncated_trial_file_restarts_trial_with_reason(tmp_path: Path, name: str, byte_count: int) -> None:
-    files = left(tmp_path)
+    files = interrupted_attempt(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:byte_count])
     assert re.match(
-        rf"{tmp_path / name}: not a (checkpoint|report) that can be read .*; the trial begins anew", files.ready()
+        rf"{tmp_path / name}: not a readable (checkpoint|report) .*; the trial restarts from scratch", files.ready()
     )
     assert list(tmp_path.iterdir()) == []
 

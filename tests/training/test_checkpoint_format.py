@@ -1,4 +1,4 @@
-"""Going on with what an earlier raysearch, or a disk that was full, has left."""
+"""Checkpoints of an earlier raysearch, or of a disk that was full."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from raysearch.storage.run import open_run
 from raysearch.training import checkpoint
 from raysearch.training.trainer import train
 
-# What a checkpoint holds. Where a name of these changes, checkpoint.FORMAT has to change, and the number here.
+# The keys of a checkpoint. If one of them changes, checkpoint.FORMAT has to change, and so has the number here.
 FORMAT = 2
 TRIAL_PARTS = "bases best key led optimizer parameters place rounds seconds sums surgery weighting weights"
 STATE_KEYS = {
@@ -55,7 +55,7 @@ def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def rewrite_as_format(path: Path, number: int) -> None:
-    """Write a checkpoint again, as one of another format that holds other things."""
+    """Writes a checkpoint again as one of another format, with other keys."""
     tree = checkpoint.load(path)
     del tree["led"]
     with pytest.MonkeyPatch.context() as patch:
@@ -67,14 +67,15 @@ def rewrite_as_format(path: Path, number: int) -> None:
 def test_checkpoint_contents_are_pinned_to_the_format_number(data: Path, tmp_path: Path) -> None:
     list(train(tiny_plan(data, "alphavil", pass_steps=1, steps=12), folder=tmp_path))
     state = checkpoint.load(tmp_path / "state.safetensors")
-    found = {part: state[part] for part in ("sums", "weights", "rounds")}
+    states = {part: state[part] for part in ("sums", "weights", "rounds")}
     for name, method in METHODS.items():
         if method.family != "schedule":
             objectives = (OBJECTIVES,) if method.family == "weighting" else ()
-            made = method.load()(*objectives, method.settings())
-            found |= {name: kept} if made is not None and (kept := made.state()) else {}
+            instance = method.load()(*objectives, method.settings())
+            if instance is not None and instance.state():
+                states[name] = instance.state()
     assert " ".join(sorted(state)) == TRIAL_PARTS
-    assert {part: " ".join(sorted(holds)) for part, holds in found.items()} == STATE_KEYS
+    assert {part: " ".join(sorted(keys)) for part, keys in states.items()} == STATE_KEYS
     assert checkpoint.FORMAT == FORMAT
 
 
@@ -85,19 +86,20 @@ def test_trial_with_checkpoint_of_another_format_restarts(data: Path, tmp_path: 
     next(interrupted), next(interrupted)
     interrupted.close()
     rewrite_as_format(tmp_path / "cut" / "state.safetensors", 1)
-    again = list(train(plan, folder=tmp_path / "cut"))
-    assert [report_values(report) for report in again] == whole
-    assert not any(report.replayed for report in again)
+    restarted = list(train(plan, folder=tmp_path / "cut"))
+    assert [report_values(report) for report in restarted] == whole
+    assert not any(report.replayed for report in restarted)
     assert (
-        "cut/state.safetensors: a checkpoint of format 1 by raysearch 0.0.9, and raysearch" in again[0].restart_reason
+        "cut/state.safetensors: a checkpoint of format 1 by raysearch 0.0.9, and raysearch"
+        in restarted[0].restart_reason
     )
-    assert not any(report.restart_reason for report in again[1:])
+    assert not any(report.restart_reason for report in restarted[1:])
     ends = [saved_parameters(tmp_path / name) for name in ("whole", "cut")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 def launch_and_interrupt(search: Search, at: int) -> None:
-    """Launch, with Ctrl-C at the report of this number."""
+    """Launches a search, with Ctrl-C at the report of this number."""
     reports, handle = 0, module.Recorder.handle
 
     def handle_then_interrupt(self: Any, event: TrialEvent) -> None:
@@ -148,9 +150,9 @@ def test_run_with_unusable_checkpoint_restarts_only_that_trial(
     assert trials["attempts"].to_pylist() == [1, 2, 1]
     evaluations = run.evaluations(trials["trial_id"][1].as_py())
     assert evaluations.select(["step", "attempt"]).to_pydict() == {"step": [2, 4, 6], "attempt": [1, 1, 1]}
-    (anew,) = [event for event in run.events().to_pylist() if event["event"] == "anew"]
-    why = json.loads(anew["detail"])["why"]
-    assert (anew["trial_id"], anew["attempt"]) == (trials["trial_id"][1].as_py(), 1)
+    (restart,) = [event for event in run.events().to_pylist() if event["event"] == "anew"]
+    why = json.loads(restart["detail"])["why"]
+    assert (restart["trial_id"], restart["attempt"]) == (trials["trial_id"][1].as_py(), 1)
     assert why.startswith(f"{state}: ")
-    assert why.endswith("; the trial begins anew")
+    assert why.endswith("; the trial restarts from scratch")
     assert why in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Several ranks train as one does: the same global batches, and sums over ranks."""
+"""Training on several ranks gives the results of one rank: the global batches are the same, and ranks are summed."""
 
 import math
 from dataclasses import replace
@@ -24,24 +24,24 @@ Case = tuple[str, str, str, dict[str, Any]]
 TEXT_CASES: dict[str, Case] = {
     "weights and basis": ("aang", "attittud", "joint_then_finetune", {}),
     "dot products": ("meta_tartan", "none", "joint", {"similarity": "dot"}),
-    "a kept basis": ("static", "attittud", "joint", {"basis_every": 2, "scope": "per_layer"}),
+    "a stored basis": ("static", "attittud", "joint", {"basis_every": 2, "scope": "per_layer"}),
     "pairs of gradients": ("static", "pcgrad", "joint", {}),
     "AANG's code": ("aang", "none", "joint", AANG_OFFICIAL | {"weight_form": "hierarchical", "task_clip": 0.5}),
     "one head": ("aang", "attittud", "joint", {"lm_head": "shared", "dev_head_split": "train"}),
     "AANG's text": ("aang", "none", "joint", {"through_softmax": True, "lambda_form": "scalar", "similarity": "dot"}),
     **{name: (name, "none", "joint", fast_weighting_settings(name)) for name in LEARNED_WEIGHTINGS if name != "famo"},
-    # Adam divides by the size of what losses have fallen by, which in a few steps is near to their rounding
+    # Adam divides by the decrease of the losses, which in a few steps is close to their rounding error
     "losses after the update": ("famo", "none", "joint", {"lr_famo": 1e-3}),
     "losses after the update, with a surgery": ("famo", "gcs", "joint", {"lr_famo": 1e-3}),
-    # evidence moves by the rate times a cosine, which the rounding of a float32 gradient moves by some 1e-6
+    # evidence moves by the rate times a cosine, which rounding in float32 changes by about 1e-6
     "gates": ("gates", "none", "joint", {"lr_gates": 0.5}),
     "probes": ("probes", "none", "joint", {"pass_steps": 1, "steps": 8, "probe_margin": -2.0}),
     "AANG by jvp": ("aang", "none", "joint", {"similarity": "dot", "engine": "jvp", "lr_weights": 0.03}),
     "META-TARTAN by jvp": ("meta_tartan", "none", "joint", {"similarity": "dot", "engine": "jvp"}),
 }
-# A difference divides what is left of two losses by e, here 1e-4 to 3e-4. Losses of up to 5 nat are rounded to 5e-7,
-# and otherwise on each number of ranks: a product is off by some 2e-3 for every rounding. With seed 0 what holds the
-# products against a backward ends META-TARTAN at step 6: of a task's two rows, a ReLU of its head turns within e.
+# A finite difference divides the difference of two losses by e, here 1e-4 to 3e-4. Losses of up to 5 nat are rounded to
+# 5e-7, differently on each number of ranks, so a product is off by about 2e-3 for every rounding. With seed 0 the check
+# of the products against a backward pass stops META-TARTAN at step 6: a ReLU of a head switches within e.
 BY_DIFFERENCE = {"similarity": "dot", "engine": "difference", "seed": 1}
 DIFFERENCE_CASES: dict[str, Case] = {
     "AANG by difference": ("aang", "none", "joint", BY_DIFFERENCE),
@@ -54,7 +54,7 @@ IMAGE_CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "AANG on images": ("aang", "none", SMALL_CNN),
     "AANG and ATTITTUD on images": ("aang", "attittud", LENET),
 }
-BATCH_NORM_CASES = {  # a rank's rows are normalised among themselves, so that one rank trains otherwise
+BATCH_NORM_CASES = {  # a rank normalises its own examples, so the number of ranks matters
     "ATTITTUD with BatchNorm": ("static", "attittud", SMALL_CNN | {"norm": "batch"}),
     "AANG with BatchNorm": ("aang", "none", SMALL_CNN | {"norm": "batch"}),
 }
@@ -66,7 +66,7 @@ def plans(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     text, digits = (tmp_path_factory.mktemp("prepared") / name for name in ("text", "digits"))
     prepare_tiny_task(tiny_task, text)
     prepare(ImageTask(name="digits"), SMALL_CNN, digits)
-    made = {
+    plans = {
         name: tiny_plan(text, *ways, dropout=0.0, **more)
         for name, (*ways, more) in (TEXT_CASES | DIFFERENCE_CASES).items()
     }
@@ -74,8 +74,8 @@ def plans(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
         known = tiny_plan(digits, weighting, surgery).settings
         settings = {key: value for key, value in META.items() if key in known}
         plan = tiny_plan(digits, weighting, surgery, steps=4, dropout=0.0, **settings)
-        made[name] = replace(plan, objectives=load_space("image").objectives[::5], model=model)
-    return made
+        plans[name] = replace(plan, objectives=load_space("image").objectives[::5], model=model)
+    return plans
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,10 @@ def multi_rank_results(
     request: pytest.FixtureRequest, plans: dict[str, TrialPlan], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, TrainingResult]:
     world = request.param
-    made = [replace(plan, workers=world) for plan in plans.values()]
-    return dict(zip(plans, train_on_ranks(world, made, tmp_path_factory.mktemp("multi_rank_results")), strict=True))
+    with_workers = [replace(plan, workers=world) for plan in plans.values()]
+    return dict(
+        zip(plans, train_on_ranks(world, with_workers, tmp_path_factory.mktemp("multi_rank_results")), strict=True)
+    )
 
 
 def logged_weights(trained: TrainingResult) -> list[dict[str, Any]]:
@@ -103,7 +105,7 @@ def logged_weights(trained: TrainingResult) -> list[dict[str, Any]]:
 def assert_same_training(
     one: TrainingResult, several: TrainingResult, *, weight: float = 1e-6, rel: float = 1e-3, score: float = 1e-5
 ) -> None:
-    """Weights and scores of every step to these, and the parameters at the end to 1e-6."""
+    """Compares weights and scores of every step by the tolerances, and the parameters at the end to 1e-6."""
     assert [report["step"] for report in several[0]] == [report["step"] for report in one[0]]
     for report, other in zip(one[0], several[0], strict=True):
         assert other["loss"] == pytest.approx(report["loss"], abs=1e-5)
@@ -143,9 +145,9 @@ def test_difference_on_several_ranks_matches_within_rounding(
 def test_batch_norm_on_several_ranks_scores_saved_parameters(
     plans: dict[str, TrialPlan], multi_rank_results: dict[str, TrainingResult], tmp_path: Path, name: str
 ) -> None:
-    reports, kept = multi_rank_results[name]
+    reports, parameters = multi_rank_results[name]
     trial = Trial(plans[name], TrialFolder(tmp_path), ProcessGroup())
-    set_parameters(trial.network, kept)
+    set_parameters(trial.network, parameters)
     context = trial.context
     value, loss = evaluate(trial.network, context.splits("select_dev"), context.batches, context.metric)
     assert (value, loss) == pytest.approx((reports[-1]["score"], reports[-1]["loss"]), abs=1e-6)

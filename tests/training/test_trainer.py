@@ -31,9 +31,9 @@ from raysearch.training.trainer import Trial, train
 METHODS_TO_RUN = [
     *(
         (w, s)
-        for w, about in methods_of("weighting").items()
+        for w, method in methods_of("weighting").items()
         for s in ("none", "attittud")
-        if (w, s) != ("end_task_only", "attittud") and not about.merges_branches
+        if (w, s) != ("end_task_only", "attittud") and not method.merges_branches
     ),
     *(("static", s) for s in methods_of("surgery") if s not in ("none", "attittud")),
     ("aang", "pcgrad"),
@@ -74,7 +74,7 @@ OBJECTIVES_OF_EVERY_TYPE = [
 
 @pytest.fixture(scope="module")
 def data_of_every_type(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny task with every kind of data that objectives can have."""
+    """Returns the prepared tiny task with every kind of data that objectives can have."""
     folder = tmp_path_factory.mktemp("data_of_every_type")
     rows = [json.loads(line) for line in Path(tiny_task["domain"]).read_text().splitlines()]
     words = [
@@ -84,7 +84,7 @@ def data_of_every_type(tiny_task: dict[str, str], tmp_path_factory: pytest.TempP
     (folder / "pos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in words))
     extra = {"topic": {"train": tiny_task["train"]}, "pos": {"train": str(folder / "pos.jsonl"), "kind": "token"}}
     more = {"out_of_domain": tiny_task["domain"], "neural_lm": tiny_task["domain"]}
-    task = {**tiny_task, **more, "extra": {name: ExtraTask(**about) for name, about in extra.items()}}
+    task = {**tiny_task, **more, "extra": {name: ExtraTask(**fields) for name, fields in extra.items()}}
     return prepare_tiny_task(task, folder / "data")
 
 

@@ -23,7 +23,7 @@ def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 def parameters_after_training(
     folder: Path, data: Path, *methods: str, **settings: Any
 ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    """All parameters after a few steps, and every weight that was learned."""
+    """Returns all parameters after a few steps, and every row of the weights table."""
     plan = tiny_plan(data, *methods, **{"steps": 4, "dropout": 0.0, "lr": 1e-3} | settings)
     reports = list(train(plan, folder=folder))
     values = checkpoint.load(folder / "state.safetensors")["parameters"]
@@ -117,9 +117,9 @@ def test_attittud_unit_average_differs_from_canonical_basis(data: Path, tmp_path
 def test_update_recomputed_activations_match_stored_ones(
     data: Path, tmp_path: Path, weighting: str, surgery: str
 ) -> None:
-    kept, _ = parameters_after_training(tmp_path / "kept", data, weighting, surgery)
-    again, _ = parameters_after_training(tmp_path / "again", data, weighting, surgery, recompute=True)
-    assert (kept - again).abs().mean() < 1e-7
+    stored, _ = parameters_after_training(tmp_path / "stored", data, weighting, surgery)
+    recomputed, _ = parameters_after_training(tmp_path / "recomputed", data, weighting, surgery, recompute=True)
+    assert (stored - recomputed).abs().mean() < 1e-7
 
 
 def test_update_modules_without_a_layer_rule_are_logged_once(
@@ -129,8 +129,8 @@ def test_update_modules_without_a_layer_rule_are_logged_once(
 
     monkeypatch.delitem(layer_rules.GRADIENT_RULES, torch.nn.LayerNorm)
     slow, _ = parameters_after_training(tmp_path / "slow", data, "static", "attittud")
-    (said,) = [record.getMessage() for record in caplog.records if "no gradient rule" in record.getMessage()]
-    assert "(LayerNorm)" in said
+    (warning,) = [record.getMessage() for record in caplog.records if "no gradient rule" in record.getMessage()]
+    assert "(LayerNorm)" in warning
     monkeypatch.undo()
     fast, _ = parameters_after_training(tmp_path / "fast", data, "static", "attittud")
     assert (slow - fast).abs().mean() < 1e-6
@@ -153,30 +153,30 @@ def test_task_clip_scales_each_gradient_before_weighting(
     (gradients,) = (result.gradients for result in results)
     assert isinstance(gradients, DenseTaskGradients)
     g = gradients.g
-    kept = [min(1.0, 0.7 / float(row.norm())) for row in g]
-    assert min(kept) < 1
+    factors = [min(1.0, 0.7 / float(row.norm())) for row in g]
+    assert min(factors) < 1
     coefficients = [0.3, *[0.7 / 3] * 3]
-    expected = sum(c * k * row for c, k, row in zip(coefficients, kept, g, strict=True))
-    found = torch.cat([p.grad.flatten() for p in trial.network.body_parameters()])
-    torch.testing.assert_close(found, expected)
+    expected = sum(c * k * row for c, k, row in zip(coefficients, factors, g, strict=True))
+    gradient = torch.cat([p.grad.flatten() for p in trial.network.body_parameters()])
+    torch.testing.assert_close(gradient, expected)
 
 
 def record_passes(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every forward of the body and every backward, as they come."""
-    said: list[str] = []
+    """Returns a list that grows by an entry with every forward pass of the body and every backward pass."""
+    passes: list[str] = []
     hidden, grad = trial.network.hidden, torch.autograd.grad
 
-    def forward(*given: Any) -> torch.Tensor:
-        said.append(f"forward of {len(given[0])}")
-        return hidden(*given)
+    def forward(*inputs: Any) -> torch.Tensor:
+        passes.append(f"forward of {len(inputs[0])}")
+        return hidden(*inputs)
 
-    def backward(*given: Any, **more: Any) -> Any:
-        said.append("backward")
-        return grad(*given, **more)
+    def backward(*arguments: Any, **options: Any) -> Any:
+        passes.append("backward")
+        return grad(*arguments, **options)
 
     monkeypatch.setattr(trial.network, "hidden", forward)
     monkeypatch.setattr(torch.autograd, "grad", backward)
-    return said
+    return passes
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ def test_update_with_fixed_weights_costs_one_backward(
     if weighting == "static" and more:
         pytest.skip("has none")
     trial = Trial(tiny_plan(data, weighting, **still, **more), TrialFolder(tmp_path), ProcessGroup())
-    said = record_passes(trial, monkeypatch)
+    passes = record_passes(trial, monkeypatch)
     trial.update(trial.phases[0], 1)
-    assert [what.split()[0] for what in said] == ["forward", "backward"]
+    assert [entry.split()[0] for entry in passes] == ["forward", "backward"]
 
 
 @pytest.mark.parametrize("split", ["meta_dev", "train"])
@@ -201,9 +201,9 @@ def test_dev_gradients_forward_each_dev_batch_once(
 ) -> None:
     settings = {"dev_head_split": split, "dev_head_examples": 7, "meta_batch_size": 5, "dev_head_tolerance": 0.0}
     trial = Trial(tiny_plan(data, "aang", **settings), TrialFolder(tmp_path), ProcessGroup())
-    said = record_passes(trial, monkeypatch)
+    passes = record_passes(trial, monkeypatch)
     trial.update.dev_gradients.compute("dev_head", 1)
-    assert said == ["forward of 7", "forward of 5", "backward"]
+    assert passes == ["forward of 7", "forward of 5", "backward"]
 
 
 @pytest.mark.parametrize(
@@ -251,14 +251,14 @@ def test_engines_match_one_backward_per_gradient(
 ) -> None:
     settings: dict[str, Any] = {"similarity": "dot", "micro_batches": 2, "dropout": 0.1}
     whole, weights = parameters_after_training(tmp_path / "a", data, weighting, surgery, engine=engine, **settings)
-    again, _ = parameters_after_training(tmp_path / "b", data, weighting, surgery, engine=engine, **settings)
-    assert torch.equal(whole, again)
+    repeated, _ = parameters_after_training(tmp_path / "b", data, weighting, surgery, engine=engine, **settings)
+    assert torch.equal(whole, repeated)
     settings["dropout"] = 0.0
-    found, weights = parameters_after_training(tmp_path / "found", data, weighting, surgery, engine=engine, **settings)
+    fast, weights = parameters_after_training(tmp_path / "fast", data, weighting, surgery, engine=engine, **settings)
     slow, expected = parameters_after_training(
         tmp_path / "slow", data, weighting, surgery, engine="backward", **settings
     )
-    assert (found - slow).abs().mean() < (1e-4 if engine == "difference" else 1e-6)
+    assert (fast - slow).abs().mean() < (1e-4 if engine == "difference" else 1e-6)
     scores = [[row["score"] for row in rows if row["score"] is not None] for rows in (weights, expected)]
     assert len(scores[0]) == len(scores[1]) > 8
     both = torch.tensor(scores, dtype=torch.float64)

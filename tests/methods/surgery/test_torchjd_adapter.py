@@ -53,7 +53,7 @@ def seeded(seed: int = 0) -> Generator:
 
 
 def rows(m: int, D: int, *, seed: int = 0, opposed: float = 0.0, rank: int = 0) -> Tensor:
-    """Random gradients (m, D); the larger `opposed`, the more they oppose each other; of the rank, if given."""
+    """Random gradients (m, D); the larger `opposed`, the more they oppose each other; of that rank, if not None."""
     generator = seeded(seed)
     J = torch.randn(m, D, generator=generator, dtype=torch.float64)
     if rank:
@@ -105,9 +105,9 @@ def test_every_surgery_has_a_reference() -> None:
 )
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_surgery_update_equals_torchjd_aggregator(name: str, J: Tensor) -> None:
-    given = update(make_surgery(name), J)
+    actual = update(make_surgery(name), J)
     expected = reference(name, AGGREGATORS[name](len(J)), J)
-    assert torch.allclose(given, expected, rtol=0, atol=TOLERANCES.get(name, 1e-8) * float(J.norm()))
+    assert torch.allclose(actual, expected, rtol=0, atol=TOLERANCES.get(name, 1e-8) * float(J.norm()))
 
 
 @pytest.mark.parametrize("name", ["config", "aligned_mtl", "imtl_g", "pcgrad", "upgrad", "mgda", "pcd"])
@@ -160,10 +160,10 @@ def test_surgery_setting_reaches_the_aggregator(
     for seed in range(4):
         J = rows(4, 40, seed=seed, opposed=1.0)
         J = J / J.square().sum(1).mean().sqrt() * torch.tensor([[1.0], [1.0 + seed], [1.0], [1.0]], dtype=torch.float64)
-        given, default = update(surgery, J, seed), update(usual, J, seed)
+        actual, default = update(surgery, J, seed), update(usual, J, seed)
         expected = reference(name, aggregator, J, seed) / SCALES.get(name, lambda _: 1.0)(4) * scale
-    assert torch.allclose(given, expected, rtol=0, atol=1e-6)
-    assert not torch.allclose(given, default, rtol=0, atol=1e-4)
+    assert torch.allclose(actual, expected, rtol=0, atol=1e-6)
+    assert not torch.allclose(actual, default, rtol=0, atol=1e-4)
 
 
 def losses(theta: Tensor) -> list[Tensor]:
@@ -344,9 +344,7 @@ def test_saved_surgery_state_is_a_copy() -> None:
 )
 def test_surgery_without_package_says_what_to_install(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     original_find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda wanted: None if wanted == package else original_find_spec(wanted)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else original_find_spec(name))
     message = f"surgery {name!r} needs the package {package}; pip install 'raysearch\\[torchjd\\]'"
     with pytest.raises(ModuleNotFoundError, match=message):
         METHODS[name].load()
@@ -376,9 +374,7 @@ def test_search_with_missing_surgery_package_is_rejected(
     file.write_text("\n".join(lines) + "\n")
     load_search(file)
     original_find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda wanted: None if wanted == "cvxpy" else original_find_spec(wanted)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cvxpy" else original_find_spec(name))
     with pytest.raises(SpecError, match=f"search.yaml:{where}: surgery 'cagrad' needs the package cvxpy; pip install"):
         load_search(file)
 
