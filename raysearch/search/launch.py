@@ -100,7 +100,7 @@ def _launch(
                 search.task, search.model.to_plain(), folder / "data", Path(data_root) if data_root else None
             )
             recorder = _open_recorder(search, ledger, folder, prepared)
-            with _executor(recorder, address, train, prepared.notes, quiet=not progress) as run_search:
+            with _open_executor(recorder, address, train, prepared.notes, quiet=not progress) as run_search:
                 if before is None or before.differences(search) or before.paper != search.paper:
                     ledger.append("searches", [resume.search_row(search, folder.name, prepared)], durable=True)
                     resume.save_search(search, folder, parsed.text)
@@ -130,7 +130,7 @@ def _open_recorder(search: Search, ledger: Ledger, folder: Path, prepared: Prepa
 
 
 @contextmanager
-def _executor(
+def _open_executor(
     recorder: Recorder, address: str | None, train: str, notes: Iterable[str], *, quiet: bool
 ) -> Iterator[Callable[[], None]]:
     """Yields, once its resources are there, the function that runs the search; it does nothing if the search is done.
