@@ -49,7 +49,7 @@ class ParameterUse:
 
 @dataclass(frozen=True)
 class Requested:
-    """The quantities that are requested of one parameter beside the products with V."""
+    """The quantities that are requested of one parameter, in addition to the products with V."""
 
     weights: Tensor  # (c, n)
     norms: bool
@@ -131,7 +131,7 @@ def _materialise(uses: Sequence[ParameterUse], rows: Tensor | slice, g: Tensor) 
 def _add_run(
     g: Tensor, factor: OuterProductFactor | DenseFactor, examples: slice, rows: slice, *, overwrite: bool
 ) -> None:
-    """Adds to g (n, rows, q) the gradients of n tasks with equally many examples each; overwrites g if so told."""
+    """Adds to g (n, rows, q) the gradients of n tasks with equally many examples each, or overwrites g with them."""
     n = len(g)
     if isinstance(factor, DenseFactor):
         g += factor.gradients[examples, rows].unflatten(0, (n, -1)).sum(dim=1)
