@@ -7,6 +7,7 @@ keys, types, names and ranges. What concerns several keys together, only `raysea
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from raysearch.config.dimension import Dimension
@@ -38,6 +39,7 @@ def space_schema() -> Schema:
     return {"$schema": DIALECT, "title": "An objective space of raysearch"} | _space()
 
 
+@cache
 def search_keys() -> dict[str, Schema]:
     """Returns the schema of every key of a search by its dotted name; NAME stands for a name that the user gives."""
     keys: dict[str, Schema] = {}

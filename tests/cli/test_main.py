@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raysearch.cli import console, main
+from raysearch.cli import console, describe, main
 from raysearch.config.loading import load_search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
@@ -351,8 +351,8 @@ def test_ls_trials_is_another_name_of_searches(run_cli: Any) -> None:
 def test_show_describes_everything_that_ls_lists(run_cli: Any) -> None:
     for kind in ("spaces", "searches", "reports", "methods", "settings"):
         for row in run_cli("ls", kind, "--json").json:
-            named, name = next(iter(row.items()))
-            assert any(parsed.get(named) == name for parsed in run_cli("show", name, "--json").json)
+            singular, name = next(iter(row.items()))
+            assert any(description.get(singular) == name for description in describe.described(name))
     assert run_cli("show", "in_domain", "--json").json[0]["stage"] == "data"
 
 
