@@ -238,4 +238,4 @@ def check_extra(names: Iterable[str], node: Node) -> None:
     """Raises SpecError for names of a task's `extra` data sets that no objective can have."""
     for name in names:
         if not EXTRA.fullmatch(f"extra_{name}"):
-            raise node.error("a name is small letters, digits and _", "extra", name)
+            raise node.error("a name has only small letters, digits and _", "extra", name)

@@ -36,7 +36,7 @@ def read_task(node: Node) -> TaskConfig:
         presets = task_presets()
         if node.value not in presets:
             near = did_you_mean(node.value, presets)
-            raise node.error(f"{node.value!r} is no embedded task and has neither train: FILE nor hub: NAME{near}")
+            raise node.error(f"{node.value!r} is not a built-in task, and has no train: FILE or hub: NAME{near}")
         node = Node(dict(presets[node.value]), node.keys, node.places)
     modality = _modality(node)
     if "kind" in node:

@@ -108,7 +108,7 @@ def parse_user_primitives(file: Path, known: Mapping[str, Mapping[str, str]]) ->
             if primitive in known[stage]:
                 raise _error(key, name, f"{primitive!r} is a built-in primitive; use another name")
             if not _NAME.fullmatch(primitive):
-                raise _error(key, name, f"{primitive!r}: a name is small letters, digits and _, and not extra_...")
+                raise _error(key, name, f"{primitive!r}: a name has small letters, digits and _, and no prefix extra_")
             if not isinstance(value, ast.Name) or value.id not in functions:
                 raise _error(value, name, f"{primitive!r} must be the name of a function that this file defines")
             stages[stage][primitive] = _fitting(functions[value.id], stage, name)

@@ -88,15 +88,15 @@ INVALID_SEARCHES = [
     (
         "task: docstrings",
         "task: docstring",
-        "1: task: 'docstring' is no embedded task and has neither train: FILE nor hub: NAME; did you mean 'docstrings'?",
+        "1: task: 'docstring' is not a built-in task, and has no train: FILE or hub: NAME; did you mean 'docstrings'?",
     ),
     ("task: docstrings", "task: {name: docstrings, metric: f1}", "1: task.metric: unknown choice 'f1'; known: accuracy, macro_f1, micro_f1"),
     (
         "task: docstrings",
         "task: {name: docstrings, dev: d.jsonl}",
-        "1: task.dev: the embedded task 'docstrings' brings its own; give train too, or leave it out",
+        "1: task.dev: the built-in task 'docstrings' has its own; set train too, or leave this out",
     ),
-    ("task: docstrings", "task: {name: a, train: t, hub: h}", "1: task.train: both hub and train are given: where do the rows come from?"),
+    ("task: docstrings", "task: {name: a, train: t, hub: h}", "1: task.train: hub and train are both set; leave one out"),
     ("task: docstrings", "task: {name: a, train: t, split: {dev: 0.6, test: 0.5}}", "1: task.split: nothing is left to train on: the shares sum to 1.1"),
     ("task: docstrings", "task: {name: docstrings, meta_dev: 0}", "1: task.meta_dev: weighting 'aang' needs dev examples of its own: give a share above 0"),
     ("space: aang_td", "space: aang_dt", "3: space: no such objective space 'aang_dt'; did you mean 'aang_td'?"),

@@ -105,5 +105,5 @@ def test_fourth_modality_wrong_parts_are_rejected(
 def test_fourth_modality_space_needs_something_to_predict(tmp_path: Path) -> None:
     file = tmp_path / "sequences.yaml"
     file.write_text(SPACE.replace("exclude:\n  - {output: direction, transform: [jitter]}\n", "").replace("6", "8"))
-    with pytest.raises(SpecError, match="asks which sequences are reversed, and none is; exclude it"):
+    with pytest.raises(SpecError, match="predicts which sequences are reversed, and none is; exclude it"):
         load_space(file)

@@ -101,7 +101,7 @@ def test_why_not_names_the_rule_and_what_the_output_requires() -> None:
     why = load_space("aang_full").why_not(objective("end_task/mask/bidirectional/real_synthetic"))
     assert why == (
         "exclude[3] of aang_full: output real_synthetic, transform none or mask; "
-        "real_synthetic asks which tokens were changed, and none is, or the mask token tells"
+        "real_synthetic predicts which tokens were changed, and none is, or the mask token shows it"
     )
 
 
@@ -110,7 +110,7 @@ def test_extra_label_is_allowed_only_on_extra_data_sets() -> None:
     space = read_space(Node({"stages": {"data": ["extra_ner"], **declared}, "objectives": 2}))
     assert [o.name for o in space.objectives][1] == "extra_ner/none/bidirectional/extra_label"
     assert read_space(Node(to_plain(space))) == space
-    with pytest.raises(SpecError, match="asks for the label of an extra data set; exclude it"):
+    with pytest.raises(SpecError, match="predicts the label of an extra data set, on other data; exclude it"):
         read_space(Node({"stages": {"data": ["end_task", "extra_ner"], **declared}, "objectives": 4}))
 
 
@@ -248,7 +248,7 @@ STAGES_BLOCK = """stages:
         (STAGES_BLOCK + "exclude: {output: end_task}\nobjectives: 4\n", "6: exclude: must be a list, got a mapping"),
         (
             STAGES_BLOCK.replace("[end_task]", "[in_domain]") + "objectives: 8\n",
-            "5: stages.output: in_domain/none/bidirectional/end_task asks for the label of unlabelled text; "
+            "5: stages.output: in_domain/none/bidirectional/end_task predicts the label of unlabelled text; "
             "exclude it: {output: end_task, data: in_domain}",
         ),
     ],

@@ -150,7 +150,7 @@ def test_check_and_run_loading_do_not_execute_the_file(
         ("def swap", "@print\ndef swap", ": swap: decorators are not used here"),
         ('"transform"', '"transfrom"', ":5: unknown stage 'transfrom'; did you mean 'transform'?"),
         ('"swap":', '"mask":', ":5: 'mask' is a built-in primitive; use another name"),
-        ('"swap":', '"Swap":', ":5: 'Swap': a name is small letters, digits and _, and not extra_..."),
+        ('"swap":', '"Swap":', ":5: 'Swap': a name has small letters, digits and _, and no prefix extra_"),
         (": swap}", ": swop}", ":5: 'swap' must be the name of a function that this file defines"),
         ('{"swap": swap}', "{}", ': defines no PRIMITIVES = {"transform": {"name": function}}'),
         ('{"swap": swap}', "dict(swap=swap)", ":5: must be written out as {...}: it is read without running the file"),

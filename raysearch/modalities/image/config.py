@@ -79,7 +79,7 @@ class ImageTask(TaskConfig, Source):
         task = node.fields_of(cls, auxiliary)
         if task.embedded and task.name not in IMAGE_TASKS:
             near = did_you_mean(task.name, IMAGE_TASKS)
-            raise node.error(f"{task.name!r} is no embedded image task and has no train: PATH{near}")
+            raise node.error(f"{task.name!r} is not a built-in image task and has no `train: PATH`{near}")
         if task.embedded:
             _nothing_but(node, ("name", "metric", "meta_dev", "size", "channels", "train_per_class", "base"))
         for check in (_labels, _choice, _held_out, _overlay):
@@ -126,22 +126,22 @@ def _nothing_but(node: Node, known: Iterable[str]) -> None:
     """Raises SpecError for keys that are not used by a source without files."""
     for key in node.value:
         if key not in (names := list(known)):
-            raise node.error(f"is not used here: the images bring it themselves; known: {', '.join(names)}", key)
+            raise node.error(f"is not used: the built-in images have their own; known keys: {', '.join(names)}", key)
 
 
 def _one_kind_of_label(source: Source, node: Node) -> None:
     if source.labels and "label" in node:
         raise node.error("label names one column of classes, labels several of 0 and 1: leave one out", "labels")
     if not source.labels and "uncertain" in node:
-        raise node.error("says what -1 in `labels` counts as, and there are none", "uncertain")
+        raise node.error("declares what -1 in `labels` counts as, and there is no `labels:`", "uncertain")
     if source.labels and source.classes:
-        raise node.error("chooses among classes; of several labels name those columns that are wanted", "classes")
+        raise node.error("chooses among classes; with several labels, list the columns in `labels:`", "classes")
 
 
 def _labels(task: ImageTask, node: Node) -> None:
     _one_kind_of_label(task, node)
     if task.labels and task.metric == "accuracy":
-        raise node.error("accuracy is of one label; with several use mean_auc, macro_f1 or micro_f1", "metric")
+        raise node.error("accuracy is for one label; with several use mean_auc, macro_f1 or micro_f1", "metric")
     if len(task.labels) == 1:
         raise node.error("must name at least two columns; for one use label", "labels")
 
@@ -156,17 +156,17 @@ def _choice(task: ImageTask, node: Node) -> None:
         raise node.error("classes and where both choose the end task's rows; leave one out", "where")
     rest = task.auxiliary is not None and task.auxiliary.train == REST
     if rest and not (task.classes or task.where):
-        raise node.error("is what `classes:` or `where:` leave of the data set; name the end task's", "auxiliary")
+        raise node.error("needs `classes:` or `where:`, because it is what these leave of the data set", "auxiliary")
     if rest and task.labels:
-        raise node.error("several labels leave no rest; name a data set of its own: {train: PATH}", "auxiliary")
+        raise node.error("with several labels there is no rest; declare a data set: {train: PATH}", "auxiliary")
 
 
 def _held_out(task: ImageTask, node: Node) -> None:
     check_split(task.split, node)
     if task.dev_per_class and task.dev:
-        raise node.error("is held out of train, and dev has a file of its own; leave one out", "dev_per_class")
+        raise node.error("is held out of train, and `dev:` names a file; leave one out", "dev_per_class")
     if task.dev_per_class and task.split and "dev" in task.split:
-        raise node.error("is also said by dev_per_class; leave one out", "split", "dev")
+        raise node.error("is also set by dev_per_class; leave one out", "split", "dev")
 
 
 def _overlay(task: ImageTask, node: Node) -> None:
@@ -182,7 +182,7 @@ def _overlay(task: ImageTask, node: Node) -> None:
             raise node["overlay"].error(f"the key {part!r} is missing: how many images of two digits")
     for key in ("auxiliary", "labels", "train_per_class", "dev_per_class"):
         if key in node:
-            raise node.error("does not go with overlay, which makes images with two labels each", key)
+            raise node.error("cannot be combined with overlay, which makes images with two labels each", key)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ TAXONOMY = Taxonomy(
             "output",
             "reconstruct",
             f"{_PRIMITIVES}:reconstruct",
-            "the spoiled or hidden pixels are given back, or all where none is",
+            "the changed or hidden pixels are reconstructed, or all if there are none",
             head="pixels",
         ),
         Primitive(
@@ -42,7 +42,7 @@ TAXONOMY = Taxonomy(
             "the number of quarter turns is predicted",
             head=4,
             labels=f"{_PRIMITIVES}:quarter_turns",
-            requires=Requirement("transform", ("rotate",), "asks how images are turned that are not"),
+            requires=Requirement("transform", ("rotate",), "predicts the rotation of images that are not rotated"),
         ),
         Primitive(
             "output",
@@ -50,7 +50,7 @@ TAXONOMY = Taxonomy(
             "raysearch.modalities.losses:label_loss",
             "the end task's label is predicted, by a head of its own",
             head="labels",
-            requires=Requirement("data", ("end_task",), "asks for the end task's label of auxiliary images"),
+            requires=Requirement("data", ("end_task",), "predicts the end task's label of auxiliary images"),
         ),
         Primitive(
             "output",
@@ -58,7 +58,7 @@ TAXONOMY = Taxonomy(
             "raysearch.modalities.losses:label_loss",
             "the auxiliary images' own label is predicted",
             head="auxiliary_labels",
-            requires=Requirement("data", ("auxiliary",), "asks for an auxiliary label of the end task's images"),
+            requires=Requirement("data", ("auxiliary",), "predicts an auxiliary label of the end task's images"),
         ),
     ),
 )

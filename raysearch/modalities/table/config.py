@@ -131,9 +131,9 @@ def _check_planted(task: TableTask, node: Node) -> None:
     assert planted is not None
     for key in ("dev", "test", "label", "features", "extra", "split", "meta_dev"):
         if key in node:
-            raise node.error("is not used here: the tables are drawn, see planted:", key)
+            raise node.error("is not used: the tables are drawn as `planted:` declares", key)
     if not task.numbers:
-        raise node.error("planted labels are numbers: r2", "metric")
+        raise node.error("planted labels are numbers; use r2", "metric")
     if planted.teacher == "product" and planted.rank < 2:
         raise node.error("a product needs two directions: rank must be at least 2", "planted", "rank")
     directions = planted.rank * (1 + bool(planted.harmful))

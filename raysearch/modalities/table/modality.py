@@ -62,7 +62,7 @@ class TableModality(Modality):
                 return f"has objectives on {data} rows, and the task has no `{key}`"
         for data in sorted({objective.data for objective in space.objectives if objective.output == "above_mean"}):
             if table.label_type(data) == "class":
-                return f"asks whether the labels of {data} are above their mean, and they are classes"
+                return f"predicts whether the labels of {data} are above their mean, and they are classes"
         return ""
 
     @property

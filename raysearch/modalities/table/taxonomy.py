@@ -22,7 +22,7 @@ TAXONOMY = Taxonomy(
             "output",
             "restore",
             f"{_PRIMITIVES}:restore",
-            "the spoiled or hidden features are given back, or all where none is",
+            "the changed or hidden features are reconstructed, or all if there are none",
             head="features",
         ),
         Primitive(
@@ -31,7 +31,7 @@ TAXONOMY = Taxonomy(
             "raysearch.modalities.losses:label_loss",
             "the end task's label is predicted, by a head of its own",
             head="labels",
-            requires=Requirement("data", ("end_task",), "asks for the end task's label of another table"),
+            requires=Requirement("data", ("end_task",), "predicts the end task's label of another table"),
         ),
         Primitive(
             "output",
@@ -39,7 +39,7 @@ TAXONOMY = Taxonomy(
             "raysearch.modalities.losses:label_loss",
             "the extra table's own label is predicted",
             head="extra_labels",
-            requires=Requirement("data", ("extra_*",), "asks for the label of an extra table"),
+            requires=Requirement("data", ("extra_*",), "predicts the label of an extra table, of other rows"),
         ),
         Primitive(
             "output",
@@ -47,7 +47,7 @@ TAXONOMY = Taxonomy(
             f"{_PRIMITIVES}:above_mean",
             "is the extra table's own number above its mean?",
             head=1,
-            requires=Requirement("data", ("extra_*",), "asks for the number of an extra table"),
+            requires=Requirement("data", ("extra_*",), "predicts the number of an extra table, of other rows"),
         ),
     ),
 )

@@ -72,14 +72,12 @@ class TextTask(TaskConfig):
         task = super().read(node)
         if task.embedded and task.name not in TEXT_TASKS:
             near = did_you_mean(task.name, TEXT_TASKS)
-            raise node.error(f"{task.name!r} is no embedded task and has neither train: FILE nor hub: NAME{near}")
+            raise node.error(f"{task.name!r} is not a built-in task, and has no train: FILE or hub: NAME{near}")
         if task.hub and task.train:
-            raise node.error("both hub and train are given: where do the rows come from?", "train")
+            raise node.error("hub and train are both set; leave one out", "train")
         for part in ("dev", "test", "split", "domain"):
             if task.embedded and getattr(task, part) is not None:
-                raise node.error(
-                    f"the embedded task {task.name!r} brings its own; give train too, or leave it out", part
-                )
+                raise node.error(f"the built-in task {task.name!r} has its own; set train too, or leave this out", part)
         check_extra(task.extra, node)
         return task
 

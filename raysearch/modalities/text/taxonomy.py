@@ -39,7 +39,7 @@ TAXONOMY = Taxonomy(
             "transform",
             "delete",
             f"{_TRANSFORMS}:delete",
-            "the selected tokens are taken out; each is asked for where the one before it stands",
+            "the selected tokens are deleted; each is predicted at the token before it",
         ),
         Primitive("representation", "bidirectional", f"{_MASKS}:bidirectional", "every token sees every token"),
         Primitive(
@@ -67,7 +67,7 @@ TAXONOMY = Taxonomy(
             f"{_OUTPUTS}:end_task",
             "the end task's label is predicted, by a head of its own",
             head="labels",
-            requires=Requirement("data", ("end_task",), "asks for the label of unlabelled text"),
+            requires=Requirement("data", ("end_task",), "predicts the label of unlabelled text"),
         ),
         Primitive(
             "output",
@@ -79,7 +79,7 @@ TAXONOMY = Taxonomy(
             requires=Requirement(
                 "representation",
                 ("left_to_right", "right_to_left", "permutation"),
-                "asks for a token that is seen",
+                "predicts a token that is visible",
             ),
         ),
         Primitive(
@@ -94,7 +94,7 @@ TAXONOMY = Taxonomy(
             "output",
             "tfidf",
             f"{_OUTPUTS}:tfidf",
-            "the same, rare tokens counting more",
+            "term frequency times inverse document frequency of the selected token",
             head=1,
             labels=f"{_OUTPUTS}:tfidf_values",
         ),
@@ -108,7 +108,7 @@ TAXONOMY = Taxonomy(
             requires=Requirement(
                 "transform",
                 ("replace", "bert", "delete", "noisy_embeds"),
-                "asks which tokens were changed, and none is, or the mask token tells",
+                "predicts which tokens were changed, and none is, or the mask token shows it",
             ),
         ),
         Primitive(
@@ -118,7 +118,7 @@ TAXONOMY = Taxonomy(
             "the extra data set's own label, of the text or of its words",
             head="extra_labels",
             labels=f"{_OUTPUTS}:extra_labels",
-            requires=Requirement("data", ("extra_*",), "asks for the label of an extra data set"),
+            requires=Requirement("data", ("extra_*",), "predicts the label of an extra data set, on other data"),
         ),
     ),
 )

@@ -23,7 +23,7 @@ TAXONOMY = Taxonomy(
             "whether the sequence is reversed is predicted",
             head=2,
             labels=f"{_PRIMITIVES}:directions",
-            requires=Requirement("transform", ("reverse",), "asks which sequences are reversed, and none is"),
+            requires=Requirement("transform", ("reverse",), "predicts which sequences are reversed, and none is"),
         ),
     ),
 )

@@ -303,8 +303,8 @@ def test_unusable_image_source_raises_one_line_error(tmp_path: Path, declared: d
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"train": "a", "labels": ["x", "y"]}, "metric: accuracy is of one label"),
-        ({"train": "a", "auxiliary": "rest"}, "auxiliary: is what `classes:` or `where:` leave"),
+        ({"train": "a", "labels": ["x", "y"]}, "metric: accuracy is for one label"),
+        ({"train": "a", "auxiliary": "rest"}, "auxiliary: needs `classes:` or `where:`"),
         ({"train": "a", "auxiliary": {"label": "x"}}, "auxiliary: the key 'train' is missing"),
         ({"train": "a", "overlay": {"train": 5}}, "overlay: the key 'dev' is missing"),
         ({"train": "a", "overlay": {"train": 5, "dev": 0}}, "overlay.dev: must be at least 1"),
@@ -313,8 +313,8 @@ def test_unusable_image_source_raises_one_line_error(tmp_path: Path, declared: d
         ({"train": "a", "split": {"dev": 0.6, "test": 0.4}}, "split: nothing is left to train on"),
         ({"train": "a", "channels": 2}, "channels: must be 1"),
         ({"train": "a", "text": "x"}, "unknown key 'text'"),
-        ({"name": "digts"}, "'digts' is no embedded image task .* did you mean 'digits'"),
-        ({"name": "digits", "classes": ["1", "2"]}, "classes: is not used here"),
+        ({"name": "digts"}, "'digts' is not a built-in image task .* did you mean 'digits'"),
+        ({"name": "digits", "classes": ["1", "2"]}, "classes: is not used: the built-in images"),
     ],
 )
 def test_invalid_image_task_is_rejected(tmp_path: Path, declared: dict[str, Any], message: str) -> None:

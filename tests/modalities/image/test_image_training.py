@@ -226,8 +226,8 @@ def test_image_search_round_trips_through_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "primitives", "message"),
     [
-        ("data", "[auxiliary]", "asks for the end task's label of auxiliary images; exclude it"),
-        ("transform", "[none]", "asks how images are turned that are not; exclude it"),
+        ("data", "[auxiliary]", "predicts the end task's label of auxiliary images; exclude it"),
+        ("transform", "[none]", "predicts the rotation of images that are not rotated; exclude it"),
         ("representation", "[bidirectional]", "unknown primitive 'bidirectional'"),
     ],
 )
