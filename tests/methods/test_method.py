@@ -34,7 +34,7 @@ def test_method_alone_is_compatible_with_the_defaults(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", methods_of("weighting"))
-def test_weighting_with_meta_dev_settings_or_rounds_needs_meta_dev(name: str) -> None:
+def test_weighting_with_meta_batches_or_rounds_needs_meta_dev(name: str) -> None:
     method = METHODS[name]
     assert method.needs_meta_dev == (method.merges_branches or issubclass(method.settings, MetaBatchSettings))
 
@@ -66,7 +66,7 @@ def test_surgery_that_remembers_gradients_needs_all_objectives(surgery: str) -> 
     assert problem(surgery=surgery, objectives=4, settings=settings | {"conflict_between": "sum"}) == ""
 
 
-def test_schedule_without_auxiliaries_or_joint_phase_is_incompatible() -> None:
+def test_schedule_without_what_a_weighting_needs_is_incompatible() -> None:
     assert "has nothing to pretrain on" in problem("end_task_only", schedule="pretrain_then_finetune")
     assert "never trains them together" in problem("dwa", schedule="pretrain_then_finetune")
     assert problem("static", schedule="pretrain_then_finetune") == ""
