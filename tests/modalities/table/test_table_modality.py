@@ -169,12 +169,12 @@ def test_read_table_unknown_column_suggests_the_nearest(tmp_path: Path) -> None:
     [
         ({"kind": "table", "name": "houses"}, "must have one of train: PATH and planted"),
         ({"kind": "table", "name": "p", "planted": {"dim": 6}}, "planted.dim: must be at least 8"),
-        ({"kind": "table", "name": "p", "planted": {}, "test": "x.csv"}, "task.test: is not used: the tables are drawn"),
+        ({"kind": "table", "name": "p", "planted": {}, "test": "x.csv"}, "task.test: is not used: the tables"),
         ({"kind": "table", "name": "p", "planted": {"rows": 1}}, r"planted.rows: must be in \[2, inf\)"),
         ({"kind": "table", "name": "h", "train": "a", "split": {"dve": 0.1}}, "split.dve: .* did you mean 'dev'"),
         ({"kind": "table", "name": "h", "train": "a", "split": {"dev": 1}}, r"split.dev: must be a share in \[0, 1\)"),
         ({"kind": "table", "name": "h", "train": "a", "split": {"dev": 0.5, "test": 0.5}}, "split: .* shares sum to 1"),
-        ({"kind": "table", "name": "h", "train": "a", "extra": {"B": {"train": "b"}}}, "extra.B: a name has only small"),
+        ({"kind": "table", "name": "h", "train": "a", "extra": {"B": {"train": "b"}}}, "extra.B: a name has only"),
     ],
 )
 def test_table_task_with_invalid_config_is_rejected(task: dict[str, Any], message: str) -> None:
