@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from helpers.runs import SYNTHETIC_SEARCH, write_run
 from scipy import stats
 
 from raysearch.errors import RunError, SpecError
+from raysearch.reports import page as page_module
 from raysearch.reports import plots, query
 from raysearch.reports.page import write_html
 from raysearch.reports.plots_weights import trajectories
@@ -444,6 +446,13 @@ def test_page_claims_no_more_than_the_results(page):
 def test_page_escapes_text_from_trials(page):
     assert "loss is nan at step 43 <lr 0.0019>" in page.words
     assert "<lr 0.0019>" not in page.source
+
+
+def test_templates_escape_everything_but_plots():
+    templates = "".join(file.read_text() for file in (Path(page_module.__file__).parent / "templates").glob("*.j2"))
+    assert set(re.findall(r"{{ *(\w+) *\| *safe", templates)) == {"svg"}
+    assert templates.count("safe") == 2
+    assert "autoescape" not in templates
 
 
 def test_page_plots_use_the_colours_of_the_page(page):
