@@ -106,7 +106,7 @@ class HuggingFaceModel(ModelConfig):
         if model.config is not None and not isinstance(model.config.get("model_type"), str):
             raise node.error("the key 'model_type' is missing, such as bert or roberta", "config")
         if model.config is not None and model.layers:
-            raise node.error("a config says num_hidden_layers itself", "layers")
+            raise node.error("is declared by num_hidden_layers of the config", "layers")
         return model
 
     @property
@@ -127,7 +127,7 @@ class HuggingFaceModel(ModelConfig):
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model card says of an exported model of a modality."""
+    """The facts that a model card states of an exported model."""
 
     library: str  # that loads the model, such as transformers
     pipeline: str  # Hugging Face's name of the task, such as text-classification
@@ -138,7 +138,7 @@ class CardFacts:
 
 
 class Modality(ABC):
-    """Everything that raysearch knows about one kind of data.
+    """A modality: everything that raysearch knows about one kind of data.
 
     An implementation imports torch only within the methods that need it, so that `check`, `ls` and `show` do not.
     """
@@ -212,12 +212,12 @@ class Modality(ABC):
         raise NotImplementedError(self.no_export)
 
     def card_facts(self, plan: TrialPlan) -> CardFacts:
-        """Returns what a model card says of the plan's model."""
+        """Returns the facts that a model card states of the plan's model."""
         raise NotImplementedError(self.no_export)
 
 
 def is_missing(package: str) -> bool:
-    """Is the package not installed?"""
+    """Returns whether the package is not installed."""
     return importlib.util.find_spec(package) is None
 
 

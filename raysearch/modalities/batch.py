@@ -22,7 +22,7 @@ OpenSplit = Callable[[str], Split]
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be predicted for the examples of one task."""
+    """The targets of one task's examples: what is to be predicted."""
 
     original: Tensor  # (b, ...) the inputs before the transform, or another quantity that the output predicts
     selected: Tensor  # (b, ...) bool: where it is predicted; most often what the transform may have changed

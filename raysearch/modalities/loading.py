@@ -60,7 +60,7 @@ def read_model(node: Node) -> ModelConfig:
 
 
 def accepts_model(modality: Modality, model: ModelConfig) -> bool:
-    """Can a task of the modality have this model, as far as is known without loading it?"""
+    """Returns whether a task of the modality can have this model, as far as is known without loading it."""
     if not isinstance(model, modality.model_configs):
         return False
     if not isinstance(model, HuggingFaceModel):

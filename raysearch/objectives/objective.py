@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """One auxiliary objective: a primitive from each stage (AANG, section 3)."""
+    """An auxiliary objective: one primitive from each stage (AANG, section 3)."""
 
     data: str
     transform: str

@@ -23,7 +23,7 @@ EXTRA = re.compile(r"extra_[a-z0-9_]+")  # a data primitive of the task's `extra
 
 @dataclass(frozen=True)
 class Requirement:
-    """What an output requires of another stage: without it there is nothing to predict, or the answer is visible."""
+    """A requirement of an output: one of these primitives at another stage, or there is nothing to predict."""
 
     stage: str
     primitives: tuple[str, ...]  # names or patterns, such as extra_*; one of them must match
@@ -32,7 +32,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Primitive:
-    """One choice at one stage of an objective space."""
+    """A primitive: one choice at one stage of an objective space."""
 
     stage: str
     name: str
@@ -50,7 +50,7 @@ class Primitive:
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """All primitives of one modality."""
+    """A taxonomy: all primitives of one modality."""
 
     modality: str
     primitives: tuple[Primitive, ...]

@@ -79,7 +79,7 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen without its classifier: 3 groups of (depth - 4) / 6 blocks, of 16, 32 and 64 x widen channels."""
+    """A WRN-depth-widen without classifier: 3 groups of (depth - 4) / 6 blocks, of 16, 32 and 64 x widen channels."""
 
     def __init__(self, channels: int, depth: int, widen: int, norm: str, dropout: float) -> None:
         super().__init__()

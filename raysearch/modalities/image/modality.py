@@ -105,7 +105,7 @@ class ImageModality(Modality):
         return predict_images(folder, split)
 
     def card_facts(self, plan: TrialPlan) -> CardFacts:
-        """Returns what a model card says of the plan's model."""
+        """Returns the facts that a model card states of the plan's model."""
         model = plan.model
         if model.get("image") == "wide_resnet":
             encoder = f"WRN-{model['depth']}-{model['widen']}"

@@ -38,7 +38,7 @@ def auxiliary_images(open_split: OpenSplit) -> Split:
 
 @dataclass(frozen=True)
 class View:
-    """Images after a transform."""
+    """The images after a transform."""
 
     pixels: Tensor  # (b, C, H, W)
     original: Tensor  # the same images without noise or masks, moved and rotated alike: what `reconstruct` predicts

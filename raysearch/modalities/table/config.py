@@ -2,7 +2,7 @@
 
 A row is a number for each feature and a label: a number too where the metric is r2, else a class. Further tables with
 the same features and labels of their own are for objectives on extra_NAME data. The task `planted` has no files: its
-tables are drawn as `planted:` says.
+tables are drawn as `planted:` declares.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class TextModality(Modality):
         return predict_texts(folder, split, plan.training.max_length, metadata)
 
     def card_facts(self, plan: TrialPlan) -> CardFacts:
-        """Returns what a model card says of the plan's model."""
+        """Returns the facts that a model card states of the plan's model."""
         model = plan.model
         usage = (
             "from transformers import pipeline\n\n"

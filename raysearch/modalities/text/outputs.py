@@ -156,7 +156,7 @@ def extra_labels(examples: TextExamples) -> Predicted:
 def align(values: NDArray[Any], split: TextSplit, rows: Sequence[int], width: int, blank: float) -> Tensor:
     """Returns the values (b, width) of the tokens of `rows`, cut and padded as `pad_texts` does with tokens.
 
-    `blank` stands where there is no token.
+    Positions without a token have the value `blank`.
     """
     padded = np.full((len(rows), width), blank, dtype=values.dtype)
     for line, row in zip(padded, rows, strict=True):

@@ -100,7 +100,7 @@ def noisy_embeds(tokens: Tensor, selected: Tensor, vocabulary: Vocabulary, gener
 
 @dataclass(frozen=True)
 class View:
-    """Texts as the encoder sees them, and what they were before the transform."""
+    """The texts as the encoder sees them, and as they were before the transform."""
 
     source: Tensor  # (B, S) the tokens before the transform, at their positions then
     tokens: Tensor  # (B, S) the tokens that the encoder sees, without gaps where tokens are deleted
@@ -118,7 +118,7 @@ class View:
 
 
 def make_view(tokens: Tensor, selected: Tensor, transformed: Tensor, vocabulary: Vocabulary) -> View:
-    """Returns what the encoder sees of a transform's result: deleted tokens removed, noise apart (all (B, S))."""
+    """Returns the view of a transform's result, with deleted tokens removed and noise separate (all (B, S))."""
     real, place = tokens != vocabulary.pad, torch.arange(tokens.shape[1]).expand(tokens.shape)
     noise, gone = transformed < GONE, transformed == GONE
     ids = torch.where(noise, noisy(transformed), transformed)
