@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 from raysearch.methods.surgery.base import GramianSurgery
 from raysearch.methods.weighting.base import GradientSimilarities, StepObservation, Weighting
-from raysearch.modalities.text.transforms import Vocabulary
+from raysearch.modalities.text.primitives.transforms import Vocabulary
 from raysearch.objectives.objective import Objective
 from raysearch.training import checkpoint
 

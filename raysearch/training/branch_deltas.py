@@ -17,10 +17,10 @@ from raysearch.methods.weighting.settings import BranchSettings
 from raysearch.modalities.losses import example_losses
 from raysearch.rng import stream
 from raysearch.training.context import TrainingContext
-from raysearch.training.dev_gradients import DevGradients
-from raysearch.training.dev_head import sample_rows
 from raysearch.training.evaluation import evaluate
 from raysearch.training.parameters import layer_statistics
+from raysearch.training.step.dev_gradients import DevGradients
+from raysearch.training.step.dev_head import sample_rows
 
 MAX_ROWS = 64  # examples of meta-dev in one forward pass
 

@@ -24,13 +24,13 @@ from raysearch.methods.weighting.settings import BranchSettings
 from raysearch.rng import number_of, stream
 from raysearch.training.branch_deltas import BranchDeltas, MetaDevEvaluator, Snapshot
 from raysearch.training.context import TrainingContext
-from raysearch.training.dev_gradients import DevGradients
-from raysearch.training.head_scaling import HeadScaling
 from raysearch.training.optimizer import make_optimizer, optimizer_step
-from raysearch.training.step import Losses, Step
-from raysearch.training.step_strategies import JointStep
-from raysearch.training.task_batches import StepBatches
-from raysearch.training.task_forward import TaskForward
+from raysearch.training.step.description import Losses, Step
+from raysearch.training.step.dev_gradients import DevGradients
+from raysearch.training.step.head_scaling import HeadScaling
+from raysearch.training.step.strategies import JointStep
+from raysearch.training.step.task_batches import StepBatches
+from raysearch.training.step.task_forward import TaskForward
 
 
 class BranchTrainer:

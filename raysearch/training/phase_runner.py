@@ -17,8 +17,8 @@ from raysearch.training.context import TrainingContext, build
 from raysearch.training.optimizer import make_optimizer, optimizer_step
 from raysearch.training.parameters import parameters_of, set_parameters
 from raysearch.training.position import Position
-from raysearch.training.step import Losses
-from raysearch.training.update import Update
+from raysearch.training.step.description import Losses
+from raysearch.training.step.update import Update
 
 
 class PhaseRunner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysearch.training.step import Losses
+from raysearch.training.step.description import Losses
 
 
 @dataclass

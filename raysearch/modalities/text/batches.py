@@ -20,10 +20,10 @@ from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
 from raysearch.modalities.batch import OpenSplit, Output, Targets, TaskBatch, labels_of
-from raysearch.modalities.text.attention_masks import bidirectional
-from raysearch.modalities.text.outputs import Predicted, Statistics, TextExamples, selected_tokens
+from raysearch.modalities.text.primitives.attention_masks import bidirectional
+from raysearch.modalities.text.primitives.outputs import Predicted, Statistics, TextExamples, selected_tokens
+from raysearch.modalities.text.primitives.transforms import Vocabulary, make_view, select
 from raysearch.modalities.text.taxonomy import TAXONOMY
-from raysearch.modalities.text.transforms import Vocabulary, make_view, select
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.primitive import STAGES, load_target
 from raysearch.objectives.user_primitives import Functions

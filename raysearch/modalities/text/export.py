@@ -14,7 +14,7 @@ from raysearch.data.prepared import Split
 from raysearch.modalities.batch import labels_of
 from raysearch.modalities.text.batches import pad_texts
 from raysearch.modalities.text.network import TextNetwork
-from raysearch.modalities.text.transforms import vocabulary_of
+from raysearch.modalities.text.primitives.transforms import vocabulary_of
 from raysearch.plan import TrialPlan
 
 BATCH = 64  # texts in a forward

@@ -78,7 +78,7 @@ class TextModality(Modality):
     def batch_builder(self, plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> BatchBuilder:
         """Returns the builder of a trial's batches."""
         from raysearch.modalities.text.batches import TextBatchBuilder
-        from raysearch.modalities.text.transforms import vocabulary_of
+        from raysearch.modalities.text.primitives.transforms import vocabulary_of
         from raysearch.objectives.user_primitives import load_functions
 
         training = plan.training

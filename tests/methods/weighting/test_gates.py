@@ -13,7 +13,7 @@ from raysearch.methods.weighting.base import GradientSimilarities, StepObservati
 from raysearch.methods.weighting.gates import Gates
 from raysearch.methods.weighting.settings import GatesSettings as Settings
 from raysearch.objectives.objective import Objective
-from raysearch.training.dev_head import leave_one_out_errors
+from raysearch.training.step.dev_head import leave_one_out_errors
 
 OBJECTIVES = tuple(
     Objective(data=f"extra_{i}", transform="none", representation="full", output="extra_label") for i in range(4)

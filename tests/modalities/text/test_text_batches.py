@@ -6,10 +6,10 @@ from torch import Generator
 from raysearch.methods.weighting.settings import DevHeadSettings
 from raysearch.modalities.text.batches import TextBatchBuilder, pad_texts
 from raysearch.modalities.text.dataset import TextSplit
-from raysearch.modalities.text.transforms import Vocabulary
+from raysearch.modalities.text.primitives.transforms import Vocabulary
 from raysearch.objectives.objective import Objective
 from raysearch.rng import ShuffledRows
-from raysearch.training.dev_head import fit, sample_rows, split_dev_rows
+from raysearch.training.step.dev_head import fit, sample_rows, split_dev_rows
 
 VOCABULARY = Vocabulary(size=100, pad=0, cls=1, sep=2, mask=3)
 TEXTS = [[1, 10, 11, 12, 13, 2], [1, 20, 2], [1, 30, 31, 2], [1, 40, 41, 42, 2]]

@@ -7,13 +7,13 @@ import torch
 from torch import Generator
 
 from raysearch.modalities.batch import Targets, TaskBatch
-from raysearch.modalities.text.attention_masks import KEEP
 from raysearch.modalities.text.batches import TextBatchBuilder
 from raysearch.modalities.text.dataset import TextSplit
-from raysearch.modalities.text.outputs import following, real_synthetic, tf
+from raysearch.modalities.text.primitives.attention_masks import KEEP
+from raysearch.modalities.text.primitives.outputs import following, real_synthetic, tf
+from raysearch.modalities.text.primitives.token_statistics import token_statistics
+from raysearch.modalities.text.primitives.transforms import GONE, Vocabulary, make_view, select
 from raysearch.modalities.text.taxonomy import TAXONOMY
-from raysearch.modalities.text.token_statistics import token_statistics
-from raysearch.modalities.text.transforms import GONE, Vocabulary, make_view, select
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.primitive import STAGES
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysearch.modalities.text.dataset import TextSplit
-from raysearch.modalities.text.transforms import Vocabulary
+from raysearch.modalities.text.primitives.transforms import Vocabulary
 
 
 def token_statistics(split: TextSplit, vocabulary: Vocabulary) -> dict[str, NDArray[np.float32]]:

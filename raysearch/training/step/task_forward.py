@@ -13,8 +13,8 @@ from raysearch.methods.weighting.base import END_TASK
 from raysearch.modalities.batch import TaskBatch
 from raysearch.modalities.losses import example_losses
 from raysearch.training.context import TrainingContext
-from raysearch.training.step import Step
-from raysearch.training.task_batches import TaskBatches
+from raysearch.training.step.description import Step
+from raysearch.training.step.task_batches import TaskBatches
 
 Factor = Callable[[int], float]  # a task's factor in a sum of losses
 

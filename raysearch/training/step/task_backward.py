@@ -23,10 +23,10 @@ from raysearch.gradients.task_gradients import (
     group_by_parameter,
 )
 from raysearch.training.context import TrainingContext
-from raysearch.training.head_scaling import HeadScaling
-from raysearch.training.step import Step
-from raysearch.training.task_batches import TaskBatches, row_slices, tasks_of_rank
-from raysearch.training.task_forward import TaskForward, add_losses
+from raysearch.training.step.description import Step
+from raysearch.training.step.head_scaling import HeadScaling
+from raysearch.training.step.task_batches import TaskBatches, row_slices, tasks_of_rank
+from raysearch.training.step.task_forward import TaskForward, add_losses
 
 SharedFactor = Callable[[Step, int], float]  # a task's factor in the gradient of a parameter that several heads share
 

@@ -23,9 +23,9 @@ from raysearch.data.prepared import Split
 from raysearch.modalities.batch import Targets
 from raysearch.modalities.losses import label_loss
 from raysearch.modalities.text.dataset import TextSplit
+from raysearch.modalities.text.primitives.token_statistics import token_statistics
+from raysearch.modalities.text.primitives.transforms import View, Vocabulary
 from raysearch.modalities.text.token_labels import NO_TAG
-from raysearch.modalities.text.token_statistics import token_statistics
-from raysearch.modalities.text.transforms import View, Vocabulary
 from raysearch.objectives.objective import Objective
 
 Statistics = dict[str, dict[str, NDArray[np.float32]]]  # by data primitive and name, of every token of its split

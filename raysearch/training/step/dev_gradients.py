@@ -17,7 +17,7 @@ from raysearch.gradients.flat import flat_gradient
 from raysearch.modalities.losses import example_losses
 from raysearch.rng import stream
 from raysearch.training.context import TrainingContext
-from raysearch.training.dev_head import dev_loss, leave_one_out_errors, sample_rows, split_dev_rows
+from raysearch.training.step.dev_head import dev_loss, leave_one_out_errors, sample_rows, split_dev_rows
 
 
 class DevGradients:

@@ -15,8 +15,8 @@ from torch import Tensor
 from raysearch.gradients.task_gradients import TaskGradients
 from raysearch.methods.surgery.base import NetworkGradient
 from raysearch.methods.weighting.base import Coefficients
-from raysearch.training.head_scaling import HeadScaling
-from raysearch.training.step import Step
+from raysearch.training.step.description import Step
+from raysearch.training.step.head_scaling import HeadScaling
 
 
 class ComputedGradients(ABC):

@@ -10,8 +10,8 @@ from raysearch.gradients.task_gradients import DenseTaskGradients
 from raysearch.methods.weighting.loss_balancing import FAMO
 from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder
-from raysearch.training.task_backward import TaskBackward, TaskBackwardResult
-from raysearch.training.task_forward import TaskForward
+from raysearch.training.step.task_backward import TaskBackward, TaskBackwardResult
+from raysearch.training.step.task_forward import TaskForward
 from raysearch.training.trainer import Trial, train
 
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from raysearch.gradients.task_gradients import DenseTaskGradients, SummaryRequest, TaskGradients
 from raysearch.methods.weighting.base import GradientQuery, GradientSimilarities, Weighting
 from raysearch.training.context import TrainingContext
-from raysearch.training.dev_gradients import DevGradients
-from raysearch.training.head_scaling import HeadScaling
-from raysearch.training.observations import Observer, reduce_losses, similarities_from_forwards
-from raysearch.training.step import Step
-from raysearch.training.step_gradients import ComputedGradients, PerTaskGradients, SideGradients, SumGradient
-from raysearch.training.task_backward import SharedFactor, TaskBackward
-from raysearch.training.task_batches import TaskBatches, slice_for_rank, split_sides
-from raysearch.training.task_forward import TaskForward
+from raysearch.training.step.description import Step
+from raysearch.training.step.dev_gradients import DevGradients
+from raysearch.training.step.gradients import ComputedGradients, PerTaskGradients, SideGradients, SumGradient
+from raysearch.training.step.head_scaling import HeadScaling
+from raysearch.training.step.observations import Observer, reduce_losses, similarities_from_forwards
+from raysearch.training.step.task_backward import SharedFactor, TaskBackward
+from raysearch.training.step.task_batches import TaskBatches, slice_for_rank, split_sides
+from raysearch.training.step.task_forward import TaskForward
 
 
 @dataclass(frozen=True)

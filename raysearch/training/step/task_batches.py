@@ -13,7 +13,7 @@ from raysearch.methods.weighting.base import END_TASK
 from raysearch.modalities.batch import TaskBatch
 from raysearch.rng import ShuffledRows
 from raysearch.training.context import TrainingContext
-from raysearch.training.step import Step
+from raysearch.training.step.description import Step
 
 TaskBatches = list[tuple[int, TaskBatch]]  # each with the number of its task
 

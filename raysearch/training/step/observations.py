@@ -13,7 +13,7 @@ from raysearch.gradients.directional import check_directional_derivatives, finit
 from raysearch.gradients.task_gradients import GradientSummary
 from raysearch.methods.weighting.base import END_TASK, GradientQuery, GradientSimilarities
 from raysearch.training.context import TrainingContext
-from raysearch.training.step import Step
+from raysearch.training.step.description import Step
 
 Sides = tuple[Tensor, Tensor]  # g_E and sum_k w_k g_k, of the body (D,)
 

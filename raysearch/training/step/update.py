@@ -22,14 +22,14 @@ from raysearch.methods.weighting.base import END_TASK, GradientQuery, GradientSi
 from raysearch.methods.weighting.task_sampling import no_auxiliary_tasks, sample_tasks
 from raysearch.plan import TrialPlan
 from raysearch.rng import stream
-from raysearch.training.basis_jacobian import BasisJacobian
 from raysearch.training.context import TrainingContext
-from raysearch.training.dev_gradients import DevGradients
-from raysearch.training.head_scaling import HeadScaling
-from raysearch.training.observations import reduce_losses
-from raysearch.training.step import Losses, Step, coefficients_in
-from raysearch.training.step_gradients import ComputedGradients
-from raysearch.training.step_strategies import (
+from raysearch.training.step.basis_jacobian import BasisJacobian
+from raysearch.training.step.description import Losses, Step, coefficients_in
+from raysearch.training.step.dev_gradients import DevGradients
+from raysearch.training.step.gradients import ComputedGradients
+from raysearch.training.step.head_scaling import HeadScaling
+from raysearch.training.step.observations import reduce_losses
+from raysearch.training.step.strategies import (
     ComputedStep,
     DelayedJointStep,
     JointStep,
@@ -37,8 +37,8 @@ from raysearch.training.step_strategies import (
     StepStrategy,
     TwoBackwardStep,
 )
-from raysearch.training.task_batches import StepBatches, TaskBatches, slice_for_rank, tasks_of_rank
-from raysearch.training.task_forward import TaskForward
+from raysearch.training.step.task_batches import StepBatches, TaskBatches, slice_for_rank, tasks_of_rank
+from raysearch.training.step.task_forward import TaskForward
 
 FORWARD_ENGINES = ("jvp", "difference")  # they need no task's gradient
 

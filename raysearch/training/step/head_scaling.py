@@ -9,7 +9,7 @@ from torch import Tensor
 
 from raysearch.methods.weighting.base import END_TASK
 from raysearch.models.network import Network
-from raysearch.training.step import Step
+from raysearch.training.step.description import Step
 
 SHARED = -3  # the task of a parameter that the heads of several tasks share
 

@@ -1,0 +1,1 @@
+"""Functions of the text primitives, stage by stage; taxonomy.py declares them."""
