@@ -415,26 +415,20 @@ SEEDS_REPORT = (
 )
 
 
-def test_page_shows_a_report_of_the_user_as_a_table(run, tmp_path):
-    (tmp_path / "seeds.sql").write_text(SEEDS_REPORT)
-    page = ReportPage(write_html(run, [tmp_path / "seeds.sql", "leaderboard"]))
-    assert page.ids.count("leaderboard") == 1
-    assert page.ids[-2:] == ["user-report-1", "origin"]
-    assert "<h2>Seeds &lt;b&gt;</h2>" in page.source
-    assert '<td>search</td><td class="num">4</td><td class="num">0.5000</td>' in page.source
-
-
-def test_page_shows_a_new_report_of_the_catalog(run, tmp_path, monkeypatch):
+def test_page_shows_new_reports_of_catalog_and_user_as_tables(run, tmp_path, monkeypatch):
     shutil.copytree(catalog.root() / "analysis", tmp_path / "analysis")
-    (tmp_path / "analysis" / "seeds.sql").write_text(SEEDS_REPORT)
+    (tmp_path / "analysis" / "thirteenth.sql").write_text(SEEDS_REPORT)
+    (tmp_path / "users.sql").write_text(SEEDS_REPORT)
     monkeypatch.setattr(catalog, "root", lambda: tmp_path)
-    page = ReportPage(write_html(run))
-    assert {*REPORTS, "seeds"} <= set(page.ids)
-    assert '<td>search</td><td class="num">4</td><td class="num">0.5000</td>' in page.source
+    page = ReportPage(write_html(run, [tmp_path / "users.sql", "leaderboard"]))
+    assert page.ids.count("leaderboard") == 1
+    assert page.ids[-3:] == ["thirteenth", "user-report-1", "origin"]
+    assert page.source.count("<h2>Seeds &lt;b&gt;</h2>") == 2
+    assert page.source.count('<td>search</td><td class="num">4</td><td class="num">0.5000</td>') == 2
 
 
-def test_page_of_the_same_run_is_the_same(run):
-    assert write_html(run).read_bytes() == write_html(run).read_bytes()
+def test_page_of_the_same_run_is_the_same(run, page):
+    assert write_html(run).read_text() == page.source
 
 
 def test_page_claims_no_more_than_the_results(page):
