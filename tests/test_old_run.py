@@ -89,6 +89,7 @@ def test_old_interrupted_run_is_analysed(tmp_path: Path, capsys: pytest.CaptureF
     assert (run.path / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_resumed_old_run_ends_as_if_never_interrupted(resumed: Run) -> None:
     assert resumed.status()["state"] == "finished"
     trials = {row["trial_id"]: row for row in resumed.trials().to_pylist()}
@@ -112,6 +113,7 @@ def test_resumed_old_trial_goes_on_from_its_checkpoint(resumed: Run) -> None:
     assert resumed.trials().to_pylist()[3]["attempts"] == 2
 
 
+@pytest.mark.slow
 def test_resumed_old_run_is_analysed(resumed: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run_command("analyze", str(resumed.path), "--json")
     tables = json.loads(capsys.readouterr().out)["tables"]

@@ -318,6 +318,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pinned")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRIALS)
 def test_tiny_trial_ends_with_the_same_weights(root: Path, name: str) -> None:
     current, pinned = trained(name, root), PINNED["trials"][name]

@@ -85,6 +85,7 @@ def trained_parameters(folder: Path, data: Path, *methods: str, **settings: Any)
     return torch.cat([value.flatten().float() for _, value in sorted(values.items())])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weighting", "surgery"), [("aang", "none"), ("aang", "attittud"), ("static", "pcgrad")])
 @pytest.mark.parametrize("head_type", ["shared", "low_rank", "untied"])
 def test_factored_training_of_lm_heads_equals_backward_engine(
@@ -111,6 +112,7 @@ def test_shared_lm_head_gradient_is_the_weighted_sum_of_tasks(data: Path, tmp_pa
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_type", ["shared", "low_rank", "untied"])
 def test_trial_with_every_lm_head_type_resumes_bit_equal(data: Path, tmp_path: Path, head_type: str) -> None:
     assert_resume_is_bit_equal(tiny_plan(data, "aang", lm_head=head_type), tmp_path)

@@ -427,6 +427,7 @@ def test_page_shows_new_reports_of_catalog_and_user_as_tables(run, tmp_path, mon
     assert page.source.count('<td>search</td><td class="num">4</td><td class="num">0.5000</td>') == 2
 
 
+@pytest.mark.slow
 def test_page_of_the_same_run_is_the_same(run, page):
     assert write_html(run).read_text() == page.source
 

@@ -109,6 +109,7 @@ SEEDS_AND_BASELINES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_study_crash_at_any_point_changes_nothing(sampler: str) -> None:
     search = search_of(**SEEDS_AND_BASELINES, sampler=sampler)

@@ -307,6 +307,7 @@ def test_table_classification_is_prepared_and_trained(tmp_path: Path) -> None:
     assert 0.5 < report.evaluation["score"] <= 1
 
 
+@pytest.mark.slow
 def test_table_search_is_reported_and_its_export_rejected(tmp_path: Path) -> None:
     task = {"kind": "table", "name": "planted", "planted": {"rows": 60, "select_dev": 40, "test": 40}}
     settings = {key: value for key, value in QUICK_SETTINGS.items() if key not in ("m", "k")}

@@ -14,6 +14,7 @@ def rows() -> dict[str, TextRows]:
     return docstrings.load_rows()
 
 
+@pytest.mark.slow
 def test_labelled_splits_are_balanced(rows: dict[str, TextRows]) -> None:
     for part, count in PER_LABEL.items():
         assert Counter(rows[part].labels) == dict.fromkeys(LIBRARIES, count)
