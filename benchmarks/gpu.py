@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 RAYSEARCH = str(Path(sys.executable).with_name("raysearch"))
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true")
     arguments = options.parse_args()
     sizes = ["--m", "16"] if arguments.quick else ["--m", "32", "64", "128"]
-    table = [sys.executable, str(HERE / "gramian.py"), "--device", arguments.device, "--k", "10", *sizes]
+    table = [sys.executable, str(FOLDER / "gramian.py"), "--device", arguments.device, "--k", "10", *sizes]
     subprocess.run([*table, *(["--layers", "2"] if arguments.quick else [])], check=True)
     if arguments.data is None:
         print("\nno --data: Cat-vs-Dog is skipped")

@@ -59,8 +59,8 @@ _ANYWHERE = (
     "matplotlib|numpy|pandas|scipy|scikit[- ]?learn|scikit|sklearn"
     "|pytorch|torch|transformers|hugging ?face|rllib|raylet"
 )
-_ALONE = "ray|np|pd|plt|mpl|pyplot|pylab|hf"  # also parts of other words: masked only between non-letters
-_NAMES = re.compile(rf"{_ANYWHERE}|(?<![a-z])(?:{_ALONE})(?![a-z])", re.IGNORECASE)
+_WHOLE_WORDS = "ray|np|pd|plt|mpl|pyplot|pylab|hf"  # also parts of other words: masked only between non-letters
+_NAMES = re.compile(rf"{_ANYWHERE}|(?<![a-z])(?:{_WHOLE_WORDS})(?![a-z])", re.IGNORECASE)
 _RAY_IN_CAMEL_CASE = re.compile(r"(?<![A-Za-z])Ray(?=[A-Z])|(?<=[a-z])Ray(?![a-z])")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from raysearch.objectives.literature import NAMED
 from raysearch.objectives.primitive import Primitive, Requirement, Taxonomy
 
-_HERE = "raysearch.modalities.text.primitives"
+_PACKAGE = "raysearch.modalities.text.primitives"
 _DATA, _TRANSFORMS, _MASKS, _OUTPUTS = (
-    f"{_HERE}.{module}" for module in ("data_sources", "transforms", "attention_masks", "outputs")
+    f"{_PACKAGE}.{module}" for module in ("data_sources", "transforms", "attention_masks", "outputs")
 )
 
 TAXONOMY = Taxonomy(

@@ -28,7 +28,7 @@ def eta(perp: float, pos: float, neg: float) -> Eta:
 
 
 def leading_right_singular_vectors(J: Tensor, k: int) -> Tensor:
-    """V (k, D) of J (m, D), written down as the surgery does with a basis that it keeps."""
+    """V (k, D) of J (m, D), materialised, as the surgery does with a basis that it keeps."""
     check_rank(k, *J.shape)
     known = ExplicitJacobian(J)
     G, _ = known.inner_products([])
@@ -139,7 +139,7 @@ def test_factored_attittud_equals_explicit_svd_in_float64(name: str, values: tup
     V = torch.linalg.svd(J, full_matrices=False).Vh[:3]
     expected = surrogate_gradient(g_aux, g_prim, V, eta(*values))
     ghost = factored_jacobian(model_case.losses, rows, LayerCapture(model_case.model, parameters), ProcessGroup())
-    for every in (1, 2):  # never written down, and written down once
+    for every in (1, 2):  # never materialised, and materialised once
         actual = apply_surgery(g_aux, g_prim, ghost, replace(eta(*values), k=3, basis_every=every))
         assert (actual - expected).abs().max() <= 1e-10
 

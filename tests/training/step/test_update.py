@@ -207,13 +207,13 @@ def test_dev_gradients_forward_each_dev_batch_once(
 
 
 @pytest.mark.parametrize(
-    ("weighting", "forwards", "looks"),
+    ("weighting", "forwards", "evaluations"),
     [("static", 1, 0), ("uncertainty", 1, 0), ("dwa", 1, 0), ("rlw", 1, 0), ("famo", 2, 0), ("gradnorm", 1, 1)],
 )
 def test_update_computes_only_what_the_weighting_requires(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weighting: str, forwards: int, looks: int
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weighting: str, forwards: int, evaluations: int
 ) -> None:
-    calls = {"forwards": 0, "backwards": 0, "looks": 0}
+    calls = {"forwards": 0, "backwards": 0, "evaluations": 0}
 
     def counting(owner: Any, name: str, what: str) -> None:
         original = getattr(owner, name)
@@ -226,9 +226,9 @@ def test_update_computes_only_what_the_weighting_requires(
 
     counting(TaskForward, "losses", "forwards")
     counting(TaskForward, "gradient", "backwards")
-    counting(TaskBackward, "compute", "looks")
+    counting(TaskBackward, "compute", "evaluations")
     parameters_after_training(tmp_path, data, weighting)
-    assert calls == {"forwards": 4 * forwards, "backwards": 4 * (1 - looks), "looks": 4 * looks}
+    assert calls == {"forwards": 4 * forwards, "backwards": 4 * (1 - evaluations), "evaluations": 4 * evaluations}
 
 
 def test_famo_recomputes_losses_with_the_same_dropout(

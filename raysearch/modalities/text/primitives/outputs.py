@@ -120,11 +120,11 @@ def next_tokens(examples: TextExamples) -> Predicted:
 def following(view: View, visible: Tensor, vocabulary: Vocabulary, step: int) -> Predicted:
     """Returns the token `step` further on (b, S), and the positions (b, S) bool that have one and do not see it."""
     positions = torch.zeros_like(view.real)
-    next_, seen = view.original.roll(-step, 1), visible.diagonal(step, 1, 2)
+    next_, visible_next = view.original.roll(-step, 1), visible.diagonal(step, 1, 2)
     if step > 0:
-        positions[:, :-1] = view.real[:, :-1] & view.real[:, 1:] & ~seen
+        positions[:, :-1] = view.real[:, :-1] & view.real[:, 1:] & ~visible_next
     else:
-        positions[:, 1:] = view.real[:, 1:] & view.real[:, :-1] & ~seen
+        positions[:, 1:] = view.real[:, 1:] & view.real[:, :-1] & ~visible_next
     return torch.where(positions, next_, vocabulary.pad), positions
 
 
