@@ -1,7 +1,7 @@
 # `make quickstart` runs a whole search, `make test` checks everything. Both install into .venv first.
 .POSIX:
 .SILENT:
-.PHONY: help env quickstart lint test test-fast clean
+.PHONY: help env quickstart lint test test-fast docs clean
 
 PYTHON = # an interpreter to use instead of the first suitable one
 BIN = .venv/bin
@@ -12,6 +12,7 @@ help:
 	echo 'make test-fast    run the tests that are not marked slow, up to the first failure (90 seconds)'
 	echo 'make test         check format, lint and types, and run all tests'
 	echo 'make lint         check format, lint and types only'
+	echo 'make docs         write docs/reference from the code'
 	echo 'make env          install raysearch (editable) and its development tools into .venv'
 	echo 'make clean        remove .venv and caches; runs/ stays'
 
@@ -55,6 +56,9 @@ test: lint
 
 test-fast: env
 	$(BIN)/pytest -x -m "not slow"
+
+docs: env
+	$(BIN)/python docs/reference/generate.py
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

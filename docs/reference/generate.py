@@ -1,0 +1,204 @@
+"""Writes the pages of this folder from the code: settings, methods, primitives, search keys, tables and commands.
+
+    python docs/reference/generate.py           # writes them
+    python docs/reference/generate.py --check   # exits with 1 if one of them is not current
+
+`make docs` writes them; a test checks that they are current.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from raysearch.cli import describe
+from raysearch.cli.main import app
+from raysearch.config.json_schema import search_keys
+from raysearch.config.parameters import SETTINGS
+from raysearch.methods import FAMILIES, METHODS
+from raysearch.methods.profiles import PROFILES
+from raysearch.modalities import all_modalities
+from raysearch.objectives.primitive import STAGES, Primitive
+from raysearch.storage.schemas import TABLES, VERSION
+
+FOLDER = Path(__file__).parent
+NOTE = "<!-- Written by docs/reference/generate.py from the code: change the code, then run it. -->"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns a Markdown table; a cell's line breaks and bars are escaped."""
+
+    def line(cells: Sequence[Any]) -> str:
+        texts = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
+        return f"| {' | '.join(texts)} |"
+
+    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
+
+
+def code(words: Iterable[Any]) -> str:
+    """Returns the words as inline code, separated by commas."""
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def settings_page() -> str:
+    """Returns a page with every setting, grouped by who uses it."""
+    rows = {name: describe.described(name) for name in SETTINGS}
+    groups: dict[str, list[Sequence[Any]]] = {"every trial": []} | {family: [] for family in FAMILIES}
+    for name, entries in rows.items():
+        (entry,) = (entry for entry in entries if "setting" in entry)
+        users = entry["used by"]
+        group = "every trial" if users == ["every trial"] else METHODS[users[0]].family
+        cells = [f"`{name}`", f"`{entry['default']}`", entry["range"], entry["unit"], entry["meaning"]]
+        groups[group].append([*cells, "" if group == "every trial" else code(users)])
+    parts = []
+    for group, group_rows in groups.items():
+        header = ["setting", "default", "range", "unit", "meaning", "used by"]
+        if group == "every trial":
+            header, group_rows = header[:-1], [row[:-1] for row in group_rows]
+        title = "Settings of every trial" if group == "every trial" else f"Settings of the {group} methods"
+        parts += [f"## {title}", table(header, group_rows)]
+    intro = "Every setting of a trial. A search fixes one under `settings:` or searches it under `dimensions:`."
+    profiles = table(
+        ["method", "setting", "default", *PROFILES],
+        [[f"`{cell}`" for cell in row.values()] for row in describe.listing("profiles")],
+    )
+    profile_text = "What `profile:` sets where a search says nothing: the paper's text, or its authors' code."
+    return "\n\n".join(["# Settings", intro, *parts, "## Profiles", profile_text, profiles])
+
+
+def methods_page() -> str:
+    """Returns a page with every weighting, surgery and schedule."""
+    parts = ["# Methods", "A method of a search is a weighting, a surgery and a schedule."]
+    for family in FAMILIES:
+        rows = [
+            [f"`{name}`", method.meaning, method.paper, code(method.setting_names)]
+            for name, method in METHODS.items()
+            if method.family == family
+        ]
+        parts += [f"## {family.capitalize()}", table(["name", "meaning", "paper", "settings"], rows)]
+    return "\n\n".join(parts)
+
+
+def requirement(primitive: Primitive) -> str:
+    """Returns the stage and the primitives that a primitive needs there, or an empty string."""
+    needs = primitive.requires
+    return f"{needs.stage}: {code(needs.primitives)}" if needs else ""
+
+
+def primitives_page() -> str:
+    """Returns a page with every primitive of every modality, stage by stage."""
+    parts = ["# Primitives", "An auxiliary objective is one primitive of each stage; a space names the primitives."]
+    for modality in all_modalities():
+        parts.append(f"## {modality.name.capitalize()}")
+        for stage in STAGES:
+            primitives = [each for each in modality.taxonomy.primitives if each.stage == stage]
+            rows = [[f"`{each.name}`", each.meaning, requirement(each)] for each in primitives]
+            header = ["primitive", "meaning", "requires"]
+            if not any(each.requires for each in primitives):
+                header, rows = header[:-1], [row[:-1] for row in rows]
+            parts += [f"### {stage}", table(header, rows)]
+    return "\n\n".join(parts)
+
+
+def values(schema: dict[str, Any]) -> str:
+    """Returns the type, the choices or the range of a key's values in words."""
+    if "enum" in schema:
+        return code(schema["enum"])
+    if "const" in schema:
+        return code([schema["const"]])
+    if "oneOf" in schema:
+        return code(choice["const"] for choice in schema["oneOf"])
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(text for form in schema["anyOf"] if (text := values(form))))
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    bounds = [f"at least {low}" if "minimum" in schema else f"above {low}"] if low is not None else []
+    bounds += [f"at most {high}"] if high is not None else []
+    return ", ".join([str(schema.get("type", "")), *bounds])
+
+
+def search_page() -> str:
+    """Returns a page with every key of a search file."""
+    rows = [
+        [
+            f"`{key}`",
+            values(schema),
+            f"`{schema['default']}`" if schema.get("default", "") != "" else "",
+            schema["description"],
+        ]
+        for key, schema in search_keys().items()
+    ]
+    intro = (
+        "Every key of a search file, by its dotted name; `NAME` stands for a name that you choose. Settings and "
+        "dimensions take every name of [settings](settings.md). `raysearch show KEY` prints the same lines, and "
+        "`raysearch schema` a JSON Schema for editors."
+    )
+    return "\n\n".join(["# The search file", intro, table(["key", "values", "default", "meaning"], rows)])
+
+
+def tables_page() -> str:
+    """Returns a page with every table of a run and its columns."""
+    intro = f"The Arrow tables of a run, format version {VERSION}: `runs/NAME/tables/TABLE/*.parquet`."
+    parts = ["# Tables", intro]
+    for name, schema in TABLES.items():
+        rows = []
+        for field in schema:
+            metadata = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+            rows.append([f"`{field.name}`", field.type, metadata.get("unit", ""), metadata.get("meaning", "")])
+        parts += [f"## {name}", table(["column", "type", "unit", "meaning"], rows)]
+    return "\n\n".join(parts)
+
+
+def commands_page() -> str:
+    """Returns a page with every verb of the command line."""
+    parts = ["# Commands", "Exit codes: 0 the command succeeded, 1 it failed, 2 the usage or a file is wrong."]
+    group = typer.main.get_command(app)
+    for name, command in sorted(group.commands.items()):
+        rows = []
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            is_option = parameter.param_type_name == "option"
+            label = ", ".join(parameter.opts) if is_option else (parameter.metavar or parameter.name.upper())
+            rows.append([f"`{label}`", "" if is_option else "argument", getattr(parameter, "help", "") or ""])
+        parts += [
+            f"## raysearch {name}",
+            " ".join((command.help or "").split()),
+            table(["option", "", "meaning"], rows),
+        ]
+    return "\n\n".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings": settings_page,
+    "methods": methods_page,
+    "primitives": primitives_page,
+    "search": search_page,
+    "tables": tables_page,
+    "commands": commands_page,
+}
+
+
+def page_text(name: str) -> str:
+    """Returns the whole text of a page."""
+    return f"{NOTE}\n\n{PAGES[name]()}\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes or checks all pages; returns the exit code."""
+    stale = []
+    for name in PAGES:
+        file, text = FOLDER / f"{name}.md", page_text(name)
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if "--check" not in arguments:
+                file.write_text(text, encoding="utf-8")
+    print(f"not current: {', '.join(stale)}" if stale else "all pages are current")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
