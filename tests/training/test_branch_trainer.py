@@ -75,6 +75,7 @@ def test_rounds_of_one_task_with_alpha_one_are_plain_training(data: Path, tmp_pa
     assert max(float((ends[0][name] - ends[1][name]).abs().max()) for name in ends[0]) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", BRANCH_METHODS)
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_rounds_resume_is_bit_equal(data: Path, tmp_path: Path, way: str, stop_after: int) -> None:

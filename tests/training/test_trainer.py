@@ -45,6 +45,7 @@ def data(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     return prepare_tiny_task(tiny_task, tmp_path_factory.mktemp("prepared") / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weighting", "surgery"), METHODS_TO_RUN)
 def test_method_trains_to_the_last_step_and_reports_all_columns(
     data: Path, tmp_path: Path, weighting: str, surgery: str
