@@ -55,8 +55,8 @@ class Update:
         self.dev_gradients = DevGradients(context)
         query = self.surgery.basis_query if self.surgery else None
         self.basis = BasisJacobian(context, query) if query else None
-        joint = DelayedJointStep if self.weighting.weights_from_current_step else JointStep
-        self.joint = joint(context, self.forward, self.heads)
+        self.joint = JointStep(context, self.forward, self.heads)
+        self.delayed_joint = DelayedJointStep(context, self.forward, self.heads)
         self.two_backward = TwoBackwardStep(context, self.forward, self.heads, self.dev_gradients)
         needs_gramian = self.surgery is not None and self.surgery.needs_gramian
         needs_sides = self.surgery is not None and not needs_gramian
@@ -111,7 +111,9 @@ class Update:
             return self.per_task
         if surgery and (surgery.needs_gramian or self.weighting.weights_from_current_step):
             return self.per_task
-        return self.two_backward if surgery or by_forwards else self.joint
+        if surgery or by_forwards:
+            return self.two_backward
+        return self.delayed_joint if step.sampled and self.weighting.weights_from_current_step else self.joint
 
     def _learn(self, step: Step, computed: ComputedStep) -> Step:
         """Lets the weighting learn; returns the step with its final coefficients."""

@@ -265,3 +265,11 @@ def test_engines_match_one_backward_per_gradient(
     assert torch.corrcoef(both)[0, 1] > 0.999
     if engine != "difference":
         torch.testing.assert_close(*both, rtol=1e-3, atol=1e-5)
+
+
+def test_micro_batches_of_auxinash_train_through_fine_tuning(data: Path, tmp_path: Path) -> None:
+    whole, _ = parameters_after_training(tmp_path / "whole", data, "auxinash", "none", "joint_then_finetune")
+    parts, _ = parameters_after_training(
+        tmp_path / "parts", data, "auxinash", "none", "joint_then_finetune", micro_batches=2
+    )
+    assert (whole - parts).abs().mean() < 1e-6
