@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Generator, Tensor, nn
 
 from raysearch.data.prepared import Split
 from raysearch.objectives.objective import Objective
+from raysearch.objectives.primitive import STAGES, Taxonomy
 
 OpenSplit = Callable[[str], Split]
 
@@ -85,3 +87,35 @@ def labels_of(split: Split, rows: Tensor) -> Tensor:
         return torch.empty(0, dtype=torch.long)
     labels = np.asarray(split.labels)[rows.numpy()]
     return torch.from_numpy(labels if labels.dtype == np.float32 else labels.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class TensorBatchBuilder:
+    """A base of batch builders whose examples are one tensor of a fixed shape each."""
+
+    taxonomy: ClassVar[Taxonomy]  # of the builder's modality
+
+    open_split: OpenSplit
+
+    def output(self, objective: Objective) -> Output:
+        """Returns the loss function of the objective's output."""
+        return self.functions["output"][objective.output]
+
+    def size(self, objective: Objective) -> int:
+        """Returns how many examples the objective draws from."""
+        return len(self.split_of(objective))
+
+    def collate(self, task_batches: Sequence[TaskBatch]) -> tuple[Tensor, ...]:
+        """Returns all task batches' tensors, one after another."""
+        return (torch.cat([batch.inputs[0] for batch in task_batches]),)
+
+    @cached_property
+    def functions(self) -> dict[str, dict[str, Callable[..., Any]]]:
+        """The functions of all primitives, by stage and name."""
+        return {stage: self.taxonomy.functions(stage) for stage in STAGES}
+
+    def split_of(self, objective: Objective) -> Split:
+        """Opens the split that an objective draws from; `extra_NAME` is the split of that name."""
+        source = self.functions["data"].get(objective.data)
+        split: Split = source(self.open_split) if source is not None else self.open_split(objective.data)
+        return split

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +10,16 @@ from helpers.sequence_modality.taxonomy import TAXONOMY
 from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
-from raysearch.modalities.batch import OpenSplit, Output, Targets, TaskBatch, labels_of
+from raysearch.modalities.batch import Targets, TaskBatch, TensorBatchBuilder, labels_of
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.primitive import load_target
 
 
 @dataclass(frozen=True)
-class SequenceBatchBuilder:
+class SequenceBatchBuilder(TensorBatchBuilder):
     """A builder of task batches whose inputs are values (b, L)."""
 
-    open_split: OpenSplit
+    taxonomy = TAXONOMY
     mean: float
     std: float
 
@@ -36,29 +35,13 @@ class SequenceBatchBuilder:
 
     def objective_batch(self, objective: Objective, count: int, generator: Generator) -> TaskBatch:
         """Returns `count` sequences for `objective`, drawn with replacement, transformed and partly hidden."""
-        split = self._split(objective)
+        split = self.split_of(objective)
         rows = torch.randint(len(split), (count,), generator=generator)
         original = self.values(split, rows)
-        view = TAXONOMY.functions("transform")[objective.transform](original, generator)
-        hidden = TAXONOMY.functions("representation")[objective.representation](view.values, generator)
+        view = self.functions["transform"][objective.transform](original, generator)
+        hidden = self.functions["representation"][objective.representation](view.values, generator)
         output = TAXONOMY.find("output", objective.output)
         assert output is not None
         labels = load_target(output.labels)(view) if output.labels else labels_of(split, rows)
         targets = Targets(original, torch.ones_like(hidden), labels, hidden.numel(), count)
         return TaskBatch((view.values.masked_fill(hidden, 0.0),), targets)
-
-    def output(self, objective: Objective) -> Output:
-        """Returns the loss function of the objective's output."""
-        return TAXONOMY.functions("output")[objective.output]
-
-    def size(self, objective: Objective) -> int:
-        """Returns how many sequences the objective draws from."""
-        return len(self._split(objective))
-
-    def collate(self, task_batches: Sequence[TaskBatch]) -> tuple[Tensor, ...]:
-        """Returns all task batches' values, one after another."""
-        return (torch.cat([batch.inputs[0] for batch in task_batches]),)
-
-    def _split(self, objective: Objective) -> Split:
-        split: Split = TAXONOMY.functions("data")[objective.data](self.open_split)
-        return split
