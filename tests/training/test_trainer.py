@@ -138,6 +138,7 @@ def test_train_is_deterministic_and_depends_on_the_seed(data: Path, tmp_path: Pa
     assert other != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weighting", "surgery"),
     [("aang", "attittud"), ("meta_tartan", "none"), ("aang", "none"), *((w, "none") for w in LEARNED_WEIGHTINGS)],

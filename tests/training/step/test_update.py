@@ -58,6 +58,7 @@ PER_TASK_CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weighting", "surgery", "settings"), PER_TASK_CASES, ids=str)
 def test_update_layer_products_match_one_backward_per_gradient(
     data: Path, tmp_path: Path, weighting: str, surgery: str, settings: dict[str, Any]
