@@ -15,7 +15,7 @@ JOINT_PHASE = "a phase that trains the end task and its auxiliaries together"
 class TrainingSettings(Settings):
     """The settings that every trial has."""
 
-    steps: int = setting(200, "optimizer steps of the main phase", low=1, unit="step")
+    steps: int = setting(200, "optimizer steps of the main phase", low=1, unit="step", is_phase_length=True)
     batch_size: int = setting(32, "end-task examples of a step, over all ranks", low=1, unit="example")
     aux_batch_size: int = setting(
         32, "auxiliary examples of a step, split over its objectives", low=1, unit="example", needs=AUXILIARIES

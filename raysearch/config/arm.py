@@ -14,7 +14,7 @@ from typing import Any
 from raysearch.config.compatibility import has_auxiliaries, uses_setting, why_incompatible
 from raysearch.config.dimension import Dimension
 from raysearch.config.objective_weights import is_weighted_by, static_weights
-from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX, typed_value
+from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, PHASE_LENGTHS, WEIGHT_PREFIX, typed_value
 from raysearch.config.sections import Baseline, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.methods import DEFAULT_METHODS, FAMILIES, METHODS
@@ -22,8 +22,6 @@ from raysearch.methods.profiles import Profile, bundle
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import Space
 from raysearch.schema.fields import Value
-
-PHASE_STEPS = ("steps", "pretrain_steps", "finetune_steps", "retrain_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +138,8 @@ class Arm:
     def max_steps(self) -> float:
         """The largest number of optimizer steps of a trial of this arm, over all phases."""
         return max(
-            sum(self.bound(key, max) for key in PHASE_STEPS if uses_setting(m, key)) for m in self.method_combinations()
+            sum(self.bound(key, max) for key in PHASE_LENGTHS if uses_setting(m, key))
+            for m in self.method_combinations()
         )
 
     def _is_possible(self, drawn: Mapping[str, Value]) -> bool:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from raysearch.config.arm import PHASE_STEPS, Arm
+from raysearch.config.arm import Arm
 from raysearch.config.compatibility import (
     Methods,
     has_auxiliaries,
@@ -18,7 +18,7 @@ from raysearch.config.compatibility import (
     why_incompatible,
 )
 from raysearch.config.dimension import Dimension
-from raysearch.config.parameters import DEFAULTS, SETTINGS, WEIGHT_PREFIX
+from raysearch.config.parameters import DEFAULTS, PHASE_LENGTHS, SETTINGS, WEIGHT_PREFIX
 from raysearch.methods import DEFAULT_METHODS, FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.schema.fields import Value
@@ -105,7 +105,7 @@ def check_values(search: Search, node: Node) -> None:
             if (batch := low["batch_size"]) < search.resources.workers:
                 problem = f"{batch:g} examples cannot be split over {search.resources.workers} workers"
                 raise node.error(problem, *_setting_location(search, arm, "batch_size"))
-            steps = sum(high[key] for key in PHASE_STEPS if key in high)
+            steps = sum(high[key] for key in PHASE_LENGTHS if key in high)
             if arm.name == MAIN_ARM and search.scheduler.stops_trials and search.scheduler.grace >= steps:
                 grace = search.scheduler.grace
                 problem = f"grace {grace} is not below the {steps:g} steps of a trial: no trial would be stopped"

@@ -26,6 +26,7 @@ OVERRIDE_KEY = re.compile(  # one part of the dotted key of `--set`: a setting's
 _GROUPS: list[type[Settings]] = [TrainingSettings, *(method.settings for method in METHODS.values())]
 SETTINGS: dict[str, Field[Any]] = {field.name: field for group in _GROUPS for field in fields(group)}
 DEFAULTS: dict[str, Value] = {name: cast(Value, field.default) for name, field in SETTINGS.items()}
+PHASE_LENGTHS = tuple(name for name, field in SETTINGS.items() if field.metadata["is_phase_length"])  # in steps
 
 
 def check_method(node: Node, family: Family, name: str) -> None:

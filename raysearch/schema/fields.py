@@ -29,14 +29,15 @@ def config_key(
     choices: tuple[str, ...] = (),
     shorthand: tuple[str, ...] = (),
     needs: str = "",
+    is_phase_length: bool = False,
 ) -> Any:
     """Declares a dataclass field as a key of a file; its range is [low, high], or (low, high] when `open_low`.
 
     `shorthand` lists words that a file may give in place of a mapping. `needs` names what a trial must have for the key
-    to be used; what that is, the domain knows.
+    to be used; what that is, the domain knows. `is_phase_length` marks the optimizer steps of one phase of a trial.
     """
     metadata: dict[str, Any] = {"meaning": meaning, "low": low, "high": high, "open_low": open_low, "unit": unit}
-    metadata |= {"choices": choices, "shorthand": shorthand, "needs": needs}
+    metadata |= {"choices": choices, "shorthand": shorthand, "needs": needs, "is_phase_length": is_phase_length}
     if default_factory is not MISSING:
         return dataclasses.field(default_factory=default_factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -52,10 +53,19 @@ def setting(
     unit: str = "",
     choices: tuple[str, ...] = (),
     needs: str = "",
+    is_phase_length: bool = False,
 ) -> Any:
     """Declares a key whose value is of the type of its default: one setting of a group."""
     return config_key(
-        meaning, default=default, low=low, high=high, open_low=open_low, unit=unit, choices=choices, needs=needs
+        meaning,
+        default=default,
+        low=low,
+        high=high,
+        open_low=open_low,
+        unit=unit,
+        choices=choices,
+        needs=needs,
+        is_phase_length=is_phase_length,
     )
 
 

@@ -11,7 +11,7 @@ from raysearch.schema.fields import Settings, setting
 class FineTuneSettings(Settings):
     """A last phase on the end task alone."""
 
-    finetune_steps: int = setting(50, "steps on the end task alone", low=1, unit="step")
+    finetune_steps: int = setting(50, "steps on the end task alone", low=1, unit="step", is_phase_length=True)
     finetune_lr: float = setting(1e-4, "constant learning rate of body and head in that phase", low=0, open_low=True)
 
 
@@ -19,12 +19,16 @@ class FineTuneSettings(Settings):
 class RetrainSettings(Settings):
     """A second run from the initial parameters, with the weights that the first run learned."""
 
-    retrain_steps: int = setting(200, "steps of the second run, at the learning rates of the first", low=1, unit="step")
+    retrain_steps: int = setting(
+        200, "steps of the second run, at the learning rates of the first", low=1, unit="step", is_phase_length=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings(Settings):
     """A first phase on the auxiliary objectives alone."""
 
-    pretrain_steps: int = setting(100, "steps on the auxiliary objectives alone", low=1, unit="step")
+    pretrain_steps: int = setting(
+        100, "steps on the auxiliary objectives alone", low=1, unit="step", is_phase_length=True
+    )
     pretrain_lr: float = setting(5e-4, "peak learning rate of the body in that phase", low=0, open_low=True)

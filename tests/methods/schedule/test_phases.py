@@ -1,0 +1,32 @@
+"""Phases of every schedule agree with the settings that declare their lengths."""
+
+import pytest
+
+from raysearch.config.parameters import DEFAULTS, PHASE_LENGTHS
+from raysearch.methods import METHODS, methods_of
+from raysearch.methods.schedule.phases import Phase
+from raysearch.training_settings import TrainingSettings
+
+
+def phases_of(name: str) -> tuple[Phase, ...]:
+    phases: tuple[Phase, ...] = METHODS[name].load()(TrainingSettings(), METHODS[name].settings())
+    return phases
+
+
+@pytest.mark.parametrize("name", methods_of("schedule"))
+def test_declared_phase_lengths_add_up_to_the_steps_of_a_trial(name: str) -> None:
+    lengths = [key for key in PHASE_LENGTHS if key == "steps" or key in METHODS[name].setting_names]
+    assert sum(int(DEFAULTS[key]) for key in lengths) == sum(phase.steps for phase in phases_of(name))
+
+
+@pytest.mark.parametrize("name", methods_of("schedule"))
+def test_phases_have_names_of_their_own_and_train_something(name: str) -> None:
+    phases = phases_of(name)
+    assert len({phase.name for phase in phases}) == len(phases)
+    assert all(phase.trains_end_task or phase.trains_objectives for phase in phases)
+
+
+@pytest.mark.parametrize("name", methods_of("schedule"))
+def test_declared_joint_phase_is_one_that_trains_both(name: str) -> None:
+    is_joint = any(phase.trains_end_task and phase.trains_objectives for phase in phases_of(name))
+    assert is_joint == METHODS[name].trains_jointly
