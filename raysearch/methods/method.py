@@ -46,9 +46,7 @@ class Method:
     searches_weights: bool = False  # its weights are settings `weight.*`
     needs_meta_dev: bool = False
     merges_branches: bool = False  # trains branches by themselves in rounds and merges them
-    needs_task_gradients: bool = False  # the tasks' own gradients, not only their products with a dev head's gradient
     # what a surgery needs
-    compares_gradients: bool = False  # works on the gradients of several tasks, not on their sum
     remembers_gradients: bool = False  # of each objective from step to step, so all of them take part in every step
     # what a schedule does
     trains_jointly: bool = True  # has a phase that trains the end task and its auxiliaries together

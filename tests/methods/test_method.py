@@ -7,6 +7,7 @@ from raysearch.config.parameters import DEFAULTS
 from raysearch.methods import DEFAULT_METHODS, METHODS, methods_of
 from raysearch.methods.weighting.settings import MetaBatchSettings
 from raysearch.schema.fields import Value
+from raysearch.testing import OBJECTIVES
 
 ROUND: dict[str, Value] = {"steps": 100, "pass_steps": 20, "rho": 0.5, "fork_branches": "each"}
 
@@ -41,9 +42,28 @@ def test_weighting_with_meta_batches_or_rounds_needs_meta_dev(name: str) -> None
 
 @pytest.mark.parametrize("name", methods_of("surgery"))
 def test_surgery_that_compares_gradients_refuses_clipped_ones(name: str) -> None:
+    surgery = METHODS[name].load()(METHODS[name].settings())
     clips = problem("aang", name, settings={"task_clip": 10.0})
-    assert bool(clips) == METHODS[name].compares_gradients
+    assert bool(clips) == (surgery is not None and surgery.needs_gramian)
     assert clips in ("", f"surgery '{name}' compares gradients that are not clipped: task_clip must be 0, not 10")
+
+
+@pytest.mark.parametrize("name", methods_of("surgery"))
+def test_surgery_that_compares_gradients_refuses_forward_engines(name: str) -> None:
+    surgery = METHODS[name].load()(METHODS[name].settings())
+    for engine in ("jvp", "difference"):
+        is_refused = "needs each task's gradient" in problem(surgery=name, settings={"engine": engine})
+        assert is_refused == (surgery is not None and surgery.needs_gramian)
+
+
+@pytest.mark.parametrize("name", methods_of("weighting"))
+def test_weighting_that_requests_task_gradients_refuses_forward_engines(name: str) -> None:
+    weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
+    queries = [weighting.required_gradients(step) for step in range(1, 101)]
+    requests_gradients = any(query and query.compare != "dev_head" for query in queries)
+    for engine in ("jvp", "difference"):
+        is_refused = "needs each task's gradient" in problem(name, settings={"engine": engine})
+        assert is_refused == requests_gradients
 
 
 @pytest.mark.parametrize(("weighting", "branches"), [("probes", 4), ("alphavil", 5), ("diw", 1), ("forkmerge", 5)])

@@ -55,7 +55,6 @@ SURGERIES: tuple[Method, ...] = (
         settings.GCSSettings,
         "each auxiliary gradient weighted by its cosine with that of the end task",
         _GCS,
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -64,7 +63,6 @@ SURGERIES: tuple[Method, ...] = (
         settings.ConflictSettings,
         "from each gradient, the part that opposes another is removed",
         _PCGRAD,
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -73,7 +71,6 @@ SURGERIES: tuple[Method, ...] = (
         settings.ConflictSettings,
         "the shortest convex combination of the gradients",
         _MGDA,
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -83,7 +80,6 @@ SURGERIES: tuple[Method, ...] = (
         "the direction near the mean gradient whose smallest gain is largest",
         _CAGRAD,
         packages=("cvxpy", "clarabel"),
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -92,7 +88,6 @@ SURGERIES: tuple[Method, ...] = (
         settings.AlignedMTLSettings,
         "the principal components of the gradients, scaled to one length",
         _ALIGNED_MTL,
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -101,7 +96,6 @@ SURGERIES: tuple[Method, ...] = (
         settings.ConflictSettings,
         "equal projections on every gradient",
         _IMTL_G,
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -111,7 +105,6 @@ SURGERIES: tuple[Method, ...] = (
         "the mean of the gradients, each projected so that it opposes none",
         _UPGRAD,
         packages=_QP,
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -121,7 +114,6 @@ SURGERIES: tuple[Method, ...] = (
         "the mean gradient, projected so that it opposes none",
         _DUALPROJ,
         packages=_QP,
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -130,7 +122,6 @@ SURGERIES: tuple[Method, ...] = (
         settings.ConflictSettings,
         "equal cosines with every gradient",
         _CONFIG,
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -140,7 +131,6 @@ SURGERIES: tuple[Method, ...] = (
         "alpha-fair gains",
         _FAIRGRAD,
         packages=("scipy",),
-        compares_gradients=True,
         constraints=_COMPARES,
     ),
     _surgery(
@@ -151,7 +141,6 @@ SURGERIES: tuple[Method, ...] = (
         _NASH_MTL,
         packages=("cvxpy", "ecos"),
         remembers_gradients=True,
-        compares_gradients=True,
         constraints=(*_COMPARES, keeps_objectives),
     ),
     _surgery(
@@ -161,7 +150,6 @@ SURGERIES: tuple[Method, ...] = (
         "gradients aligned to the moving average of their cosines",
         _GRADVAC,
         remembers_gradients=True,
-        compares_gradients=True,
         constraints=(*_COMPARES, keeps_objectives),
     ),
     _surgery(
@@ -171,7 +159,6 @@ SURGERIES: tuple[Method, ...] = (
         "the direction of the end task, with a share of progress for each auxiliary",
         _PCD,
         remembers_gradients=True,
-        compares_gradients=True,
         constraints=(
             requires_joint_phase("keeps the end task's gradient: {other} would not train the body"),
             *_COMPARES,
