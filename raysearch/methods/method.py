@@ -137,6 +137,10 @@ def requires_steps_for_a_round(count_branches: Callable[[Mapping[str, Value], in
     return check
 
 
+# For a weighting with `weights_from_current_step` that does not request gradients at every step.
+needs_whole_batch = requires_value("micro_batches", 1, "weighs a step by the losses of the whole batch")
+
+
 def keeps_objectives(method: Method, trial: Combination) -> str | None:
     """Every objective takes part in every step, because the method remembers the gradients of each."""
     if trial.objectives is None or trial.settings["conflict_between"] != "objectives":

@@ -66,6 +66,16 @@ def test_weighting_that_requests_task_gradients_refuses_forward_engines(name: st
         assert is_refused == requests_gradients
 
 
+@pytest.mark.parametrize("name", methods_of("weighting"))
+def test_weighting_that_waits_for_losses_refuses_micro_batches(name: str) -> None:
+    weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
+    has_steps_without_gradients = not all(weighting.required_gradients(step) for step in range(1, 101))
+    is_refused = "losses of the whole batch: micro_batches must be 1, not 2" in problem(
+        name, settings={"micro_batches": 2}
+    )
+    assert is_refused == (weighting.weights_from_current_step and has_steps_without_gradients)
+
+
 @pytest.mark.parametrize(("weighting", "branches"), [("probes", 4), ("alphavil", 5), ("diw", 1), ("forkmerge", 5)])
 def test_round_with_more_steps_than_the_trial_is_incompatible(weighting: str, branches: int) -> None:
     enough = 10 * branches

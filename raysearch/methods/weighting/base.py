@@ -106,7 +106,8 @@ class Weighting(ABC):
     """The base of all weightings: it samples objectives, and learns nothing.
 
     A weighting with `weights_from_current_step` has its coefficients of a step only after `learn` has been called with
-    that step's own losses and gradients. One with `needs_losses_after_update` is also given the losses of the same
+    that step's own losses and gradients; unless it requests gradients at every step, its entry in the registry has the
+    constraint `needs_whole_batch`. One with `needs_losses_after_update` is also given the losses of the same
     batch after the update.
     """
 

@@ -9,10 +9,10 @@ from raysearch.methods.method import (
     Method,
     excludes,
     excludes_values,
+    needs_whole_batch,
     requires_joint_phase,
     requires_settings,
     requires_steps_for_a_round,
-    requires_value,
 )
 from raysearch.methods.weighting import settings
 from raysearch.schema.fields import NoSettings, Value
@@ -180,7 +180,7 @@ WEIGHTINGS: tuple[Method, ...] = (
         settings.FAMOSettings,
         "the logarithms of all losses fall at the same rate",
         _FAMO,
-        constraints=(_BALANCES, requires_value("micro_batches", 1, "weighs a step by the losses of the whole batch")),
+        constraints=(_BALANCES, needs_whole_batch),
     ),
     _weighting(
         "rlw",

@@ -77,6 +77,9 @@ class DelayedJointStep(JointStep):
     def compute(self, step: Step, batches: TaskBatches, query: GradientQuery) -> ComputedStep:
         """Runs the forward pass; the backward pass takes the step's final coefficients."""
         del query
+        if self.context.training.micro_batches > 1:
+            weighting = self.context.plan.weighting
+            raise ValueError(f"weighting {weighting!r} weighs a step by its own losses: micro_batches must be 1")
         (parts,) = self.forward.micro_batches(slice_for_rank(batches, self.process_group))
         losses = self.forward.losses(parts)
         return self._computed(step, losses, lambda final: self.forward.gradient(losses, final.coefficient))

@@ -91,6 +91,12 @@ def test_update_micro_batches_match_the_whole_batch(data: Path, tmp_path: Path, 
     assert (whole - parts).abs().mean() < 1e-6
 
 
+def test_update_with_delayed_weights_refuses_micro_batches(data: Path, tmp_path: Path) -> None:
+    plan = tiny_plan(data, "famo", micro_batches=2)
+    with pytest.raises(ValueError, match="'famo' weighs a step by its own losses: micro_batches must be 1"):
+        list(train(plan, folder=tmp_path))
+
+
 @pytest.mark.parametrize(("weighting", "surgery"), [("aang", "attittud"), ("static", "pcgrad")])
 def test_update_in_bfloat16_is_close_to_float32(data: Path, tmp_path: Path, weighting: str, surgery: str) -> None:
     whole, _ = parameters_after_training(tmp_path / "whole", data, weighting, surgery)
