@@ -15,6 +15,7 @@ import typer
 
 from raysearch import training_settings
 from raysearch.cli import main
+from raysearch.config.sections import DECLARED_SAMPLERS
 from raysearch.methods import METHODS
 from raysearch.methods.schedule import settings as c
 from raysearch.methods.surgery import settings as s
@@ -190,6 +191,19 @@ def test_generic_code_names_no_method() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         for word in {node.value, *re.findall(r"'(\w+)'", node.value)} & (METHODS.keys() - HOMONYMS.keys())
+    ]
+    assert named == []
+
+
+def test_generic_code_compares_with_no_sampler_name() -> None:
+    named = [
+        f"{module}:{node.lineno}: {word.value!r}"
+        for module, tree in SYNTAX_TREES.items()
+        if module.partition(".")[0] not in METHOD_PACKAGES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        for word in node.comparators
+        if isinstance(word, ast.Constant) and word.value in DECLARED_SAMPLERS
     ]
     assert named == []
 

@@ -27,12 +27,13 @@ class SamplerInfo:
     meaning: str
     numbers_only: bool = False  # draws no choices
     lists_values: bool = False  # goes through all values, so that every dimension has finitely many
+    shares_draws: bool = False  # no draw depends on earlier ones, so all arms draw the same values of a dimension
     package: str = ""  # of the extra raysearch[samplers]
 
 
 DECLARED_SAMPLERS = {
     "tpe": SamplerInfo("the tree-structured Parzen estimator"),
-    "random": SamplerInfo("independent draws"),
+    "random": SamplerInfo("independent draws", shares_draws=True),
     "grid": SamplerInfo("every combination of values once", lists_values=True),
     "cmaes": SamplerInfo("CMA-ES, for numbers", numbers_only=True, package="cmaes"),
     "gp": SamplerInfo("a Gaussian process"),

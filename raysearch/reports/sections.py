@@ -27,7 +27,13 @@ from raysearch.reports.blocks import (
 )
 from raysearch.reports.plots import Rows, column
 from raysearch.reports.svg import VARIABLES
-from raysearch.reports.verdicts import compare_arms, compare_on_test, compare_values, in_declared_order
+from raysearch.reports.verdicts import (
+    compare_arms,
+    compare_on_test,
+    compare_values,
+    draws_every_value,
+    in_declared_order,
+)
 from raysearch.storage.states import MAIN_ARM
 
 MAX_ROWS = 50  # of a table on the page; the tables of the run have all
@@ -115,7 +121,7 @@ def _dimensions(answers: RunAnswers) -> list[Block]:
     rows = in_declared_order(rows, declared)
     svgs = plots_sweep.eta_pairs(rows, declared, metric)
     pairs: list[Block] = [Plots(svgs, least="250px")] if svgs else []
-    if answers.search.get("sampler") == "grid":  # the section `sweep` has the plots of a grid's values
+    if draws_every_value(answers.search):  # the section `sweep` has the plots of these values
         return pairs
     return [
         Plots(plots.dimensions(rows, declared, metric, answers.best.get(MAIN_ARM)), least="250px"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raysearch.config.sections import DECLARED_SAMPLERS
 from raysearch.formatting import format_count, format_difference, format_differences
 from raysearch.reports import plots, plots_sweep
 from raysearch.reports.blocks import Block, Column, Note, Plots, Table, Verdict, difference, interval, number, text
@@ -85,11 +86,17 @@ def compare_values(rows: Rows, points: Rows, search: Mapping[str, Any], metric: 
         difference("value minus reference", "difference"),
         interval("95 % interval", "low", "high"),
     ]
-    if search.get("sampler") != "grid":
+    if not draws_every_value(search):
         return [Table(columns, rows, summary=format_count(len(rows), "value")), *_source(rows)]
     points = in_declared_order(points, search["dimensions"])
     svgs = plots_sweep.sweeps(points, search["dimensions"], metric)
     return [Plots(svgs, least="330px"), Table(columns, rows), *_source(rows)]
+
+
+def draws_every_value(search: Mapping[str, Any]) -> bool:
+    """Returns whether the sampler of a stored search goes through all values, so that they are compared as a sweep."""
+    sampler = DECLARED_SAMPLERS.get(search.get("sampler", ""))
+    return sampler is not None and sampler.lists_values
 
 
 def in_declared_order(rows: Rows, declared: Mapping[str, Any]) -> Rows:

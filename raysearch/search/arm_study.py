@@ -18,6 +18,7 @@ from optuna.trial import TrialState as OptunaState
 
 from raysearch.config.arm import Arm
 from raysearch.config.search_config import Search
+from raysearch.config.sections import DECLARED_SAMPLERS
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.search.samplers import (
@@ -96,7 +97,7 @@ class ArmStudy:
         self.earlier_trials: list[FrozenTrial] = []  # complete ones that the study was rebuilt with
         self.trial_seconds: list[float] = []  # in training, of every trial of role search that has ended
         self.grid_points: list[dict[str, Any]] | None = None
-        if self.sampler == "grid":
+        if DECLARED_SAMPLERS[self.sampler].lists_values:
             self.grid_points = list(arm.grid())
             random.Random(derive_seed(self.seed, arm.name)).shuffle(self.grid_points)
 
@@ -159,8 +160,8 @@ class ArmStudy:
         raise RunError(f"arm {self.arm.name}: {POSSIBLE_DRAWS} impossible draws in a row; the last: {problem}")
 
     def _ask_optuna(self, number: int, attempt: int) -> optuna.Trial:
-        is_shared = self.sampler == "random"  # then all arms that have a dimension draw the same values
-        seed = derive_seed(self.seed, *([] if is_shared else [self.arm.name]), number, attempt)
+        names = [] if DECLARED_SAMPLERS[self.sampler].shares_draws else [self.arm.name]
+        seed = derive_seed(self.seed, *names, number, attempt)
         if self.grid_points is not None:
             self.study.enqueue_trial(self.grid_points[number])
         self.study.sampler = make_sampler(self.sampler, seed, self.arm, self.earlier_trials)

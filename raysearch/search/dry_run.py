@@ -11,6 +11,7 @@ from typing import Any
 from raysearch.config.arm import Arm
 from raysearch.config.environment import local_resources
 from raysearch.config.search_config import Search
+from raysearch.config.sections import DECLARED_SAMPLERS
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.storage.states import TrialState
@@ -40,7 +41,7 @@ def outline(search: Search) -> dict[str, Any]:
 def _arm(search: Search, arm: Arm) -> dict[str, Any]:
     """Returns an arm's methods, its dimensions, and how many trials it has at most, on all seeds."""
     configurations = arm.trials
-    if configurations is not None and search.sampler == "grid":
+    if configurations is not None and DECLARED_SAMPLERS[search.sampler].lists_values:
         configurations = min(configurations, sum(1 for _ in arm.grid()))
     seeds = len(search.seeds)
     confirming = len(search.confirm.seeds) if search.confirm else 0

@@ -46,7 +46,9 @@ def _cmaes(seed: int, arm: Arm, earlier: Sequence[FrozenTrial]) -> BaseSampler: 
 
 
 # Name in `sampler:` -> the sampler of one draw, given its seed, the arm, and the complete trials of earlier sessions.
-# The grid's points are enqueued by `arm_study`; its sampler is not asked.
+# A sampler is made anew for every draw, also when the study is rebuilt from the ledger, so it remembers nothing: what it
+# draws depends on the seed, which is derived from the number of the draw, and on the trials that have ended.
+# The points of a sampler that lists all values are enqueued by `arm_study`; it is not asked itself.
 SAMPLERS: dict[str, Callable[[int, Arm, Sequence[FrozenTrial]], BaseSampler]] = {
     "tpe": _tpe,
     "cmaes": _cmaes,
