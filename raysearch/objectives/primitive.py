@@ -40,6 +40,7 @@ class Primitive:
     meaning: str
     head: int | str = ""  # of an output: how many numbers its head gives, or a word that the modality's network knows
     requires: Requirement | None = None
+    hides_changes: bool = False  # of a transform: it changes what it selects, and does not show where
     labels: str = ""  # of an output: "module:function" that returns what is to be predicted, where that is not usual
 
     def load(self) -> Callable[..., Any]:

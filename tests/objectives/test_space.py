@@ -105,6 +105,13 @@ def test_why_not_names_the_rule_and_what_the_output_requires() -> None:
     )
 
 
+def test_real_synthetic_is_allowed_after_transforms_that_hide_changes() -> None:
+    space = load_space("aang_full")
+    for transform in (each for each in space.taxonomy.primitives if each.stage == "transform"):
+        missing = space.missing_requirement(objective(f"end_task/{transform.name}/bidirectional/real_synthetic"))
+        assert (missing is None) == transform.hides_changes
+
+
 def test_extra_label_is_allowed_only_on_extra_data_sets() -> None:
     declared = {"transform": ["none"], "representation": ["bidirectional"], "output": ["denoise", "extra_label"]}
     space = read_space(Node({"stages": {"data": ["extra_ner"], **declared}, "objectives": 2}))

@@ -10,6 +10,35 @@ _DATA, _TRANSFORMS, _MASKS, _OUTPUTS = (
     f"{_PACKAGE}.{module}" for module in ("data_sources", "transforms", "attention_masks", "outputs")
 )
 
+_TRANSFORM_PRIMITIVES = (
+    Primitive("transform", "none", f"{_TRANSFORMS}:none", "selected tokens stay as they are"),
+    Primitive(
+        "transform", "replace", f"{_TRANSFORMS}:replace", "selected tokens become random tokens", hides_changes=True
+    ),
+    Primitive("transform", "mask", f"{_TRANSFORMS}:mask", "selected tokens become the mask token"),
+    Primitive(
+        "transform",
+        "bert",
+        f"{_TRANSFORMS}:bert",
+        "80 % of the selected tokens are masked, 10 % replaced, 10 % kept",
+        hides_changes=True,
+    ),
+    Primitive(
+        "transform",
+        "noisy_embeds",
+        f"{_TRANSFORMS}:noisy_embeds",
+        "the selected tokens' embeddings get Gaussian noise",
+        hides_changes=True,
+    ),
+    Primitive(
+        "transform",
+        "delete",
+        f"{_TRANSFORMS}:delete",
+        "the selected tokens are deleted; each is predicted at the token before it",
+        hides_changes=True,
+    ),
+)
+
 TAXONOMY = Taxonomy(
     modality="text",
     has_extra_data=True,
@@ -20,27 +49,7 @@ TAXONOMY = Taxonomy(
         Primitive("data", "in_domain", f"{_DATA}:in_domain", "unlabelled texts of the same domain"),
         Primitive("data", "out_of_domain", f"{_DATA}:out_of_domain", "unlabelled texts of another domain"),
         Primitive("data", "neural_lm", f"{_DATA}:neural_lm", "texts that a language model has written"),
-        Primitive("transform", "none", f"{_TRANSFORMS}:none", "selected tokens stay as they are"),
-        Primitive("transform", "replace", f"{_TRANSFORMS}:replace", "selected tokens become random tokens"),
-        Primitive("transform", "mask", f"{_TRANSFORMS}:mask", "selected tokens become the mask token"),
-        Primitive(
-            "transform",
-            "bert",
-            f"{_TRANSFORMS}:bert",
-            "80 % of the selected tokens are masked, 10 % replaced, 10 % kept",
-        ),
-        Primitive(
-            "transform",
-            "noisy_embeds",
-            f"{_TRANSFORMS}:noisy_embeds",
-            "the selected tokens' embeddings get Gaussian noise",
-        ),
-        Primitive(
-            "transform",
-            "delete",
-            f"{_TRANSFORMS}:delete",
-            "the selected tokens are deleted; each is predicted at the token before it",
-        ),
+        *_TRANSFORM_PRIMITIVES,
         Primitive("representation", "bidirectional", f"{_MASKS}:bidirectional", "every token sees every token"),
         Primitive(
             "representation", "left_to_right", f"{_MASKS}:left_to_right", "a token sees itself and what is left of it"
@@ -107,7 +116,7 @@ TAXONOMY = Taxonomy(
             labels=f"{_OUTPUTS}:changed_tokens",
             requires=Requirement(
                 "transform",
-                ("replace", "bert", "delete", "noisy_embeds"),
+                tuple(transform.name for transform in _TRANSFORM_PRIMITIVES if transform.hides_changes),
                 "predicts which tokens were changed, and none is, or the mask token shows it",
             ),
         ),
