@@ -212,7 +212,10 @@ def test_generic_code_compares_with_no_sampler_name() -> None:
 def test_method_loads_and_names_its_paper(name: str) -> None:
     method = METHODS[name]
     assert callable(method.load())
-    where = r"https://(arxiv\.org/abs/\d{4}\.\d{5}|papers\.nips\.cc/paper/\S+)"
+    where = (
+        r"https://(arxiv\.org/abs/\d{4}\.\d{5}|papers\.nips\.cc/paper/\S+|aclanthology\.org/\S+"
+        r"|proceedings\.mlr\.press/\S+|ojs\.aaai\.org/\S+|openreview\.net/\S+)"
+    )
     assert method.paper in ("baseline", "raysearch's own") or re.search(rf"\d{{4}}, {where}$", method.paper)
 
 
