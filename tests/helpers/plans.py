@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raysearch.methods import METHODS
+from raysearch.methods import METHODS, methods_of
 from raysearch.modalities.opening import prepare
 from raysearch.modalities.text.config import TextTask
 from raysearch.objectives.objective import Objective
@@ -41,7 +41,13 @@ AANG_OFFICIAL = {
     "micro_batches": 2,
     "weights_every": 2,
 }
-LEARNED_WEIGHTINGS = ["uncertainty", "dwa", "gradnorm", "famo", "rlw", "ol_aux", "dga", "auxinash"]
+LEARNED_WEIGHTINGS = [  # those with a state that train in one branch; a few have cases of their own
+    name
+    for name, method in methods_of("weighting").items()
+    if not method.merges_branches
+    and name not in ("aang", "meta_tartan", "gates")
+    and method.load()(OBJECTIVES, method.settings()).state()
+]
 FAST_WEIGHTING_SETTINGS = {
     "dwa_window": 1,
     "ol_aux_steps": 2,

@@ -20,7 +20,8 @@ from raysearch.storage.run import open_run
 from raysearch.training import checkpoint
 from raysearch.training.trainer import train
 
-# The keys of a checkpoint. If one of them changes, checkpoint.FORMAT has to change, and so has the number here.
+# The keys of a checkpoint. If one of them changes, checkpoint.FORMAT has to change, and so has the number here. A new
+# method with a state gets a line in STATE_KEYS; the number stays, because old checkpoints are read as before.
 FORMAT = 2
 TRIAL_PARTS = "bases best key led optimizer parameters place rounds seconds sums surgery weighting weights"
 STATE_KEYS = {

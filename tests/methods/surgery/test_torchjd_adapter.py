@@ -14,10 +14,10 @@ from raysearch.config.loading import load_search
 from raysearch.errors import SpecError
 from raysearch.methods import METHODS, methods_of
 from raysearch.methods.surgery.base import GramianSurgery
-from raysearch.methods.surgery.settings import GCSSettings
+from raysearch.methods.surgery.settings import ConflictSettings, GCSSettings
 from raysearch.training import checkpoint
 
-SURGERIES = [name for name in methods_of("surgery") if name not in ("none", "attittud")]
+SURGERIES = [name for name, each in methods_of("surgery").items() if issubclass(each.settings, ConflictSettings)]
 STATEFUL = [name for name in SURGERIES if METHODS[name].remembers_gradients]
 RANDOMIZED = ["pcgrad", "gradvac"]
 AGGREGATORS: dict[str, Callable[[int], Any]] = {  # of m rows, with the settings that ours have by default
