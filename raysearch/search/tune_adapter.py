@@ -120,6 +120,9 @@ class AshaWithExemptions(AsyncHyperBandScheduler):
             self.on_trial_remove(controller, trial)
 
 
+SCHEDULERS = {"asha": AshaWithExemptions}  # every declared scheduler that stops trials
+
+
 class StudySearcher(Searcher):
     """Answers Tune's request for a trial with the next one of our study, and submits it to the worker groups."""
 
@@ -230,10 +233,10 @@ def run_on_tune(
     search by raising.
     """
     search = recorder.study.search
-    scheduler: TrialScheduler | None = None  # first in, first out
-    if search.scheduler.name == "asha":
-        scheduler = asha = AshaWithExemptions(search.scheduler)
-        asha.restore_rungs(evaluations)
+    scheduler: AshaWithExemptions | None = None  # first in, first out
+    if search.scheduler.stops_trials:
+        scheduler = SCHEDULERS[search.scheduler.name](search.scheduler)
+        scheduler.restore_rungs(evaluations)
     listener = EventListener(recorder, workers.broker)
 
     def check() -> None:

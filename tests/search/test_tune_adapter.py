@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from raysearch.config.sections import Scheduler
-from raysearch.search.tune_adapter import EXEMPT, REPLAYED, SCORE, STEP, AshaWithExemptions
+from raysearch.config.sections import DECLARED_SCHEDULERS, Scheduler
+from raysearch.search.tune_adapter import EXEMPT, REPLAYED, SCHEDULERS, SCORE, STEP, AshaWithExemptions
 
 ASHA = Scheduler(name="asha", grace=20, reduction=3)
 
@@ -31,6 +31,10 @@ def decision_after(scores: list[float], **more: Any) -> str:
     decisions = [report_score(asha, add_trial(asha, f"t{n}"), 20, score) for n, score in enumerate(scores[:-1])]
     assert decisions[0] == "CONTINUE"
     return report_score(asha, add_trial(asha, "last"), 20, scores[-1], **more)
+
+
+def test_every_declared_scheduler_that_stops_trials_has_a_class() -> None:
+    assert SCHEDULERS.keys() == {name for name in DECLARED_SCHEDULERS if Scheduler(name=name).stops_trials}
 
 
 def test_asha_stops_trials_below_the_best_third_of_a_rung() -> None:
