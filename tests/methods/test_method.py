@@ -57,7 +57,7 @@ def test_surgery_that_compares_gradients_refuses_forward_engines(name: str) -> N
 
 
 @pytest.mark.parametrize("name", methods_of("weighting"))
-def test_weighting_that_requests_task_gradients_refuses_forward_engines(name: str) -> None:
+def test_weighting_with_task_gradients_refuses_forward_engines(name: str) -> None:
     weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
     queries = [weighting.required_gradients(step) for step in range(1, 101)]
     requests_gradients = any(query and query.compare != "dev_head" for query in queries)

@@ -105,7 +105,7 @@ def test_why_not_names_the_rule_and_what_the_output_requires() -> None:
     )
 
 
-def test_real_synthetic_is_allowed_after_transforms_that_hide_changes() -> None:
+def test_real_synthetic_follows_transforms_that_hide_changes() -> None:
     space = load_space("aang_full")
     for transform in (each for each in space.taxonomy.primitives if each.stage == "transform"):
         missing = space.missing_requirement(objective(f"end_task/{transform.name}/bidirectional/real_synthetic"))
