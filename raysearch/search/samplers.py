@@ -46,7 +46,7 @@ def _cmaes(seed: int, arm: Arm, earlier: Sequence[FrozenTrial]) -> BaseSampler: 
 
 
 # Name in `sampler:` -> the sampler of one draw, given its seed, the arm, and the complete trials of earlier sessions.
-# A sampler is built again for every draw and remembers nothing: what it draws depends on the seed, which is derived from
+# A sampler is built again for every draw and remembers nothing: what it draws depends on the seed, which follows from
 # the number of the draw, and on the trials that have ended.
 # The points of a sampler that lists all values are enqueued by `arm_study`; it is not asked itself.
 SAMPLERS: dict[str, Callable[[int, Arm, Sequence[FrozenTrial]], BaseSampler]] = {
