@@ -288,6 +288,7 @@ def test_retrain_restarts_parameters_with_the_learned_weights(data: Path, tmp_pa
     assert torch.equal(trial.update.weighting.weights(), learned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [2, 3, 4])
 def test_retrain_resume_is_bit_equal(data: Path, tmp_path: Path, stop_after: int) -> None:
     assert_resume_is_bit_equal(tiny_plan(data, "aang", "none", "joint_then_retrain"), tmp_path, after=stop_after)

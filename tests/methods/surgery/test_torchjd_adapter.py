@@ -187,6 +187,7 @@ def trajectory(step: Callable[[Tensor, int], Tensor]) -> Tensor:
     return torch.stack(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SURGERIES)
 def test_surgery_training_follows_the_reference_trajectory(name: str) -> None:
     surgery = make_surgery(name)

@@ -122,6 +122,7 @@ def test_probes_train_at_the_learning_rate_of_probes(
     assert peaks[1] == pytest.approx([4 * lr for lr in peaks[0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 2])
 def test_probes_resume_is_bit_equal(data: Path, tmp_path: Path, after: int) -> None:
     assert_resume_is_bit_equal(probes_plan(data), tmp_path, after=after)

@@ -74,6 +74,7 @@ def test_update_layer_products_match_one_backward_per_gradient(
         assert row["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weighting", "surgery"),
     [
@@ -249,6 +250,7 @@ def test_famo_recomputes_losses_with_the_same_dropout(
     assert seen[0] != seen[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weighting", "surgery", "engine"),
     [("aang", "none", "products"), ("meta_tartan", "attittud", "jvp"), ("aang", "none", "difference")],
