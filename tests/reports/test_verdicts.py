@@ -12,6 +12,8 @@ from raysearch.reports.page import write_html
 from raysearch.reports.verdicts import compare_arms
 from raysearch.storage.run import open_run
 
+pytestmark = pytest.mark.slow  # whole trainings or pages
+
 PAPER = {
     "source": "Dery, Dauphin & Grangier 2021, Table 2, https://arxiv.org/abs/2108.11346",
     "metric": "accuracy",

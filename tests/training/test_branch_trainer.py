@@ -18,6 +18,8 @@ from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.parameters import parameters_of, set_parameters
 from raysearch.training.trainer import Trial, train
 
+pytestmark = pytest.mark.slow  # whole trainings or pages
+
 TWO_OBJECTIVES = OBJECTIVES[:2]
 BRANCH_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "alphavil": ("alphavil", {"alpha_lr": 1.0}),

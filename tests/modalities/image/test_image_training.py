@@ -28,6 +28,8 @@ from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.context import build
 from raysearch.training.trainer import Trial, train
 
+pytestmark = pytest.mark.slow  # whole trainings or pages
+
 MODELS: dict[str, dict[str, Any]] = {
     "own": {"image": "small_cnn", "widths": [4, 8], "norm": "batch"},
     "hugging_face": {
