@@ -14,6 +14,8 @@ from raysearch import Run, load_search, open_run
 from raysearch.cli import main
 from raysearch.training import checkpoint
 
+pytestmark = pytest.mark.slow  # whole runs, exported or resumed
+
 DATA = Path(__file__).parent / "data"
 NAME = "run_0_2_0"
 LOSSES = json.loads((DATA / "run_0_2_0_losses.json").read_text())  # of the same search, never interrupted

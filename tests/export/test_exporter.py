@@ -20,6 +20,8 @@ from raysearch.storage.states import EventName
 from raysearch.training import checkpoint
 from raysearch.training.trainer import train
 
+pytestmark = pytest.mark.slow  # whole runs, exported or resumed
+
 
 @pytest.fixture(scope="module")
 def run(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
