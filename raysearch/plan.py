@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from raysearch.errors import RunError
-from raysearch.methods import METHODS
+from raysearch.methods import FAMILIES, METHODS
 from raysearch.objectives.objective import Objective
-from raysearch.schema.fields import Settings, Value
+from raysearch.schema.fields import Settings, Value, late_defaults
 from raysearch.training_settings import TrainingSettings
 
 S = TypeVar("S", bound=Settings)
@@ -60,6 +60,7 @@ class TrialPlan:
         content = asdict(self)
         for name in ("number", "arm", "role", "params"):
             del content[name]
+        content["settings"] = {name: v for name, v in self.settings.items() if self._late_defaults.get(name) != v}
         primitives = content.pop("primitives")
         if primitives:
             content["primitives"] = primitives["sha256"]
@@ -67,6 +68,14 @@ class TrialPlan:
             del content["weights"]
         content["task"] = {name: value for name, value in content["task"].items() if name != "data"}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
+
+    @property
+    def _late_defaults(self) -> dict[str, Any]:
+        """The defaults of all settings that earlier versions lack."""
+        defaults = late_defaults(TrainingSettings)
+        for family in FAMILIES:
+            defaults |= late_defaults(METHODS[getattr(self, family)].settings)
+        return defaults
 
     @property
     def trial_id(self) -> str:

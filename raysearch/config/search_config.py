@@ -35,7 +35,7 @@ from raysearch.modalities.base import ModelConfig, TaskConfig
 from raysearch.modalities.loading import read_model, read_task
 from raysearch.objectives.space import Space
 from raysearch.plan import TrialPlan
-from raysearch.schema.fields import Value, config_key
+from raysearch.schema.fields import Value, config_key, late_defaults
 from raysearch.schema.node import Node, to_plain
 from raysearch.storage.states import MAIN_ARM, TrialRole
 
@@ -206,6 +206,8 @@ class Search:
     def _fingerprint_fields(self) -> dict[str, Any]:
         declared = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs", "paper")}
         declared["task"] = {key: value for key, value in declared["task"].items() if key != "base"}
+        late = late_defaults(type(self))
+        declared = {key: value for key, value in declared.items() if key not in late or value != to_plain(late[key])}
         for space in declared.get("spaces", {}).values():
             if "primitives" in space:  # the same file may lie elsewhere
                 space["primitives"] = {key: value for key, value in space["primitives"].items() if key != "file"}

@@ -30,13 +30,17 @@ def config_key(
     shorthand: tuple[str, ...] = (),
     needs: str = "",
     is_phase_length: bool = False,
+    is_late: bool = False,
 ) -> Any:
     """Declares a dataclass field as a key of a file; its range is [low, high], or (low, high] when `open_low`.
 
     `shorthand` lists words that a file may give in place of a mapping. `needs` names what a trial must have for the key
     to be used; what that is, the domain knows. `is_phase_length` marks the optimizer steps of one phase of a trial.
+    `is_late` marks a key that earlier versions lack and whose default is what they do: identities leave it out at its
+    default, so that an older run can be resumed.
     """
     metadata: dict[str, Any] = {"meaning": meaning, "low": low, "high": high, "open_low": open_low, "unit": unit}
+    metadata["is_late"] = is_late
     metadata |= {"choices": choices, "shorthand": shorthand, "needs": needs, "is_phase_length": is_phase_length}
     if default_factory is not MISSING:
         return dataclasses.field(default_factory=default_factory, metadata=metadata)
@@ -54,6 +58,7 @@ def setting(
     choices: tuple[str, ...] = (),
     needs: str = "",
     is_phase_length: bool = False,
+    is_late: bool = False,
 ) -> Any:
     """Declares a key whose value is of the type of its default: one setting of a group."""
     return config_key(
@@ -66,7 +71,13 @@ def setting(
         choices=choices,
         needs=needs,
         is_phase_length=is_phase_length,
+        is_late=is_late,
     )
+
+
+def late_defaults(group: type) -> dict[str, Any]:
+    """Returns the defaults of a dataclass's keys that earlier versions lack, by name."""
+    return {each.name: each.default for each in fields(group) if each.metadata.get("is_late")}
 
 
 def check_value(field: Field[Any], value: object) -> None:
