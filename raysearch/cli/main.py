@@ -206,16 +206,18 @@ def export(
     name: Name,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
     trial: Annotated[str, typer.Option(help="best, an arm's name for its best trial, or the id of a trial.")] = "best",
+    arm: Annotated[str, typer.Option(metavar="ARM", help="The arm to export; by default the best one.")] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Train it again; exit with 1 if it differs.")] = False,
     test: Annotated[bool, typer.Option(help="Score the test split; the run records the access.")] = True,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Writes a trial's model, its configuration and a model card to a folder."""
+    """Writes the model of the best arm, its configuration and a model card to a folder."""
     from raysearch.export.exporter import export as write
     from raysearch.storage.run import open_run
 
-    outcome = asdict(write(open_run(name, _runs_folder(runs)), folder, trial=trial, verify=verify, test=test))
+    run = open_run(name, _runs_folder(runs))
+    outcome = asdict(write(run, folder, trial=trial, verify=verify, test=test, arm=arm))
     verified = outcome.pop("verified")
     if json:
         console.print_json({**outcome, "verified": verified})

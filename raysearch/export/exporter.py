@@ -49,6 +49,8 @@ class Exported:
     folder: str
     run: str
     trial_id: str
+    arm: str
+    reason: str  # why this arm, one sentence
     metric: str
     select_dev: float  # of the exported model
     best_step: int
@@ -63,17 +65,20 @@ class Exported:
     notes: tuple[str, ...]
 
 
-def export(run: Run, folder: Path | str, trial: str = "best", verify: bool = False, test: bool = True) -> Exported:
-    """Writes a trial of `run` to `folder`: "best", the best of an arm by the arm's name, or one by its id.
+def export(
+    run: Run, folder: Path | str, trial: str = "best", verify: bool = False, test: bool = True, arm: str = ""
+) -> Exported:
+    """Writes a trial of `run` to `folder`: the best arm's, that of `arm`, or another one.
 
-    `verify` trains the plan a second time and compares. `test` scores the test split, unless the run has recorded this
-    trial's test score. Raises RunError when there is no such trial, the folder is not empty, or another process writes
-    to the run.
+    The best arm is that of `storage.arm_choice`. `trial` may be "best", an arm's name for its best trial, or the id of
+    a trial. `verify` trains the plan a second time and compares. `test` scores the test split, unless the run has
+    recorded this trial's test score. Raises RunError when there is no such trial, the folder is not empty, or another
+    process writes to the run.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} exists and is not empty; export to another folder, or remove it")
-    row = _select_trial(run, trial)
+    row, reason = _select_trial(run, trial, arm)
     plan = test_split.load_plan(run, row)
     if problem := modality_of(load_metadata(Path(plan.task["data"]))).no_export:
         raise RunError(f"{run.path}: {problem}; the weights are in best.safetensors of a trial")
@@ -81,7 +86,7 @@ def export(run: Run, folder: Path | str, trial: str = "best", verify: bool = Fal
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        exported = _export(run, row, plan, folder, draft, verify, test)
+        exported = _export(run, row, reason, plan, folder, draft, verify, test)
         draft.replace(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -89,7 +94,7 @@ def export(run: Run, folder: Path | str, trial: str = "best", verify: bool = Fal
 
 
 def _export(
-    run: Run, row: Mapping[str, Any], plan: TrialPlan, folder: Path, draft: Path, verify: bool, test: bool
+    run: Run, row: Mapping[str, Any], reason: str, plan: TrialPlan, folder: Path, draft: Path, verify: bool, test: bool
 ) -> Exported:
     """Fills `draft`. The test split is read last, when nothing else can fail."""
     parameters, retrained = test_split.load_or_retrain(run, row, plan)
@@ -105,6 +110,8 @@ def _export(
         folder=str(folder),
         run=run.name,
         trial_id=row["trial_id"],
+        arm=row["arm"],
+        reason=reason,
         metric=plan.task["metric"],
         select_dev=select_dev,
         best_step=row["best_step"],
@@ -136,18 +143,34 @@ def _check_reproduced(run: Run, row: Mapping[str, Any], score: float, loss: floa
 # ---- which trial ----
 
 
-def _select_trial(run: Run, trial: str) -> dict[str, Any]:
-    """Returns the row of the best trial, of an arm's best trial, or of a trial by its id; plan and params parsed."""
+def _select_trial(run: Run, trial: str, arm: str) -> tuple[dict[str, Any], str]:
+    """Returns the row of the trial, plan and params parsed, and why it is this one.
+
+    Without a name it is the best trial of the configuration that stands for the best arm, or for `arm`.
+    """
     arms = [MAIN_ARM, *run.search.get("baselines", {})]
-    if trial == "best" or trial in arms:
-        return run.best(MAIN_ARM if trial == "best" else trial)
+    if arm and trial != "best":
+        raise RunError(f"--arm {arm} and --trial {trial} are both set; leave one out")
+    if arm and arm not in arms:
+        raise RunError(f"{run.path}: no arm {arm!r}{did_you_mean(arm, arms)}")
+    metric = run.search.get("task", {}).get("metric", "score")
+    if arm or trial == "best" or trial in arms:
+        chosen = arm or (trial if trial in arms else "")
+        choice = run.best_arm()
+        if choice is None:
+            raise RunError(f"{run.path}: no trial has ended with a score")
+        score = next((each for each in choice.ranked if not chosen or each.arm == chosen), None)
+        if score is None:
+            return run.best(chosen), choice.reason(metric, chosen)
+        return run.best(score.arm, score.number), choice.reason(metric, chosen)
     rows = {row["trial_id"]: row for row in run.trials().to_pylist()}
     if trial not in rows:
         raise RunError(f"{run.path}: no trial {trial!r} has ended{did_you_mean(trial, ['best', *arms, *rows])}")
     row = rows[trial]
     if row["score"] is None:
         raise RunError(f"{run.path}: trial {trial} has no score ({row['state']}), so there is nothing to export")
-    return {**row, "plan": json.loads(row["plan"]), "params": json.loads(row["params"])}
+    parsed = {**row, "plan": json.loads(row["plan"]), "params": json.loads(row["params"])}
+    return parsed, f"Trial {trial} of arm {row['arm']} is exported because it was asked for."
 
 
 def _count_configurations(run: Run, arm: str) -> int:

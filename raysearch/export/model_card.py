@@ -88,7 +88,7 @@ def _search(run: Run, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     )
     arms = [_arm_row(run, arm) for arm in (MAIN_ARM, *search.get("baselines", {}))]
     header = ("arm", "configurations", "best on select-dev", "its mean on fresh seeds")
-    return f"{text}\n{_table(header, arms)}"
+    return f"{text}\n{_table(header, arms)}\n{result['reason']}\n"
 
 
 def _arm_row(run: Run, arm: str) -> tuple[str, str, str, str]:

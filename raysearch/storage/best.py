@@ -146,10 +146,13 @@ def rank_configurations(trials: Iterable[Row], seeds: Sequence[int]) -> list[Ran
     return list(ranking)
 
 
-def best_trial(trials: pa.Table, seeds: Sequence[int], arm: str) -> dict[str, Any] | None:
-    """Returns the row of an arm's best trial, `plan` and `params` parsed; None when no trial has a score."""
+def best_trial(trials: pa.Table, seeds: Sequence[int], arm: str, number: int | None = None) -> dict[str, Any] | None:
+    """Returns the row of an arm's best trial, `plan` and `params` parsed; None when no trial has a score.
+
+    With `number` it is the best trial of that configuration.
+    """
     ours = [row for row in trials.to_pylist() if row["arm"] == arm and row["role"] == TrialRole.SEARCH]
-    ranked = rank_configurations(ours, seeds)
+    ranked = [each for each in rank_configurations(ours, seeds) if number in (None, each.number)]
     best = next((configuration.best_trial for configuration in ranked if configuration.score is not None), None)
     if best is None:
         return None

@@ -2,6 +2,7 @@
 
     open_run("first").trials()         # pyarrow.Table; also evaluations(), weights(), events(), searches()
     open_run("first").best()           # the best trial, its plan and params parsed
+    open_run("first").best_arm()       # the arms by their scores, the best first
     open_run("first").configurations() # all configurations, best first
     open_run("first").status()         # how far it is
 
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysearch.errors import RunError, did_you_mean
+from raysearch.storage.arm_choice import ArmChoice, best_arm
 from raysearch.storage.best import best_trial, configurations
 from raysearch.storage.journal import read_table
 from raysearch.storage.lock import writer_pid
@@ -96,15 +98,22 @@ class Run:
             rows = rows.filter(pc.equal(rows["trial_id"], trial_id))
         return _up_to_last_step(_last_attempts(rows, [key for key in ROW_KEYS[table] if key != "attempt"]), trials)
 
-    def best(self, arm: str = MAIN_ARM) -> dict[str, Any]:
+    def best(self, arm: str = MAIN_ARM, number: int | None = None) -> dict[str, Any]:
         """Returns the row of the arm's best trial, its `plan` and `params` parsed; `storage.best` says which it is.
 
-        Raises RunError when no trial of the arm has a score.
+        With `number` it is the best trial of that configuration. Raises RunError when no trial has a score.
         """
-        best = best_trial(self.trials(), self.search.get("seeds", []), arm)
+        best = best_trial(self.trials(), self.search.get("seeds", []), arm, number)
         if best is None:
-            raise RunError(f"{self.path}: no trial of arm {arm!r} has ended with a score")
+            which = f"arm {arm!r}" if number is None else f"configuration {number} of arm {arm!r}"
+            raise RunError(f"{self.path}: no trial of {which} has ended with a score")
         return best
+
+    def best_arm(self) -> ArmChoice | None:
+        """Returns the arms by what they are compared by, the best first (see `storage.arm_choice`); None without."""
+        search = self.search
+        arms = [MAIN_ARM, *search.get("baselines", {})]
+        return best_arm(self.trials(), search.get("seeds", []), arms)
 
     def configurations(self) -> pa.Table:
         """Returns a row for every configuration of every arm, best first (see `storage.best.CONFIGURATIONS`)."""

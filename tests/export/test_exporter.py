@@ -96,6 +96,22 @@ def test_exported_search_resolves_to_exported_plan(run: Run, exported: Path) -> 
     assert str(run.path) not in (exported / "plan.json").read_text()
 
 
+def test_export_says_which_arm_it_exports_and_why(run: Run, exported: Path, tmp_path: Path) -> None:
+    choice = run.best_arm()
+    assert choice is not None
+    assert result(exported)["arm"] == choice.best.arm
+    assert result(exported)["reason"] == choice.reason("accuracy")
+    assert choice.reason("accuracy") in (exported / "README.md").read_text()
+    other = choice.ranked[1]
+    chosen = export(run, tmp_path / "other", arm=other.arm, test=False)
+    assert (chosen.arm, "because it was asked for" in chosen.reason) == (other.arm, True)
+    assert f"{other.score:.4f}" in chosen.reason
+    with pytest.raises(RunError, match=r"no arm 'fine_tun'; did you mean 'fine_tune'\?"):
+        export(run, tmp_path / "model", arm="fine_tun")
+    with pytest.raises(RunError, match="leave one out"):
+        export(run, tmp_path / "model", arm="fine_tune", trial="search")
+
+
 def test_launching_exported_search_reproduces_the_score(run: Run, exported: Path, tmp_path: Path) -> None:
     search = dataclasses.replace(load_search(exported / "search.yaml"), runs=str(tmp_path))
     again = raysearch.launch(search, progress=False).best()
