@@ -3,6 +3,7 @@
     raysearch.load_space("aang_td").objectives
     raysearch.load_search("quickstart")                 # a trials/*.yaml by name, or a file by path
     raysearch.launch("quickstart", name="first")        # needs ray and torch; the others do not
+    raysearch.load_model("exported").predict(["a text"])
     raysearch.open_run("first").trials()                # also evaluations(), weights(), events(): pyarrow tables
 
 Names are imported when they are first used.
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from raysearch.config.loading import load_search
     from raysearch.config.search_config import Search
     from raysearch.errors import RunError, SpecError
+    from raysearch.modalities.exported import load_model
     from raysearch.modalities.image.export import load_image_model
     from raysearch.modalities.loading import load_space
     from raysearch.objectives.objective import Objective
@@ -35,6 +37,7 @@ _HOME = {
     "TrialPlan": "plan",
     "launch": "search.launch",
     "load_image_model": "modalities.image.export",
+    "load_model": "modalities.exported",
     "load_search": "config.loading",
     "load_space": "modalities.loading",
     "open_run": "storage.run",
@@ -50,6 +53,7 @@ __all__ = [
     "TrialPlan",
     "launch",
     "load_image_model",
+    "load_model",
     "load_search",
     "load_space",
     "open_run",
