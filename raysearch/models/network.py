@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from raysearch.data.prepared import Split
+
+READ_TOGETHER = 64  # examples in a forward pass without gradients
 
 
 class Network(nn.Module):
@@ -24,6 +31,34 @@ class Network(nn.Module):
     def hidden(self, *inputs: Any, **more: Any) -> Tensor:
         """Returns the body's hidden states (B, S, H) for a batch's inputs."""
         raise NotImplementedError
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last linear layer of the end task's head, which gives the logits."""
+        return [module for module in self.end_task.modules() if isinstance(module, nn.Linear)][-1]
+
+    def head_inputs(self, batches: Any, split: Split) -> Any:
+        """Returns what `classifier` reads of every example of a split, without dropout: (n, F) numbers.
+
+        They are a NumPy array, or a SciPy CSR matrix where most of them are 0. `batches` is a BatchBuilder.
+        """
+        was_training, device = self.training, next(self.parameters()).device
+        order = np.argsort(split.lengths, kind="stable")
+        read: list[Tensor] = []
+        hook = self.classifier.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float().cpu()))
+        self.eval()
+        try:
+            with torch.no_grad():
+                for rows in torch.from_numpy(order).split(READ_TOGETHER):
+                    batch = batches.end_task_batch(split, rows).to(device)
+                    self.end_task(self.hidden(*batch.inputs))
+        finally:
+            hook.remove()
+            self.train(was_training)
+        in_order = torch.cat(read)
+        inputs = torch.empty_like(in_order)
+        inputs[torch.from_numpy(order)] = in_order
+        return inputs.numpy()
 
     @property
     def couples_examples(self) -> bool:

@@ -77,7 +77,7 @@ def load_image_model(folder: Path | str) -> ImageClassifier:
 
 def save_image_model(network: ImageNetwork, plan: TrialPlan, metadata: Mapping[str, Any], folder: Path) -> None:
     """Writes body and end-task head of `network` as one model."""
-    model: Any = network.classifier()
+    model: Any = network.merged()
     usage = {name: metadata[name] for name in ("labels", "several", "mean", "std")}
     usage |= {"channels": metadata["shape"][0], "size": metadata["shape"][1]}
     if hasattr(model, "save_pretrained"):

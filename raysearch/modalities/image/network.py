@@ -98,7 +98,7 @@ class ImageNetwork(Network):
         features: Tensor = self.body(pixels)
         return features[:, None]
 
-    def classifier(self) -> nn.Module:
+    def merged(self) -> nn.Module:
         """Returns a copy of body and end-task head as one model, from pixels to logits or a Hugging Face output."""
         return merge_classifier(copy.deepcopy(self.body), copy.deepcopy(self.end_task.linear), self.place).eval()
 

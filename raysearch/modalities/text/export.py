@@ -24,7 +24,7 @@ def save_text_model(
     network: TextNetwork, plan: TrialPlan, metadata: Mapping[str, Any], data: Path, folder: Path
 ) -> None:
     """Writes body and end-task head of `network` as one model, and the tokenizer of the prepared data."""
-    model = network.classifier()
+    model = network.merged()
     model.config.id2label = dict(enumerate(metadata["labels"]))
     model.config.label2id = {label: i for i, label in enumerate(metadata["labels"])}
     model.config.pad_token_id = metadata["tokens"]["pad"]

@@ -150,7 +150,7 @@ class TextNetwork(Network):
         finally:
             hook.remove()
 
-    def classifier(self) -> PreTrainedModel:
+    def merged(self) -> PreTrainedModel:
         """Returns a copy of body and end-task head as one Hugging Face model, for `save_pretrained`."""
         whole = copy.deepcopy(self.end_task.model)
         prefix = whole.base_model_prefix

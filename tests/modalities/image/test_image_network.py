@@ -55,7 +55,7 @@ def test_image_body_and_head_logits_equal_exported_model(name: str, tmp_path: Pa
     assert hidden.shape == (4, 1, parted.width)
     logits = parted.end_task(hidden)
     assert logits.shape == (4, 3)
-    whole = parted.classifier()
+    whole = parted.merged()
     if hasattr(whole, "save_pretrained"):
         whole.save_pretrained(tmp_path)
         loaded = AutoModelForImageClassification.from_pretrained(tmp_path)

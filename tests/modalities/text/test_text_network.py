@@ -42,7 +42,7 @@ def test_text_body_and_head_logits_equal_exported_model(model_type: str, tmp_pat
     real[1, 5:] = False
     visible = REPRESENTATIONS["bidirectional"](real, Generator())
     logits = text_network.end_task(text_network.hidden(tokens, visible))
-    text_network.classifier().save_pretrained(tmp_path)
+    text_network.merged().save_pretrained(tmp_path)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(input_ids=tokens, attention_mask=real.long()).logits, logits)
 
@@ -108,7 +108,7 @@ def test_body_and_heads_partition_the_parameters() -> None:
 
 def test_pretrained_model_is_truncated_to_first_layers(tmp_path: Path) -> None:
     whole = network()
-    whole.classifier().save_pretrained(tmp_path)
+    whole.merged().save_pretrained(tmp_path)
     loaded = TextNetwork(replace(plan(), model={"path": str(tmp_path), "layers": 1}), classes=3, vocabulary_size=50)
     assert loaded.config.num_hidden_layers == 1
     loaded_parameters = dict(loaded.body.named_parameters())
