@@ -18,6 +18,7 @@ import typer
 
 from raysearch.cli import console
 from raysearch.errors import RunError, SpecError
+from raysearch.storage.names import name_problem, runs_problem
 from raysearch.storage.states import RunState
 
 if TYPE_CHECKING:
@@ -41,7 +42,20 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the search; null removes it."),
 ]
-Runs = Annotated[Path | None, typer.Option("--runs", envvar="RAYSEARCH_RUNS", help="The folder of runs.")]
+
+
+def _read_runs_folder(text: str | Path) -> Path:
+    if problem := runs_problem(str(text)):
+        raise typer.BadParameter(problem)
+    return Path(text)
+
+
+Runs = Annotated[
+    Path | None,
+    typer.Option(
+        "--runs", metavar="PATH", parser=_read_runs_folder, envvar="RAYSEARCH_RUNS", help="The folder of runs."
+    ),
+]
 Data = Annotated[Path | None, typer.Option("--data", envvar="RAYSEARCH_DATA", help="The folder of data sets.")]
 Address = Annotated[
     str | None, typer.Option(metavar="auto|HOST:PORT", help="Join the Ray cluster that runs at this address.")
@@ -82,7 +96,10 @@ def check(file: File, overrides: Set = None, address: Address = None, json: Json
         else:
             console.print_line(f"ok: {space.name}: {count} objectives")
         return
-    summary = outline(_load_search(file, overrides, local=address is None).search)
+    search = _load_search(file, overrides, local=address is None).search
+    if problem := name_problem(search.name):  # the file's name, where it declares none
+        raise SpecError(f"{problem}; set name: in the file", file=file)
+    summary = outline(search)
     console.print_json(summary) if json else console.print_outline(summary)
 
 

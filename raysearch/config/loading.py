@@ -18,6 +18,7 @@ from raysearch.errors import SpecError
 from raysearch.schema import catalog
 from raysearch.schema.node import Node
 from raysearch.schema.yaml_source import apply_overrides, load_yaml
+from raysearch.storage.names import name_problem
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ def load_file(
     node, text = load_yaml(file)
     overrides = overrides or {}
     node = apply_overrides(node, overrides, OVERRIDE_KEY)
+    name = node.value.get("name")
+    if isinstance(name, str) and (problem := name_problem(name)):
+        raise node.error(problem, "name")
     node.value.setdefault("name", file.stem)
     task = node.value.get("task")
     if isinstance(task, dict) and not file.is_relative_to(catalog.root() / "trials"):

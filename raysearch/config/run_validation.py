@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from raysearch.config.sections import DECLARED_SAMPLERS
 from raysearch.schema.node import Keys, Node
+from raysearch.storage.names import runs_problem
 from raysearch.storage.states import MAIN_ARM
 
 if TYPE_CHECKING:
@@ -79,3 +80,9 @@ def check_executor(search: Search, node: Node) -> None:
         raise node.error("executor 'in_process' has one worker", "resources", "workers")
     if search.resources.cpus == search.resources.gpus == 0:
         raise node.error("must be above 0 where a rank has no GPU", "resources", "cpus")
+
+
+def check_runs_folder(search: Search, node: Node) -> None:
+    """Checks that runs are written to a folder."""
+    if problem := runs_problem(search.runs):
+        raise node.error(problem, "runs")

@@ -18,18 +18,19 @@ from raysearch.config.compatibility import (
 from raysearch.config.method_validation import check_methods, check_profiles, check_settings_are_used, check_values
 from raysearch.config.objective_weights import why_weight_unused
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX
-from raysearch.config.run_validation import check_budget, check_executor, check_sampler, check_seeds
+from raysearch.config.run_validation import check_budget, check_executor, check_runs_folder, check_sampler, check_seeds
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
 from raysearch.modalities import all_modalities, load_modality
 from raysearch.modalities.loading import accepts_model
 from raysearch.schema.node import Keys, Node
+from raysearch.storage.names import LONGEST_NAME
 from raysearch.storage.states import MAIN_ARM
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
 
-_ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_ARM_NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{LONGEST_NAME - 1}}}")
 
 
 def validate_search(search: Search, node: Node) -> None:
@@ -49,6 +50,7 @@ def validate_search(search: Search, node: Node) -> None:
         check_seeds,
         check_sampler,
         check_executor,
+        check_runs_folder,
         _check_data,
     ):
         check(search, node)
@@ -93,7 +95,9 @@ def _check_names(search: Search, node: Node) -> None:
     for name in search.baselines:
         if not _ARM_NAME.fullmatch(name) or name == MAIN_ARM:
             raise node.error(
-                f"the name of a baseline has small letters, digits and _, and is not {MAIN_ARM!r}", "baselines", name
+                f"the name of a baseline has at most {LONGEST_NAME} small letters, digits and _, and is not {MAIN_ARM!r}",
+                "baselines",
+                name,
             )
     if search.paper is None:
         return

@@ -33,6 +33,7 @@ from raysearch.modalities import modality_of
 from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
+from raysearch.storage.names import valid_name
 from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, TrialRole
 from raysearch.training.context import build
@@ -209,7 +210,7 @@ def _score(folder: Path, split: Split, plan: TrialPlan) -> tuple[float, float]:
 
 def _write_documents(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: Exported, folder: Path) -> None:
     """Writes search.yaml, plan.json, result.json and the model card."""
-    name = f"{run.name}-{row['arm']}-{row['number']:04d}"
+    name = valid_name(f"{run.name}-{row['arm']}-{row['number']:04d}")
     search = Search.from_dict(run.search).single_trial(row["arm"], row["params"], seed=row["seed"], name=name)
     resolved = search.resolve(MAIN_ARM, {}, number=0, seed=row["seed"], labels=plan.task["labels"])
     assert resolved.key == plan.key, "the exported search describes another trial than the exported one"

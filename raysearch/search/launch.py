@@ -32,6 +32,7 @@ from raysearch.search.progress import Progress
 from raysearch.search.recorder import Recorder
 from raysearch.search.study import Study
 from raysearch.storage.ledger import Ledger
+from raysearch.storage.names import name_problem, runs_problem
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.states import EventName
 
@@ -87,7 +88,7 @@ def _launch(
     for space in search.spaces.values():
         # Rejects here what would fail in every worker.
         load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
-    folder = Path(search.runs).absolute() / (fork or name or search.name)
+    folder = _run_folder(search, name, fork)
     before = resume.load_stored_search(folder)
     if before is not None and fork:
         raise RunError(f"run {fork} exists already; --fork takes the name of a new run")
@@ -111,6 +112,22 @@ def _launch(
             shutil.rmtree(folder)  # it was rejected before it began
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     return open_run(folder)
+
+
+def _run_folder(search: Search, name: str | None, fork: str | None) -> Path:
+    """Returns the folder of the run. Raises SpecError for a name or folder that no new run can have."""
+    if fork is not None and name is not None:
+        raise SpecError(f"--fork {fork} and --name {name} both name the run; leave one out")
+    if problem := runs_problem(search.runs):
+        raise SpecError(problem, key="runs")
+    option, chosen = ("--fork", fork) if fork is not None else ("--name", name)
+    chosen_name = search.name if chosen is None else chosen
+    problem = name_problem(chosen_name)
+    is_plain = "/" not in chosen_name and chosen_name not in ("", ".", "..")
+    folder = Path(search.runs).absolute() / chosen_name
+    if problem and not (is_plain and resume.load_stored_search(folder) is not None):  # runs of earlier versions go on
+        raise SpecError(problem, **({"key": "name"} if chosen is None else {"file": option}))
+    return folder
 
 
 def _open_recorder(search: Search, ledger: Ledger, folder: Path, prepared: PreparedData) -> Recorder:

@@ -144,6 +144,11 @@ def test_check_invalid_search_prints_one_line_and_exits_2(run_cli: Any) -> None:
         (["check", "quickstrat"], "raysearch: no such search 'quickstrat'; did you mean 'quickstart'?\n"),
         (["check", "smoke", "--set", "lr"], "raysearch: --set lr: must be KEY=VALUE\n"),
         (["check", "smoke", "--set", "keep=-2"], "raysearch: --set keep=-2: keep: must be in [-1, inf), got -2\n"),
+        (
+            ["ls", "runs", "--runs", "s3://a/b"],
+            "raysearch: Invalid value for '--runs' (env var: 'RAYSEARCH_RUNS'): s3://a/b is an address of a store (s3), "
+            "and runs are written to a folder: name one, such as runs; object stores are not supported yet\n",
+        ),
         (["ls", "space"], "raysearch: nothing to list under 'space'; did you mean 'spaces'?\n"),
         (["show", "atittud"], "raysearch: nothing is called 'atittud'; did you mean 'attittud'?\n"),
     ],
@@ -151,6 +156,33 @@ def test_check_invalid_search_prints_one_line_and_exits_2(run_cli: Any) -> None:
 def test_command_line_mistake_prints_one_line_and_exits_2(run_cli: Any, arguments: list[str], problem: str) -> None:
     result = run_cli(*arguments)
     assert (result.code, result.err) == (2, problem)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--name", "a b"], "--name: 'a b' cannot be the name of a run"),
+        (["--name", ""], "--name: '' cannot be the name of a run"),
+        (["--fork", "../../x"], "--fork: '../../x' cannot be the name of a run"),
+        (["--fork", "x", "--name", "y"], "--fork x and --name y both name the run; leave one out"),
+        (["--set", "name=/abs"], "--set name=/abs: name: '/abs' cannot be the name of a run"),
+        (["--set", "runs=gs://b"], "--set runs=gs://b: runs: gs://b is an address of a store (gs)"),
+    ],
+)
+def test_launch_refuses_a_name_or_folder_in_one_line(run_cli: Any, options: list[str], problem: str) -> None:
+    result = run_cli("launch", "smoke", *options)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert result.err.startswith(f"raysearch: {problem}")
+    assert not Path("runs").exists()
+
+
+def test_check_refuses_a_file_whose_name_is_no_run_name(run_cli: Any) -> None:
+    Path("my search.yaml").write_text("task: docstrings\nmodel: tiny\nmethod: {weighting: end_task_only}\n")
+    result = run_cli("check", "my search.yaml")
+    assert result.code == 2
+    assert result.err.startswith("raysearch: my search.yaml: 'my search' cannot be the name of a run")
+    assert result.err.endswith("such as 'my_search'; set name: in the file\n")
+    assert run_cli("check", "my search.yaml", "--set", "name=mine").code == 0
 
 
 def test_set_option_overrides_settings(run_cli: Any) -> None:
