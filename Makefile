@@ -18,8 +18,8 @@ help:
 
 env: .venv/installed
 
-# Installed again whenever pyproject.toml changes. The output of pip is in .venv/install.log.
-.venv/installed: pyproject.toml
+# Installed again whenever pyproject.toml or the pins in constraints.txt change. The output of pip is in .venv/install.log.
+.venv/installed: pyproject.toml constraints.txt
 	for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 		"$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
 		python=; \
@@ -30,7 +30,7 @@ env: .venv/installed
 	fi; \
 	.venv/bin/python -c '' 2>/dev/null || "$$python" -m venv --clear .venv || exit 1; \
 	echo "installing into .venv with $$(.venv/bin/python --version); this takes some minutes, once only"; \
-	if ! .venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]' >.venv/install.log 2>&1; then \
+	if ! .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' >.venv/install.log 2>&1; then \
 		tail -n 12 .venv/install.log >&2; \
 		echo 'the installation failed; the whole output of pip is in .venv/install.log' >&2; \
 		exit 1; \

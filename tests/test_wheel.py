@@ -1,14 +1,19 @@
-"""The wheel: what is in it, and that it alone does a search from another folder."""
+"""The wheel: what is in it, what its metadata say, and that it alone does a search from another folder."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
+from email import message_from_string
+from email.message import Message
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -78,3 +83,31 @@ def test_wheel_runs_a_search(installed: Path, tmp_path: Path) -> None:
     run_command(installed / "raysearch", "launch", "smoke", "--name", "tiny", folder=tmp_path)
     run_command(installed / "raysearch", "analyze", "tiny", folder=tmp_path)
     assert (tmp_path / "runs" / "tiny" / "report.html").is_file()
+
+
+def metadata_of(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_string(archive.read(name).decode())
+
+
+def test_wheel_description_has_no_link_that_breaks_elsewhere(wheel: Path) -> None:
+    metadata = metadata_of(wheel)
+    description = metadata.get_payload()
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    targets = re.findall(r"\]\(([^)]+)\)", description)
+    assert [target for target in targets if not target.startswith("https://")] == []
+    named = set(re.findall(r"\]\((?!https?://|#)([^)#]+\.md)", (ROOT / "README.md").read_text()))
+    assert named
+    assert {file for file in named if f"`{file}`" not in description} == set()
+    assert description.strip().splitlines()[0] == "# raysearch"
+
+
+def test_wheel_allows_a_range_of_torch_that_has_the_pin(wheel: Path) -> None:
+    required = [Requirement(line) for line in metadata_of(wheel).get_all("Requires-Dist", [])]
+    runtime = [requirement for requirement in required if requirement.marker is None]
+    assert [r.name for r in runtime if any(each.operator in ("==", "===") for each in r.specifier)] == []
+    (torch,) = [requirement for requirement in runtime if requirement.name == "torch"]
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert pins["torch"] in torch.specifier
+    assert version("torch").partition("+")[0] == pins["torch"]

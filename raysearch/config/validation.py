@@ -30,7 +30,7 @@ from raysearch.storage.states import MAIN_ARM
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
 
-_ARM_NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{LONGEST_NAME - 1}}}")
+_ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def validate_search(search: Search, node: Node) -> None:
@@ -95,10 +95,10 @@ def _check_names(search: Search, node: Node) -> None:
     for name in search.baselines:
         if not _ARM_NAME.fullmatch(name) or name == MAIN_ARM:
             raise node.error(
-                f"the name of a baseline has at most {LONGEST_NAME} small letters, digits and _, and is not {MAIN_ARM!r}",
-                "baselines",
-                name,
+                f"the name of a baseline has small letters, digits and _, and is not {MAIN_ARM!r}", "baselines", name
             )
+        if len(name) > LONGEST_NAME:
+            raise node.error(f"the name of a baseline has at most {LONGEST_NAME} characters", "baselines", name)
     if search.paper is None:
         return
     for arm in search.paper.scores:

@@ -126,7 +126,7 @@ def _run_folder(search: Search, name: str | None, fork: str | None) -> Path:
     is_plain = "/" not in chosen_name and chosen_name not in ("", ".", "..")
     folder = Path(search.runs).absolute() / chosen_name
     if problem and not (is_plain and resume.load_stored_search(folder) is not None):  # runs of earlier versions go on
-        raise SpecError(problem, **({"key": "name"} if chosen is None else {"file": option}))
+        raise SpecError(problem, key="name") if chosen is None else SpecError(problem, file=option)
     return folder
 
 

@@ -146,8 +146,8 @@ def test_check_invalid_search_prints_one_line_and_exits_2(run_cli: Any) -> None:
         (["check", "smoke", "--set", "keep=-2"], "raysearch: --set keep=-2: keep: must be in [-1, inf), got -2\n"),
         (
             ["ls", "runs", "--runs", "s3://a/b"],
-            "raysearch: Invalid value for '--runs' (env var: 'RAYSEARCH_RUNS'): s3://a/b is an address of a store (s3), "
-            "and runs are written to a folder: name one, such as runs; object stores are not supported yet\n",
+            "raysearch: Invalid value for '--runs' (env var: 'RAYSEARCH_RUNS'): s3://a/b is an address of a store "
+            "(s3), and runs are written to a folder: name one, such as runs; object stores are not supported yet\n",
         ),
         (["ls", "space"], "raysearch: nothing to list under 'space'; did you mean 'spaces'?\n"),
         (["show", "atittud"], "raysearch: nothing is called 'atittud'; did you mean 'attittud'?\n"),
