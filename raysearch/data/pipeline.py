@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from raysearch.data.prepared import (
+    UNHASHED,
     PreparedData,
     Split,
     hash_path,
@@ -60,7 +61,10 @@ class Preparation(Protocol[TaskT, E]):
     def write_splits(
         self, folder: Path, task: TaskT, model: Mapping[str, Any], splits: Mapping[str, E]
     ) -> dict[str, Any]:
-        """Writes each split to an Arrow file and returns the metadata that the fingerprint is made of."""
+        """Writes each split to an Arrow file and returns the metadata that the fingerprint is made of.
+
+        Those under `prepared.UNHASHED` are stored too, and the fingerprint leaves them out.
+        """
 
     def notes(self, splits: Mapping[str, E], metadata: Mapping[str, Any]) -> list[str]:
         """Returns a sentence for each thing that is unusual about the data."""
@@ -92,6 +96,7 @@ def prepare(
 
     def write(draft: Path) -> None:
         metadata = preparation.write_splits(draft, task, model, splits)
+        unhashed = metadata.pop(UNHASHED, {})
         keys: dict[str, Sequence[str]] = {name: examples.keys for name, examples in splits.items()}
         metadata["fingerprint"] = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
         metadata["meta_dev_from"] = "dev"
@@ -99,6 +104,7 @@ def prepare(
         metadata["leaks"] = count_leaks(keys)
         metadata["notes"] = preparation.notes(splits, metadata)
         metadata["source"] = source
+        metadata |= unhashed
         text = json.dumps(metadata, indent=1, ensure_ascii=False)
         (draft / "data.json").write_text(text + "\n", encoding="utf-8")
 

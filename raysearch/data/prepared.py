@@ -1,5 +1,8 @@
 """A folder of prepared data: one Arrow file for each split, and data.json, which holds what else is known of them.
 
+    train.arrow, ...         the examples as networks read them
+    texts/train.arrow, ...   what they were made from, row by row, where a modality keeps it
+
 The driver writes the folder once for a run; workers map the splits into memory.
 """
 
@@ -19,6 +22,9 @@ from numpy.typing import NDArray
 
 from raysearch.data.splits import SPLITS
 from raysearch.errors import SpecError, did_you_mean
+
+ORIGINALS = "texts"  # the folder of what examples were made from; folders of earlier versions lack it
+UNHASHED = "unhashed"  # of a modality's metadata: what the fingerprint leaves out
 
 
 @dataclass(frozen=True)
@@ -125,11 +131,28 @@ def write_split(path: Path, batch: pa.RecordBatch) -> None:
 
 def read_split(folder: Path, name: str, decode: Callable[[pa.RecordBatch], Split]) -> Split:
     """Maps one split into memory. Raises SpecError if there is no such split."""
+    return decode(read_batch(folder, name))
+
+
+def read_batch(folder: Path, name: str) -> pa.RecordBatch:
+    """Maps the columns of one split into memory, those of its file in ORIGINALS too, if it has one.
+
+    Raises SpecError if there is no such split.
+    """
     path = folder / f"{name}.arrow"
     if not path.exists():
         known = [split for split in SPLITS if (folder / f"{split}.arrow").exists()]
         raise SpecError(f"no split {name!r}{did_you_mean(name, known)}", file=str(folder))
-    return decode(pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0))
+    batch = _map_batch(path)
+    originals = folder / ORIGINALS / f"{name}.arrow"
+    if originals.exists():
+        for column, values in zip((further := _map_batch(originals)).schema, further.columns, strict=True):
+            batch = batch.append_column(column, values)
+    return batch
+
+
+def _map_batch(path: Path) -> pa.RecordBatch:
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
 def resolve_path(name: str, key: str, base: str, data_root: Path | None, *, folders: bool = False) -> Path:

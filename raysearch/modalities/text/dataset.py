@@ -1,7 +1,7 @@
 """Text tasks, prepared: from a user's texts to the tokenised splits that every trial reads.
 
 A split is one Arrow file: `tokens`, the ids of every text, and `label` or, of a data set with a tag for each word,
-`tags`.
+`tags`. The texts of the end task's labelled splits lie in files of their own, `texts/SPLIT.arrow`, with `text` alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysearch.data.prepared import write_split
+from raysearch.data.prepared import ORIGINALS, UNHASHED, write_split
 from raysearch.data.splits import EXTRA_PREFIX, UNLABELLED, declared_fractions, leak_notes, sort_labels, split_parts
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.modalities.text import docstrings
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = {"docstrings": docstrings.load_rows}
 DATA_VERSION = "1"
+LABELLED = ("train", "meta_dev", "select_dev", "test")  # of the end task; their texts are kept too
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class TextSplit:
     tokens: NDArray[np.int32]
     labels: NDArray[np.int32] | None  # (n,), None for unlabelled text
     tags: NDArray[np.int32] | None = None  # of each token, NO_TAG where it has none; None for texts without tags
+    texts: pa.Array | None = None  # the texts themselves (n,), for labelled splits; None where they are not kept
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -52,6 +54,13 @@ class TextSplit:
     def row(self, i: int) -> NDArray[np.int32]:
         """Returns the token ids of text `i`, special ones included."""
         return self.tokens[self.offsets[i] : self.offsets[i + 1]]
+
+    def texts_of(self, rows: Sequence[int]) -> list[str]:
+        """Returns the texts with these indices. Raises SpecError if the prepared data hold none."""
+        if self.texts is None:
+            raise SpecError("the run's prepared data hold no texts, because an older version has written them; fork it")
+        texts: list[str] = self.texts.take(pa.array(rows, pa.int64())).to_pylist()
+        return texts
 
 
 class TextPreparation:
@@ -101,7 +110,9 @@ class TextPreparation:
         metadata["splits"] = {
             name: _write_split(folder, name, rows, label_names[name], tokenizer) for name, rows in splits.items()
         }
-        return metadata | {"tokens": tokenizer.tokens, "prefix": tokenizer.prefix, "suffix": tokenizer.suffix}
+        metadata |= {"tokens": tokenizer.tokens, "prefix": tokenizer.prefix, "suffix": tokenizer.suffix}
+        labelled = {name: splits[name].texts for name in LABELLED if name in splits}
+        return metadata | {UNHASHED: {"texts": _write_texts(folder / ORIGINALS, labelled)}}
 
     def notes(self, splits: Mapping[str, TextRows], metadata: Mapping[str, Any]) -> list[str]:
         """Returns a sentence each for leaks, texts with two labels, and labels without held-out texts."""
@@ -120,7 +131,8 @@ class TextPreparation:
         tokens = batch.column("tokens")
         labels = batch.column("label").to_numpy() if "label" in batch.schema.names else None
         tags = batch.column("tags").values.to_numpy() if "tags" in batch.schema.names else None
-        return TextSplit(tokens.offsets.to_numpy().astype(np.int64), tokens.values.to_numpy(), labels, tags)
+        texts = batch.column("text") if "text" in batch.schema.names else None
+        return TextSplit(tokens.offsets.to_numpy().astype(np.int64), tokens.values.to_numpy(), labels, tags, texts)
 
 
 def _read_parts(task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, TextRows]:
@@ -190,3 +202,17 @@ def _write_split(
     lengths = np.diff(offsets)
     middle, long = (int(x) for x in np.quantile(lengths, (0.5, 0.95))) if len(lengths) else (0, 0)
     return {"rows": len(rows), "sha256": digest.hexdigest(), "tokens_p50": middle, "tokens_p95": long}
+
+
+def _write_texts(folder: Path, splits: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Writes the texts of each split to a file of its own, and returns the sha256 of each."""
+    folder.mkdir()
+    digests = {}
+    for name, texts in splits.items():
+        write_split(folder / f"{name}.arrow", pa.RecordBatch.from_pydict({"text": pa.array(texts, pa.large_string())}))
+        digest = hashlib.sha256()
+        for text in texts:
+            encoded = text.encode()
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        digests[name] = digest.hexdigest()
+    return digests
