@@ -9,40 +9,65 @@ from raysearch.schema.fields import Settings, setting
 # what a trial must have for a setting to be used
 AUXILIARIES = "auxiliary objectives"
 JOINT_PHASE = "a phase that trains the end task and its auxiliaries together"
+MAIN_PHASE = "a main phase"
+OPTIMIZER_STEPS = "a phase that takes optimizer steps"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Settings):
     """The settings that every trial has."""
 
-    steps: int = setting(200, "optimizer steps of the main phase", low=1, unit="step", is_phase_length=True)
-    batch_size: int = setting(32, "end-task examples of a step, over all ranks", low=1, unit="example")
+    steps: int = setting(
+        200, "optimizer steps of the main phase", low=1, unit="step", is_phase_length=True, needs=MAIN_PHASE
+    )
+    batch_size: int = setting(
+        32, "end-task examples of a step, over all ranks", low=1, unit="example", needs=MAIN_PHASE
+    )
     aux_batch_size: int = setting(
         32, "auxiliary examples of a step, split over its objectives", low=1, unit="example", needs=AUXILIARIES
     )
-    lr: float = setting(5e-4, "peak learning rate of the body", low=0, open_low=True)
-    head_lr: float = setting(1e-3, "peak learning rate of the heads", low=0, open_low=True)
-    weight_decay: float = setting(0.01, "AdamW weight decay of the body (none on biases and norms)", low=0)
-    head_weight_decay: float = setting(0.1, "AdamW weight decay of the heads (AANG's code)", low=0)
-    warmup: float = setting(
-        0.06, "share of the steps during which the learning rate rises; it falls linearly after them", low=0, high=1
+    lr: float = setting(5e-4, "peak learning rate of the body", low=0, open_low=True, needs=MAIN_PHASE)
+    head_lr: float = setting(1e-3, "peak learning rate of the heads", low=0, open_low=True, needs=MAIN_PHASE)
+    weight_decay: float = setting(
+        0.01, "AdamW weight decay of the body (none on biases and norms)", low=0, needs=OPTIMIZER_STEPS
     )
-    clip: float = setting(1.0, "norm to which the combined gradient is clipped; 0 never clips", low=0)
-    dropout: float = setting(0.1, "dropout of body and heads", low=0, high=0.9)
+    head_weight_decay: float = setting(0.1, "AdamW weight decay of the heads (AANG's code)", low=0, needs=MAIN_PHASE)
+    warmup: float = setting(
+        0.06,
+        "share of the steps during which the learning rate rises; it falls linearly after them",
+        low=0,
+        high=1,
+        needs=OPTIMIZER_STEPS,
+    )
+    clip: float = setting(
+        1.0, "norm to which the combined gradient is clipped; 0 never clips", low=0, needs=OPTIMIZER_STEPS
+    )
+    dropout: float = setting(0.1, "dropout of body and heads", low=0, high=0.9, needs=OPTIMIZER_STEPS)
     max_length: int = setting(64, "tokens to which a text is truncated, with the special ones", low=4, unit="token")
     select_probability: float = setting(
         0.15, "probability that a transform selects a token", low=0, high=1, open_low=True, needs=AUXILIARIES
     )
-    eval_every: int = setting(20, "steps between evaluations on select-dev", low=1, unit="step")
+    eval_every: int = setting(20, "steps between evaluations on select-dev", low=1, unit="step", needs=MAIN_PHASE)
     patience: int = setting(
-        0, "evaluations without a new best score after which a phase ends; 0: never", low=0, unit="evaluation"
+        0,
+        "evaluations without a new best score after which a phase ends; 0: never",
+        low=0,
+        unit="evaluation",
+        needs=MAIN_PHASE,
     )
-    checkpoint_every: int = setting(0, "steps between checkpoints; 0: at every evaluation", low=0, unit="step")
+    checkpoint_every: int = setting(
+        0, "steps between checkpoints; 0: at every evaluation", low=0, unit="step", needs=OPTIMIZER_STEPS
+    )
     micro_batches: int = setting(
-        1, "parts into which the batch is divided; they go through the encoder one after another", low=1
+        1,
+        "parts into which the batch is divided; they go through the encoder one after another",
+        low=1,
+        needs=OPTIMIZER_STEPS,
     )
     recompute: bool = setting(
-        False, "activation checkpointing: recompute the activations of the encoder's layers in the backward pass"
+        False,
+        "activation checkpointing: recompute the activations of the encoder's layers in the backward pass",
+        needs=OPTIMIZER_STEPS,
     )
     engine: str = setting(
         "auto",
@@ -50,8 +75,11 @@ class TrainingSettings(Settings):
         "reference, and auto for a body that mixes examples); jvp (exact) and difference (finite): only their products "
         "with the dev gradient",
         choices=("auto", "products", "jvp", "difference", "backward"),
+        needs=MAIN_PHASE,
     )
-    precision: str = setting("float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"))
+    precision: str = setting(
+        "float32", "arithmetic of the forward pass", choices=("float32", "bfloat16"), needs=OPTIMIZER_STEPS
+    )
     weights_every: int = setting(
         1, "smallest number of steps between two entries of the weights table", low=1, unit="step", needs=AUXILIARIES
     )

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 
 from raysearch.config.parameters import INCLUDE_PREFIX, SETTINGS, WEIGHT_PREFIX
 from raysearch.methods import FAMILIES, METHODS
-from raysearch.methods.method import Combination
+from raysearch.methods.method import Combination, Method
 from raysearch.schema.fields import Value
-from raysearch.training_settings import AUXILIARIES, JOINT_PHASE, TrainingSettings
+from raysearch.training_settings import AUXILIARIES, JOINT_PHASE, MAIN_PHASE, OPTIMIZER_STEPS, TrainingSettings
 
 Methods = Mapping[str, str]  # family -> method
 
@@ -26,6 +26,16 @@ def needs_meta_dev(methods: Methods) -> bool:
     return METHODS[methods["weighting"]].needs_meta_dev
 
 
+def has_needed_phase(schedule: Method, needs: str) -> bool:
+    """Returns whether the schedule has the phase that a setting with these `needs` is for, if it is for one."""
+    phases = {
+        JOINT_PHASE: schedule.trains_jointly,
+        MAIN_PHASE: schedule.has_main_phase,
+        OPTIMIZER_STEPS: schedule.takes_steps,
+    }
+    return phases.get(needs, True)
+
+
 def uses_setting(methods: Methods, name: str) -> bool:
     """Returns whether a trial of these methods uses the setting, family, space or include of that name."""
     if name in ("weighting", "schedule"):
@@ -37,7 +47,7 @@ def uses_setting(methods: Methods, name: str) -> bool:
     needs = SETTINGS[name].metadata["needs"]
     if needs == AUXILIARIES and not has_auxiliaries(methods):
         return False
-    if needs == JOINT_PHASE and not METHODS[methods["schedule"]].trains_jointly:
+    if not has_needed_phase(METHODS[methods["schedule"]], needs):
         return False
     return name in TrainingSettings.__dataclass_fields__ or any(
         name in METHODS[methods[family]].setting_names for family in FAMILIES

@@ -24,7 +24,7 @@ from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.schema.fields import Value
 from raysearch.schema.node import Keys, Node
 from raysearch.storage.states import MAIN_ARM
-from raysearch.training_settings import JOINT_PHASE
+from raysearch.training_settings import JOINT_PHASE, MAIN_PHASE, OPTIMIZER_STEPS
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
@@ -102,7 +102,7 @@ def check_values(search: Search, node: Node) -> None:
             worst |= {key: arm.settings[key] for key in ("basis", "basis_rows") if key in arm.settings and key in low}
             if problem := _why_values_incompatible(methods, worst):
                 raise node.error(problem, *_setting_location(search, arm, "k", "m"))
-            if (batch := low["batch_size"]) < search.resources.workers:
+            if (batch := low.get("batch_size", search.resources.workers)) < search.resources.workers:
                 problem = f"{batch:g} examples cannot be split over {search.resources.workers} workers"
                 raise node.error(problem, *_setting_location(search, arm, "batch_size"))
             steps = sum(high[key] for key in PHASE_LENGTHS if key in high)
@@ -129,11 +129,14 @@ def _combinations_of(dimension: Dimension, arm: Arm) -> list[dict[str, str]]:
 
 def _why_unused(name: str, combinations: list[dict[str, str]], subject: str) -> str:
     """Returns which methods use the setting, and which methods are used in their place."""
+    needs = SETTINGS[name].metadata["needs"] if name in SETTINGS else ""
+    if needs in (MAIN_PHASE, OPTIMIZER_STEPS):
+        schedules = quoted_choice(methods["schedule"] for methods in combinations)
+        return f"is used in {needs}; {subject} uses schedule {schedules}, which has none"
     if all(not has_auxiliaries(methods) for methods in combinations):
         weightings = quoted_choice(methods["weighting"] for methods in combinations)
         return f"is used with auxiliary objectives alone; {subject} uses weighting {weightings}"
-    needs_joint_phase = name in SETTINGS and SETTINGS[name].metadata["needs"] == JOINT_PHASE
-    if needs_joint_phase and all(name in METHODS[methods["weighting"]].setting_names for methods in combinations):
+    if needs == JOINT_PHASE and all(name in METHODS[methods["weighting"]].setting_names for methods in combinations):
         schedules = quoted_choice(methods["schedule"] for methods in combinations)
         return f"weighs the end task against its auxiliaries; schedule {schedules} never trains them together"
     owners = [(method.family, key) for key, method in METHODS.items() if name in method.setting_names]

@@ -50,6 +50,8 @@ class Method:
     remembers_gradients: bool = False  # of each objective from step to step, so all of them take part in every step
     # what a schedule does
     trains_jointly: bool = True  # has a phase that trains the end task and its auxiliaries together
+    has_main_phase: bool = True  # has a phase of `steps` steps
+    takes_steps: bool = True  # has a phase that takes optimizer steps
 
     @cached_property
     def setting_names(self) -> tuple[str, ...]:

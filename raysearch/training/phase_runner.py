@@ -14,6 +14,7 @@ from raysearch.methods.weighting.branch_merging import BranchWeighting
 from raysearch.training import checkpoint
 from raysearch.training.branch_trainer import BranchTrainer
 from raysearch.training.context import TrainingContext, build
+from raysearch.training.head_fitting import fit_head
 from raysearch.training.optimizer import make_optimizer, optimizer_step
 from raysearch.training.parameters import parameters_of, set_parameters
 from raysearch.training.position import Position
@@ -65,6 +66,8 @@ class PhaseRunner:
         if (branch_trainer := self._branch_trainer_of(phase)) is not None:
             steps, losses = branch_trainer.steps(phase, done), branch_trainer(phase, done)
             self.position.steps_in_rounds = done + steps
+        elif phase.fits_head:
+            steps, losses = 1, Losses(fit_head(self.context), 0.0)
         else:
             steps, losses = 1, self._take_step(phase)
         self.position.advance(steps, losses)

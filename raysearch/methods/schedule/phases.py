@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raysearch.methods.schedule.settings import FineTuneSettings, PretrainSettings, RetrainSettings
+from raysearch.methods.schedule.settings import FineTuneSettings, PretrainSettings, ProbeSettings, RetrainSettings
 from raysearch.schema.fields import NoSettings
 from raysearch.training_settings import TrainingSettings
 
@@ -27,6 +27,7 @@ class Phase:
     has_constant_lr: bool = False  # without warm-up and decay
     starts_from_best: bool = False  # restores the best state so far
     starts_from_initial: bool = False  # restores the initial parameters
+    fits_head: bool = False  # its one step gives the end task's last layer the solution of a logistic regression
 
 
 def joint(training: TrainingSettings, settings: NoSettings) -> tuple[Phase, ...]:
@@ -72,3 +73,14 @@ def pretrain_then_finetune(training: TrainingSettings, settings: PretrainSetting
         name="finetune", steps=training.steps, lr=training.lr, head_lr=training.head_lr, trains_objectives=False
     )
     return (pretrain, finetune)
+
+
+def probe(training: TrainingSettings, settings: ProbeSettings) -> tuple[Phase, ...]:
+    """Returns one phase, which fits the end task's last layer to the fixed encoder (linear probe)."""
+    del training, settings
+    return (Phase(name="probe", steps=1, lr=0.0, head_lr=0.0, trains_objectives=False, fits_head=True),)
+
+
+def probe_then_finetune(training: TrainingSettings, settings: ProbeSettings) -> tuple[Phase, ...]:
+    """Returns a linear probe, then a joint phase that begins from it (LP-FT, Kumar et al. 2022, section 3.3)."""
+    return (*probe(training, settings), *joint(training, NoSettings()))

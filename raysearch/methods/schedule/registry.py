@@ -11,8 +11,16 @@ from raysearch.schema.fields import NoSettings
 _AANG = "Dery et al. 2023, https://arxiv.org/abs/2205.14082"
 _DAPT = "Gururangan et al. 2020, https://arxiv.org/abs/2004.10964"
 
+_LP_FT = "Kumar et al. 2022, https://arxiv.org/abs/2202.10054"
+
 _schedule = partial(Method, family="schedule")
 
+# for a schedule that has no phase in which objectives train
+_needs_no_auxiliaries = excludes(
+    "weighting",
+    lambda weighting: weighting.trains_auxiliaries,
+    "trains no auxiliary objectives, and {other} does: use weighting 'end_task_only'",
+)
 
 SCHEDULES: tuple[Method, ...] = (
     _schedule("joint", "schedule.phases:joint", NoSettings, "end task and auxiliaries together", "baseline"),
@@ -44,5 +52,23 @@ SCHEDULES: tuple[Method, ...] = (
             ),
         ),
         trains_jointly=False,
+    ),
+    _schedule(
+        "probe",
+        "schedule.phases:probe",
+        settings.ProbeSettings,
+        "a logistic regression on the fixed encoder",
+        "baseline",
+        constraints=(_needs_no_auxiliaries,),
+        trains_jointly=False,
+        has_main_phase=False,
+        takes_steps=False,
+    ),
+    _schedule(
+        "probe_then_finetune",
+        "schedule.phases:probe_then_finetune",
+        settings.ProbeSettings,
+        "a logistic regression on the fixed encoder, then end task and auxiliaries together from there",
+        _LP_FT,
     ),
 )

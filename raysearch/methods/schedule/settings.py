@@ -32,3 +32,15 @@ class PretrainSettings(Settings):
         100, "steps on the auxiliary objectives alone", low=1, unit="step", is_phase_length=True
     )
     pretrain_lr: float = setting(5e-4, "peak learning rate of the body in that phase", low=0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings(Settings):
+    """A phase that fits the end task's last layer to the fixed encoder."""
+
+    probe_c: float = setting(
+        10.0,
+        "inverse strength of the L2 penalty of the logistic regression, on vectors with a mean squared norm of 1",
+        low=0,
+        open_low=True,
+    )
