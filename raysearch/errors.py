@@ -15,6 +15,10 @@ class SpecError(ValueError):
         super().__init__(": ".join(part for part in (where, key, problem) if part))
 
 
+class MissingFileError(SpecError):
+    """A file that a declaration names and that is not there."""
+
+
 class RunError(RuntimeError):
     """A run folder that cannot be read, resumed or exported."""
 

@@ -114,6 +114,13 @@ def print_outline(outline: Mapping[str, Any]) -> None:
     print_line(f"ok: {outline['name']}: {arms}; {spaces}; task {outline['task']}, {outline['metric']}")
 
 
+def print_findings(facts: Mapping[str, str], notes: Iterable[str]) -> None:
+    """Prints what there is, a line each, then what will mislead."""
+    print_facts({f"  {name}": text for name, text in facts.items()})
+    for note in notes:
+        print_line(f"note: {note}")
+
+
 def print_dry_run(outline: Mapping[str, Any], seconds: float | None) -> None:
     """Prints what a search would do; `seconds` is the limit of its budget."""
     spaces = ", ".join(f"{name} ({count} objectives)" for name, count in outline["spaces"].items()) or "no space"

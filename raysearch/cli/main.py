@@ -80,12 +80,13 @@ def _options(
 
 
 @app.command()
-def check(file: File, overrides: Set = None, address: Address = None, json: Json = False) -> None:
-    """Checks a search or a space: prints one line that describes it, or the first error in it.
+def check(file: File, data: Data = None, overrides: Set = None, address: Address = None, json: Json = False) -> None:
+    """Checks a search and its data, or a space: prints what there is and what will mislead, or the first error.
 
     With --address the resources of this machine are not checked.
     """
     from raysearch.modalities.loading import load_space
+    from raysearch.search import preflight
     from raysearch.search.dry_run import outline
 
     if Path(file).parent.name == "spaces":
@@ -96,11 +97,16 @@ def check(file: File, overrides: Set = None, address: Address = None, json: Json
         else:
             console.print_line(f"ok: {space.name}: {count} objectives")
         return
-    search = _load_search(file, overrides, local=address is None).search
-    if problem := name_problem(search.name):  # the file's name, where it declares none
+    parsed = _load_search(file, overrides, local=address is None)
+    if problem := name_problem(parsed.search.name):  # the file's name, where it declares none
         raise SpecError(f"{problem}; set name: in the file", file=file)
-    summary = outline(search)
-    console.print_json(summary) if json else console.print_outline(summary)
+    findings = preflight.examine(parsed, data)
+    summary = outline(parsed.search)
+    if json:
+        console.print_json({**summary, "data": findings.facts, "notes": findings.notes})
+    else:
+        console.print_outline(summary)
+        console.print_findings(findings.facts, findings.notes)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
+from raysearch.data import doctor
 from raysearch.data.prepared import (
     UNHASHED,
     PreparedData,
@@ -22,6 +23,7 @@ from raysearch.data.prepared import (
     hash_path,
     is_up_to_date,
     load_prepared_data,
+    read_split,
     resolve_path,
     write_atomically,
 )
@@ -81,14 +83,8 @@ def prepare(
     Files are looked for below `data_root` (by default the folder that RAYSEARCH_DATA names), then beside the
     declaring file. Raises SpecError for data that cannot be used, and if `folder` was prepared from other sources.
     """
-    if data_root is None and os.environ.get("RAYSEARCH_DATA"):
-        data_root = Path(os.environ["RAYSEARCH_DATA"])
-    suffixes = preparation.folder_suffixes
-    paths = {
-        part: resolve_path(name, _key(part), task.base, data_root, folders=bool(suffixes)) if name else None
-        for part, name in preparation.files(task).items()
-    }
-    digests = {part: hash_path(path, suffixes) if path else None for part, path in paths.items()}
+    paths = find_files(preparation, task, data_root)
+    digests = {part: hash_path(path, preparation.folder_suffixes) if path else None for part, path in paths.items()}
     source: dict[str, Any] = json.loads(json.dumps(preparation.source(task, model, digests)))
     if is_up_to_date(folder, source):
         return load_prepared_data(folder)
@@ -103,12 +99,28 @@ def prepare(
         metadata["duplicates"] = {name: len(split_keys) - len(set(split_keys)) for name, split_keys in keys.items()}
         metadata["leaks"] = count_leaks(keys)
         metadata["notes"] = preparation.notes(splits, metadata)
+        lengths = read_split(draft, "train", preparation.decode).lengths
+        metadata["facts"] = doctor.gather_facts(splits, lengths.tolist()).to_plain()
         metadata["source"] = source
         metadata |= unhashed
         text = json.dumps(metadata, indent=1, ensure_ascii=False)
         (draft / "data.json").write_text(text + "\n", encoding="utf-8")
 
     return write_atomically(folder, write)
+
+
+def find_files(preparation: Preparation[TaskT, E], task: TaskT, data_root: Path | None) -> dict[str, Path | None]:
+    """Returns the path of each part of the task's data, None for a part without a file.
+
+    Raises SpecError, with the key that names it, for a file that is missing.
+    """
+    if data_root is None and os.environ.get("RAYSEARCH_DATA"):
+        data_root = Path(os.environ["RAYSEARCH_DATA"])
+    has_folders = bool(preparation.folder_suffixes)
+    return {
+        part: resolve_path(name, _key(part), task.base, data_root, folders=has_folders) if name else None
+        for part, name in preparation.files(task).items()
+    }
 
 
 def _key(part: str) -> str:

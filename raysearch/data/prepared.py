@@ -8,6 +8,7 @@ The driver writes the folder once for a run; workers map the splits into memory.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import shutil
@@ -20,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raysearch.data.doctor import DataFacts
 from raysearch.data.splits import SPLITS
-from raysearch.errors import SpecError, did_you_mean
+from raysearch.errors import MissingFileError, SpecError, did_you_mean
 
 ORIGINALS = "texts"  # the folder of what examples were made from; folders of earlier versions lack it
 UNHASHED = "unhashed"  # of a modality's metadata: what the fingerprint leaves out
@@ -38,6 +40,7 @@ class PreparedData:
     fingerprint: str  # sha256 of the splits, the labels, the metric and how the examples are read
     sizes: dict[str, int]  # examples of each split
     notes: tuple[str, ...]  # what is unusual about the data, a sentence each
+    facts: DataFacts | None = None  # what the data doctor counted; None for data that an earlier version prepared
 
 
 class Split(Protocol):
@@ -85,6 +88,7 @@ def load_prepared_data(folder: Path) -> PreparedData:
         fingerprint=metadata["fingerprint"],
         sizes=metadata["sizes"],
         notes=tuple(metadata["notes"]),
+        facts=DataFacts.from_plain(metadata["facts"]) if "facts" in metadata else None,
     )
 
 
@@ -165,7 +169,11 @@ def resolve_path(name: str, key: str, base: str, data_root: Path | None, *, fold
         if path.is_file() or (folders and path.is_dir()):
             return path.absolute()
     problem = f"no file {' or '.join(map(str, dict.fromkeys(candidates)))}"
-    raise SpecError(f"{problem}; name the folder that holds your data sets by --data DIR or RAYSEARCH_DATA", key=key)
+    siblings = {file.name for path in candidates if path.parent.is_dir() for file in path.parent.iterdir()}
+    if near := difflib.get_close_matches(Path(name).name, siblings, n=1):
+        raise MissingFileError(f"{problem}; did you mean {near[0]!r}?", key=key)
+    remedy = "name the folder that holds your data sets by --data DIR or RAYSEARCH_DATA"
+    raise MissingFileError(f"{problem}; {remedy}", key=key)
 
 
 def hash_path(path: Path, suffixes: Collection[str] = ()) -> str:

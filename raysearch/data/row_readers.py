@@ -63,12 +63,17 @@ def unreadable_file(path: Path, what: str, formats: str) -> SpecError:
     return SpecError(f"cannot read a {path.suffix or 'nameless'} file as {what}; use {formats}", file=str(path))
 
 
+def is_empty(value: object) -> bool:
+    """Returns whether a cell holds nothing: null, or a text without a visible character."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def parse_label(value: object, column: str, place: Place, class_names: Sequence[str] = ()) -> str:
     """Returns a label as a word; a whole number is the index of a class where there are class names.
 
     Raises SpecError for an empty label and for one that is neither a word nor a whole number.
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if is_empty(value):
         raise place.error(column, "the label is empty")
     if isinstance(value, str) and class_names and value.strip().isdigit():
         value = int(value)

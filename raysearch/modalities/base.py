@@ -184,6 +184,22 @@ class Modality(ABC):
     def preparation(self) -> Preparation[Any, Any]:
         """How its data are read, split, written and opened."""
 
+    def label_names(self, task: TaskConfig, splits: Mapping[str, Any]) -> list[str]:
+        """Returns the end task's labels in the splits that the preparation has read; torch-free.
+
+        Raises SpecError for what `preparation.write_splits` refuses, such as a held-out row with another label.
+        """
+        del task, splits
+        return []
+
+    def token_lengths(self, model: ModelConfig, splits: Mapping[str, Any]) -> tuple[list[int], bool]:
+        """Returns the lengths of train's texts in tokens, or of some of them, and whether they are estimated.
+
+        It is torch-free and takes less than a second. Without texts there are no lengths.
+        """
+        del model, splits
+        return [], False
+
     # ---- training ----
 
     @abstractmethod

@@ -27,7 +27,7 @@ from raysearch.executors.ray_environment import set_ray_environment
 from raysearch.executors.trial_runner import TRAIN
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.user_primitives import load_functions
-from raysearch.search import resume
+from raysearch.search import preflight, resume
 from raysearch.search.progress import Progress
 from raysearch.search.recorder import Recorder
 from raysearch.search.study import Study
@@ -101,7 +101,8 @@ def _launch(
                 search.task, search.model.to_plain(), folder / "data", Path(data_root) if data_root else None
             )
             recorder = _open_recorder(search, ledger, folder, prepared)
-            with _open_executor(recorder, address, train, prepared.notes, quiet=not progress) as run_search:
+            notes = [*prepared.notes, *preflight.launch_notes(search, prepared.facts, local=address is None)]
+            with _open_executor(recorder, address, train, notes, quiet=not progress) as run_search:
                 if before is None or before.differences(search) or before.paper != search.paper:
                     ledger.append("searches", [resume.search_row(search, folder.name, prepared)], durable=True)
                     resume.save_search(search, folder, parsed.text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -35,6 +36,22 @@ class Words:
 
     def take(self, rows: Sequence[int]) -> Words:
         return Words(self.source, [self.keys[i] for i in rows])
+
+
+@dataclass(frozen=True)
+class WordSplit:
+    words: pa.Array
+    labels: None = None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(word.as_py()) for word in self.words])
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def row(self, i: int) -> np.ndarray:
+        raise NotImplementedError
 
 
 class WordPreparation:
@@ -66,7 +83,7 @@ class WordPreparation:
         return [f"{len(splits)} splits", f"{metadata['leaks']['test in train']} leaks"]
 
     def decode(self, batch: pa.RecordBatch) -> Split:
-        return batch.column("words")
+        return WordSplit(batch.column("words"))
 
 
 @pytest.fixture

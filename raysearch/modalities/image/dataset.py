@@ -95,7 +95,7 @@ class ImagePreparation:
         self, folder: Path, task: ImageTask, model: Mapping[str, Any], splits: Mapping[str, Images]
     ) -> dict[str, Any]:
         """Decodes the images, writes the splits and returns their metadata."""
-        labels, auxiliary_labels = _end_task_labels(task, splits), _auxiliary_labels(task, splits)
+        labels, auxiliary_labels = end_task_labels(task, splits), _auxiliary_labels(task, splits)
         shape = _common_shape(task, model, splits)
         metadata: dict[str, Any] = {"task": task.name, "kind": "image", "metric": task.metric, "labels": labels}
         metadata |= {"auxiliary_labels": auxiliary_labels, "several": bool(task.labels), "shape": list(shape)}
@@ -139,7 +139,7 @@ class ImagePreparation:
 # ---- labels ----
 
 
-def _end_task_labels(task: ImageTask, splits: Mapping[str, Images]) -> list[str]:
+def end_task_labels(task: ImageTask, splits: Mapping[str, Images]) -> list[str]:
     """Returns the names of the end task's labels: as declared, or those of train in order.
 
     Raises SpecError for a held-out label that train does not have.

@@ -75,6 +75,12 @@ class ImageModality(Modality):
 
         return ImagePreparation()
 
+    def label_names(self, task: TaskConfig, splits: Mapping[str, Any]) -> list[str]:
+        """Returns the names of the end task's labels. Raises SpecError for a held-out label that train lacks."""
+        from raysearch.modalities.image.dataset import end_task_labels
+
+        return end_task_labels(cast("ImageTask", task), splits)
+
     def batch_builder(self, plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> BatchBuilder:
         """Returns the builder of a trial's batches."""
         from raysearch.modalities.image.batches import ImageBatchBuilder

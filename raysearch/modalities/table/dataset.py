@@ -80,8 +80,8 @@ class TablePreparation:
         """Writes the splits and returns their metadata."""
         del model
         train = splits["train"]
-        label = _label_metadata(task.label, splits, "train")
-        extra = {name: _label_metadata(name, splits, name) for name in splits if name.startswith(EXTRA_PREFIX)}
+        label = label_metadata(task.label, splits, "train")
+        extra = {name: label_metadata(name, splits, name) for name in splits if name.startswith(EXTRA_PREFIX)}
         metadata: dict[str, Any] = {"task": task.name, "kind": "table", "metric": task.metric}
         metadata |= {"labels": label["labels"], "label": label, "extra": extra, "features": list(train.names)}
         metadata |= _mean_and_std(train.features)
@@ -128,7 +128,7 @@ def _read_parts(task: TableTask, paths: Mapping[str, Path | None]) -> dict[str, 
     return parts
 
 
-def _label_metadata(name: str, splits: Mapping[str, TableRows], train: str) -> dict[str, Any]:
+def label_metadata(name: str, splits: Mapping[str, TableRows], train: str) -> dict[str, Any]:
     """Returns the kind of a label and its classes, or its name, mean and standard deviation.
 
     Raises SpecError if the label has a single value, and for a held-out row of the end task with an unknown class.

@@ -72,6 +72,12 @@ class TableModality(Modality):
 
         return TablePreparation()
 
+    def label_names(self, task: TaskConfig, splits: Mapping[str, Any]) -> list[str]:
+        """Returns the classes of train, or the label's name. Raises SpecError for a held-out row of another class."""
+        from raysearch.modalities.table.dataset import label_metadata
+
+        return list(label_metadata(cast("TableTask", task).label, splits, "train")["labels"])
+
     def batch_builder(self, plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> BatchBuilder:
         """Returns the builder of a trial's batches."""
         from raysearch.modalities.table.batches import TableBatchBuilder

@@ -57,7 +57,9 @@ class TextTask(TaskConfig):
 
     modality: ClassVar[str] = "text"
 
-    domain: str | None = config_key("unlabelled text of the same domain", default=None)
+    domain: str | None = config_key(
+        "the file of unlabelled text of the same domain; rest: the rows of train without a label", default=None
+    )
     out_of_domain: str | None = config_key("unlabelled text of another domain", default=None)
     neural_lm: str | None = config_key("text that a language model has written", default=None)
     extra: dict[str, ExtraTask] = config_key("further labelled data sets, by name", default_factory=dict)

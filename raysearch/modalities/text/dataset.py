@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from raysearch.modalities.text.tokenizer import TaskTokenizer
 
 
+REST = "rest"  # `domain: rest`: the rows of train that have no label
 BUILT_IN = {"docstrings": docstrings.load_rows}
 DATA_VERSION = "1"
 LABELLED = ("train", "meta_dev", "select_dev", "test")  # of the end task; their texts are kept too
@@ -71,6 +72,7 @@ class TextPreparation:
     def files(self, task: TextTask) -> dict[str, str | None]:
         """Returns the declared path of each part; train, dev, test and domain are always among the parts."""
         files = {part: getattr(task, part) for part in ("train", "dev", "test", "domain")}
+        files["domain"] = None if task.domain == REST else task.domain
         files |= {part: name for part in ("out_of_domain", "neural_lm") if (name := getattr(task, part)) is not None}
         return files | {f"{EXTRA_PREFIX}{name}": extra.train for name, extra in task.extra.items()}
 
@@ -99,7 +101,7 @@ class TextPreparation:
         """Writes the tokenizer and the tokenised splits, and returns their metadata."""
         from raysearch.modalities.text.tokenizer import make_tokenizer
 
-        labels = _label_names(splits)
+        labels = train_labels(splits)
         texts = [text for name in ("train", "domain") if name in splits for text in splits[name].texts]
         tokenizer = make_tokenizer(model, texts, folder / "tokenizer")
         metadata: dict[str, Any] = {"task": task.name, "metric": task.metric, "labels": labels}
@@ -118,6 +120,9 @@ class TextPreparation:
         """Returns a sentence each for leaks, texts with two labels, and labels without held-out texts."""
         notes = leak_notes(metadata["leaks"], metadata["sizes"], "rows have a text that also stands")
         train = splits["train"]
+        sources = [place.source for place in splits["domain"].places] if "domain" in splits else []
+        if unlabelled := sources.count(train.source):
+            notes.append(f"{unlabelled} rows of {train.source} have no label: they are unlabelled text of the domain")
         if conflicts := len({*zip(train.texts, train.labels, strict=True)}) - len(set(train.texts)):
             notes.append(f"{conflicts} train texts carry more than one label")
         for name in ("select_dev", "test"):
@@ -152,11 +157,30 @@ def _read_parts(task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, T
             extra = task.extra[part.removeprefix(EXTRA_PREFIX)]
             parts[part] = (read_tagged_rows if extra.kind == "token" else read_text_rows)(path, *extra.columns)
         elif path is not None:
-            parts[part] = read_text_rows(path, task.text, None if part in UNLABELLED else task.label)
-    return parts
+            label = None if part in UNLABELLED else task.label
+            parts[part] = read_text_rows(path, task.text, label, needs_labels=part != "train")
+    return parts if task.embedded else _with_unlabelled_rows(task, parts)
 
 
-def _label_names(splits: Mapping[str, TextRows]) -> list[str]:
+def _with_unlabelled_rows(task: TextTask, parts: Mapping[str, TextRows]) -> dict[str, TextRows]:
+    """Returns the parts with those rows of train that have no label as text of the domain.
+
+    Raises SpecError if there are none and they are the declared domain, and if no row has a label.
+    """
+    train, unlabelled = parts["train"].split_unlabelled()
+    if not len(train):
+        raise SpecError(f"no row has a label in the column {task.label!r}", file=train.source)
+    if len(unlabelled):
+        domain = parts["domain"].extend(unlabelled) if "domain" in parts else unlabelled
+        return {**parts, "train": train, "domain": domain}
+    if task.domain == REST:
+        raise SpecError(
+            "every row of train has a label: there is no rest; name a file, or leave it out", key="task.domain"
+        )
+    return dict(parts)
+
+
+def train_labels(splits: Mapping[str, TextRows]) -> list[str]:
     """Returns the labels of train, in order. Raises SpecError for a held-out row with another label."""
     names = sort_labels(splits["train"].labels)
     if len(names) < 2:

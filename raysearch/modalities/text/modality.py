@@ -75,6 +75,19 @@ class TextModality(Modality):
 
         return TextPreparation()
 
+    def label_names(self, task: TaskConfig, splits: Mapping[str, Any]) -> list[str]:
+        """Returns the labels of train, in order. Raises SpecError for a held-out row with another label."""
+        from raysearch.modalities.text.dataset import train_labels
+
+        del task
+        return train_labels(splits)
+
+    def token_lengths(self, model: ModelConfig, splits: Mapping[str, Any]) -> tuple[list[int], bool]:
+        """Returns the lengths of some of train's texts in tokens, and whether they are estimated from words."""
+        from raysearch.modalities.text.token_lengths import measure_lengths
+
+        return measure_lengths(model.to_plain(), splits["train"].texts)
+
     def batch_builder(self, plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> BatchBuilder:
         """Returns the builder of a trial's batches."""
         from raysearch.modalities.text.batches import TextBatchBuilder

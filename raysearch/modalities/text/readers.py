@@ -6,11 +6,11 @@ A text that cannot be used is an error with its file and line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raysearch.data.row_readers import TABLE_SUFFIXES, Place, Row, parse_label, read_rows, row_places
+from raysearch.data.row_readers import TABLE_SUFFIXES, Place, Row, is_empty, parse_label, read_rows, row_places
 from raysearch.errors import SpecError, did_you_mean
 
 HUB_SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
@@ -18,7 +18,7 @@ HUB_SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"),
 
 @dataclass(frozen=True)
 class TextRows:
-    """Texts in the order of their source; `labels` is empty for unlabelled text."""
+    """Texts in the order of their source; `labels` is empty for unlabelled text, a label "" for an unlabelled row."""
 
     source: str  # a file, or the name of a data set
     texts: list[str]
@@ -38,15 +38,26 @@ class TextRows:
         labels = [self.labels[i] for i in rows] if self.labels else []
         return TextRows(self.source, [self.texts[i] for i in rows], labels, [self.places[i] for i in rows])
 
+    def split_unlabelled(self) -> tuple[TextRows, TextRows]:
+        """Returns the rows that have a label, and the texts of the others."""
+        labelled = [i for i, label in enumerate(self.labels) if label]
+        rest = [i for i, label in enumerate(self.labels) if not label]
+        return self.take(labelled), replace(self.take(rest), labels=[])
 
-def read_text_rows(path: Path, text: str, label: str | None) -> TextRows:
+    def extend(self, more: TextRows) -> TextRows:
+        """Returns these unlabelled texts and then those of `more`."""
+        return TextRows(self.source, [*self.texts, *more.texts], [], [*self.places, *more.places])
+
+
+def read_text_rows(path: Path, text: str, label: str | None, *, needs_labels: bool = True) -> TextRows:
     """Reads the texts of a file; `text` and `label` name its columns, and texts are unlabelled if `label` is None.
 
-    Raises SpecError with file and line for a row that cannot be used, and for a file of another format.
+    Raises SpecError with file and line for a row that cannot be used, such as one without a label if the rows need
+    one, and for a file of another format.
     """
     suffixes = TABLE_SUFFIXES if label is not None else (*TABLE_SUFFIXES, ".txt")
     columns = [text] if label is None else [text, label]
-    return _collect(str(path), columns, read_rows(path, columns, "rows", suffixes))
+    return _collect(str(path), columns, read_rows(path, columns, "rows", suffixes), needs_labels=needs_labels)
 
 
 def read_hub_data_set(name: str, text: str, label: str | None) -> dict[str, TextRows]:
@@ -92,18 +103,18 @@ def _hub_rows(source: str, table: Any, text: str, label: str | None) -> TextRows
     return _collect(source, columns, rows())
 
 
-def _collect(source: str, columns: Sequence[str], rows: Iterable[Row]) -> TextRows:
+def _collect(source: str, columns: Sequence[str], rows: Iterable[Row], *, needs_labels: bool = True) -> TextRows:
     texts: list[str] = []
     labels: list[str] = []
     places: list[Place] = []
     for place, row in rows:
         text = row[columns[0]]
         if not isinstance(text, str) or not text.strip():
-            is_empty = isinstance(text, str) or text is None
-            raise place.error(columns[0], "the text is empty" if is_empty else f"not a text: {text!r:.60}")
+            raise place.error(columns[0], "the text is empty" if is_empty(text) else f"not a text: {text!r:.60}")
         texts.append(text.strip())
         places.append(place)
-        labels += [parse_label(row[column], column, place) for column in columns[1:]]
+        for column in columns[1:]:
+            labels.append("" if not needs_labels and is_empty(row[column]) else parse_label(row[column], column, place))
     if not texts:
         raise SpecError("holds no rows", file=source)
     return TextRows(source, texts, labels, places)

@@ -309,3 +309,38 @@ def test_prepare_invalid_tagged_words_are_rejected_with_row(
         prepare(further, SMALL_MODEL, tmp_path / "data")
     assert str(error.value).startswith(f"{tmp_path / 'pos.jsonl'}:")
     assert problem in str(error.value)
+
+
+@pytest.fixture
+def half_labelled(tmp_path: Path) -> Path:
+    """A file of 40 rows, of which every fourth has no label."""
+    labels = [None if i % 4 == 0 else ["even", "odd"][i % 2] for i in range(40)]
+    rows = [json.dumps({"text": f"text number {i}", "label": label}) for i, label in enumerate(labels)]
+    (tmp_path / "half.jsonl").write_text("\n".join(rows))
+    return tmp_path / "half.jsonl"
+
+
+def test_prepare_counts_unlabelled_train_rows_as_domain(half_labelled: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("a line of the domain\n")
+    task = TextTask(name="t", train=str(half_labelled), domain=str(tmp_path / "more.txt"))
+    prepared = prepare(task, SMALL_MODEL, tmp_path / "data")
+    assert prepared.sizes["domain"] == 11
+    assert sum(prepared.sizes[name] for name in ("train", "meta_dev", "select_dev", "test")) == 30
+    assert prepared.labels == ("even", "odd")
+    assert f"10 rows of {half_labelled} have no label: they are unlabelled text of the domain" in prepared.notes
+
+
+def test_domain_rest_is_the_unlabelled_rows_of_train(half_labelled: Path, tmp_path: Path) -> None:
+    task = TextTask(name="t", train=str(half_labelled), domain="rest")
+    assert task.missing_key("in_domain") == ""
+    assert prepare(task, SMALL_MODEL, tmp_path / "data").sizes["domain"] == 10
+    lines = [line for line in half_labelled.read_text().split("\n") if "null" not in line]
+    half_labelled.write_text("\n".join(lines))
+    with pytest.raises(SpecError, match=r"task.domain: every row of train has a label"):
+        prepare(task, SMALL_MODEL, tmp_path / "other")
+
+
+def test_dev_row_without_a_label_is_refused(half_labelled: Path, tmp_path: Path) -> None:
+    task = TextTask(name="t", train=str(half_labelled), dev=str(half_labelled))
+    with pytest.raises(SpecError, match=r"half.jsonl:1: label: the label is empty"):
+        prepare(task, SMALL_MODEL, tmp_path / "data")

@@ -1,0 +1,111 @@
+"""What `check` says of a search's data and machine before it starts."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from raysearch.config import environment
+from raysearch.config.loading import ParsedSearch, load_file
+from raysearch.errors import SpecError
+from raysearch.search import preflight
+from raysearch.search.launch import launch
+
+MODEL = (
+    "{config: {model_type: bert, vocab_size: 300, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
+    "intermediate_size: 16}}"
+)
+
+
+def write_search(folder: Path, task: str, more: str = "") -> ParsedSearch:
+    text = f"task: {task}\nmodel: {MODEL}\nmethod: {{weighting: end_task_only}}\nbudget: {{trials: 1}}\n{more}"
+    (folder / "mine.yaml").write_text(text)
+    return load_file(folder / "mine.yaml")
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = [
+        {"text": f"row number {i} has a few words", "label": ["even", "odd"][i % 2]} for i in range(60)
+    ]
+    write_rows(tmp_path / "train.jsonl", rows)
+    return rows
+
+
+def test_examine_describes_rows_classes_and_lengths(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+    assert len(rows) == 60
+    findings = preflight.examine(write_search(tmp_path, "{name: t, train: train.jsonl}"), None)
+    assert list(findings.facts) == ["rows", "classes", "tokens", "majority", "chance"]
+    assert findings.facts["rows"] == "train 48, meta-dev 3, select-dev 3, test 6"
+    assert findings.facts["tokens"].startswith("about, from the words: half of the texts have 11 or more")
+    assert any("only 3 rows of select-dev choose" in note for note in findings.notes)
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        ("{name: t, train: trian.jsonl}", r"mine.yaml:1: task.train: no file .*; did you mean 'train.jsonl'\?"),
+        ("{name: t, train: train.jsonl, dev: no.csv}", r"mine.yaml:1: task.dev: no file .*; name the folder .* --data"),
+        ("{name: t, train: train.jsonl, text: txet}", r"train.jsonl:1: txet: no such column; did you mean 'text'\?"),
+        ("{name: t, train: train.jsonl, dev: dev.jsonl}", "'prime' is not a label of the training rows"),
+    ],
+)
+@pytest.mark.usefixtures("rows")
+def test_examine_refuses_missing_files_columns_and_labels(tmp_path: Path, task: str, problem: str) -> None:
+    write_rows(tmp_path / "dev.jsonl", [{"text": f"row {i} of dev", "label": "prime"} for i in range(4)])
+    with pytest.raises(SpecError, match=problem):
+        preflight.examine(write_search(tmp_path, task), None)
+
+
+def test_examine_notes_missing_data_of_a_catalog_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAYSEARCH_DATA", raising=False)
+    parsed = load_file("scierc")
+    assert any("--data DIR or RAYSEARCH_DATA" in note for note in preflight.examine(parsed, None).notes)
+    with pytest.raises(SpecError, match=r"scierc.yaml:\d+: task.train: no file"):
+        preflight.examine(parsed, tmp_path)
+
+
+def test_examine_ten_thousand_rows_takes_two_seconds(tmp_path: Path) -> None:
+    write_rows(
+        tmp_path / "train.jsonl",
+        [{"text": f"{i} " + "some words of a text " * 8, "label": str(i % 5)} for i in range(10_000)],
+    )
+    parsed = write_search(tmp_path, "{name: t, train: train.jsonl}")
+    start = time.process_time()
+    preflight.examine(parsed, None)
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.usefixtures("rows")
+def test_machine_note_names_an_unused_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = write_search(tmp_path, "{name: t, train: train.jsonl}").search
+    monkeypatch.setattr(preflight, "local_resources", lambda: (4, 0))
+    assert preflight.machine_notes(search) == []
+    monkeypatch.setattr(preflight, "local_resources", lambda: (4, 2))
+    monkeypatch.setattr(environment, "local_resources", lambda: (4, 2))
+    (note,) = preflight.machine_notes(search)
+    assert note.startswith("this machine has 2 GPUs and trials ask for none")
+    on_gpu = write_search(tmp_path, "{name: t, train: train.jsonl}", "resources: {gpus: 1}\n").search
+    assert preflight.machine_notes(on_gpu) == []
+
+
+@pytest.mark.usefixtures("rows")
+def test_launch_says_what_check_says_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = "settings: {steps: 2, eval_every: 1, max_length: 8}\nexecutor: in_process\n"
+    parsed = write_search(tmp_path, "{name: t, train: train.jsonl}", more)
+    notes = preflight.examine(parsed, None).notes
+    assert any(note.startswith("max_length 8 cuts about 100%") for note in notes)
+    launch(parsed)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "max_length 8 cuts" in printed
+    assert "only 3 rows of select-dev choose" in printed
