@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SpecError(ValueError):
@@ -27,10 +27,28 @@ class SearchInterrupted(Exception):  # noqa: N818 - not an error: the user has p
     """The user has asked the search to stop."""
 
 
+SHOWN_NAMES, SHOWN_CHARACTERS = 20, 60  # of a message that lists names
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns the end of an error message about an unknown name: the nearest known name, or all of them."""
+    """Returns the end of an error message about an unknown name: the nearest known name, or all of them.
+
+    Long names, and those beyond some thousands, are not compared, because that takes time squared in their length.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    short = [name for name in names if len(name) <= SHOWN_CHARACTERS][:5000]
+    near = difflib.get_close_matches(word, short, n=1, cutoff=0.6) if len(word) <= SHOWN_CHARACTERS else []
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(names)}" if names else ""
+    return f"; known: {shorten_list(names)}" if names else ""
+
+
+def shorten(text: str) -> str:
+    """Returns a text for a message, cut after SHOWN_CHARACTERS."""
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def shorten_list(names: Sequence[str]) -> str:
+    """Returns names separated by commas, at most SHOWN_NAMES of them."""
+    shown = ", ".join(shorten(name) for name in names[:SHOWN_NAMES])
+    return shown if len(names) <= SHOWN_NAMES else f"{shown} and {len(names) - SHOWN_NAMES} more"

@@ -1,54 +1,48 @@
 """Rows of a user's file: JSONL, CSV, TSV, Parquet, or plain lines. All modalities read tables with it.
 
 Nothing is repaired: a row that cannot be used is an error with its file and line, or its file and row number where
-the file has no lines.
+the file has no lines. What is passed over, such as blank lines, is a note.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from raysearch.data.delimited import delimited_rows
+from raysearch.data.parquet import parquet_rows
+from raysearch.data.places import Place, Row
+from raysearch.data.text_files import number_lines
 from raysearch.errors import SpecError, did_you_mean
 
-
-class Place(NamedTuple):  # a tuple, because there is one for every row
-    """Where a row stands in its source."""
-
-    source: str
-    number: int  # of the line or the row, from 1
-    is_line: bool = False
-
-    def error(self, column: str, problem: str) -> SpecError:
-        """Returns an error about a column of this row, to be raised."""
-        if self.is_line:
-            return SpecError(problem, file=self.source, line=self.number, key=column)
-        return SpecError(problem, file=self.source, key=f"row {self.number}: {column}")
+MISSING_VALUES = {"nan", "null", "na", "n/a", "<na>", "#n/a"}  # as other programs write a missing value
+HIDDEN_LABEL = "-1"  # of a held-out example whose label is not published
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_JSON_DEPTH = "its lists or objects are nested too deeply"
 
 
-Row = tuple[Place, dict[str, Any]]  # where it stands, and its values by column
-
-
-def row_places(source: str, count: int) -> list[Place]:
-    """Returns the places of `count` rows of a source without lines."""
-    return [Place(source, number) for number in range(1, count + 1)]
-
-
-def read_rows(path: Path, columns: Sequence[str] | None, what: str, suffixes: Sequence[str]) -> Iterator[Row]:
+def read_rows(
+    path: Path,
+    columns: Sequence[str] | None,
+    what: str,
+    suffixes: Sequence[str],
+    notes: list[str] | None = None,
+) -> Iterator[Row]:
     """Yields the rows of a file; each has all of `columns`, or whatever columns there are if it is None.
 
-    Raises SpecError with file and line for a row that cannot be read, for a file without rows, and for a file with
-    none of these suffixes, which cannot be read as `what`.
+    When the last row has been yielded, `notes` has a sentence for each thing that was unusual or passed over. Raises
+    SpecError with file and line for a row that cannot be read, for a file without rows, and for a file with none of
+    these suffixes, which cannot be read as `what`.
     """
     suffix = path.suffix.lower()
     if suffix not in suffixes:
         raise unreadable_file(path, what, ", ".join(suffixes))
     is_empty = True
-    for place, row in _READERS[suffix](path, columns):
+    for place, row in _READERS[suffix](path, columns, [] if notes is None else notes):
         if columns and not row.keys() >= set(columns):
             column = next(column for column in columns if column not in row)
             raise place.error(column, f"no such column{did_you_mean(column, row)}")
@@ -68,16 +62,19 @@ def is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def parse_label(value: object, column: str, place: Place, class_names: Sequence[str] = ()) -> str:
+def parse_label(
+    value: object, column: str, place: Place, class_names: Sequence[str] = (), *, may_be_hidden: bool = False
+) -> str:
     """Returns a label as a word; a whole number is the index of a class where there are class names.
 
-    Raises SpecError for an empty label and for one that is neither a word nor a whole number.
+    With `may_be_hidden`, the number -1 is HIDDEN_LABEL, as the data sets of the hub have it. Raises SpecError for an
+    empty label and for one that is neither a word nor a whole number.
     """
     if is_empty(value):
         raise place.error(column, "the label is empty")
-    if isinstance(value, str) and class_names and value.strip().isdigit():
+    if isinstance(value, str) and class_names and _NUMBER.fullmatch(value.strip()):
         value = int(value)
-    if isinstance(value, int) and class_names:
+    if isinstance(value, int) and class_names and not (may_be_hidden and value == int(HIDDEN_LABEL)):
         if not 0 <= value < len(class_names):
             problem = f"{value} is not the number of a class: there are {len(class_names)} names, from 0"
             raise place.error(column, problem)
@@ -87,91 +84,84 @@ def parse_label(value: object, column: str, place: Place, class_names: Sequence[
     return str(value).strip()
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None) -> Any:
-    """Returns a pyarrow table of these columns, or of all. Raises SpecError for a missing column or another format."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def label_notes(source: str, labels: Sequence[str]) -> list[str]:
+    """Returns a sentence for each label that looks like a missing value, or like another label."""
+    notes = []
+    counts = Counter(labels)
+    for label, count in counts.items():
+        if label.lower() in MISSING_VALUES:
+            rows = "row has" if count == 1 else "rows have"
+            notes.append(f"{source}: {count} {rows} the label {label!r}, which may be a missing value")
+    spellings: dict[str, list[str]] = {}
+    for label in sorted(counts):
+        spellings.setdefault(" ".join(label.lower().split()), []).append(label)
+    similar = [f"{', '.join(map(repr, group))}"[:100] for group in spellings.values() if len(group) > 1]
+    if similar:
+        notes.append(f"{source}: labels that differ only in capitals or spaces: {'; '.join(similar[:5])}")
+    return notes
 
-    try:
-        names = pq.read_schema(path).names
-        for column in columns or ():
-            if column not in names:
-                raise SpecError(f"no column {column!r}{did_you_mean(column, names)}", file=str(path))
-        return pq.read_table(path, columns=None if columns is None else list(dict.fromkeys(columns)))
-    except pa.ArrowInvalid as error:
-        raise SpecError(f"not Parquet: {' '.join(str(error).split())[:200]}", file=str(path)) from None
+
+def is_hidden(labels: Sequence[object], train: Collection[object]) -> bool:
+    """Says whether a held-out part's labels are not published: all are -1, and no row of train has that label."""
+    return bool(labels) and all(label == HIDDEN_LABEL for label in labels) and HIDDEN_LABEL not in train
 
 
-def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def hidden_note(source: str, part: str) -> str:
+    """Returns the note on a held-out part whose labels are not published."""
+    return f"{source}: every label is -1, that is, not published; it is left out, as if no {part} were declared"
+
+
+def _jsonl_rows(path: Path, columns: Sequence[str] | None, notes: list[str]) -> Iterator[Row]:
     source = str(path)
-    for number, row in enumerate(read_parquet(path, columns).to_pylist(), 1):
-        yield Place(source, number), row
+    for number, line in number_lines(path, notes):
+        repeated: list[str] = []
 
+        def collect(pairs: list[tuple[str, Any]], repeated: list[str] = repeated) -> dict[str, Any]:
+            names = [name for name, _ in pairs]
+            repeated += (name for name in names if names.count(name) > 1 and (columns is None or name in columns))
+            return dict(pairs)
 
-def _read_utf8(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise SpecError("not UTF-8; save the file as UTF-8", file=str(path), line=line) from None
-
-
-def _jsonl_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    del columns
-    source = str(path)
-    for number, line in enumerate(_read_utf8(path).split("\n"), 1):  # not splitlines: texts hold other separators
-        if not line.strip():
-            continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=collect)
         except json.JSONDecodeError as error:
             raise SpecError(f"not JSON: {error.msg} at column {error.colno}", file=source, line=number) from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+            reason = _JSON_DEPTH if isinstance(error, RecursionError) else str(error).partition(";")[0]
+            raise SpecError(f"not JSON that can be read: {reason}", file=source, line=number) from None
         if not isinstance(row, dict):
             raise SpecError("a line must be one JSON object", file=source, line=number)
-        yield Place(source, number, is_line=True), row
+        if repeated:
+            raise SpecError(f"the key {repeated[0]!r} stands twice", file=source, line=number)
+        place = Place(source, number, is_line=True)
+        if "\\ud" in line.lower():
+            _refuse_half_characters(row, columns, place)
+        yield place, row
 
 
-def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    source = str(path)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(_read_utf8(path), newline=""), delimiter=delimiter, strict=True)
-    limit = csv.field_size_limit(1 << 30)
-    try:
-        header = next(reader, [])
-        for column in columns or ():
-            if column not in header:
-                problem = f"no column {column!r} in the header{did_you_mean(column, header)}"
-                raise SpecError(problem, file=source, line=1)
-        stop = reader.line_num
-        for values in reader:
-            start, stop = stop + 1, reader.line_num
-            if len(values) != len(header):
-                if not values:
-                    continue
-                problem = f"{len(values)} fields where the header has {len(header)}"
-                raise SpecError(problem, file=source, line=start)
-            yield Place(source, start, is_line=True), dict(zip(header, values, strict=True))
-    except csv.Error as error:
-        raise SpecError(f"not CSV: {error}", file=source, line=reader.line_num) from None
-    finally:
-        csv.field_size_limit(limit)
+def _refuse_half_characters(row: dict[str, Any], columns: Sequence[str] | None, place: Place) -> None:
+    """Raises SpecError for a used value with half of a character: a surrogate without its partner."""
+    for column in row if columns is None else columns:
+        try:
+            json.dumps(row.get(column), ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start]).strip("'")
+            problem = f"holds half of a character, {half} (a surrogate without its partner); write the whole character"
+            raise place.error(ascii(column)[1:-1], problem) from None
 
 
-def _text_lines(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def _text_lines(path: Path, columns: Sequence[str] | None, notes: list[str]) -> Iterator[Row]:
     """Yields each line that is not blank as a row of one column."""
     (column,) = columns or ("text",)
-    for number, line in enumerate(_read_utf8(path).split("\n"), 1):
-        if line.strip():
-            yield Place(str(path), number, is_line=True), {column: line}
+    for number, line in number_lines(path, notes):
+        yield Place(str(path), number, is_line=True), {column: line}
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, Sequence[str] | None, list[str]], Iterator[Row]]] = {
     ".jsonl": _jsonl_rows,
     ".ndjson": _jsonl_rows,
-    ".csv": _csv_rows,
-    ".tsv": _csv_rows,
-    ".parquet": _parquet_rows,
+    ".csv": delimited_rows,
+    ".tsv": delimited_rows,
+    ".parquet": parquet_rows,
     ".txt": _text_lines,
 }
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")  # formats with columns

@@ -16,7 +16,7 @@ The same examples are therefore split in the same way on every machine, and equa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
 from raysearch.errors import SpecError
@@ -81,10 +81,54 @@ def split_by_hash(
     return split_of
 
 
-def split_examples(examples: E, fractions: Mapping[str, float], salt: str, rest: str) -> dict[str, E]:
-    """Returns the examples of each fraction's split, and what remains as the split `rest`."""
-    keys = examples.keys
+def split_keeping_classes(
+    keys: Sequence[str], classes: Sequence[str], fractions: Mapping[str, float], salt: str, *, rest_has_all: bool
+) -> dict[str, str]:
+    """Returns the split of every distinct key as `split_by_hash` does, or class by class if that loses a class.
+
+    With few examples of a class, chance may leave none for train, which would be refused, or none for a held-out split,
+    whose score then says nothing of it. A class is lost if it has more distinct keys than there are fractions above 0,
+    and none in one of the splits or in the rest; with `rest_has_all` also if it has none in the rest, however few it
+    has. `classes` is parallel to `keys`.
+    """
     split_of = split_by_hash(keys, fractions, salt)
+    keys_of: dict[str, list[str]] = {}
+    for name, key in dict.fromkeys(zip(classes, keys, strict=True)):
+        keys_of.setdefault(name, []).append(key)
+    parts = [name for name, fraction in fractions.items() if fraction > 0]
+    if all(_is_kept(class_keys, split_of, parts, rest_has_all) for class_keys in keys_of.values()):
+        return split_of
+    stratified: dict[str, str] = {}
+    for class_keys in keys_of.values():
+        is_rare = len(class_keys) <= len(parts)
+        if is_rare and not rest_has_all:
+            stratified |= {key: split_of[key] for key in class_keys if key not in stratified}
+            continue
+        for key, name in split_by_hash(class_keys, fractions, salt, remainder=1).items():
+            stratified.setdefault(key, name)
+    return stratified
+
+
+def _is_kept(keys: Sequence[str], split_of: Mapping[str, str], parts: Sequence[str], rest_has_all: bool) -> bool:
+    """Says whether a class with these distinct keys is in every split that it has to be in."""
+    present = {split_of[key] for key in keys}
+    if len(keys) > len(parts):
+        return present >= {"", *parts}
+    return "" in present or not rest_has_all
+
+
+def split_examples(
+    examples: E, fractions: Mapping[str, float], salt: str, rest: str, classes: Sequence[str] = ()
+) -> dict[str, E]:
+    """Returns the examples of each fraction's split, and what remains as the split `rest`.
+
+    With `classes`, one for each example, no class is lost if there are enough examples (see `split_keeping_classes`).
+    """
+    keys = examples.keys
+    if classes:
+        split_of = split_keeping_classes(keys, classes, fractions, salt, rest_has_all=rest == "train")
+    else:
+        split_of = split_by_hash(keys, fractions, salt)
     names = {name: name for name in fractions} | {rest: ""}
     return {
         name: examples.take([i for i, key in enumerate(keys) if split_of[key] == stored])
@@ -92,22 +136,30 @@ def split_examples(examples: E, fractions: Mapping[str, float], salt: str, rest:
     }
 
 
-def split_parts(parts: Mapping[str, E], split: Mapping[str, float] | None, meta_dev: float) -> dict[str, E]:
+def split_parts(
+    parts: Mapping[str, E],
+    split: Mapping[str, float] | None,
+    meta_dev: float,
+    classes: Callable[[E], Sequence[str]] | None = None,
+) -> dict[str, E]:
     """Returns the splits of a task, in the order of SPLITS, from the parts that its files hold.
 
     Args:
         parts: `train`, perhaps `dev` and `test`, and any other splits, which are passed through.
         split: the fractions of train for dev and test if they are not among the parts.
         meta_dev: the fraction of dev for meta_dev; the rest is select_dev.
+        classes: returns the class of each example, none of which a split is to lose; nothing if there are none.
 
     Raises SpecError if nothing is left for train or select_dev.
     """
     splits = dict(parts)
     fractions = {part: share for part, share in declared_fractions(split).items() if part not in parts}
     train = splits["train"]
-    splits |= split_examples(train, fractions, "split", rest="train")
+    splits |= split_examples(train, fractions, "split", rest="train", classes=classes(train) if classes else ())
     dev = splits.pop("dev")
-    splits |= split_examples(dev, {"meta_dev": meta_dev}, "meta_dev", rest="select_dev")
+    splits |= split_examples(
+        dev, {"meta_dev": meta_dev}, "meta_dev", rest="select_dev", classes=classes(dev) if classes else ()
+    )
     for name, source in (("train", train.source), ("select_dev", dev.source)):
         if not len(splits[name]):
             raise SpecError(f"no rows are left for {name}; give more rows or other fractions", file=source)
@@ -142,7 +194,12 @@ def leak_notes(leaks: Mapping[str, int], sizes: Mapping[str, int], what: str) ->
 
 def sort_labels(names: Iterable[str]) -> list[str]:
     """Returns the distinct labels in order: whole numbers by value, then words."""
-    return sorted(set(names), key=lambda name: (0, int(name), "") if _is_number(name) else (1, 0, name))
+
+    def order(name: str) -> tuple[int, int, str, str]:
+        digits = name.lstrip("0")  # compared by their number and then as text: int() refuses thousands of them
+        return (0, len(digits), digits, name) if _is_number(name) else (1, 0, name, name)
+
+    return sorted(set(names), key=order)
 
 
 def _is_number(name: str) -> bool:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from raysearch.data.splits import count_leaks, leak_notes, sort_labels, split_by_hash, split_parts
+from raysearch.data.splits import (
+    count_leaks,
+    leak_notes,
+    sort_labels,
+    split_by_hash,
+    split_keeping_classes,
+    split_parts,
+)
 from raysearch.errors import SpecError
 
 
@@ -83,3 +90,34 @@ def test_count_leaks_counts_rows_of_held_out_splits() -> None:
 
 def test_sort_labels_puts_numbers_by_value_before_words() -> None:
     assert sort_labels(["b", "10", "9", "a", "10"]) == ["9", "10", "a", "b"]
+
+
+def test_sort_labels_of_thousands_of_digits_are_sorted() -> None:
+    long = "1" * 5000
+    assert sort_labels([long, "07", "7", "12", "x"]) == ["07", "7", "12", long, "x"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_split_parts_keeps_rare_classes_in_every_split(seed: int) -> None:
+    counts = {"common": 70} | {f"rare{i}": 3 for i in range(9)} | {"single": 1}
+    classes = {f"{seed} {name} {i}": name for name, count in counts.items() for i in range(count)}
+    train = Words("train.csv", list(classes))
+    splits = split_parts({"train": train}, None, 0.5, lambda words: [classes[key] for key in words.keys])
+    present = {name: {classes[key] for key in words.keys} for name, words in splits.items()}
+    assert present["train"] == set(counts)
+    assert present["test"] == set(counts) - {"single"}
+    assert present["meta_dev"] | present["select_dev"] == set(counts) - {"single"}
+    assert sorted(key for words in splits.values() for key in words.keys) == sorted(classes)
+
+
+def test_split_keeping_classes_changes_nothing_if_none_is_lost() -> None:
+    keys = [f"{i}" for i in range(300)]
+    classes = [f"{i % 3}" for i in range(300)]
+    plain = split_by_hash(keys, {"dev": 0.1, "test": 0.1}, "split")
+    assert split_keeping_classes(keys, classes, {"dev": 0.1, "test": 0.1}, "split", rest_has_all=True) == plain
+
+
+def test_split_keeping_classes_leaves_equal_keys_together() -> None:
+    keys, classes = ["same", "same", "a", "b", "c"], ["x", "y", "x", "y", "y"]
+    split_of = split_keeping_classes(keys, classes, {"dev": 0.4}, "split", rest_has_all=True)
+    assert set(split_of) == {"same", "a", "b", "c"}

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysearch.data.row_readers import Place, parse_label, read_parquet, read_rows, row_places, unreadable_file
+from raysearch.data.parquet import read_parquet
+from raysearch.data.places import Place, row_places
+from raysearch.data.row_readers import parse_label, read_rows, unreadable_file
 from raysearch.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ batch is normalised.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raysearch.data.normalisation import round_mean_and_std
 from raysearch.data.prepared import write_split
+from raysearch.data.row_readers import hidden_note, is_hidden
 from raysearch.data.splits import EXTRA_PREFIX, leak_notes, sort_labels, split_parts
-from raysearch.errors import SpecError, did_you_mean
+from raysearch.errors import SpecError, did_you_mean, shorten
 from raysearch.modalities.table import planted
 from raysearch.modalities.table.readers import TableRows, read_table
 
@@ -71,7 +73,7 @@ class TablePreparation:
         """Reads or draws the rows and splits them. Raises SpecError for data that cannot be used."""
         if task.planted is not None:
             return _draw_splits(task)
-        splits = split_parts(_read_parts(task, paths), task.split, task.meta_dev)
+        splits = split_parts(_read_parts(task, paths), task.split, task.meta_dev, _classes)
         return {name: rows for name, rows in splits.items() if len(rows) or name != "test"}
 
     def write_splits(
@@ -93,10 +95,13 @@ class TablePreparation:
         return metadata
 
     def notes(self, splits: Mapping[str, TableRows], metadata: Mapping[str, Any]) -> list[str]:
-        """Returns a sentence for each leak; a further table may well have the features of the end task's rows."""
-        del splits
+        """Returns what the readers noted, and a sentence for each leak.
+
+        A further table may well have the features of the end task's rows.
+        """
+        notes = list(dict.fromkeys(note for rows in splits.values() for note in rows.notes))
         leaks = {pair: count for pair, count in metadata["leaks"].items() if f" in {EXTRA_PREFIX}" not in pair}
-        return leak_notes(leaks, metadata["sizes"], "rows have features that also stand")
+        return notes + leak_notes(leaks, metadata["sizes"], "rows have features that also stand")
 
     def decode(self, batch: pa.RecordBatch) -> TableSplit:
         """Returns the split that an Arrow file's batch holds, without a copy."""
@@ -123,9 +128,28 @@ def _read_parts(task: TableTask, paths: Mapping[str, Path | None]) -> dict[str, 
         assert path is not None
         label = task.extra[part.removeprefix(EXTRA_PREFIX)].label if part.startswith(EXTRA_PREFIX) else task.label
         numbers = task.label_type(part) == "number"
-        parts[part] = read_table(path, label, numbers=numbers, features=features, others=label_columns)
+        parts[part] = read_table(
+            path,
+            label,
+            numbers=numbers,
+            features=features,
+            others=label_columns,
+            may_be_hidden=part in ("dev", "test"),
+        )
         features = features or parts[part].names
-    return parts
+    hidden = [part for part in ("dev", "test") if part in parts and _is_hidden(parts[part], parts["train"])]
+    notes = [hidden_note(Path(parts[part].source).name, part) for part in hidden]
+    train = replace(parts["train"], notes=(*parts["train"].notes, *notes))
+    return {part: rows for part, rows in parts.items() if part not in hidden} | {"train": train}
+
+
+def _classes(rows: TableRows) -> Sequence[str]:
+    """Returns the classes of the rows; nothing if their labels are numbers."""
+    return [label for label in rows.labels if isinstance(label, str)]
+
+
+def _is_hidden(rows: TableRows, train: TableRows) -> bool:
+    return is_hidden(_classes(rows), set(train.labels))
 
 
 def label_metadata(name: str, splits: Mapping[str, TableRows], train: str) -> dict[str, Any]:
@@ -136,18 +160,25 @@ def label_metadata(name: str, splits: Mapping[str, TableRows], train: str) -> di
     rows = splits[train]
     if isinstance(rows.labels[0], str):
         classes = sort_labels(map(str, rows.labels))
+        known = set(classes)
         if len(classes) < 2:
             raise SpecError(f"only one class, {classes[0]!r}; there must be at least two", file=rows.source)
         for split in ("meta_dev", "select_dev", "test") if train == "train" else ():
             for label in splits[split].labels if split in splits else ():
-                if label not in classes:
-                    problem = f"{label!r} is not a class of the training rows{did_you_mean(str(label), classes)}"
+                if label not in known:
+                    problem = f"{shorten(str(label))!r} is not a class of the training rows"
+                    problem += did_you_mean(str(label), classes)
                     raise SpecError(problem, file=splits[split].source, key=split)
         return {"kind": "class", "labels": classes}
     numbers = np.array(rows.labels, dtype=np.float64)
-    if not numbers.std() > 0:
+    if numbers.min() == numbers.max():
         raise SpecError(f"all labels are {numbers[0]:g}: there is nothing to learn", file=rows.source)
-    return {"kind": "number", "labels": [name], "mean": float(numbers.mean()), "std": float(numbers.std())}
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = float(numbers.mean()), float(numbers.std())
+    if not 0 < std < np.inf:
+        problem = f"labels from {numbers.min():g} to {numbers.max():g} cannot be standardised; use another unit"
+        raise SpecError(problem, file=rows.source)
+    return {"kind": "number", "labels": [name], "mean": mean, "std": std}
 
 
 def _encode_labels(rows: TableRows, label: Mapping[str, Any]) -> NDArray[Any]:
@@ -162,7 +193,7 @@ def _encode_labels(rows: TableRows, label: Mapping[str, Any]) -> NDArray[Any]:
 def _mean_and_std(features: NDArray[np.float32]) -> dict[str, list[float]]:
     """Returns the mean and the standard deviation of each feature; 1 for a constant one."""
     mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    return {"mean": mean.round(6).tolist(), "std": np.where(std > 1e-6, std, 1.0).round(6).tolist()}
+    return round_mean_and_std(mean, std, features.min(axis=0) == features.max(axis=0))
 
 
 def _write_split(path: Path, features: NDArray[np.float32], labels: NDArray[Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysearch.data.prepared import ORIGINALS, UNHASHED, write_split
+from raysearch.data.row_readers import hidden_note, is_hidden
 from raysearch.data.splits import EXTRA_PREFIX, UNLABELLED, declared_fractions, leak_notes, sort_labels, split_parts
-from raysearch.errors import SpecError, did_you_mean
+from raysearch.errors import SpecError, did_you_mean, shorten, shorten_list
 from raysearch.modalities.text import docstrings
 from raysearch.modalities.text.readers import TextRows, read_hub_data_set, read_text_rows
 from raysearch.modalities.text.token_labels import TaggedRows, encode_tags, read_tagged_rows
@@ -93,7 +94,7 @@ class TextPreparation:
 
     def read_splits(self, task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, TextRows]:
         """Reads the texts and splits them. Raises SpecError for data that cannot be used."""
-        return split_parts(_read_parts(task, paths), task.split, task.meta_dev)
+        return split_parts(_read_parts(task, paths), task.split, task.meta_dev, lambda rows: rows.labels)
 
     def write_splits(
         self, folder: Path, task: TextTask, model: Mapping[str, Any], splits: Mapping[str, TextRows]
@@ -118,7 +119,8 @@ class TextPreparation:
 
     def notes(self, splits: Mapping[str, TextRows], metadata: Mapping[str, Any]) -> list[str]:
         """Returns a sentence each for leaks, texts with two labels, and labels without held-out texts."""
-        notes = leak_notes(metadata["leaks"], metadata["sizes"], "rows have a text that also stands")
+        notes = list(dict.fromkeys(note for rows in splits.values() for note in rows.notes))
+        notes += leak_notes(metadata["leaks"], metadata["sizes"], "rows have a text that also stands")
         train = splits["train"]
         sources = [place.source for place in splits["domain"].places] if "domain" in splits else []
         if unlabelled := sources.count(train.source):
@@ -128,7 +130,7 @@ class TextPreparation:
         for name in ("select_dev", "test"):
             absent = sorted(set(metadata["labels"]) - set(splits[name].labels)) if name in splits else []
             if absent:
-                notes.append(f"no {name} row has the label {', '.join(absent)}")
+                notes.append(f"no {name} row has the label {shorten_list(absent)}")
         return notes
 
     def decode(self, batch: pa.RecordBatch) -> TextSplit:
@@ -158,8 +160,19 @@ def _read_parts(task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, T
             parts[part] = (read_tagged_rows if extra.kind == "token" else read_text_rows)(path, *extra.columns)
         elif path is not None:
             label = None if part in UNLABELLED else task.label
-            parts[part] = read_text_rows(path, task.text, label, needs_labels=part != "train")
-    return parts if task.embedded else _with_unlabelled_rows(task, parts)
+            parts[part] = read_text_rows(
+                path, task.text, label, needs_labels=part != "train", may_be_hidden=part in ("dev", "test")
+            )
+    return parts if task.embedded else _with_unlabelled_rows(task, _without_hidden(parts))
+
+
+def _without_hidden(parts: Mapping[str, TextRows]) -> dict[str, TextRows]:
+    """Returns the parts without a dev or test whose labels are not published, and a note in their place."""
+    train = parts["train"]
+    hidden = [part for part in ("dev", "test") if part in parts and is_hidden(parts[part].labels, set(train.labels))]
+    notes = [hidden_note(Path(parts[part].source).name, part) for part in hidden]
+    rest = {part: rows for part, rows in parts.items() if part not in hidden}
+    return rest | {"train": replace(train, notes=(*train.notes, *notes))}
 
 
 def _with_unlabelled_rows(task: TextTask, parts: Mapping[str, TextRows]) -> dict[str, TextRows]:
@@ -183,14 +196,15 @@ def _with_unlabelled_rows(task: TextTask, parts: Mapping[str, TextRows]) -> dict
 def train_labels(splits: Mapping[str, TextRows]) -> list[str]:
     """Returns the labels of train, in order. Raises SpecError for a held-out row with another label."""
     names = sort_labels(splits["train"].labels)
+    known = set(names)
     if len(names) < 2:
         raise SpecError(f"only one label, {names[0]!r}; a task has at least two", file=splits["train"].source)
     for name in ("meta_dev", "select_dev", "test"):
         if name not in splits:
             continue
         for place, label in zip(splits[name].places, splits[name].labels, strict=True):
-            if label not in names:
-                problem = f"{label!r} is not a label of the training rows{did_you_mean(label, names)}"
+            if label not in known:
+                problem = f"{shorten(label)!r} is not a label of the training rows{did_you_mean(label, names)}"
                 raise place.error("label", problem)
     return names
 

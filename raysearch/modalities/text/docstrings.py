@@ -70,7 +70,7 @@ def load_rows() -> dict[str, TextRows]:
     They are collected once for each set of library versions and then read from a cache. Raises SpecError if a library
     is missing or has too few texts.
     """
-    from raysearch.data.row_readers import row_places
+    from raysearch.data.places import row_places
     from raysearch.errors import SpecError
     from raysearch.modalities.text.readers import TextRows
 

@@ -5,12 +5,14 @@ A text that cannot be used is an error with its file and line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raysearch.data.row_readers import TABLE_SUFFIXES, Place, Row, is_empty, parse_label, read_rows, row_places
+from raysearch.data.parquet import stored_class_names
+from raysearch.data.places import Place, Row, row_places
+from raysearch.data.row_readers import TABLE_SUFFIXES, is_empty, label_notes, parse_label, read_rows
 from raysearch.errors import SpecError, did_you_mean
 
 HUB_SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
@@ -24,6 +26,7 @@ class TextRows:
     texts: list[str]
     labels: list[str]
     places: Sequence[Place]  # where each text stands
+    notes: Sequence[str] = ()  # what was unusual about the source
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -36,7 +39,8 @@ class TextRows:
     def take(self, rows: Sequence[int]) -> TextRows:
         """Returns the rows with these indices, in this order."""
         labels = [self.labels[i] for i in rows] if self.labels else []
-        return TextRows(self.source, [self.texts[i] for i in rows], labels, [self.places[i] for i in rows])
+        texts, places = [self.texts[i] for i in rows], [self.places[i] for i in rows]
+        return TextRows(self.source, texts, labels, places, self.notes)
 
     def split_unlabelled(self) -> tuple[TextRows, TextRows]:
         """Returns the rows that have a label, and the texts of the others."""
@@ -46,18 +50,31 @@ class TextRows:
 
     def extend(self, more: TextRows) -> TextRows:
         """Returns these unlabelled texts and then those of `more`."""
-        return TextRows(self.source, [*self.texts, *more.texts], [], [*self.places, *more.places])
+        notes = tuple(dict.fromkeys([*self.notes, *more.notes]))
+        return TextRows(self.source, [*self.texts, *more.texts], [], [*self.places, *more.places], notes)
 
 
-def read_text_rows(path: Path, text: str, label: str | None, *, needs_labels: bool = True) -> TextRows:
+def read_text_rows(
+    path: Path, text: str, label: str | None, *, needs_labels: bool = True, may_be_hidden: bool = False
+) -> TextRows:
     """Reads the texts of a file; `text` and `label` name its columns, and texts are unlabelled if `label` is None.
 
-    Raises SpecError with file and line for a row that cannot be used, such as one without a label if the rows need
-    one, and for a file of another format.
+    Class numbers are replaced by names if the file stores names; `may_be_hidden` as for `parse_label`. Raises SpecError
+    with file and line for a row that cannot be used, such as one without a label if the rows need one, and for a file
+    of another format.
     """
     suffixes = TABLE_SUFFIXES if label is not None else (*TABLE_SUFFIXES, ".txt")
     columns = [text] if label is None else [text, label]
-    return _collect(str(path), columns, read_rows(path, columns, "rows", suffixes), needs_labels=needs_labels)
+    notes: list[str] = []
+    class_names = stored_class_names(path, label) if label is not None else []
+
+    def read_label(value: object, place: Place) -> str:
+        if not needs_labels and is_empty(value):
+            return ""
+        return parse_label(value, columns[1], place, class_names, may_be_hidden=may_be_hidden)
+
+    rows = _collect(str(path), columns, read_rows(path, columns, "rows", suffixes, notes), read_label)
+    return replace(rows, notes=(*notes, *label_notes(path.name, rows.labels)))
 
 
 def read_hub_data_set(name: str, text: str, label: str | None) -> dict[str, TextRows]:
@@ -78,32 +95,38 @@ def read_hub_data_set(name: str, text: str, label: str | None) -> dict[str, Text
     except Exception as error:  # the network, the hub and the loader raise anything; a user reads one line
         reason = " ".join(str(error).split())[:300]
         raise SpecError(f"cannot load data set {name!r}: {type(error).__name__}: {reason}", key="task.hub") from error
-    rows: dict[str, TextRows] = {}
-    for split, hub_names in HUB_SPLITS.items():
-        table = next((tables[hub_name] for hub_name in hub_names if hub_name in tables), None)
-        if table is not None:
-            rows[split] = _hub_rows(f"{name}[{split}]", table, text, label)
-    return rows
+    present = {
+        split: [hub_name for hub_name in hub_names if hub_name in tables] for split, hub_names in HUB_SPLITS.items()
+    }
+    used = {split: hub_names[0] for split, hub_names in present.items() if hub_names}
+    others = [f"{split} ({len(table)} rows)" for split, table in tables.items() if split not in used.values()]
+    notes = [f"{name}: splits that are not used: {', '.join(others)}"] if others else []
+    return {
+        split: _hub_rows(f"{name}[{split}]", tables[hub_name], text, label, notes, may_be_hidden=split != "train")
+        for split, hub_name in used.items()
+    }
 
 
-def _hub_rows(source: str, table: Any, text: str, label: str | None) -> TextRows:
+def _hub_rows(
+    source: str, table: Any, text: str, label: str | None, notes: Sequence[str], *, may_be_hidden: bool
+) -> TextRows:
     columns = [text] if label is None else [text, label]
     for column in columns:
         if column not in table.column_names:
             raise SpecError(f"no column {column!r}{did_you_mean(column, table.column_names)}", file=source)
-    class_names = getattr(table.features[label], "names", None) if label is not None else None
+    class_names = getattr(table.features[label], "names", None) or () if label is not None else ()
+    numbered = zip(row_places(source, len(table)), table.select_columns(columns), strict=True)
 
-    def rows() -> Iterator[Row]:
-        for place, row in zip(row_places(source, len(table)), table.select_columns(columns), strict=True):
-            if class_names and isinstance(row[label], int):
-                is_class = 0 <= row[label] < len(class_names)
-                row = {**row, label: class_names[row[label]] if is_class else None}
-            yield place, row
+    def read_label(value: object, place: Place) -> str:
+        return parse_label(value, columns[1], place, class_names, may_be_hidden=may_be_hidden)
 
-    return _collect(source, columns, rows())
+    rows = _collect(source, columns, numbered, read_label)
+    return replace(rows, notes=(*notes, *label_notes(source, rows.labels)))
 
 
-def _collect(source: str, columns: Sequence[str], rows: Iterable[Row], *, needs_labels: bool = True) -> TextRows:
+def _collect(
+    source: str, columns: Sequence[str], rows: Iterable[Row], read_label: Callable[[object, Place], str]
+) -> TextRows:
     texts: list[str] = []
     labels: list[str] = []
     places: list[Place] = []
@@ -114,7 +137,7 @@ def _collect(source: str, columns: Sequence[str], rows: Iterable[Row], *, needs_
         texts.append(text.strip())
         places.append(place)
         for column in columns[1:]:
-            labels.append("" if not needs_labels and is_empty(row[column]) else parse_label(row[column], column, place))
+            labels.append(read_label(row[column], place))
     if not texts:
         raise SpecError("holds no rows", file=source)
     return TextRows(source, texts, labels, places)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from raysearch.data.row_readers import Place, read_rows
+from raysearch.data.parquet import stored_class_names
+from raysearch.data.places import Place
+from raysearch.data.row_readers import parse_label, read_rows
 from raysearch.modalities.text.readers import TextRows
 
 if TYPE_CHECKING:
@@ -45,19 +47,21 @@ def read_tagged_rows(path: Path, words: str, tags: str) -> TaggedRows:
     places: list[Place] = []
     word_lists: list[list[str]] = []
     tag_lists: list[list[str]] = []
-    for place, row in read_rows(path, [words, tags], "lists of words", SUFFIXES):
+    notes: list[str] = []
+    class_names = stored_class_names(path, tags)
+    for place, row in read_rows(path, [words, tags], "lists of words", SUFFIXES, notes):
         for column in (words, tags):
             if not isinstance(row[column], list) or not all(isinstance(value, str | int) for value in row[column]):
-                raise place.error(column, "must be a list of words")
+                raise place.error(column, f"must be a list of words, got {row[column]!r:.60}")
         if not row[words] or not all(str(word).strip() for word in row[words]):
             raise place.error(words, "is empty, or has an empty word")
         if len(row[words]) != len(row[tags]):
             raise place.error(tags, f"has {len(row[tags])} tags for {len(row[words])} words")
         places.append(place)
         word_lists.append([str(word).strip() for word in row[words]])
-        tag_lists.append([str(tag).strip() for tag in row[tags]])
+        tag_lists.append([parse_label(tag, tags, place, class_names) for tag in row[tags]])
     texts = [" ".join(row_words) for row_words in word_lists]
-    return TaggedRows(str(path), texts, [], places, word_lists, tag_lists)
+    return TaggedRows(str(path), texts, [], places, notes, words=word_lists, tags=tag_lists)
 
 
 def encode_tags(rows: TaggedRows, tokenizer: TaskTokenizer, class_of: Mapping[str, int]) -> NDArray[np.int32]:

@@ -291,7 +291,7 @@ def test_table_trial_resume_is_bit_equal(data: Path, tmp_path: Path) -> None:
 
 def test_table_classification_is_prepared_and_trained(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(80, 3))
+    x = rng.normal(size=(160, 3))
     np.savez(tmp_path / "rows.npz", features=x, label=np.where(x[:, 0] > 0, "up", "down"), other=x[:, 1])
     task = {"kind": "table", "name": "signs", "train": "rows.npz", "metric": "accuracy", "base": str(tmp_path)}
     task["extra"] = {"other": {"train": "rows.npz", "label": "other"}}
@@ -300,7 +300,7 @@ def test_table_classification_is_prepared_and_trained(tmp_path: Path) -> None:
     assert prepared.labels == ("down", "up")
     assert prepared.notes == ()  # that the extra table has the same rows is what it is for
     leaking = prepare(search(task | {"dev": "rows.npz", "test": "rows.npz"}).task, MLP, tmp_path / "leaking")
-    assert leaking.notes[0] == "40 of 40 meta_dev rows have features that also stand in train"
+    assert leaking.notes[0] == "80 of 80 meta_dev rows have features that also stand in train"
     objective = Objective(data="extra_other", transform="none", representation="full", output="extra_label")
     one = replace(plan(folder, "aang", steps=40, eval_every=40, lr=1e-2), objectives=(objective,))
     (report,) = train(one, folder=tmp_path / "trial")
@@ -332,3 +332,108 @@ def test_table_search_is_reported_and_its_export_rejected(tmp_path: Path) -> Non
     assert "r2" in write_html(run).read_text()
     with pytest.raises(RunError, match="models of tables are not exported"):
         export(run, tmp_path / "model")
+
+
+# ---- what other programs write ----
+
+
+def read_csv(path: Path, header: str, rows: list[str], **options: Any) -> Any:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return read_table(path, "label", numbers=False, **options)
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1", "__index_level_0__", "level_0", "id"])
+def test_column_that_numbers_the_rows_is_no_feature(tmp_path: Path, name: str) -> None:
+    rows = [f"{i},{i % 3}.5,{'ab'[i > 9]}" for i in range(20)]
+    table = read_csv(tmp_path / "a.csv", f"{name},x,label", rows)
+    assert table.names == ("x",)
+    problem = "numbers the rows and is no feature; list it in `features:` if it is one"
+    assert table.notes == (f"a.csv: {name!r} {problem}",)
+    assert read_csv(tmp_path / "a.csv", f"{name},x,label", rows, features=(name, "x")).names == (name, "x")
+
+
+def test_index_that_pandas_stores_is_no_feature(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"x": [0.5, 1.5, 2.5, 0.1], "label": list("abab")}, index=pd.Index([7, 3, 9, 4], name="key"))
+    frame.to_parquet(tmp_path / "a.parquet")
+    table = read_table(tmp_path / "a.parquet", "label", numbers=False)
+    assert table.names == ("x",)
+    assert table.notes == ("a.parquet: 'key' numbers the rows and is no feature; list it in `features:` if it is one",)
+
+
+def test_column_of_distinct_whole_numbers_is_noted(tmp_path: Path) -> None:
+    rows = [f"{i * 7919 % 10007},{i % 5}.5,{'ab'[i % 2]}" for i in range(60)]
+    table = read_csv(tmp_path / "a.csv", "id,x,label", rows)
+    assert table.names == ("id", "x")
+    assert table.notes[0].startswith("a.csv: 'id' has another whole number in every row; if it identifies rows")
+
+
+def test_table_of_an_index_alone_has_no_features(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"a\.csv: label: there is no column beside the labels: no features; a\.csv: ''"
+    ):
+        read_csv(tmp_path / "a.csv", ",label", [f"{i},a" for i in range(3)])
+
+
+@pytest.mark.parametrize("value", ["1e39", "-4e38", "1_000", "", "nan", "inf", "1,5", "0x10"])
+def test_value_that_is_no_float32_names_its_place(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SpecError, match=r"a\.csv:3: x: "):
+        read_csv(tmp_path / "a.csv", "x;label", ["1;a", f"{value};b"])
+
+
+def test_value_of_hundreds_of_digits_names_its_place(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"x": 1, "label": "a"}\n{"x": 1' + "0" * 400 + ', "label": "b"}\n')
+    with pytest.raises(SpecError, match=r"a\.jsonl:2: x: not a finite number"):
+        read_table(tmp_path / "a.jsonl", "label", numbers=False)
+
+
+def test_column_that_float32_blurs_is_noted(tmp_path: Path) -> None:
+    rows = [f"{1_700_000_000 + i % 7},0.1,{'ab'[i % 2]}" for i in range(20)]
+    (note,) = read_csv(tmp_path / "a.csv", "time,constant,label", rows).notes
+    assert note.startswith("a.csv: 'time': 7 digits are kept of a number")
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1.0, 1e9, 1e30])
+def test_features_are_normalised_at_any_scale(tmp_path: Path, scale: float) -> None:
+    x = np.random.default_rng(0).normal(size=200) + 3
+    np.savez(tmp_path / "rows.npz", x=x * scale, constant=np.full(200, 0.1 * scale), label=np.where(x > 3, "a", "b"))
+    task = {"kind": "table", "name": "t", "train": "rows.npz", "metric": "accuracy", "base": str(tmp_path)}
+    prepare(search(task).task, MLP, tmp_path / "data")
+    metadata = json.loads((tmp_path / "data" / "data.json").read_text())
+    features = open_split(tmp_path / "data", "train").features
+    normalised = (features - np.float32(metadata["mean"])) / np.float32(metadata["std"])
+    assert normalised[:, 0].mean() == pytest.approx(0, abs=2e-3)
+    assert normalised[:, 0].std() == pytest.approx(1, rel=2e-3)
+    assert np.abs(normalised[:, 1]).max() < 1e-3 * max(scale, 1)
+
+
+def test_labels_that_are_one_number_are_rejected_exactly(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.arange(30.0) ** 2, label=np.full(30, 0.1))
+    task = {"kind": "table", "name": "t", "train": "rows.npz", "base": str(tmp_path)}
+    with pytest.raises(SpecError, match=r"all labels are 0\.1: there is nothing to learn"):
+        prepare(search(task).task, MLP, tmp_path / "data")
+
+
+def test_archive_that_is_damaged_names_its_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(500.0), label=np.arange(500))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[300:400] = bytes(100)
+    cases = {"damaged": bytes(content), "cut": bytes(content[:900]), "text": b"x,label\n1,a\n", "empty": b""}
+    for name, data in cases.items():
+        (tmp_path / f"{name}.npz").write_bytes(data)
+        with pytest.raises(SpecError, match=rf"{name}\.npz: "):
+            read_table(tmp_path / f"{name}.npz", "label", numbers=False)
+    np.save(tmp_path / "array.npy", np.arange(5))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(SpecError, match=r"array\.npz: is a single array \(\.npy\), not an archive"):
+        read_table(tmp_path / "array.npz", "label", numbers=False)
+
+
+def test_table_hidden_test_labels_leave_the_split_out(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=40)
+    np.savez(tmp_path / "train.npz", x=x, label=(x > 0).astype(int))
+    np.savez(tmp_path / "test.npz", x=x + 9, label=np.full(40, -1))
+    task = {"kind": "table", "name": "t", "train": "train.npz", "test": "test.npz", "metric": "accuracy"}
+    prepared = prepare(search(task | {"base": str(tmp_path)}).task, MLP, tmp_path / "data")
+    assert prepared.sizes["test"] == 4
+    assert prepared.notes[0].startswith("test.npz: every label is -1")

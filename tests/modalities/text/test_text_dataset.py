@@ -163,6 +163,7 @@ def test_prepare_counts_leaks_duplicates_and_conflicts(task: TextTask, tmp_path:
     prepared = prepare(task, SMALL_MODEL, tmp_path / "data")
     assert prepared.sizes["train"] == 44
     assert prepared.notes == (
+        "domain.txt: 1 blank line was passed over",
         "3 of 10 test rows have a text that also stands in train",
         "1 train texts carry more than one label",
     )
@@ -344,3 +345,28 @@ def test_dev_row_without_a_label_is_refused(half_labelled: Path, tmp_path: Path)
     task = TextTask(name="t", train=str(half_labelled), dev=str(half_labelled))
     with pytest.raises(SpecError, match=r"half.jsonl:1: label: the label is empty"):
         prepare(task, SMALL_MODEL, tmp_path / "data")
+
+
+@pytest.mark.parametrize("part", ["dev", "test"])
+def test_prepare_leaves_out_a_split_of_hidden_labels(task: TextTask, tmp_path: Path, part: str) -> None:
+    write_jsonl(tmp_path / f"{part}.jsonl", [(f"text number {i}", "-1") for i in range(70, 90)])
+    prepared = prepare(task, SMALL_MODEL, tmp_path / "data")
+    assert prepared.labels == ("even", "odd")
+    assert prepared.notes[0].startswith(f"{part}.jsonl: every label is -1, that is, not published; it is left out")
+    held_out = prepared.sizes["test"] if part == "test" else prepared.sizes["meta_dev"] + prepared.sizes["select_dev"]
+    assert held_out == 4  # a tenth of train
+
+
+def test_prepare_with_some_hidden_labels_names_the_row(task: TextTask, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [("text number 7", "odd"), ("text number 8", "-1")])
+    with pytest.raises(SpecError, match=r"test\.jsonl:2: label: '-1' is not a label of the training rows"):
+        prepare(task, SMALL_MODEL, tmp_path / "data")
+
+
+def test_prepare_with_rare_labels_keeps_them_in_train(task: TextTask, tmp_path: Path) -> None:
+    rows = [(f"text {i} of {i % 10}", f"topic{i % 10:02}") for i in range(30)]
+    write_jsonl(tmp_path / "train.jsonl", rows + [(f"text {i}", "common") for i in range(70)])
+    alone = replace(task, dev=None, test=None, domain=None)
+    prepared = prepare(alone, SMALL_MODEL, tmp_path / "data")
+    assert len(prepared.labels) == 11
+    assert not [note for note in prepared.notes if "no test row" in note]

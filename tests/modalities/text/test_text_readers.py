@@ -1,5 +1,6 @@
 import json
 import sys
+import types
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 
 from raysearch.errors import SpecError
 from raysearch.modalities.text.readers import read_hub_data_set, read_text_rows
+from raysearch.modalities.text.token_labels import read_tagged_rows
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,70 @@ def test_read_hub_without_datasets_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SpecError, match=r"task\.hub: hub data set 'imdb' needs .*pip install 'raysearch\[datasets\]'"):
         read_hub_data_set("imdb", "text", "label")
+
+
+def class_label_table(columns: dict[str, list[object]], features: dict[str, object]) -> pa.Table:
+    """A table with the features that the datasets library stores in a Parquet file's schema."""
+    stored = json.dumps({"info": {"features": features}})
+    return pa.table(columns).replace_schema_metadata({"huggingface": stored})
+
+
+def test_read_text_rows_uses_stored_names_of_classes(tmp_path: Path) -> None:
+    names: dict[str, object] = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
+    pq.write_table(class_label_table({"text": ["x", "y"], "label": [1, 0]}, names), tmp_path / "a.parquet")
+    assert read_text_rows(tmp_path / "a.parquet", "text", "label").labels == ["pos", "neg"]
+    pq.write_table(class_label_table({"text": ["x", "y"], "label": [1, -1]}, names), tmp_path / "a.parquet")
+    assert read_text_rows(tmp_path / "a.parquet", "text", "label", may_be_hidden=True).labels == ["pos", "-1"]
+    with pytest.raises(SpecError, match=r"a\.parquet: row 2: label: -1 is not the number of a class"):
+        read_text_rows(tmp_path / "a.parquet", "text", "label")
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"", b"[]", b"null", b"{", b'{"info": null}', b'{"info": {"features": {"label": 3}}}', b"\xff"]
+)
+def test_read_text_rows_ignores_metadata_of_another_kind(tmp_path: Path, metadata: bytes) -> None:
+    table = pa.table({"text": ["x", "y"], "label": [1, 0]}).replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read_text_rows(tmp_path / "a.parquet", "text", "label").labels == ["1", "0"]
+
+
+@pytest.mark.parametrize("is_list", [True, False])
+def test_read_tagged_rows_uses_stored_names_of_tags(tmp_path: Path, is_list: bool) -> None:
+    names = {"names": ["O", "PER"], "_type": "ClassLabel"}
+    feature = [names] if is_list else {"feature": names, "_type": "Sequence"}
+    table = class_label_table({"words": [["Ann", "ran"]], "tags": [[1, 0]]}, {"tags": feature})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert list(read_tagged_rows(tmp_path / "a.parquet", "words", "tags").tags) == [["PER", "O"]]
+
+
+def stub_datasets(monkeypatch: pytest.MonkeyPatch, splits: dict[str, pa.Table], names: list[str] | None) -> None:
+    """Puts a module `datasets` in place whose load_dataset returns these splits."""
+
+    class Table:
+        def __init__(self, table: pa.Table) -> None:
+            self.table, self.column_names = table, table.column_names
+            self.features = {name: types.SimpleNamespace(names=names) for name in table.column_names}
+
+        def __len__(self) -> int:
+            return int(self.table.num_rows)
+
+        def select_columns(self, columns: list[str]) -> list[dict[str, object]]:
+            rows: list[dict[str, object]] = self.table.select(columns).to_pylist()
+            return rows
+
+    tables = {name: Table(table) for name, table in splits.items()}
+    module = types.SimpleNamespace(load_dataset=lambda *_: tables)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_read_hub_notes_splits_that_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"text": ["x", "y"], "label": [0, 1]})
+    hidden = pa.table({"text": ["x", "y"], "label": [-1, -1]})
+    stub_datasets(monkeypatch, {"train": table, "valid": table, "test": hidden, "unsupervised": table}, ["neg", "pos"])
+    parts = read_hub_data_set("films", "text", "label")
+    assert {name: rows.labels for name, rows in parts.items()} == {
+        "train": ["neg", "pos"],
+        "dev": ["neg", "pos"],
+        "test": ["-1", "-1"],
+    }
+    assert list(parts["train"].notes) == ["films: splits that are not used: unsupervised (2 rows)"]
