@@ -291,7 +291,7 @@ def test_table_trial_resume_is_bit_equal(data: Path, tmp_path: Path) -> None:
 
 def test_table_classification_is_prepared_and_trained(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(160, 3))
+    x = rng.normal(size=(400, 3))
     np.savez(tmp_path / "rows.npz", features=x, label=np.where(x[:, 0] > 0, "up", "down"), other=x[:, 1])
     task = {"kind": "table", "name": "signs", "train": "rows.npz", "metric": "accuracy", "base": str(tmp_path)}
     task["extra"] = {"other": {"train": "rows.npz", "label": "other"}}
@@ -300,7 +300,7 @@ def test_table_classification_is_prepared_and_trained(tmp_path: Path) -> None:
     assert prepared.labels == ("down", "up")
     assert prepared.notes == ()  # that the extra table has the same rows is what it is for
     leaking = prepare(search(task | {"dev": "rows.npz", "test": "rows.npz"}).task, MLP, tmp_path / "leaking")
-    assert leaking.notes[0] == "80 of 80 meta_dev rows have features that also stand in train"
+    assert leaking.notes[0] == "200 of 200 meta_dev rows have features that also stand in train"
     objective = Objective(data="extra_other", transform="none", representation="full", output="extra_label")
     one = replace(plan(folder, "aang", steps=40, eval_every=40, lr=1e-2), objectives=(objective,))
     (report,) = train(one, folder=tmp_path / "trial")
