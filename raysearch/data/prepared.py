@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysearch.data.doctor import DataFacts
+from raysearch.data.folders import list_folder
 from raysearch.data.splits import SPLITS
 from raysearch.errors import MissingFileError, SpecError, did_you_mean
 
@@ -180,9 +181,8 @@ def hash_path(path: Path, suffixes: Collection[str] = ()) -> str:
     """Returns the sha256 of a file, or of the names and sizes of a folder's files with one of these suffixes."""
     if path.is_dir():
         digest = hashlib.sha256()
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in suffixes:
-                digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+        for file in list_folder(path, suffixes).files:
+            digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raysearch.data.normalisation import round_mean_and_std
 from raysearch.data.prepared import write_split
+from raysearch.data.row_readers import hidden_note, is_hidden
 from raysearch.data.splits import leak_notes, sort_labels
-from raysearch.errors import SpecError, did_you_mean
-from raysearch.modalities.image.readers import SUFFIXES, Images, Label, decode_picture, read_images, resize_pixels
+from raysearch.errors import SpecError, did_you_mean, shorten, shorten_list
+from raysearch.modalities.image.pictures import PictureFacts, decode_picture, resize_pixels
+from raysearch.modalities.image.readers import SUFFIXES, Images, Label, read_images
 from raysearch.modalities.image.splits import split_digits, split_images
 
 if TYPE_CHECKING:
@@ -57,6 +60,9 @@ class ImagePreparation:
 
     folder_suffixes: Collection[str] = SUFFIXES
 
+    def __init__(self) -> None:
+        self.facts = PictureFacts()
+
     def files(self, task: ImageTask) -> dict[str, str | None]:
         """Returns the declared path of each part; `auxiliary: rest` has none."""
         auxiliary = task.auxiliary.train if task.auxiliary is not None else None
@@ -89,7 +95,12 @@ class ImagePreparation:
         sources: dict[str, Source] = dict.fromkeys(("train", "dev", "test"), task.end_task())
         if task.auxiliary is not None:
             sources["auxiliary"] = task.auxiliary
-        return split_images(task, {part: read_images(path, sources[part]) for part, path in paths.items() if path})
+        parts = {
+            part: read_images(path, sources[part], may_be_hidden=part in ("dev", "test"))
+            for part, path in paths.items()
+            if path
+        }
+        return split_images(task, _without_hidden(parts))
 
     def write_splits(
         self, folder: Path, task: ImageTask, model: Mapping[str, Any], splits: Mapping[str, Images]
@@ -105,7 +116,7 @@ class ImagePreparation:
         for name, images in splits.items():
             scratch = folder / "scratch"
             pixels = np.memmap(scratch, np.uint8, "w+", shape=(max(len(images), 1), *shape))
-            _decode_into(pixels, images, shape, is_scaled=bool(task.size))
+            _decode_into(pixels, images, shape, self.facts, is_scaled=bool(task.size))
             if name == "train":
                 metadata |= _pretrained_mean_and_std(model) or _mean_and_std(pixels)
             classes = _encode_labels(images.labels, auxiliary_labels if name == "auxiliary" else labels)
@@ -116,14 +127,16 @@ class ImagePreparation:
 
     def notes(self, splits: Mapping[str, Images], metadata: Mapping[str, Any]) -> list[str]:
         """Returns a sentence each for leaks, images with two labels, and labels without held-out images."""
-        notes = leak_notes(metadata["leaks"], metadata["sizes"], "images also stand")
+        notes = list(dict.fromkeys(note for images in splits.values() for note in images.notes))
+        notes += self.facts.notes()
+        notes += leak_notes(metadata["leaks"], metadata["sizes"], "images also stand")
         train = splits["train"]
         if conflicts := len({*zip(train.keys, train.labels, strict=True)}) - len(set(train.keys)):
             notes.append(f"{conflicts} train images carry more than one label")
         for name in ("select_dev", "test"):
             if name in splits and (absent := _absent_labels(splits[name].labels, metadata["labels"])):
                 quantity = "no" if isinstance(train.labels[0], str) else "no or every"
-                notes.append(f"{quantity} {name} image has the label {', '.join(absent)}")
+                notes.append(f"{quantity} {name} image has the label {shorten_list(absent)}")
         return notes
 
     def decode(self, batch: pa.RecordBatch) -> ImageSplit:
@@ -137,6 +150,15 @@ class ImagePreparation:
 
 
 # ---- labels ----
+
+
+def _without_hidden(parts: Mapping[str, Images]) -> dict[str, Images]:
+    """Returns the parts without a dev or test whose labels are not published, and a note in their place."""
+    train = parts["train"]
+    hidden = [part for part in ("dev", "test") if part in parts and is_hidden(parts[part].labels, set(train.labels))]
+    notes = [hidden_note(Path(parts[part].source).name, part) for part in hidden]
+    rest = {part: images for part, images in parts.items() if part not in hidden}
+    return rest | {"train": replace(train, notes=(*train.notes, *notes))}
 
 
 def end_task_labels(task: ImageTask, splits: Mapping[str, Images]) -> list[str]:
@@ -154,7 +176,9 @@ def end_task_labels(task: ImageTask, splits: Mapping[str, Images]) -> list[str]:
     for name in ("meta_dev", "select_dev", "test"):
         for label in splits[name].labels if name in splits else ():
             if label not in known:
-                problem = f"{label!r} is not a label of the training images{did_you_mean(str(label), names)}"
+                problem = (
+                    f"{shorten(str(label))!r} is not a label of the training images{did_you_mean(str(label), names)}"
+                )
                 raise SpecError(problem, file=splits[name].source, key=name)
     return names
 
@@ -188,7 +212,7 @@ def _encode_labels(labels: Sequence[Label], names: Sequence[str]) -> NDArray[np.
 def _common_shape(task: ImageTask, model: Mapping[str, Any], splits: Mapping[str, Images]) -> tuple[int, int, int]:
     """Returns (C, H, W), the shape that all images are stored in."""
     train = splits["train"]
-    first = decode_picture(train.pictures[0], train.source)
+    first = decode_picture(train.pictures[0], train.place(0))
     side = task.size or first.shape[0]
     if not task.size and first.shape[0] != first.shape[1]:
         problem = f"images are {first.shape[0]} x {first.shape[1]}; give task.size, to which they are scaled"
@@ -196,27 +220,30 @@ def _common_shape(task: ImageTask, model: Mapping[str, Any], splits: Mapping[str
     channels = task.channels or _required_channels(model)
     if not channels:
         sample = (
-            decode_picture(picture, images.source)
+            decode_picture(picture, images.place(i))
             for images in splits.values()
-            for picture in images.pictures[:COLOUR_SAMPLE]
+            for i, picture in enumerate(images.pictures[:COLOUR_SAMPLE])
         )
         channels = 3 if any(pixels.ndim == 3 for pixels in sample) else 1
     return channels, side, side
 
 
-def _decode_into(pixels: NDArray[np.uint8], images: Images, shape: tuple[int, int, int], *, is_scaled: bool) -> None:
+def _decode_into(
+    pixels: NDArray[np.uint8], images: Images, shape: tuple[int, int, int], facts: PictureFacts, *, is_scaled: bool
+) -> None:
     """Decodes all images into `pixels`. Raises SpecError for one of another size, unless all `is_scaled`."""
     for i, picture in enumerate(images.pictures):
-        decoded = decode_picture(picture, images.source)
+        decoded = decode_picture(picture, images.place(i), facts)
         if not is_scaled and decoded.shape[:2] != shape[1:]:
             first_size, size = (" x ".join(map(str, sides)) for sides in (shape[1:], decoded.shape[:2]))
             problem = f"this image is {size}, the first one {first_size}; give task.size, to which all are scaled"
-            raise SpecError(problem, file=str(picture) if isinstance(picture, Path) else images.source)
+            raise SpecError(problem, file=images.place(i))
         pixels[i] = resize_pixels(decoded, shape[1], shape[0])
 
 
 def _mean_and_std(pixels: NDArray[np.uint8]) -> dict[str, list[float]]:
     """Returns the mean and the standard deviation of each channel, of pixels in [0, 1]."""
+    lowest, highest = pixels.min(axis=(0, 2, 3)), pixels.max(axis=(0, 2, 3))
     total = np.zeros(pixels.shape[1])
     squares = np.zeros(pixels.shape[1])
     for chunk in np.array_split(pixels, max(1, len(pixels) // 1024)):
@@ -226,7 +253,7 @@ def _mean_and_std(pixels: NDArray[np.uint8]) -> dict[str, list[float]]:
     size = pixels.size / pixels.shape[1]
     mean = total / size
     std = np.sqrt(np.maximum(squares / size - mean**2, 0))
-    return {"mean": mean.round(6).tolist(), "std": np.where(std > 1e-6, std, 1.0).round(6).tolist()}
+    return round_mean_and_std(mean, std, lowest == highest)
 
 
 def _pretrained_name(model: Mapping[str, Any]) -> str | None:

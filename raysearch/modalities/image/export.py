@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from raysearch.data.prepared import Split
 from raysearch.errors import RunError
 from raysearch.modalities.image.network import ImageNetwork, logits_of, merge_classifier, split_classifier
-from raysearch.modalities.image.readers import Picture, decode_picture, resize_pixels
+from raysearch.modalities.image.pictures import Picture, decode_picture, resize_pixels, to_pixels
 from raysearch.plan import TrialPlan
 
 FORMAT = 1  # of config.json
@@ -137,7 +137,7 @@ def _picture(image: Any) -> Picture:
         return image
     if isinstance(image, str):
         return Path(image)
-    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    return to_pixels(image)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

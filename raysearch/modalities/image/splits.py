@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from raysearch.data.splits import SPLITS, declared_fractions, order_by_hash, split_by_hash
 from raysearch.errors import SpecError, did_you_mean
-from raysearch.modalities.image.readers import Images, Label, content_hash, decode_picture, resize_pixels
+from raysearch.modalities.image.pictures import content_hash, decode_picture, resize_pixels
+from raysearch.modalities.image.readers import Images, Label
 
 if TYPE_CHECKING:
     from raysearch.modalities.image.config import ImageTask, Source
@@ -228,7 +229,7 @@ def _overlay_pairs(images: Images, size: int) -> tuple[Images, Images]:
 
 
 def _grey_pixels(images: Images, i: int) -> NDArray[np.uint8]:
-    pixels = decode_picture(images.pictures[i], images.source)
+    pixels = decode_picture(images.pictures[i], images.place(i))
     return resize_pixels(pixels, pixels.shape[0], 1).reshape(pixels.shape[:2])
 
 

@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import os
 from pathlib import Path
@@ -9,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.images import encode_image, noise_image, write_class_folders
+from PIL import Image
 
 from raysearch.data.prepared import PreparedData, load_metadata
 from raysearch.errors import SpecError
 from raysearch.modalities.image.config import ImageTask
-from raysearch.modalities.image.dataset import ImageSplit
-from raysearch.modalities.image.readers import decode_picture, resize_pixels
+from raysearch.modalities.image.dataset import ImageSplit, _mean_and_std
+from raysearch.modalities.image.pictures import PictureFacts, decode_picture, resize_pixels, to_pixels
 from raysearch.modalities.image.splits import split_digits
 from raysearch.modalities.loading import read_task
 from raysearch.modalities.opening import open_split, prepare
@@ -367,3 +369,149 @@ def test_multi_digits_splits_share_no_source_digits() -> None:
     assert set(splits["train"].labels) == set(map(str, range(10)))
     keys = [set(splits[name].keys) for name in ("train", "meta_dev", "select_dev", "test")]
     assert not any(a & b for i, a in enumerate(keys) for b in keys[:i])
+
+
+# ---- what other programs write ----
+
+
+def test_folder_passes_over_hidden_files_and_says_so(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "train", BRIGHTNESS, 20)
+    for hidden in (".ipynb_checkpoints/a.png", "__MACOSX/dark/a.png", "dark/._a.png", "dark/.thumbs/a.png", "._b.png"):
+        file = tmp_path / "train" / hidden
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise_image(7, 100).save(file, "png")
+    for other in ("dark/a.heic", "dark/b.HEIC", "labels.csv", "dark/README"):
+        (tmp_path / "train" / other).write_bytes(b"x")
+    (tmp_path / "train" / "none").mkdir()
+    (tmp_path / "train" / "dark" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "train" / "dark" / "back").symlink_to(tmp_path / "train")
+    result = prepared(tmp_path, train="train")
+    assert result.labels == ("dark", "grey", "light")
+    assert sum(result.sizes.values()) == 60
+    assert list(result.notes) == [
+        "train: hidden files and folders were passed over: .ipynb_checkpoints, __MACOSX, ._b.png, dark/.thumbs, "
+        "dark/._a.png",
+        "train: files of other suffixes were passed over: 1 without suffix, 1 .csv, 2 .heic",
+        "train: links that lead nowhere new were passed over: dark/back, dark/gone.png",
+        "train: folders without images are no classes: none",
+    ]
+
+
+def test_folder_links_to_classes_are_followed(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "stored", BRIGHTNESS, 20)
+    (tmp_path / "train").mkdir()
+    for name in BRIGHTNESS:
+        (tmp_path / "train" / name).symlink_to(tmp_path / "stored" / name)
+    assert prepared(tmp_path, train="train").labels == ("dark", "grey", "light")
+
+
+def test_folder_of_splits_is_rejected(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "birds", {"train": 40, "Val": 200}, 5)
+    with pytest.raises(SpecError, match=r"birds: its folders are splits, not classes: Val and train; name one of them"):
+        prepared(tmp_path, train="birds")
+
+
+def stored_picture(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decode_picture_turns_as_transformers_pipelines_do(tmp_path: Path, orientation: int) -> None:
+    from transformers.image_utils import load_image
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise_image(0, 120, 8).resize((8, 5)).save(tmp_path / "a.png", exif=exif)
+    facts = PictureFacts()
+    decoded = decode_picture(tmp_path / "a.png", "", facts)
+    np.testing.assert_array_equal(decoded, np.asarray(load_image(str(tmp_path / "a.png"))))
+    assert decoded.shape[:2] == ((5, 8) if orientation < 5 else (8, 5))
+    assert facts.notes() == ["1 images are turned as their EXIF orientation says"] * (orientation > 1)
+    with Image.open(tmp_path / "a.png") as opened:
+        np.testing.assert_array_equal(to_pixels(opened), decoded)
+
+
+def test_decode_picture_scales_16_bits_by_one_rule() -> None:
+    for file_format in ("png", "tiff"):
+        for level in (0, 257, 4000, 65535):
+            image = Image.fromarray(np.full((4, 4), level, np.uint16))
+            facts = PictureFacts()
+            decoded = decode_picture(stored_picture(image, file_format), "a", facts)
+            assert (decoded == round(level / 257)).all()
+            assert any("they are dark" in note for note in facts.notes()) == (0 < level < 65535)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.float32([[0, 0.5], [1, 0.25]]), [[0, 128], [255, 64]]),
+        (np.int32([[0, 257], [65535, 514]]), [[0, 1], [255, 2]]),
+        (np.float32([[0, 0.5], [255, 1]]), "has pixels from 0 to 255; floats are read as 0 black to 1 white"),
+        (np.float32([[0, np.nan], [1, 1]]), "has pixels from nan to nan; floats"),
+        (np.int32([[0, 1], [2, 65536]]), "has pixels from 0 to 65536; more than 8 bits are read as 0 black to 65535"),
+        (np.int32([[-1, 1], [2, 3]]), "has pixels from -1 to 3; "),
+    ],
+)
+def test_decode_picture_of_deep_pixels_is_exact_or_refused(pixels: Any, expected: Any) -> None:
+    content = stored_picture(Image.fromarray(pixels), "tiff")
+    if isinstance(expected, str):
+        with pytest.raises(SpecError, match=f"^a.tif: {expected}"):
+            decode_picture(content, "a.tif")
+    else:
+        assert decode_picture(content, "a.tif").tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["bomb", "cut", "text", "empty", "png header", "svg"])
+def test_picture_that_cannot_be_decoded_names_its_row(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encode_image(noise_image(0, 100, 64))
+    contents = {"bomb": whole, "cut": whole[:-200], "text": b"cat", "empty": b"\0", "png header": whole[:20]}
+    content = contents.get(kind, b"<svg xmlns='http://www.w3.org/2000/svg'/>")
+    small = [encode_image(noise_image(i, 100, 8)) for i in range(40)]
+    images = [*small[:5], content, *small[5:]]
+    pq.write_table(pa.table({"image": images, "label": ["a", "b"] * 20 + ["a"]}), tmp_path / "a.parquet")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(SpecError, match=r"a\.parquet: row 6: (has more than|not a picture: )"):
+        prepared(tmp_path, train="a.parquet", size=8)
+    (tmp_path / "one.png").write_bytes(content)
+    with pytest.raises(SpecError, match=r"one\.png: (has more than|not a picture: )"):
+        decode_picture(tmp_path / "one.png", "")
+
+
+def test_pictures_with_frames_or_transparency_are_noted(tmp_path: Path) -> None:
+    frames = [noise_image(i, 100).convert("P") for i in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    noise_image(1, 100).convert("RGBA").save(tmp_path / "a.png")
+    facts = PictureFacts()
+    for name in ("a.gif", "a.png"):
+        assert decode_picture(tmp_path / name, "", facts).shape == (8, 8, 3)
+    assert facts.notes() == [
+        "1 images have several frames, of which the first is read",
+        "1 images have transparency, which is dropped",
+    ]
+
+
+@pytest.mark.parametrize("step", [0, 1, 100])
+def test_channels_are_normalised_however_rarely_they_change(step: int) -> None:
+    pixels = np.zeros((4000, 1, 8, 8), np.uint8)
+    pixels[0, 0, 0, 0] = step
+    share = 1 / pixels.size
+    deviation = step / 255 * (share * (1 - share)) ** 0.5 if step else 1.0
+    assert _mean_and_std(pixels)["std"][0] == pytest.approx(deviation, rel=1e-3)
+
+
+def test_hidden_labels_of_test_images_leave_the_split_out(tmp_path: Path) -> None:
+    images = [encode_image(noise_image(i, 60 + 100 * (i % 2))) for i in range(40)]
+    names = json.dumps({"info": {"features": {"label": {"names": ["dark", "light"]}}}})
+    for name, labels in (("train", [0, 1] * 20), ("test", [-1] * 40)):
+        table = pa.table({"image": images, "label": labels}).replace_schema_metadata({"huggingface": names})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    result = prepared(tmp_path, train="train.parquet", test="test.parquet")
+    assert result.labels == ("dark", "light")
+    assert result.sizes["test"] == 4
+    assert result.notes[0].startswith("test.parquet: every label is -1")
+    with pytest.raises(SpecError, match=r"test\.parquet: row 1: label: -1 is not the number of a class"):
+        prepare(task(tmp_path, train="test.parquet"), CNN, tmp_path / "other")
