@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from raysearch.config.search_config import Search
 
 # settings whose values some methods cannot be combined with
-METHOD_DEPENDENT = ("engine", "task_clip", "batch_split", "similarity", "precision")
+METHOD_DEPENDENT = ("engine", "task_clip", "batch_split", "similarity", "precision", "trained_layers")
 
 
 def check_methods(search: Search, node: Node) -> None:

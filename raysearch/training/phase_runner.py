@@ -18,6 +18,7 @@ from raysearch.training.head_fitting import fit_head
 from raysearch.training.optimizer import make_optimizer, optimizer_step
 from raysearch.training.parameters import parameters_of, set_parameters
 from raysearch.training.position import Position
+from raysearch.training.step.contrast import ContrastStep
 from raysearch.training.step.description import Losses
 from raysearch.training.step.update import Update
 
@@ -28,7 +29,7 @@ class PhaseRunner:
     def __init__(self, context: TrainingContext, best_file: Path) -> None:
         """`best_file` has the best parameters so far, once there are any."""
         self.context, self.network, self.best_file = context, context.network, best_file
-        self.update = Update(context)
+        self.update, self.contrast = Update(context), ContrastStep(context)
         self.branch_trainer: BranchTrainer | None = None
         if METHODS[context.plan.weighting].merges_branches:
             self.branch_trainer = BranchTrainer(context, cast(BranchWeighting, self.update.weighting))
@@ -62,7 +63,7 @@ class PhaseRunner:
 
     def advance(self, phase: Phase) -> bool:
         """Takes a step; or a round, which is as many steps as its branches take. Returns whether it was a round."""
-        done = self.position.phase_step
+        done, losses = self.position.phase_step, None
         if (branch_trainer := self._branch_trainer_of(phase)) is not None:
             steps, losses = branch_trainer.steps(phase, done), branch_trainer(phase, done)
             self.position.steps_in_rounds = done + steps
@@ -79,13 +80,19 @@ class PhaseRunner:
             return None
         return self.branch_trainer if phase.trains_end_task and phase.trains_objectives else None
 
-    def _take_step(self, phase: Phase) -> Losses:
+    def _take_step(self, phase: Phase) -> Losses | None:
+        """Takes a step of the optimizer; returns its losses, None for pairs."""
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.update(phase, self.position.step + 1)
+        losses: Losses | None = None
+        if phase.contrasts_labels:
+            self.contrast(self.position.step + 1)
+        else:
+            losses = self.update(phase, self.position.step + 1)
         steps_in_rounds = self.position.steps_in_rounds
         ordinary_steps = replace(phase, steps=phase.steps - steps_in_rounds)
         at = self.position.phase_step + 1 - steps_in_rounds
         optimizer_step(self.optimizer, self.network, self.context.training, ordinary_steps, at)
-        self.update.observe_after_update()
+        if losses is not None:
+            self.update.observe_after_update()
         return losses

@@ -20,9 +20,11 @@ class Position:
     best: dict[str, float] | None = None  # score and step
     loss_sums: dict[str, float] = field(default_factory=lambda: {"end_task": 0.0, "aux": 0.0, "steps": 0})
 
-    def advance(self, steps: int, losses: Losses) -> None:
-        """Moves on by one step, or by the steps of a round; `losses` are their means."""
+    def advance(self, steps: int, losses: Losses | None) -> None:
+        """Moves on by one step, or by the steps of a round; `losses` are their means, None without any to report."""
         self.step, self.phase_step = self.step + steps, self.phase_step + steps
+        if losses is None:
+            return
         self.loss_sums["end_task"] += losses.end_task
         self.loss_sums["aux"] += losses.aux
         self.loss_sums["steps"] += 1

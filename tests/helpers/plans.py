@@ -31,7 +31,7 @@ OBJECTIVES = tuple(
         ("end_task", "replace", "random_factorized", "end_task"),
     ]
 )
-SHORT_PHASES = {"m": 4, "k": 2, "finetune_steps": 4, "pretrain_steps": 4, "retrain_steps": 4}
+SHORT_PHASES = {"m": 4, "k": 2, "finetune_steps": 4, "pretrain_steps": 4, "retrain_steps": 4, "contrast_steps": 4}
 QUICK = {"steps": 6, "eval_every": 2, "batch_size": 8, "aux_batch_size": 8, "max_length": 16, "dropout": 0.1}
 
 AANG_OFFICIAL = {

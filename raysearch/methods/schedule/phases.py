@@ -9,7 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raysearch.methods.schedule.settings import FineTuneSettings, PretrainSettings, ProbeSettings, RetrainSettings
+from raysearch.methods.schedule.settings import (
+    ContrastSettings,
+    FineTuneSettings,
+    PretrainSettings,
+    ProbeSettings,
+    RetrainSettings,
+)
 from raysearch.schema.fields import NoSettings
 from raysearch.training_settings import TrainingSettings
 
@@ -27,6 +33,7 @@ class Phase:
     has_constant_lr: bool = False  # without warm-up and decay
     starts_from_best: bool = False  # restores the best state so far
     starts_from_initial: bool = False  # restores the initial parameters
+    contrasts_labels: bool = False  # its steps are on pairs of labelled examples, by the cosine of their vectors
     fits_head: bool = False  # its one step gives the end task's last layer the solution of a logistic regression
 
 
@@ -84,3 +91,17 @@ def probe(training: TrainingSettings, settings: ProbeSettings) -> tuple[Phase, .
 def probe_then_finetune(training: TrainingSettings, settings: ProbeSettings) -> tuple[Phase, ...]:
     """Returns a linear probe, then a joint phase that begins from it (LP-FT, Kumar et al. 2022, section 3.3)."""
     return (*probe(training, settings), *joint(training, NoSettings()))
+
+
+def contrast_then_probe(training: TrainingSettings, settings: ContrastSettings) -> tuple[Phase, ...]:
+    """Returns a phase of contrasted pairs of labelled examples, then a linear probe (SetFit, Tunstall et al. 2022)."""
+    contrast = Phase(
+        name="contrast",
+        steps=settings.contrast_steps,
+        lr=settings.contrast_lr,
+        head_lr=settings.contrast_lr,
+        trains_end_task=False,
+        trains_objectives=False,
+        contrasts_labels=True,
+    )
+    return (contrast, *probe(training, settings))

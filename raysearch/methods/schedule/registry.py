@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from raysearch.methods.method import Method, excludes
+from raysearch.methods.method import Method, excludes, excludes_values
 from raysearch.methods.schedule import settings
 from raysearch.schema.fields import NoSettings
 
 _AANG = "Dery et al. 2023, https://arxiv.org/abs/2205.14082"
 _DAPT = "Gururangan et al. 2020, https://arxiv.org/abs/2004.10964"
 
+_SETFIT = "Tunstall et al. 2022, https://arxiv.org/abs/2209.11055"
 _LP_FT = "Kumar et al. 2022, https://arxiv.org/abs/2202.10054"
 
 _schedule = partial(Method, family="schedule")
@@ -70,5 +71,18 @@ SCHEDULES: tuple[Method, ...] = (
         settings.ProbeSettings,
         "a logistic regression on the fixed encoder, then end task and auxiliaries together from there",
         _LP_FT,
+    ),
+    _schedule(
+        "contrast_then_probe",
+        "schedule.phases:contrast_then_probe",
+        settings.ContrastSettings,
+        "the encoder on pairs of labelled examples, then a logistic regression",
+        _SETFIT,
+        constraints=(
+            _needs_no_auxiliaries,
+            excludes_values("trained_layers", (0,), "trains the encoder"),
+        ),
+        trains_jointly=False,
+        has_main_phase=False,
     ),
 )

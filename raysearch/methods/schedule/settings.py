@@ -44,3 +44,16 @@ class ProbeSettings(Settings):
         low=0,
         open_low=True,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastSettings(ProbeSettings):
+    """A first phase that trains the encoder on pairs of labelled examples, before the probe."""
+
+    contrast_steps: int = setting(100, "steps on pairs of examples", low=1, unit="step", is_phase_length=True)
+    contrast_pairs: int = setting(
+        16, "pairs of a step, over all ranks: half of them of one label, half of two", low=2, unit="pair"
+    )
+    contrast_lr: float = setting(
+        2e-5, "peak learning rate of the encoder in that phase (SetFit's code; 1e-3 in its paper)", low=0, open_low=True
+    )

@@ -84,12 +84,17 @@ class TaskForward:
 
     def average_statistics(self) -> None:
         """Averages BatchNorm's running statistics over ranks; called after the last backward pass of a step."""
-        process_group, statistics = self.context.process_group, self.network.batch_norm_buffers()
-        if process_group.world > 1 and statistics:
-            total = process_group.sum(torch.cat([tensor.double().flatten() for tensor in statistics]))
-            mean = total / process_group.world
-            for tensor, part in zip(statistics, mean.split([tensor.numel() for tensor in statistics]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+        average_statistics(self.context)
+
+
+def average_statistics(context: TrainingContext) -> None:
+    """Averages BatchNorm's running statistics over ranks."""
+    process_group, statistics = context.process_group, context.network.batch_norm_buffers()
+    if process_group.world > 1 and statistics:
+        total = process_group.sum(torch.cat([tensor.double().flatten() for tensor in statistics]))
+        mean = total / process_group.world
+        for tensor, part in zip(statistics, mean.split([tensor.numel() for tensor in statistics]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def add_losses(total: dict[int, Tensor], losses: Mapping[int, Tensor]) -> None:

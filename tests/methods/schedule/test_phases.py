@@ -28,7 +28,7 @@ def test_declared_phase_lengths_add_up_to_the_steps_of_a_trial(name: str) -> Non
 def test_phases_have_names_of_their_own_and_train_something(name: str) -> None:
     phases = phases_of(name)
     assert len({phase.name for phase in phases}) == len(phases)
-    assert all(phase.trains_end_task or phase.trains_objectives for phase in phases)
+    assert all(phase.trains_end_task or phase.trains_objectives or phase.contrasts_labels for phase in phases)
 
 
 @pytest.mark.parametrize("name", methods_of("schedule"))
