@@ -15,6 +15,8 @@ from raysearch.storage.states import ENDED_STATES, RunState
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from raysearch.reports.recommendation import Recommendation
+
 SHORT = 28  # characters; a column of shorter text is never wrapped
 WIDTH = 140  # characters in a line when the output is not a terminal
 
@@ -169,6 +171,13 @@ def print_statuses(statuses: Sequence[Mapping[str, Any]]) -> None:
         score = (status["best"] or {}).get("score")
         rows.append({"run": status["name"], "state": status["state"], **counts, status["metric"]: score})
     print_table(rows, columns=dict.fromkeys(name for row in rows for name in row))
+
+
+def print_recommendation(recommendation: Recommendation) -> None:
+    """Prints what to use of a run, then a line with its command for each step that would tell more."""
+    print_line(recommendation.verdict)
+    for step in recommendation.steps:
+        print_line(f"  {step.purpose}:\n    {step.command}")
 
 
 def print_answer(name: str, answer: pa.Table, run: str, limit: int | None) -> None:

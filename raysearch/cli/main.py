@@ -152,8 +152,18 @@ def launch(
 
 
 @app.command()
-def resume(name: Name, address: Address = None, data: Data = None, runs: Runs = None, json: Json = False) -> None:
-    """Resumes a run that was interrupted, with the search that it stores."""
+def resume(
+    name: Name,
+    address: Address = None,
+    data: Data = None,
+    overrides: Set = None,
+    runs: Runs = None,
+    json: Json = False,
+) -> None:
+    """Resumes a run that was interrupted, with the search that it stores; --set extends it.
+
+    An extension may change budget, confirm, further seeds and trials of baselines, as with `launch --extend`.
+    """
     from raysearch.search.resume import load_stored_search
     from raysearch.storage.run import open_run
 
@@ -163,8 +173,11 @@ def resume(name: Name, address: Address = None, data: Data = None, runs: Runs = 
         raise RunError(f"{folder} has no search.json, because its search was never started; launch the search again")
     from raysearch.search.launch import launch as start
 
+    if overrides:
+        search = _load_search(str(folder / "search.json"), overrides, local=address is None).search
     search = replace(search, runs=str(folder.parent))
-    run = start(search, name=folder.name, address=address, data_root=data, progress=not json)
+    extend = bool(overrides)
+    run = start(search, name=folder.name, address=address, data_root=data, extend=extend, progress=not json)
     _print_outcome(run, json)
 
 
@@ -377,11 +390,18 @@ def _print_runs(folder: Path, json: bool) -> None:
 
 
 def _print_outcome(run: Any, json: bool) -> None:
-    """Prints the status of a run that was launched; raises RunError when no trial has a score."""
-    summary = run.status()
-    console.print_json(summary) if json else console.print_status(summary)
-    name = summary["name"]
-    if summary["best"] is None:
-        raise RunError(f"{name}: no trial has ended with a score; see `raysearch analyze {name}`")
+    """Prints the status of a run that was launched and what to use; raises RunError when no trial has a score."""
+    from raysearch.reports.next_steps import command, run_reference
+    from raysearch.reports.recommendation import recommend
+
+    summary, recommendation = run.status(), recommend(run)
+    if json:
+        console.print_json({**summary, "recommendation": asdict(recommendation)})
+    else:
+        console.print_status(summary)
+        console.print_recommendation(recommendation)
+    analyze = command("analyze", run_reference(run))
+    if recommendation.arm is None:
+        raise RunError(f"{summary['name']}: no trial has ended with a score; see `{analyze}`")
     if not json:
-        console.print_line(f"next: raysearch analyze {name}")
+        console.print_line(f"next: {analyze}")

@@ -30,6 +30,7 @@ from raysearch.methods import FAMILIES
 from raysearch.reports.blocks import SYMBOLS, Block
 from raysearch.reports.plots import STATES, Rows, column
 from raysearch.reports.query import Report, ask_reports, open_views, read_report
+from raysearch.reports.recommendation import recommend
 from raysearch.reports.sections import SECTIONS, RunAnswers, catalog_blocks, default_blocks
 from raysearch.schema import catalog
 from raysearch.storage.states import MAIN_ARM, EventName, RunState, TrialState
@@ -92,6 +93,7 @@ def _page(
             run=run.name,
             task=search["task"]["name"],
             facts=_facts(search, answers.metric),
+            recommendation=recommend(run),
             tiles=_tiles(run.status(), answers),
             sections=sections,
             origin=_origin(declaration, tables["events"]["event"].to_pylist()),

@@ -1,0 +1,214 @@
+"""What to use, in words: which arm, by how much it is better and how surely, and what would settle an open question.
+
+The recommended arm, which is also the one that `export` writes, is found in this order.
+
+1. Arms are compared on the fresh seeds on which their configurations were repeated (`storage.arm_choice`). The leader
+   is the arm with the highest mean.
+2. An arm is a candidate if no other arm is better by the 95 % interval of their paired difference, taken alone. With
+   fewer than three common seeds the leader is the only candidate.
+3. The simplest candidate is recommended. Arms without auxiliary objectives are simpler than arms with them; of these,
+   baselines are simpler than the search's winner; and then the arm is simpler whose training takes less time.
+
+A difference is called shown, as in the report `arms`, by the test for all comparisons together (`statistics.better`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from raysearch.formatting import MINUS, format_count
+from raysearch.reports.arm_comparison import (
+    LEAST_SEEDS,
+    MOST_SEEDS,
+    Comparison,
+    Scores,
+    compare,
+    repeated_scores,
+    seeds_to_show,
+)
+from raysearch.reports.next_steps import Step, budget_steps, export_step, missing_steps, open_steps
+from raysearch.storage.states import MAIN_ARM
+
+if TYPE_CHECKING:
+    from raysearch.storage.arm_choice import ArmChoice, ArmScore
+    from raysearch.storage.run import Run
+
+_COLUMNS = ["arm", "role", "number", "seed", "state", "score", "seconds", "plan"]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to use and why."""
+
+    arm: str | None  # the arm to use; None when no trial has a score
+    verdict: str  # sentences, the first of which says what to use
+    steps: tuple[Step, ...] = ()  # what would tell more
+
+
+def recommend(run: Run) -> Recommendation:
+    """Returns what to use of a run, as its tables are now."""
+    choice, trials = run.best_arm(), run.trials().select(_COLUMNS).to_pylist()
+    scores = repeated_scores(choice, trials) if choice else {}
+    steps = list(missing_steps(run, has_score=choice is not None, is_repeated=bool(scores)))
+    if choice is None:
+        return Recommendation(None, "There is nothing to use: no trial has ended with a score.", tuple(steps))
+    metric = str(run.search.get("task", {}).get("metric", "score"))
+    if len(scores) < 2:
+        if scores:
+            verdict = _single_verdict(scores, metric, has_baselines=bool(run.search.get("baselines")))
+        else:
+            verdict = _unrepeated_verdict(choice, trials, metric)
+        return Recommendation(choice.best.arm, verdict, (*steps, export_step(run)))
+    arm = recommended_arm(scores, simplicity(choice, trials))
+    verdict, comparison = _verdict(arm, scores, metric)
+    if comparison.better == 0:
+        steps += open_steps(run, comparison, together=len(scores) - 1)
+    elif arm != MAIN_ARM:
+        steps += budget_steps(run)
+    return Recommendation(arm, verdict + _unrepeated_arms(choice), (*steps, export_step(run)))
+
+
+# ---- which arm ----
+
+
+def simplicity(choice: ArmChoice, trials: Iterable[Mapping[str, Any]]) -> dict[str, tuple[bool, bool, float]]:
+    """Returns what arms are sorted by, the simplest first: objectives, the search's winner, seconds of a training."""
+    numbers = {each.arm: each.number for each in choice.ranked}
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for row in trials:
+        if numbers.get(row["arm"]) == row["number"]:
+            by_arm.setdefault(row["arm"], []).append(row)
+    return {
+        arm: (
+            any(json.loads(row["plan"] or "{}").get("objectives") for row in rows),
+            arm == MAIN_ARM,
+            fmean(row["seconds"] or 0.0 for row in rows),
+        )
+        for arm, rows in by_arm.items()
+    }
+
+
+def recommended_arm(scores: Scores, simplicity: Mapping[str, tuple[bool, bool, float]]) -> str:
+    """Returns the simplest arm than which no other arm is better; with few common seeds, the one of highest mean."""
+    leader = max(scores, key=lambda arm: fmean(scores[arm].values()))
+    comparisons = {arm: compare(scores, arm) for arm in scores}
+    if any(len(each.d) < LEAST_SEEDS for each in comparisons[leader].values()):
+        return leader
+    candidates = [arm for arm in scores if all(each.leans >= 0 for each in comparisons[arm].values())]
+    return min(candidates, key=lambda arm: simplicity[arm])
+
+
+# ---- in words ----
+
+
+def _verdict(arm: str, scores: Scores, metric: str) -> tuple[str, Comparison]:
+    """Returns the sentences on the recommended arm, and its comparison with the arm that the first one names."""
+    means = {each: fmean(of_arm.values()) for each, of_arm in scores.items()}
+    others = [each for each in means if each != arm]
+    rival = MAIN_ARM if MAIN_ARM in others else max(others, key=lambda each: means[each])
+    comparison, leader = _pair(scores, arm, rival), max(means, key=lambda each: means[each])
+    if rival == MAIN_ARM:
+        sentences = _baseline_sentence(arm, comparison, metric)
+    else:
+        best_of = f", the best of {len(others)} baselines," if len(others) > 1 else ""
+        sentences = (
+            f"Use {_name(arm)}{_for_now(comparison)}: it {_amount(comparison, metric, rival)}{best_of} "
+            f"{_basis(comparison)}, {_surety(comparison)}."
+        )
+    if leader not in (arm, rival):
+        ahead = _pair(scores, leader, arm)
+        sentences += f" {leader} {_amount(ahead, metric, arm)} {_basis(ahead)}, which shows no difference."
+    if comparison.better == 0 and len(comparison.d) > 1 and seeds_to_show(comparison.d, len(others)) is None:
+        sentences += f" So small a difference would take more than {MOST_SEEDS} seeds to show."
+    return sentences, comparison
+
+
+def _baseline_sentence(arm: str, comparison: Comparison, metric: str) -> str:
+    """Returns the first sentence where a baseline is recommended: how it differs from the search's winner."""
+    winner, basis = _name(MAIN_ARM), _basis(comparison)
+    if comparison.leans == 0 and len(comparison.d) >= LEAST_SEEDS:
+        other = comparison.reversed()
+        finding = f"{winner} {_amount(other, metric)} {_basis(other)}, which is no evidence that it helps"
+        return f"Use {arm}, which is simpler: {finding}."
+    return (
+        f"Use {arm}, not {winner}{_for_now(comparison)}: it {_amount(comparison, metric)} {basis}, "
+        f"{_surety(comparison)}."
+    )
+
+
+def _single_verdict(scores: Scores, metric: str, *, has_baselines: bool) -> str:
+    ((arm, of_arm),) = scores.items()
+    basis = f"{fmean(of_arm.values()):.3f} {metric} on average over {format_count(len(of_arm), 'fresh seed')}"
+    if has_baselines:
+        return f"Use {_name(arm)} for now: it scores {basis}, and no other arm has scores on fresh seeds."
+    return f"Use {_name(arm)} for now: it scores {basis}, but it has no baseline, so nothing shows that it helps."
+
+
+def _unrepeated_verdict(choice: ArmChoice, trials: Iterable[Mapping[str, Any]], metric: str) -> str:
+    tried: dict[str, set[int]] = {}
+    for row in trials:
+        if row["score"] is not None:
+            tried.setdefault(row["arm"], set()).add(row["number"])
+    best, *others = choice.ranked
+
+    def chosen(each: ArmScore) -> str:
+        return f"{each.score:.3f} as the best of {format_count(len(tried[each.arm]), 'configuration')}"
+
+    second = f" ({_name(others[0].arm)}: {chosen(others[0])})" if others else ""
+    return (
+        f"Use {_name(best.arm)} for now: it scored {metric} {chosen(best)}{second}, but nothing was repeated on fresh "
+        "seeds, so no difference is shown."
+    )
+
+
+def _unrepeated_arms(choice: ArmChoice) -> str:
+    if not choice.unrepeated:
+        return ""
+    are = "was" if len(choice.unrepeated) == 1 else "were"
+    return f" {', '.join(map(_name, choice.unrepeated))} {are} not repeated on fresh seeds and not compared."
+
+
+def _pair(scores: Scores, first: str, second: str) -> Comparison:
+    """Returns how two arms differ; with the search, as the report `arms` has it."""
+    if second == MAIN_ARM:
+        return compare(scores, second)[first].reversed()
+    return compare(scores, first)[second]
+
+
+def _name(arm: str) -> str:
+    return "the search's winner" if arm == MAIN_ARM else arm
+
+
+def _amount(comparison: Comparison, metric: str, than: str = "") -> str:
+    """Returns `scores 0.012 macro_f1 more than ...`."""
+    size = f"{abs(comparison.difference):.3f}"
+    if float(size) == 0:
+        return f"scores the same {metric}{f' as {_name(than)}' if than else ''}"
+    direction = "more" if comparison.difference > 0 else "less"
+    return f"scores {size} {metric} {direction}{f' than {_name(than)}' if than else ''}"
+
+
+def _basis(comparison: Comparison) -> str:
+    """Returns the number of seeds and the interval, in brackets."""
+    seeds = format_count(len(comparison.d), "fresh seed")
+    if comparison.low is None or comparison.high is None:
+        return f"({seeds})"
+    low, high = (f"{bound:+.3f}".replace("-", MINUS) for bound in (comparison.low, comparison.high))
+    return f"({seeds}; 95 % interval {low} to {high})"
+
+
+def _for_now(comparison: Comparison) -> str:
+    return " for now" if len(comparison.d) < LEAST_SEEDS and comparison.better == 0 else ""
+
+
+def _surety(comparison: Comparison) -> str:
+    """Returns how surely the first arm is better."""
+    if comparison.better > 0:
+        return "and is better"
+    if comparison.leans > 0:
+        return "and is probably better"
+    return "which shows no difference" if len(comparison.d) >= LEAST_SEEDS else "and so few seeds show nothing"
