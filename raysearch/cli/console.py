@@ -15,7 +15,7 @@ from raysearch.storage.states import ENDED_STATES, RunState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from raysearch.reports.recommendation import Recommendation
+    from raysearch.reports.next_steps import Step
 
 SHORT = 28  # characters; a column of shorter text is never wrapped
 WIDTH = 140  # characters in a line when the output is not a terminal
@@ -173,10 +173,10 @@ def print_statuses(statuses: Sequence[Mapping[str, Any]]) -> None:
     print_table(rows, columns=dict.fromkeys(name for row in rows for name in row))
 
 
-def print_recommendation(recommendation: Recommendation) -> None:
-    """Prints what to use of a run, then a line with its command for each step that would tell more."""
-    print_line(recommendation.verdict)
-    for step in recommendation.steps:
+def print_recommendation(verdict: str, steps: Iterable[Step]) -> None:
+    """Prints what to use of a run, then what would tell more, each with its command on a line of its own."""
+    print_line(verdict)
+    for step in steps:
         print_line(f"  {step.purpose}:\n    {step.command}")
 
 

@@ -242,14 +242,15 @@ def export(
     name: Name,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
     trial: Annotated[str, typer.Option(help="best, an arm's name for its best trial, or the id of a trial.")] = "best",
-    arm: Annotated[str, typer.Option(metavar="ARM", help="The arm to export; by default the best one.")] = "",
+    arm: Annotated[str, typer.Option(metavar="ARM", help="The arm to export; by default the recommended one.")] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Train it again; exit with 1 if it differs.")] = False,
     test: Annotated[bool, typer.Option(help="Score the test split; the run records the access.")] = True,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Writes the model of the best arm, its configuration and a model card to a folder."""
+    """Writes the model of the recommended arm, its configuration and a model card to a folder."""
     from raysearch.export.exporter import export as write
+    from raysearch.reports.recommendation import recommend
     from raysearch.storage.run import open_run
 
     run = open_run(name, _runs_folder(runs))
@@ -258,7 +259,9 @@ def export(
     if json:
         console.print_json({**outcome, "verified": verified})
     else:
+        verdict = outcome.pop("recommendation")
         console.print_facts(outcome | {f"second training: {key}": value for key, value in (verified or {}).items()})
+        console.print_recommendation(verdict, recommend(run).open_steps)
     if verified and not verified["same_score"]:
         raise RunError(f"{outcome['trial_id']} has another score after a second training: {verified['score']:.4f}")
 
@@ -399,9 +402,9 @@ def _print_outcome(run: Any, json: bool) -> None:
         console.print_json({**summary, "recommendation": asdict(recommendation)})
     else:
         console.print_status(summary)
-        console.print_recommendation(recommendation)
+        console.print_recommendation(recommendation.verdict, recommendation.steps)
     analyze = command("analyze", run_reference(run))
-    if recommendation.arm is None:
+    if summary["best"] is None:
         raise RunError(f"{summary['name']}: no trial has ended with a score; see `{analyze}`")
     if not json:
         console.print_line(f"next: {analyze}")

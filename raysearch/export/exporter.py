@@ -33,6 +33,8 @@ from raysearch.modalities import modality_of
 from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
+from raysearch.reports.page import refresh_html
+from raysearch.reports.recommendation import recommend
 from raysearch.storage.names import valid_name
 from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, TrialRole
@@ -52,6 +54,7 @@ class Exported:
     trial_id: str
     arm: str
     reason: str  # why this arm, one sentence
+    recommendation: str  # what to use of the run, see `reports.recommendation`
     metric: str
     select_dev: float  # of the exported model
     best_step: int
@@ -69,12 +72,12 @@ class Exported:
 def export(
     run: Run, folder: Path | str, trial: str = "best", verify: bool = False, test: bool = True, arm: str = ""
 ) -> Exported:
-    """Writes a trial of `run` to `folder`: the best arm's, that of `arm`, or another one.
+    """Writes a trial of `run` to `folder`: the recommended arm's, that of `arm`, or another one.
 
-    The best arm is that of `storage.arm_choice`. `trial` may be "best", an arm's name for its best trial, or the id of
-    a trial. `verify` trains the plan a second time and compares. `test` scores the test split, unless the run has
-    recorded this trial's test score. Raises RunError when there is no such trial, the folder is not empty, or another
-    process writes to the run.
+    The recommended arm is that of `reports.recommendation`. `trial` may be "best", an arm's name for its best trial, or
+    the id of a trial. `verify` trains the plan a second time and compares. `test` scores the test split, unless the run
+    has recorded this trial's test score. Raises RunError when there is no such trial, the folder is not empty, or
+    another process writes to the run.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -91,6 +94,7 @@ def export(
         draft.replace(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    refresh_html(run)  # it says how often the test split was read
     return exported
 
 
@@ -113,6 +117,7 @@ def _export(
         trial_id=row["trial_id"],
         arm=row["arm"],
         reason=reason,
+        recommendation=recommend(run).verdict,
         metric=plan.task["metric"],
         select_dev=select_dev,
         best_step=row["best_step"],
@@ -147,7 +152,7 @@ def _check_reproduced(run: Run, row: Mapping[str, Any], score: float, loss: floa
 def _select_trial(run: Run, trial: str, arm: str) -> tuple[dict[str, Any], str]:
     """Returns the row of the trial, plan and params parsed, and why it is this one.
 
-    Without a name it is the best trial of the configuration that stands for the best arm, or for `arm`.
+    Without a name it is the best trial of the configuration that stands for the recommended arm, or for `arm`.
     """
     arms = [MAIN_ARM, *run.search.get("baselines", {})]
     if arm and trial != "best":
@@ -156,14 +161,13 @@ def _select_trial(run: Run, trial: str, arm: str) -> tuple[dict[str, Any], str]:
         raise RunError(f"{run.path}: no arm {arm!r}{did_you_mean(arm, arms)}")
     metric = run.search.get("task", {}).get("metric", "score")
     if arm or trial == "best" or trial in arms:
-        chosen = arm or (trial if trial in arms else "")
-        choice = run.best_arm()
-        if choice is None:
+        requested = arm or (trial if trial in arms else "")
+        choice, chosen = run.best_arm(), requested or recommend(run).arm
+        if choice is None or chosen is None:
             raise RunError(f"{run.path}: no trial has ended with a score")
-        score = next((each for each in choice.ranked if not chosen or each.arm == chosen), None)
-        if score is None:
-            return run.best(chosen), choice.reason(metric, chosen)
-        return run.best(score.arm, score.number), choice.reason(metric, chosen)
+        why = "it was asked for" if requested else "it is the simplest arm than which no other is better"
+        score = next((each for each in choice.ranked if each.arm == chosen), None)
+        return run.best(chosen, score and score.number), choice.reason(metric, chosen, why)
     rows = {row["trial_id"]: row for row in run.trials().to_pylist()}
     if trial not in rows:
         raise RunError(f"{run.path}: no trial {trial!r} has ended{did_you_mean(trial, ['best', *arms, *rows])}")

@@ -15,6 +15,7 @@ from raysearch.methods import FAMILIES, METHODS
 from raysearch.modalities import modality_of
 from raysearch.modalities.base import CardFacts
 from raysearch.plan import TrialPlan
+from raysearch.reports.recommendation import recommend
 from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, TrialRole
 
@@ -29,6 +30,7 @@ def model_card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: Prepared
         f"# {data.task}: {row['trial_id']} of run {run.name}\n",
         f"{_first_sentence(plan, data, facts)}\n",
         f"```python\n{facts.usage}```\n",
+        f"## Recommendation\n\n{_recommendation(run)}\n",
         f"## Scores\n\n{_scores(row, result)}\n",
         f"## The search it was chosen from\n\n{_search(run, row, result)}\n",
         f"## How it was trained\n\n{_training(plan)}\n",
@@ -45,6 +47,12 @@ def _first_sentence(plan: TrialPlan, data: PreparedData, facts: CardFacts) -> st
     start = f"trained from `{facts.loaded_from}`" if facts.loaded_from else random
     layers = f", its first {plan.model['layers']} layers" if plan.model.get("layers") else ""
     return f"{facts.task} over {len(data.labels)} labels ({labels}), {start}{layers}."
+
+
+def _recommendation(run: Run) -> str:
+    recommendation = recommend(run)
+    steps = "".join(f"\n- {step.purpose}: `{step.command}`" for step in recommendation.open_steps)
+    return f"{recommendation.verdict}\n{steps}\n" if steps else f"{recommendation.verdict}\n"
 
 
 def _scores(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:

@@ -101,8 +101,7 @@ def budget_steps(run: Run) -> Iterator[Step]:
 
 def _label_steps(run: Run) -> Iterator[Step]:
     """Yields the step to more labelled examples, if a file of the user has few."""
-    declaration = run.searches().to_pylist()[-1]
-    examples = json.loads(declaration["data"] or "{}").get("sizes", {}).get("select_dev", 0)
+    examples = _declared_data(run).get("sizes", {}).get("select_dev", 0)
     file = run.search.get("task", {}).get("train")
     if isinstance(file, str) and 0 < examples < FEW_EXAMPLES:
         purpose = (
@@ -121,7 +120,14 @@ def _launch(run: Run, *words: str) -> str:
     file = path / "search.json"
     name = str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
     elsewhere = [] if runs.resolve() == path.parent else ["--runs", str(path.parent)]
-    return command("launch", name, *words, *elsewhere)
+    root = _declared_data(run).get("root")
+    return command("launch", name, *words, *elsewhere, *(["--data", root] if root else []))
+
+
+def _declared_data(run: Run) -> dict[str, Any]:
+    """Returns what the run's tables say about its data: sizes of splits, and the folder of data sets if it has one."""
+    declared: dict[str, Any] = json.loads(run.searches()["data"].to_pylist()[-1] or "{}")
+    return declared
 
 
 def _confirm(seeds: list[int]) -> str:

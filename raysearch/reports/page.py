@@ -38,7 +38,11 @@ from raysearch.storage.states import MAIN_ARM, EventName, RunState, TrialState
 if TYPE_CHECKING:
     from raysearch.storage.run import Run
 
+USER_SECTION = "user-report-"  # begins the ids of sections that answer a user's reports
 _PROSE = re.compile(r"`(?P<code>[^`]+)`|(?P<address>https://[\w./-]+\w)|(?P<text>.+?(?=`|https://|$))", re.DOTALL)
+
+
+_UNREAD = "not read by this run before this page was written"
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,14 @@ def write_html(run: Run, more_reports: Sequence[str | Path] = ()) -> Path:
     unfinished = target.with_suffix(".tmp")
     unfinished.write_text(_page(run, tables, catalog_reports, user_reports), encoding="utf-8")
     return unfinished.replace(target)
+
+
+def refresh_html(run: Run) -> Path | None:
+    """Writes the run's page again if it has one; a page with a user's reports stays, because it names no files."""
+    target = run.path / "report.html"
+    if not target.exists() or f'id="{USER_SECTION}' in target.read_text(encoding="utf-8"):
+        return None
+    return write_html(run)
 
 
 def _page(
@@ -118,7 +130,7 @@ def _catalog_sections(
 def _user_sections(tables: Mapping[str, pa.Table], reports: Sequence[Report]) -> Iterator[Section]:
     for number, report in enumerate(reports, 1):
         (answer,) = ask_reports(tables, [report]).values()
-        yield Section(f"user-report-{number}", report, default_blocks(answer))
+        yield Section(f"{USER_SECTION}{number}", report, default_blocks(answer))
 
 
 def _facts(search: Mapping[str, Any], metric: str) -> list[str]:
@@ -173,7 +185,7 @@ def _origin(declaration: Mapping[str, Any], events: list[str]) -> dict[str, str]
         "started": f"{declaration['time']:%Y-%m-%d %H:%M} UTC",
         "search": f"sha256 {declaration['fingerprint']}",
         **{f"data: {name}": format_value(value) for name, value in data.items() if value not in ("", None)},
-        "test split": f"read {format_count(openings, 'time')} by this run" if openings else "never read by this run",
+        "test split": f"read {format_count(openings, 'time')} by this run" if openings else _UNREAD,
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         **{f"hardware: {name}": format_value(value) for name, value in hardware.items() if value not in ("", None)},
     }

@@ -46,7 +46,13 @@ class Recommendation:
 
     arm: str | None  # the arm to use; None when no trial has a score
     verdict: str  # sentences, the first of which says what to use
-    steps: tuple[Step, ...] = ()  # what would tell more
+    open_steps: tuple[Step, ...] = ()  # what would tell more
+    export: Step | None = None  # how to write the model of the arm; None without one
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps, the one that writes the model last."""
+        return (*self.open_steps, *([self.export] if self.export else []))
 
 
 def recommend(run: Run) -> Recommendation:
@@ -62,14 +68,14 @@ def recommend(run: Run) -> Recommendation:
             verdict = _single_verdict(scores, metric, has_baselines=bool(run.search.get("baselines")))
         else:
             verdict = _unrepeated_verdict(choice, trials, metric)
-        return Recommendation(choice.best.arm, verdict, (*steps, export_step(run)))
+        return Recommendation(choice.best.arm, verdict, tuple(steps), export_step(run))
     arm = recommended_arm(scores, simplicity(choice, trials))
     verdict, comparison = _verdict(arm, scores, metric)
     if comparison.better == 0:
         steps += open_steps(run, comparison, together=len(scores) - 1)
     elif arm != MAIN_ARM:
         steps += budget_steps(run)
-    return Recommendation(arm, verdict + _unrepeated_arms(choice), (*steps, export_step(run)))
+    return Recommendation(arm, verdict + _unrepeated_arms(choice), tuple(steps), export_step(run))
 
 
 # ---- which arm ----

@@ -94,17 +94,15 @@ def _launch(
         raise RunError(f"run {fork} exists already; --fork takes the name of a new run")
     if before is not None:
         search = resume.check_resumable(before, search, folder.name, extend=extend)
-    is_new = not folder.exists()
+    is_new, root = not folder.exists(), resume.data_root_of(folder, data_root)
     try:
         with Ledger.open(folder) as ledger:
-            prepared = prepare(
-                search.task, search.model.to_plain(), folder / "data", Path(data_root) if data_root else None
-            )
+            prepared = prepare(search.task, search.model.to_plain(), folder / "data", root)
             recorder = _open_recorder(search, ledger, folder, prepared)
             notes = [*prepared.notes, *preflight.launch_notes(search, prepared.facts, local=address is None)]
             with _open_executor(recorder, address, train, notes, quiet=not progress) as run_search:
                 if before is None or before.differences(search) or before.paper != search.paper:
-                    ledger.append("searches", [resume.search_row(search, folder.name, prepared)], durable=True)
+                    ledger.append("searches", [resume.search_row(search, folder.name, prepared, root)], durable=True)
                     resume.save_search(search, folder, parsed.text)
                 run_search()
             ledger.event(EventName.FINISHED)

@@ -32,7 +32,7 @@ from raysearch.version import version_of
 # Keys of a search that say how it runs, and may change from session to session.
 FREE_KEYS = re.compile(r"executor|keep|resources\.groups")
 # Keys that an extension may change.
-EXTENDABLE_KEYS = re.compile(r"budget\.\w+|seeds|confirm(\.seeds)?|baselines\.\w+\.trials|resources\.(cpus|gpus)")
+EXTENDABLE_KEYS = re.compile(r"budget\.\w+|seeds|confirm(\.\w+)?|baselines\.\w+\.trials|resources\.(cpus|gpus)")
 LIBRARIES = ("raysearch", "ray", "optuna", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "scikit-learn")
 
 
@@ -87,9 +87,22 @@ def save_search(search: Search, folder: Path, text: str = "") -> None:
         unfinished.replace(folder / name)
 
 
-def search_row(search: Search, name: str, prepared: PreparedData) -> dict[str, Any]:
+def data_root_of(folder: Path, requested: Path | str | None) -> Path | None:
+    """Returns the absolute folder of data sets: as requested, as RAYSEARCH_DATA names it, or as the run was begun with.
+
+    A run that was begun with one is thereby resumed without naming it again.
+    """
+    root = requested or os.environ.get("RAYSEARCH_DATA")
+    if root is None and (folder / "tables").is_dir():
+        declared = open_run(folder).searches()["data"].to_pylist()
+        root = json.loads(declared[-1] or "{}").get("root") if declared else None
+    return Path(root).absolute() if root else None
+
+
+def search_row(search: Search, name: str, prepared: PreparedData, data_root: Path | None) -> dict[str, Any]:
     """Returns the row of the table of searches: the search, its data, the libraries and the hardware."""
     data = {"fingerprint": prepared.fingerprint, "sizes": prepared.sizes, "labels": list(prepared.labels)}
+    data |= {"root": str(data_root)} if data_root else {}
     cores, gpus = local_resources()
     hardware = {"host": platform.node(), "machine": platform.machine(), "cores": cores, "gpus": gpus}
     return {

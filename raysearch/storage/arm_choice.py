@@ -53,19 +53,19 @@ class ArmChoice:
         """Says whether the arms are compared on seeds that took no part in choosing."""
         return bool(self.best.seeds)
 
-    def reason(self, metric: str, arm: str = "") -> str:
-        """Returns one sentence that says why this arm: the best one, or `arm` if the user has chosen it."""
+    def reason(self, metric: str, arm: str = "", why: str = "it was asked for") -> str:
+        """Returns one sentence that says why this arm: the best one, or `arm` because of `why`."""
         chosen = next((each for each in self.ranked if each.arm == arm), None) if arm else self.best
         others = [each for each in self.ranked if each is not chosen]
         if chosen is None:
             best = f"; the best arm is {self.best.arm} with {self.best.score:.4f}"
-            return f"Arm {arm} is exported because it was asked for; it has no score to compare{best}."
+            return f"Arm {arm} is exported because {why}; it has no score to compare{best}."
         basis = f"mean {metric} over {format_count(len(chosen.seeds), 'fresh seed')}"
         basis = basis if chosen.seeds else f"{metric} of its best configuration"
         scores = f"{basis}: {chosen.score:.4f}"
         rest = ", ".join(f"{each.arm} {each.score:.4f}" for each in others)
         if chosen is not self.best:
-            return f"Arm {chosen.arm} is exported because it was asked for; {scores}, and {rest}."
+            return f"Arm {chosen.arm} is exported because {why}; {scores}, and {rest}."
         if not others:
             return f"Arm {chosen.arm} is exported, the only one with a score; {scores}."
         return f"Arm {chosen.arm} is exported because it has the highest {scores}; {rest}."

@@ -346,6 +346,7 @@ class Exported:
     trial_id: str
     test: float
     verified: dict[str, Any] | None
+    recommendation: str = "Use the search's winner."
 
 
 def test_export_prints_scores_and_fails_if_verify_differs(run_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,6 +356,8 @@ def test_export_prints_scores_and_fails_if_verify_differs(run_cli: Any, monkeypa
     result = run_cli("export", "first", "out")
     assert (result.code, result.err) == (0, "")
     assert "0.25" in result.out
+    steps = "  The search is not finished; to continue it:\n    raysearch resume first\n"
+    assert f"Use the search's winner.\n{steps}" in result.out
     call = calls[0]
     assert (call["positional"][1], call["trial"], call["verify"], call["test"]) == (Path("out"), "best", False, True)
     calls.answer = Exported("search-0", 0.25, {"same_score": False, "score": 0.2})

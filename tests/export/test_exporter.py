@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from raysearch.export.exporter import export
 from raysearch.export.test_split import score_arms_on_test
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
+from raysearch.reports.page import write_html
+from raysearch.reports.recommendation import recommend
 from raysearch.storage.run import Run
 from raysearch.storage.states import EventName
 from raysearch.training import checkpoint
@@ -99,10 +102,15 @@ def test_exported_search_resolves_to_exported_plan(run: Run, exported: Path) -> 
 def test_export_says_which_arm_it_exports_and_why(run: Run, exported: Path, tmp_path: Path) -> None:
     choice = run.best_arm()
     assert choice is not None
-    assert result(exported)["arm"] == choice.best.arm
-    assert result(exported)["reason"] == choice.reason("accuracy")
-    assert choice.reason("accuracy") in (exported / "README.md").read_text()
-    other = choice.ranked[1]
+    recommendation, card = recommend(run), (exported / "README.md").read_text()
+    assert result(exported)["arm"] == recommendation.arm
+    assert result(exported)["recommendation"] == recommendation.verdict
+    why = "it is the simplest arm than which no other is better"
+    assert result(exported)["reason"] == choice.reason("accuracy", recommendation.arm, why)
+    assert result(exported)["reason"] in card
+    assert f"## Recommendation\n\n{recommendation.verdict}\n" in card
+    assert all(f"- {step.purpose}: `{step.command}`\n" in card for step in recommendation.open_steps)
+    other = next(each for each in choice.ranked if each.arm != recommendation.arm)
     chosen = export(run, tmp_path / "other", arm=other.arm, test=False)
     assert (chosen.arm, "because it was asked for" in chosen.reason) == (other.arm, True)
     assert f"{other.score:.4f}" in chosen.reason
@@ -228,3 +236,20 @@ def test_final_scores_every_arm_on_test_once(run: Run) -> None:
     assert openings(run) == before + 2
     on_test = [row for row in run.evaluations().to_pylist() if row["split"] == "test"]
     assert {trial_id for trial_id, _, _ in scored} <= {row["trial_id"] for row in on_test}
+
+
+def test_export_updates_what_the_page_says_of_test(run: Run, tmp_path: Path) -> None:
+    copied = Run(Path(shutil.copytree(run.path, tmp_path / "first")))
+    page = write_html(copied)
+    before = openings(copied)
+    export(copied, tmp_path / "model", trial=copied.trials()["trial_id"].to_pylist()[-1])
+    assert openings(copied) == before + 1
+    assert f"read {before + 1} time" in page.read_text()
+    question = tmp_path / "seeds.sql"
+    question.write_text("-- Seeds: how many seeds?\nSELECT count(DISTINCT seed) AS seeds FROM trials")
+    content = write_html(copied, [question]).read_text()
+    export(copied, tmp_path / "again", trial=copied.trials()["trial_id"].to_pylist()[0])
+    assert page.read_text() == content
+    page.unlink()
+    export(copied, tmp_path / "third", test=False)
+    assert not page.exists()

@@ -1,8 +1,7 @@
-"""What to use, in words: win, lose, tie, no baseline, few seeds, nothing finished; and commands that work as printed."""
+"""What to use, in words: win, lose, tie, no baseline, few seeds, nothing finished; and the commands for more."""
 
 from __future__ import annotations
 
-import html
 import json
 import shlex
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from helpers.pages import ReportPage
 from helpers.runs import write_run
 from scipy import stats
 
+from raysearch.formatting import MINUS
 from raysearch.reports import query
 from raysearch.reports.arm_comparison import compare, seeds_to_show
 from raysearch.reports.page import write_html
@@ -92,7 +92,7 @@ def recommended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def interval(first: list[float], second: list[float], together: int = 1) -> str:
     """Returns the interval of the paired difference as scipy has it, in the words of a recommendation."""
     result = stats.ttest_rel(first, second).confidence_interval(1 - 0.05 / together)
-    return f"95 % interval {result.low:+.3f} to {result.high:+.3f}".replace("-", "−")
+    return f"95 % interval {result.low:+.3f} to {result.high:+.3f}".replace("-", MINUS)
 
 
 def steps(recommendation: Recommendation) -> dict[str, str]:
@@ -309,7 +309,7 @@ def test_page_begins_with_the_recommendation(tmp_path: Path) -> None:
     assert after_heading.startswith(result.verdict)
     for step in result.steps:
         assert f"{step.purpose}: {step.command}" in page.words
-        assert f"<code>{html.escape(step.command)}</code>" in page.source
+        assert "<code>" + step.command.replace("'", "&#39;") + "</code>" in page.source
 
 
 def test_run_elsewhere_is_named_by_its_quoted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
