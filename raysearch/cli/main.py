@@ -12,11 +12,11 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from raysearch.cli import console
+from raysearch.cli import console, outcomes
 from raysearch.errors import RunError, SpecError
 from raysearch.storage.names import name_problem, runs_problem
 from raysearch.storage.states import RunState
@@ -148,7 +148,7 @@ def launch(
     from raysearch.search.launch import launch as start
 
     run = start(parsed, name=name, address=address, data_root=data, fork=fork, extend=extend, progress=not json)
-    _print_outcome(run, json)
+    outcomes.print_outcome(run, json)
 
 
 @app.command()
@@ -178,7 +178,7 @@ def resume(
     search = replace(search, runs=str(folder.parent))
     extend = bool(overrides)
     run = start(search, name=folder.name, address=address, data_root=data, extend=extend, progress=not json)
-    _print_outcome(run, json)
+    outcomes.print_outcome(run, json)
 
 
 @app.command()
@@ -192,7 +192,7 @@ def status(
     from raysearch.storage.run import open_run
 
     if name is None:
-        _print_runs(_runs_folder(runs), json)
+        outcomes.print_runs(_runs_folder(runs), json)
         return
     run = open_run(name, _runs_folder(runs))
     while True:
@@ -279,7 +279,7 @@ def list_(
     from raysearch.cli import describe
 
     if category == "runs":
-        _print_runs(_runs_folder(runs), json)
+        outcomes.print_runs(_runs_folder(runs), json)
         return
     rows = describe.listing(category)
     console.print_json(rows) if json else console.print_table(rows)
@@ -377,34 +377,3 @@ def _load_search(file: str, settings: list[str] | None, *, local: bool = True) -
 
 def _runs_folder(folder: Path | None) -> Path:
     return folder or Path("runs")
-
-
-def _print_runs(folder: Path, json: bool) -> None:
-    """Prints the status of every run of a folder."""
-    from raysearch.storage.run import open_run, run_names
-
-    statuses = [open_run(name, folder).status() for name in run_names(folder)]
-    if json:
-        console.print_json(statuses)
-    elif statuses:
-        console.print_statuses(statuses)
-    else:
-        console.print_line(f"no runs in {folder}")
-
-
-def _print_outcome(run: Any, json: bool) -> None:
-    """Prints the status of a run that was launched and what to use; raises RunError when no trial has a score."""
-    from raysearch.reports.next_steps import command, run_reference
-    from raysearch.reports.recommendation import recommend
-
-    summary, recommendation = run.status(), recommend(run)
-    if json:
-        console.print_json({**summary, "recommendation": asdict(recommendation)})
-    else:
-        console.print_status(summary)
-        console.print_recommendation(recommendation.verdict, recommendation.steps)
-    analyze = command("analyze", run_reference(run))
-    if summary["best"] is None:
-        raise RunError(f"{summary['name']}: no trial has ended with a score; see `{analyze}`")
-    if not json:
-        console.print_line(f"next: {analyze}")

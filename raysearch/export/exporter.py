@@ -167,7 +167,7 @@ def _select_trial(run: Run, trial: str, arm: str) -> tuple[dict[str, Any], str]:
             raise RunError(f"{run.path}: no trial has ended with a score")
         why = "it was asked for" if requested else "it is the simplest arm than which no other is better"
         score = next((each for each in choice.ranked if each.arm == chosen), None)
-        return run.best(chosen, score and score.number), choice.reason(metric, chosen, why)
+        return run.best(chosen, score.number if score else None), choice.reason(metric, chosen, why)
     rows = {row["trial_id"]: row for row in run.trials().to_pylist()}
     if trial not in rows:
         raise RunError(f"{run.path}: no trial {trial!r} has ended{did_you_mean(trial, ['best', *arms, *rows])}")
