@@ -45,20 +45,20 @@ def list_folder(folder: Path, suffixes: Collection[str]) -> FolderContent:
     content = FolderContent([])
     seen: set[str] = set()
     for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        here = Path(name)
+        place = Path(name)
         folders.sort()
         for child in list(folders):
-            target = os.path.realpath(here / child)
+            target = os.path.realpath(place / child)
             if _is_hidden(child):
-                content.hidden.append(str((here / child).relative_to(folder)))
+                content.hidden.append(str((place / child).relative_to(folder)))
                 folders.remove(child)
-            elif target in seen or os.path.realpath(here).startswith(f"{target}{os.sep}"):
-                content.broken.append(str((here / child).relative_to(folder)))
+            elif target in seen or os.path.realpath(place).startswith(f"{target}{os.sep}"):
+                content.broken.append(str((place / child).relative_to(folder)))
                 folders.remove(child)
             else:
                 seen.add(target)
         for child in sorted(files):
-            file = here / child
+            file = place / child
             if _is_hidden(child):
                 content.hidden.append(str(file.relative_to(folder)))
             elif file.suffix.lower() not in suffixes:

@@ -10,13 +10,13 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysearch.data.prepared import ORIGINALS, UNHASHED, write_split
+from raysearch.data.prepared import ORIGINALS, UNHASHED, read_split, write_split
 from raysearch.data.row_readers import hidden_note, is_hidden
 from raysearch.data.splits import EXTRA_PREFIX, UNLABELLED, declared_fractions, leak_notes, sort_labels, split_parts
 from raysearch.errors import SpecError, did_you_mean, shorten, shorten_list
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 REST = "rest"  # `domain: rest`: the rows of train that have no label
 BUILT_IN = {"docstrings": docstrings.load_rows}
 DATA_VERSION = "1"
+SMALLEST_UNKNOWN = 1e-3  # share of unknown tokens that is worth a note
 LABELLED = ("train", "meta_dev", "select_dev", "test")  # of the end task; their texts are kept too
 
 
@@ -69,6 +70,9 @@ class TextPreparation:
     """How texts are read, split and stored; a `data.pipeline.Preparation`."""
 
     folder_suffixes: Collection[str] = ()
+
+    def __init__(self) -> None:
+        self.tokenizer_notes: list[str] = []  # on the tokenizer of the splits that were written
 
     def files(self, task: TextTask) -> dict[str, str | None]:
         """Returns the declared path of each part; train, dev, test and domain are always among the parts."""
@@ -113,6 +117,7 @@ class TextPreparation:
         metadata["splits"] = {
             name: _write_split(folder, name, rows, label_names[name], tokenizer) for name, rows in splits.items()
         }
+        self.tokenizer_notes = [*tokenizer.notes, *_unknown_note(folder, tokenizer)]
         metadata |= {"tokens": tokenizer.tokens, "prefix": tokenizer.prefix, "suffix": tokenizer.suffix}
         labelled = {name: splits[name].texts for name in LABELLED if name in splits}
         return metadata | {UNHASHED: {"texts": _write_texts(folder / ORIGINALS, labelled)}}
@@ -120,6 +125,7 @@ class TextPreparation:
     def notes(self, splits: Mapping[str, TextRows], metadata: Mapping[str, Any]) -> list[str]:
         """Returns a sentence each for leaks, texts with two labels, and labels without held-out texts."""
         notes = list(dict.fromkeys(note for rows in splits.values() for note in rows.notes))
+        notes += self.tokenizer_notes
         notes += leak_notes(metadata["leaks"], metadata["sizes"], "rows have a text that also stands")
         train = splits["train"]
         sources = [place.source for place in splits["domain"].places] if "domain" in splits else []
@@ -240,6 +246,14 @@ def _write_split(
     lengths = np.diff(offsets)
     middle, long = (int(x) for x in np.quantile(lengths, (0.5, 0.95))) if len(lengths) else (0, 0)
     return {"rows": len(rows), "sha256": digest.hexdigest(), "tokens_p50": middle, "tokens_p95": long}
+
+
+def _unknown_note(folder: Path, tokenizer: TaskTokenizer) -> list[str]:
+    """Returns a note on the share of train's tokens that are unknown, if that is at least SMALLEST_UNKNOWN."""
+    tokens = cast(TextSplit, read_split(folder, "train", TextPreparation().decode)).tokens
+    unknown = int(np.count_nonzero(tokens == tokenizer.unknown)) if tokenizer.unknown is not None else 0
+    share = unknown / max(1, int(np.count_nonzero(~np.isin(tokens, tokenizer.tokens["special"]))) + unknown)
+    return [f"{share:.1%} of train's tokens are unknown to the tokenizer"] if share >= SMALLEST_UNKNOWN else []
 
 
 def _write_texts(folder: Path, splits: Mapping[str, Sequence[str]]) -> dict[str, str]:

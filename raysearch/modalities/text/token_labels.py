@@ -71,7 +71,7 @@ def encode_tags(rows: TaggedRows, tokenizer: TaskTokenizer, class_of: Mapping[st
     """
     encoded = []
     for text, words, tags in zip(rows.texts, rows.words, rows.tags, strict=True):
-        encoding = tokenizer.tokenizer.encode(text)
+        encoding = tokenizer.encode_one(text)
         classes = np.full(len(encoding.ids), NO_TAG, dtype=np.int32)
         starts = np.cumsum([0, *(len(word) + 1 for word in words)])
         tagged_words = set()

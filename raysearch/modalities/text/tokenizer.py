@@ -1,30 +1,39 @@
-"""The tokenizer of a run: that of the pre-trained encoder, or word pieces trained on the task's text.
+"""The tokenizer of a run: that of the pre-trained encoder, or a vocabulary made of the task's text.
 
 Word pieces are those of BERT (Devlin et al. 2019, https://arxiv.org/abs/1810.04805): lower-case, with `##` inside
 words. The `tokenizers` library numbers pieces in the order of a randomly seeded hash map. It is therefore given every
-single-character piece in order beforehand, so that the same text gives the same vocabulary everywhere.
+single-character piece in order beforehand, so that the same text gives the same vocabulary everywhere. Texts of which
+word pieces lose too much, as of most scripts but Latin, get pairs of bytes instead (`byte_pairs`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from raysearch.errors import SpecError
+from raysearch.modalities.text.byte_pairs import SMALLEST, Losses, measure_losses, train_byte_pairs
 from raysearch.modalities.text.pretrained import pretrained_source
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 MAX_TOKENS = 512  # of a stored text, including special tokens
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 LARGEST_ALPHABET = 256  # the most frequent characters have a piece each, at most this many
 CHUNK = 4096  # texts encoded together
+LONGEST_TEXT = 1 << 16  # characters of a text that are encoded, if they fill MAX_TOKENS
+LONGEST_WORD = 1000  # characters of a word that word pieces are learned from: the time grows with its square
+_LONG_WORD = re.compile(rf"\w{{{LONGEST_WORD + 1},}}")
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,43 @@ class TaskTokenizer:
     tokens: dict[str, Any]  # pad, cls, sep, mask: ids; special: all special ids; vocab_size
     prefix: int  # the number of special tokens before a text
     suffix: int  # the number of special tokens after a text
+    unknown: int | None = None  # the token of what is not in the vocabulary; None if there is none
+    notes: tuple[str, ...] = ()  # what was unusual about making it
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Returns the token ids of all texts, concatenated, and offsets (n + 1,) between which each text lies."""
         encoded: list[NDArray[np.int32]] = []
         lengths = [0]
         for start in range(0, len(texts), CHUNK):
-            for encoding in self.tokenizer.encode_batch_fast(list(texts[start : start + CHUNK])):
-                encoded.append(np.asarray(encoding.ids, dtype=np.int32))
-                lengths.append(len(encoding.ids))
+            for ids in self._encode_chunk(texts[start : start + CHUNK]):
+                encoded.append(np.asarray(ids, dtype=np.int32))
+                lengths.append(len(ids))
         tokens = np.concatenate(encoded) if encoded else np.empty(0, np.int32)
         return tokens, np.cumsum(lengths, dtype=np.int64)
+
+    def encode_one(self, text: str) -> Encoding:
+        """Returns the encoding of a text, with offsets. Raises SpecError for a text that cannot be encoded."""
+        encoding = self._try(self.tokenizer.encode, text[:LONGEST_TEXT])
+        if len(text) <= LONGEST_TEXT or len(encoding.ids) >= MAX_TOKENS:
+            return encoding
+        return self._try(self.tokenizer.encode, text)
+
+    def _encode_chunk(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text; of a very long text no more than fills MAX_TOKENS is looked at."""
+        encodings = self._try(self.tokenizer.encode_batch_fast, [text[:LONGEST_TEXT] for text in texts])
+        return [
+            encoding.ids
+            if len(text) <= LONGEST_TEXT or len(encoding.ids) >= MAX_TOKENS
+            else self._try(self.tokenizer.encode, text).ids
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def _try(self, encode: Callable[[A], B], texts: A) -> B:
+        try:
+            return encode(texts)
+        except Exception as error:  # the library has no error of its own: it has a text without an unknown token, ...
+            reason = " ".join(str(error).split())[:200]
+            raise SpecError(f"its tokenizer cannot encode the texts: {reason}", key="model") from None
 
 
 def make_tokenizer(model: Mapping[str, Any], texts: Iterable[str], folder: Path) -> TaskTokenizer:
@@ -61,17 +96,36 @@ def make_tokenizer(model: Mapping[str, Any], texts: Iterable[str], folder: Path)
     if not isinstance(size, int) or size < 64:
         problem = f"must be the number of word pieces to make of the task's text, at least 64; got {size!r}"
         raise SpecError(problem, key="model.config.vocab_size")
+    texts = list(texts)
     tokenizer = train_word_pieces(texts, size)
+    losses = measure_losses(tokenizer, SPECIAL["unk"], texts)
+    has_byte_pairs = losses.is_too_large and size >= SMALLEST
+    if has_byte_pairs:
+        tokenizer = train_byte_pairs(texts, size, SPECIAL)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config: dict[str, Any] = {f"{name}_token": token for name, token in SPECIAL.items()}
-    config |= {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": MAX_TOKENS}
+    config |= {"model_max_length": MAX_TOKENS}
+    if has_byte_pairs:
+        config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+    else:
+        config |= {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     pieces = tokenizer.get_vocab()
     ids = {name: pieces[token] for name, token in SPECIAL.items()}
     special = sorted(ids.values())
-    del ids["unk"]
-    return _task_tokenizer(tokenizer, ids, special)
+    unknown = ids.pop("unk")
+    return replace(_task_tokenizer(tokenizer, ids, special, unknown), notes=tuple(_loss_notes(losses, has_byte_pairs)))
+
+
+def _loss_notes(losses: Losses, has_byte_pairs: bool) -> list[str]:
+    """Returns a sentence on what the vocabulary loses, or would have lost."""
+    if not losses.is_too_large:
+        return []
+    lost = f"{losses.unknown:.1%} of the characters unknown and {losses.marks + losses.accents:.1%} dropped marks"
+    if has_byte_pairs:
+        return [f"word pieces would leave {lost}: the vocabulary is made of pairs of bytes, which lose nothing"]
+    return [f"the vocabulary leaves {lost}; a vocab_size of at least {SMALLEST} covers every character"]
 
 
 def train_word_pieces(texts: Iterable[str], size: int) -> Tokenizer:
@@ -82,10 +136,13 @@ def train_word_pieces(texts: Iterable[str], size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    texts = list(texts)
     counts: Counter[str] = Counter()
+    learned_from = []
     for text in texts:
-        counts.update(tokenizer.normalizer.normalize_str(text))
+        normalised = tokenizer.normalizer.normalize_str(text)
+        has_long_word = len(text) > LONGEST_WORD and _LONG_WORD.search(normalised) is not None
+        learned_from.append(_LONG_WORD.sub(" ", normalised) if has_long_word else text)
+        counts.update(_LONG_WORD.sub(" ", normalised) if has_long_word else normalised)
     largest = min(LARGEST_ALPHABET, (size - len(SPECIAL)) // 4)
     by_frequency = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
     alphabet = sorted(by_frequency[:largest])
@@ -96,7 +153,7 @@ def train_word_pieces(texts: Iterable[str], size: int) -> Tokenizer:
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(learned_from, trainer)
     pieces = tokenizer.get_vocab(with_added_tokens=False)
     return _word_piece_tokenizer(tokenizer, pieces)
 
@@ -120,7 +177,7 @@ def _load_pretrained(source: str, folder: Path) -> TaskTokenizer:
 
     try:
         pretrained = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise what their readers raise
         reason = " ".join(str(error).split())[:300]
         raise SpecError(f"no tokenizer can be loaded from {source!r}: {reason}", key="model.path") from None
     if not getattr(pretrained, "is_fast", False):
@@ -132,16 +189,18 @@ def _load_pretrained(source: str, folder: Path) -> TaskTokenizer:
         raise SpecError(problem, key="model.path")
     pretrained.save_pretrained(str(folder))
     tokenizer = Tokenizer.from_str(pretrained.backend_tokenizer.to_str())
-    return _task_tokenizer(tokenizer, ids, sorted(pretrained.all_special_ids))
+    return _task_tokenizer(tokenizer, ids, sorted(pretrained.all_special_ids), pretrained.unk_token_id)
 
 
-def _task_tokenizer(tokenizer: Tokenizer, ids: dict[str, int], special: list[int]) -> TaskTokenizer:
+def _task_tokenizer(
+    tokenizer: Tokenizer, ids: dict[str, int], special: list[int], unknown: int | None
+) -> TaskTokenizer:
     tokenizer = Tokenizer.from_str(tokenizer.to_str())
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.no_padding()
-    mask = tokenizer.encode("a").special_tokens_mask
-    prefix = mask.index(0)
-    suffix = mask[::-1].index(0)
-    return TaskTokenizer(
-        tokenizer, {**ids, "special": special, "vocab_size": tokenizer.get_vocab_size()}, prefix, suffix
-    )
+    tokens = {**ids, "special": special, "vocab_size": tokenizer.get_vocab_size()}
+    made = TaskTokenizer(tokenizer, tokens, 0, 0, unknown)
+    mask = made.encode_one("a").special_tokens_mask
+    if 0 not in mask:
+        raise SpecError("its tokenizer makes no token of the text 'a'", key="model")
+    return replace(made, prefix=mask.index(0), suffix=mask[::-1].index(0))
