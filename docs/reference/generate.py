@@ -26,6 +26,7 @@ from raysearch.objectives.primitive import STAGES, Primitive
 from raysearch.storage.schemas import TABLES, VERSION
 
 FOLDER = Path(__file__).parent
+MODEL = "model"  # the group of settings that only one kind of model has
 NOTE = "<!-- Written by docs/reference/generate.py from the code: change the code, then run it. -->"
 
 
@@ -47,11 +48,11 @@ def code(words: Iterable[Any]) -> str:
 def settings_page() -> str:
     """Returns a page with every setting, grouped by who uses it."""
     rows = {name: describe.described(name) for name in SETTINGS}
-    groups: dict[str, list[Sequence[Any]]] = {"every trial": []} | {family: [] for family in FAMILIES}
+    groups: dict[str, list[Sequence[Any]]] = {"every trial": []} | {family: [] for family in (*FAMILIES, MODEL)}
     for name, entries in rows.items():
         (entry,) = (entry for entry in entries if "setting" in entry)
         users = entry["used by"]
-        group = "every trial" if users == ["every trial"] else METHODS[users[0]].family
+        group = users[0] if users == ["every trial"] else METHODS[users[0]].family if users[0] in METHODS else MODEL
         cells = [f"`{name}`", f"`{entry['default']}`", entry["range"], entry["unit"], entry["meaning"]]
         groups[group].append([*cells, "" if group == "every trial" else code(users)])
     parts = []
@@ -59,7 +60,8 @@ def settings_page() -> str:
         header = ["setting", "default", "range", "unit", "meaning", "used by"]
         if group == "every trial":
             header, group_rows = header[:-1], [row[:-1] for row in group_rows]
-        title = "Settings of every trial" if group == "every trial" else f"Settings of the {group} methods"
+        titles = {"every trial": "Settings of every trial", MODEL: "Settings of one kind of model"}
+        title = titles.get(group, f"Settings of the {group} methods")
         parts += [f"## {title}", table(header, group_rows)]
     intro = "Every setting of a trial. A search fixes one under `settings:` or searches it under `dimensions:`."
     profiles = table(

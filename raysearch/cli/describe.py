@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from raysearch.config.incumbents import incumbents
 from raysearch.config.json_schema import search_keys
 from raysearch.config.loading import load_search
 from raysearch.config.parameters import DEFAULTS, SETTINGS
@@ -31,6 +32,7 @@ def listing(category: str) -> list[Row]:
         "searches": lambda: [_search_row(name) for name in catalog.names("trials")],
         "trials": lambda: [_search_row(name) for name in catalog.names("trials")],  # as they were called
         "reports": lambda: [{"report": name, "answers": _title("reports", name)} for name in catalog.names("reports")],
+        "baselines": lambda: [_baseline_row(name) for name in incumbents()],
         "methods": lambda: [{k: v for k, v in _method(name).items() if k != "settings"} for name in METHODS],
         "settings": lambda: [_setting(name) for name in SETTINGS],
         "profiles": _profiles,
@@ -46,7 +48,7 @@ def described(thing: str) -> list[Row]:
     `spaces/smoke` and `trials/smoke` tell a space from a search of the same name; a user's file is named by its path.
     """
     file = Path(thing)
-    is_in_catalog = str(file.parent) in ("spaces", "trials", "analysis")
+    is_in_catalog = str(file.parent) in ("spaces", "trials", "baselines", "analysis")
     folder, name = (str(file.parent), file.stem) if is_in_catalog else ("", thing)
     rows: list[Row] = []
     if file.suffix == ".yaml" and file.is_file() and "stages" in yaml_source.load_yaml(file)[0]:
@@ -55,6 +57,9 @@ def described(thing: str) -> list[Row]:
         rows.append(_space(name))
     if name in catalog.names("trials") and folder in ("", "trials"):
         rows.append(_search(name))
+    if name in catalog.names("baselines") and folder in ("", "baselines"):
+        text = catalog.path("baselines", name).read_text(encoding="utf-8")
+        rows.append(_baseline_row(name) | {"source": incumbents()[name].source, "declared": text})
     if name in catalog.names("reports") and folder in ("", "analysis"):
         text = catalog.path("reports", name).read_text(encoding="utf-8")
         rows.append({"report": name, "answers": _title("reports", name), "sql": text})
@@ -84,7 +89,7 @@ def _nearest(word: str, known: set[str]) -> str:
     suggestion, prefix = did_you_mean(word, known), "; did you mean "
     if prefix in suggestion:
         return suggestion.removeprefix(prefix)
-    return "one of `ls spaces|trials|methods|settings|profiles`?"
+    return "one of `ls spaces|trials|baselines|methods|settings|profiles`?"
 
 
 def _title(category: str, name: str) -> str:
@@ -140,6 +145,11 @@ def _search(name: str) -> Row:
     return {"search": name, "asks": _title("trials", name), "fingerprint": summary["fingerprint"], "declared": declared}
 
 
+def _baseline_row(name: str) -> Row:
+    needs = "a pre-trained encoder" if incumbents()[name].needs_pretrained else ""
+    return {"baseline": name, "meaning": incumbents()[name].meaning, "needs": needs}
+
+
 def _method(name: str) -> Row:
     method = METHODS[name]
     row = {"method": name, "family": method.family, "meaning": method.meaning, "paper": method.paper}
@@ -180,6 +190,8 @@ def _profiles() -> list[Row]:
 def _setting(name: str) -> Row:
     metadata = SETTINGS[name].metadata
     users = [method for method in METHODS if name in METHODS[method].setting_names]
+    models = {config for modality in all_modalities() for config in modality.model_configs}
+    users += [f"model {each.own_keys[0]}" for each in models if name in each.settings.__dataclass_fields__]
     interval = format_interval(metadata["low"], metadata["high"], open_low=metadata["open_low"])
     values = "true | false" if isinstance(DEFAULTS[name], bool) else " | ".join(metadata["choices"]) or interval
     row = {"default": DEFAULTS[name], "range": values, "unit": metadata["unit"], "meaning": metadata["meaning"]}

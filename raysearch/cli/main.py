@@ -270,12 +270,14 @@ def export(
 def list_(
     category: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="spaces, searches, reports, runs, methods, settings or profiles."),
+        typer.Argument(
+            metavar="KIND", help="spaces, searches, baselines, reports, runs, methods, settings or profiles."
+        ),
     ],
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Lists spaces, searches, reports, runs, methods, settings or profiles."""
+    """Lists spaces, searches, baselines, reports, runs, methods, settings or profiles."""
     from raysearch.cli import describe
 
     if category == "runs":
@@ -287,7 +289,7 @@ def list_(
 
 @app.command()
 def show(
-    thing: Annotated[str, typer.Argument(help="A space, search, report, method, setting, primitive or key.")],
+    thing: Annotated[str, typer.Argument(help="A space, search, baseline, report, method, setting, primitive or key.")],
     why_not: Annotated[
         str | None,
         typer.Option(
@@ -296,7 +298,7 @@ def show(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Describes a space, search, report, method, setting, primitive or key of a search."""
+    """Describes a space, search, baseline, report, method, setting, primitive or key of a search."""
     from raysearch.cli import describe
 
     descriptions = describe.described(thing) if why_not is None else [describe.why_not(thing, why_not)]

@@ -19,6 +19,7 @@ from raysearch.config.sections import Baseline, MethodSpec
 from raysearch.errors import did_you_mean
 from raysearch.methods import DEFAULT_METHODS, FAMILIES, METHODS
 from raysearch.methods.profiles import Profile, bundle
+from raysearch.modalities.base import ModelConfig
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.space import Space
 from raysearch.schema.fields import Value
@@ -42,6 +43,7 @@ class Arm:
 
     name: str
     trials: int | None  # configurations; None where only time ends the arm
+    model: ModelConfig
     method: MethodSpec  # an empty word where the family is a dimension
     space: str  # empty where it is a dimension or not needed
     settings: dict[str, Value]
@@ -63,6 +65,10 @@ class Arm:
         named = [self.methods(dict(zip(FAMILIES, triple, strict=True))) for triple in combinations]
         return [methods for i, methods in enumerate(named) if methods not in named[:i]]
 
+    def uses(self, methods: Mapping[str, str], name: str) -> bool:
+        """Returns whether a trial of these methods uses the setting, family, space or include of that name."""
+        return uses_setting(methods, name, self.model)
+
     def is_active(self, dimension: Dimension, drawn: Mapping[str, Any]) -> bool:
         """Returns whether this dimension is drawn, given the values of the dimensions before it."""
         if any(drawn.get(parent) not in values for parent, values in dimension.when.items()):
@@ -71,11 +77,11 @@ class Arm:
         if dimension.name.startswith(INCLUDE_PREFIX) and has_auxiliaries(methods):
             stage, primitive = dimension.name.removeprefix(INCLUDE_PREFIX).split(".")
             return primitive in self.spaces[str(drawn.get("space", self.space))].stages[stage]
-        if dimension.name.startswith(WEIGHT_PREFIX) and uses_setting(methods, dimension.name):
+        if dimension.name.startswith(WEIGHT_PREFIX) and self.uses(methods, dimension.name):
             return any(
                 is_weighted_by(objective, dimension.name) for objective in self._objectives({**self.settings, **drawn})
             )
-        return uses_setting(methods, dimension.name)
+        return self.uses(methods, dimension.name)
 
     def grid(self) -> Iterator[dict[str, Value]]:
         """Yields every possible draw, the last dimension changing fastest. No dimension may be continuous."""
@@ -106,7 +112,7 @@ class Arm:
         methods = self.methods(drawn)
         values = {**self.settings, **drawn}
         values = {**DEFAULTS, **bundle(self.profile, methods), **values}
-        used = {name: values[name] for name in DEFAULTS if uses_setting(methods, name)}
+        used = {name: values[name] for name in DEFAULTS if self.uses(methods, name)}
         objectives = self._objectives(values) if has_auxiliaries(methods) else ()
         if problem := why_incompatible(methods, used, len(objectives)):
             raise ValueError(problem)
@@ -138,8 +144,7 @@ class Arm:
     def max_steps(self) -> float:
         """The largest number of optimizer steps of a trial of this arm, over all phases."""
         return max(
-            sum(self.bound(key, max) for key in PHASE_LENGTHS if uses_setting(m, key))
-            for m in self.method_combinations()
+            sum(self.bound(key, max) for key in PHASE_LENGTHS if self.uses(m, key)) for m in self.method_combinations()
         )
 
     def _is_possible(self, drawn: Mapping[str, Value]) -> bool:
@@ -161,29 +166,50 @@ class Arm:
 
 
 def baseline_arm(name: str, baseline: Baseline, main: Arm) -> Arm:
-    """Returns a baseline's arm: it shares those settings and dimensions of the main arm that its method uses."""
-    methods = baseline.method.fixed
-    shared = {key: value for key, value in main.settings.items() if uses_setting(methods, key)}
-    settings = shared | baseline.settings
+    """Returns a baseline's arm: it shares those settings and dimensions of the main arm that it uses.
+
+    One with dimensions of its own searches these alone, and the settings of its own profile come before the main arm's.
+    """
+    methods, model = baseline.method.fixed, baseline.model or main.model
+    searched = [family for family in FAMILIES if family not in methods]
+    possible = [methods | dict(zip(searched, values, strict=True)) for values in _choices_of(baseline, searched)]
+    ours = [bundle(baseline.profile, each) for each in possible] if baseline.dimensions else []
+    barred = {*baseline.dimensions, *(key for settings in ours for key in settings)}
+    used = {key for key in main.settings if any(uses_setting(each, key, model) for each in possible)}
+    settings = {key: main.settings[key] for key in main.settings if key in used - barred} | baseline.settings
     fixed = settings | methods | ({"space": baseline.space} if baseline.space else {})
-    dimensions: dict[str, Dimension] = {}
-    for dimension in main.dimensions.values():
-        if dimension.name in fixed or dimension.name in FAMILIES or not uses_setting(methods, dimension.name):
-            continue
-        is_met = all(fixed[parent] in values for parent, values in dimension.when.items() if parent in fixed)
-        unmet = {parent: values for parent, values in dimension.when.items() if parent not in fixed}
-        if is_met and dimensions.keys() >= unmet.keys():
-            dimensions[dimension.name] = replace(dimension, when=unmet)
+    dimensions = order_dimensions(baseline.dimensions) or _shared_dimensions(main, methods, model, fixed)
     return Arm(
         name=name,
         trials=baseline.trials if baseline.trials is not None or dimensions else 1,
+        model=model,
         method=baseline.method,
-        space=baseline.space or main.space,
+        space="" if "space" in baseline.dimensions else baseline.space or main.space,
         settings=settings,
         dimensions=dimensions,
         spaces=main.spaces,
         profile=baseline.profile or main.profile,
     )
+
+
+def _choices_of(baseline: Baseline, families: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Yields every combination of methods of the families that are dimensions of the baseline."""
+    return itertools.product(*(map(str, baseline.dimensions[family].choices) for family in families))
+
+
+def _shared_dimensions(
+    main: Arm, methods: Mapping[str, str], model: ModelConfig, fixed: Mapping[str, Value]
+) -> dict[str, Dimension]:
+    """Returns the dimensions of the main arm that these methods and model use and that are not fixed."""
+    dimensions: dict[str, Dimension] = {}
+    for dimension in main.dimensions.values():
+        if dimension.name in fixed or dimension.name in FAMILIES or not uses_setting(methods, dimension.name, model):
+            continue
+        is_met = all(fixed[parent] in values for parent, values in dimension.when.items() if parent in fixed)
+        unmet = {parent: values for parent, values in dimension.when.items() if parent not in fixed}
+        if is_met and dimensions.keys() >= unmet.keys():
+            dimensions[dimension.name] = replace(dimension, when=unmet)
+    return dimensions
 
 
 def order_dimensions(dimensions: Mapping[str, Dimension]) -> dict[str, Dimension]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from raysearch.config.parameters import INCLUDE_PREFIX, SETTINGS, WEIGHT_PREFIX
+from raysearch.config.parameters import INCLUDE_PREFIX, MODEL_SETTINGS, SETTINGS, WEIGHT_PREFIX
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.method import Combination, Method
+from raysearch.modalities.base import ModelConfig
 from raysearch.schema.fields import Value
 from raysearch.training_settings import AUXILIARIES, JOINT_PHASE, MAIN_PHASE, OPTIMIZER_STEPS, TrainingSettings
 
@@ -36,8 +37,12 @@ def has_needed_phase(schedule: Method, needs: str) -> bool:
     return phases.get(needs, True)
 
 
-def uses_setting(methods: Methods, name: str) -> bool:
-    """Returns whether a trial of these methods uses the setting, family, space or include of that name."""
+def uses_setting(methods: Methods, name: str, model: ModelConfig) -> bool:
+    """Returns whether a trial of these methods and model uses the setting, family, space or include of that name."""
+    if name in MODEL_SETTINGS:
+        return name in model.settings.__dataclass_fields__
+    if name in model.unused_settings:
+        return False
     if name in ("weighting", "schedule"):
         return True
     if name in ("surgery", "space") or name.startswith(INCLUDE_PREFIX):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raysearch.config.dimension import Dimension
 from raysearch.config.sections import DECLARED_SAMPLERS, MethodSpec
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.objectives.user_primitives import check_unchanged
@@ -52,8 +53,9 @@ def check_packages(search: Search, node: Node) -> None:
     for space in search.spaces.values():
         if space.user_primitives is not None:
             check_unchanged(space.user_primitives.file, space.user_primitives.sha256)
-    for problem, keys in search.model.missing_packages():
-        raise node.error(problem, "model", *keys)
+    for place, model in search.models.items():
+        for problem, keys in model.missing_packages():
+            raise node.error(problem, *place, *keys)
 
 
 def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:
@@ -62,9 +64,12 @@ def _named_methods(search: Search) -> Iterator[tuple[str, Keys]]:
     places += [(("baselines", name, "method"), baseline.method) for name, baseline in search.baselines.items()]
     for keys, spec in places:
         yield from ((name, (*keys, family)) for family, name in spec.fixed.items())
-    for family in (family for family in FAMILIES if family in search.dimensions):
-        for i, choice in enumerate(search.dimensions[family].choices):
-            yield str(choice), ("dimensions", family, "choice", i)
+    sections: list[tuple[Keys, Mapping[str, Dimension]]] = [((), search.dimensions)]
+    sections += [(("baselines", name), baseline.dimensions) for name, baseline in search.baselines.items()]
+    for keys, dimensions in sections:
+        for family in (family for family in FAMILIES if family in dimensions):
+            for i, choice in enumerate(dimensions[family].choices):
+                yield str(choice), (*keys, "dimensions", family, "choice", i)
 
 
 def local_resources() -> tuple[int, int]:

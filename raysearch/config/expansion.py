@@ -34,7 +34,10 @@ def load_spaces(
     if "space" in dimensions:
         choices = enumerate(dimensions["space"].choices)
         named += [(str(name), ("dimensions", "space", "choice", i)) for i, name in choices]
-    named += [(each.space, ("baselines", name, "space")) for name, each in baselines.items() if each.space]
+    for name, each in baselines.items():
+        named += [(each.space, ("baselines", name, "space"))] if each.space else []
+        for i, choice in enumerate(each.dimensions["space"].choices if "space" in each.dimensions else ()):
+            named.append((str(choice), ("baselines", name, "dimensions", "space", "choice", i)))
     spaces: dict[str, Space] = {}
     for name, keys in named:
         file = folder / name

@@ -11,9 +11,10 @@ from functools import cache
 from typing import Any
 
 from raysearch.config.dimension import Dimension
+from raysearch.config.incumbents import ALL, incumbents
 from raysearch.config.parameters import SETTINGS
 from raysearch.config.search_config import Search
-from raysearch.config.sections import DECLARED_SAMPLERS, DECLARED_SCHEDULERS, MethodSpec, Scheduler
+from raysearch.config.sections import DECLARED_SAMPLERS, DECLARED_SCHEDULERS, Baseline, MethodSpec, Scheduler
 from raysearch.methods import FAMILIES, methods_of
 from raysearch.modalities import all_modalities, load_modality
 from raysearch.modalities.base import HuggingFaceModel, ModelConfig, TaskConfig
@@ -50,9 +51,10 @@ def search_keys() -> dict[str, Schema]:
 
 def _keys(schema: Schema, prefix: str) -> Iterator[tuple[str, Schema]]:
     for form in (schema, *schema.get("anyOf", ())):
-        for name, part in form.get("properties", {}).items():
+        names = form.get("properties", {}) if not isinstance(form.get("additionalProperties"), dict) else {}
+        for name, part in names.items():  # where a user may give names of his own, NAME stands for those that we know
             yield f"{prefix}{name}", part
-            if name not in ("settings", "dimensions"):
+            if name not in ("settings", "dimensions") and not (prefix and name == "model"):
                 yield from _keys(part, f"{prefix}{name}.")
         named = form.get("additionalProperties")
         if isinstance(named, dict):
@@ -138,6 +140,16 @@ def _model() -> Schema:
     return {"anyOf": [{"enum": sorted(model_presets())}, *map(_object, configs)]}
 
 
+def _baselines() -> Schema:
+    names: Schema = {"enum": list(incumbents())}
+    declared = _object(Baseline)
+    shipped = {
+        name: declared | {"description": incumbent.meaning, "required": []} for name, incumbent in incumbents().items()
+    }
+    mapping = {"type": "object", "additionalProperties": declared, "properties": shipped}
+    return {"anyOf": [{"enum": [ALL, *incumbents()]}, {"type": "array", "items": names}, mapping]}
+
+
 def _space() -> Schema:
     primitives: Schema = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}
     stages = {"type": "object", "additionalProperties": primitives}
@@ -176,4 +188,5 @@ _SECTIONS: dict[Any, Any] = {
     ModelConfig: _model,
     dict[str, Value]: _settings,
     dict[str, Dimension]: _dimensions,
+    dict[str, Baseline]: _baselines,
 }

@@ -14,11 +14,10 @@ from raysearch.config.compatibility import (
     Methods,
     has_auxiliaries,
     quoted_choice,
-    uses_setting,
     why_incompatible,
 )
 from raysearch.config.dimension import Dimension
-from raysearch.config.parameters import DEFAULTS, PHASE_LENGTHS, SETTINGS, WEIGHT_PREFIX
+from raysearch.config.parameters import DEFAULTS, MODEL_SETTINGS, PHASE_LENGTHS, SETTINGS, WEIGHT_PREFIX
 from raysearch.methods import DEFAULT_METHODS, FAMILIES, METHODS
 from raysearch.methods.profiles import BUNDLES, bundle
 from raysearch.schema.fields import Value
@@ -54,20 +53,26 @@ def check_settings_are_used(search: Search, node: Node) -> None:
     arm = search.arms[MAIN_ARM]
     for name in (*search.dimensions, *search.settings):
         under = "dimensions" if name in search.dimensions else "settings"
-        if not any(uses_setting(methods, name) for methods in arm.method_combinations()):
-            raise node.error(_why_unused(name, arm.method_combinations(), "this search"), under, name)
-    for name, dimension in search.dimensions.items():
-        if not any(uses_setting(methods, name) for methods in _combinations_of(dimension, arm)):
+        if not any(arm.uses(methods, name) for methods in arm.method_combinations()):
+            raise node.error(_why_unused(name, arm, arm.method_combinations(), "this search"), under, name)
+    _check_dimensions_are_drawn(arm, search.dimensions, node, ())
+    for baseline, declared in search.baselines.items():
+        other, keys = search.arms[baseline], ("baselines", baseline)
+        for name in (*declared.dimensions, *declared.settings):
+            under = "dimensions" if name in declared.dimensions else "settings"
+            if not any(other.uses(methods, name) for methods in other.method_combinations()):
+                problem = _why_unused(name, other, other.method_combinations(), "this baseline")
+                raise node.error(problem, *keys, under, name)
+        _check_dimensions_are_drawn(other, declared.dimensions, node, keys)
+
+
+def _check_dimensions_are_drawn(arm: Arm, dimensions: Mapping[str, Dimension], node: Node, keys: Keys) -> None:
+    """Checks that a draw can fulfil the conditions of every dimension that is declared below `keys`."""
+    for name, dimension in dimensions.items():
+        if not any(arm.uses(methods, name) for methods in _combinations_of(dimension, arm)):
             conditions = ", ".join(f"{key} {' or '.join(map(str, values))}" for key, values in dimension.when.items())
-            raise node.error(
-                f"is never drawn: {_why_unused(name, _combinations_of(dimension, arm), conditions)}", "dimensions", name
-            )
-    for baseline in search.baselines:
-        other = search.arms[baseline]
-        for name in search.baselines[baseline].settings:
-            if not any(uses_setting(methods, name) for methods in other.method_combinations()):
-                problem = _why_unused(name, other.method_combinations(), "this baseline")
-                raise node.error(problem, "baselines", baseline, "settings", name)
+            reason = _why_unused(name, arm, _combinations_of(dimension, arm), conditions)
+            raise node.error(f"is never drawn: {reason}", *keys, "dimensions", name)
 
 
 def check_profiles(search: Search, node: Node) -> None:
@@ -78,9 +83,9 @@ def check_profiles(search: Search, node: Node) -> None:
             raise node.error(_no_profile(profile), "baselines", name, "profile")
         for methods in arm.method_combinations():
             fixed = {**bundle(arm.profile, methods), **arm.settings}
-            names = [key for key in fixed if key in METHOD_DEPENDENT and uses_setting(methods, key)]
+            names = [key for key in fixed if key in METHOD_DEPENDENT and arm.uses(methods, key)]
             values = {key: fixed[key] for key in names}
-            if "engine" in values and uses_setting(methods, "similarity") and "similarity" not in arm.dimensions:
+            if "engine" in values and arm.uses(methods, "similarity") and "similarity" not in arm.dimensions:
                 values.setdefault("similarity", DEFAULTS["similarity"])
             if values and (problem := _why_values_incompatible(methods, values)):
                 keys = _setting_location(search, arm, *values)
@@ -94,8 +99,8 @@ def check_values(search: Search, node: Node) -> None:
     """Checks values that are known beforehand against each other: k and m, grace and steps, batch and ranks."""
     for arm in search.arms.values():
         for methods in arm.method_combinations():
-            low = {key: arm.bound(key, min) for key in DEFAULTS if uses_setting(methods, key)}
-            high = {key: arm.bound(key, max) for key in DEFAULTS if uses_setting(methods, key)}
+            low = {key: arm.bound(key, min) for key in DEFAULTS if arm.uses(methods, key)}
+            high = {key: arm.bound(key, max) for key in DEFAULTS if arm.uses(methods, key)}
             worst: dict[str, Value] = {key: high[key] for key in ("k", "m", "batch_size") if key in high}
             if "m" in arm.dimensions:
                 worst = {"k": low.get("k", 0), "m": high.get("m", 0)}
@@ -127,8 +132,12 @@ def _combinations_of(dimension: Dimension, arm: Arm) -> list[dict[str, str]]:
     return [arm.methods(dict(zip(FAMILIES, triple, strict=True))) for triple in itertools.product(*choices)]
 
 
-def _why_unused(name: str, combinations: list[dict[str, str]], subject: str) -> str:
+def _why_unused(name: str, arm: Arm, combinations: list[dict[str, str]], subject: str) -> str:
     """Returns which methods use the setting, and which methods are used in their place."""
+    if name in MODEL_SETTINGS:
+        return "is a setting of another kind of model"
+    if name in arm.model.unused_settings:
+        return "has no effect on this model"
     needs = SETTINGS[name].metadata["needs"] if name in SETTINGS else ""
     if needs in (MAIN_PHASE, OPTIMIZER_STEPS):
         schedules = quoted_choice(methods["schedule"] for methods in combinations)
@@ -159,8 +168,9 @@ def _setting_location(search: Search, arm: Arm, *names: str) -> Keys:
     """Returns the keys of the first of these settings that the search sets."""
     baseline = search.baselines.get(arm.name)
     for name in names:
-        if baseline and name in baseline.settings:
-            return "baselines", arm.name, "settings", name
+        for under in ("dimensions", "settings") if baseline else ():
+            if name in getattr(baseline, under):
+                return "baselines", arm.name, under, name
         for under in ("dimensions", "settings"):
             if name in getattr(search, under):
                 return under, name

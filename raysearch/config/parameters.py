@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from raysearch.errors import did_you_mean
 from raysearch.methods import FAMILIES, METHODS, Family, methods_of
+from raysearch.modalities import all_modalities
 from raysearch.objectives.primitive import STAGES
 from raysearch.schema.fields import Settings, Value, check_value
 from raysearch.schema.node import Node
@@ -23,7 +24,11 @@ OVERRIDE_KEY = re.compile(  # one part of the dotted key of `--set`: a setting's
     rf"include\.[^.]+\.[^.]+|weight\.(?:{'|'.join(STAGES)})\.[^.]+|weight\.[^.]+|[^.]+"
 )
 
-_GROUPS: list[type[Settings]] = [TrainingSettings, *(method.settings for method in METHODS.values())]
+_OF_MODELS = [config.settings for modality in all_modalities() for config in modality.model_configs]
+_GROUPS: dict[type[Settings], None] = dict.fromkeys(
+    [TrainingSettings, *(method.settings for method in METHODS.values()), *_OF_MODELS]
+)
+MODEL_SETTINGS = frozenset(field.name for group in _OF_MODELS for field in fields(group))  # of one kind of model each
 SETTINGS: dict[str, Field[Any]] = {field.name: field for group in _GROUPS for field in fields(group)}
 DEFAULTS: dict[str, Value] = {name: cast(Value, field.default) for name, field in SETTINGS.items()}
 PHASE_LENGTHS = tuple(name for name, field in SETTINGS.items() if field.metadata["is_phase_length"])  # in steps

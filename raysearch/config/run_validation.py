@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from raysearch.config.dimension import Dimension
 from raysearch.config.sections import DECLARED_SAMPLERS
 from raysearch.schema.node import Keys, Node
 from raysearch.storage.names import runs_problem
@@ -54,13 +55,16 @@ def check_seeds(search: Search, node: Node) -> None:
 def check_sampler(search: Search, node: Node) -> None:
     """Checks that the sampler can draw every dimension, and that a grid has enough points."""
     sampler = DECLARED_SAMPLERS[search.sampler]
-    for name, dimension in search.dimensions.items():
+    declared: dict[Keys, Dimension] = {("dimensions", name): each for name, each in search.dimensions.items()}
+    for name, baseline in search.baselines.items():
+        declared |= {("baselines", name, "dimensions", each): baseline.dimensions[each] for each in baseline.dimensions}
+    for place, dimension in declared.items():
         if sampler.numbers_only and dimension.type == "choice":
             problem = f"sampler {search.sampler!r} draws numbers only; use sampler: tpe, or int and float"
-            raise node.error(problem, "dimensions", name)
+            raise node.error(problem, *place)
         if sampler.lists_values and dimension.values is None:
             problem = f"sampler {search.sampler!r} needs discrete dimensions; use choice: [...] or int"
-            raise node.error(problem, "dimensions", name)
+            raise node.error(problem, *place)
     if not sampler.lists_values:
         return
     for name, arm in search.arms.items():

@@ -17,6 +17,7 @@ from typing import Any
 from raysearch.config.arm import Arm, baseline_arm, order_dimensions
 from raysearch.config.dimension import Dimension
 from raysearch.config.expansion import expand_weights, load_spaces
+from raysearch.config.incumbents import read_baselines
 from raysearch.config.parameters import INCLUDE_PREFIX, WEIGHT_PREFIX, fixed_settings
 from raysearch.config.sections import (
     DECLARED_SAMPLERS,
@@ -36,7 +37,7 @@ from raysearch.modalities.loading import read_model, read_task
 from raysearch.objectives.space import Space
 from raysearch.plan import TrialPlan
 from raysearch.schema.fields import Value, config_key, late_defaults
-from raysearch.schema.node import Node, to_plain
+from raysearch.schema.node import Keys, Node, to_plain
 from raysearch.storage.states import MAIN_ARM, TrialRole
 
 
@@ -60,7 +61,8 @@ class Search:
         "what is searched: settings, methods, primitives or weights, and their values", default_factory=dict
     )
     baselines: dict[str, Baseline] = config_key(
-        "further arms by name, each a method to compare with", default_factory=dict
+        "further arms by name, each a method to compare with; names of shipped ones, or incumbents for all that fit",
+        default_factory=dict,
     )
     budget: Budget = config_key("when the main arm ends", default_factory=Budget)
     seeds: tuple[int, ...] = config_key("seeds that every configuration is trained with", default=(0,))
@@ -87,6 +89,8 @@ class Search:
         settings = fixed_settings(node["settings"]) if "settings" in node else {}
         readers: dict[str, Callable[[Node], Any]] = {"task": read_task, "model": read_model}
         sections = {name: read(node[name]) for name, read in readers.items() if name in node}
+        if "baselines" in node and sections.keys() >= {"task", "model"}:
+            sections["baselines"] = read_baselines(node["baselines"], sections["task"], sections["model"])
         search = node.fields_of(cls, {**sections, "settings": settings, "spaces": {}})
         if "name" not in node:
             raise node.error("the key 'name' is missing")
@@ -99,7 +103,12 @@ class Search:
             method=replace(search.method, **searched),
             spaces=load_spaces(node, search.space, search.dimensions, search.baselines, folder),
         )
-        search = replace(search, dimensions=dict(expand_weights(search.dimensions, search.settings, search.spaces)))
+        baselines = {
+            name: replace(each, dimensions=dict(expand_weights(each.dimensions, each.settings, search.spaces)))
+            for name, each in search.baselines.items()
+        }
+        dimensions = dict(expand_weights(search.dimensions, search.settings, search.spaces))
+        search = replace(search, dimensions=dimensions, baselines=baselines)
         if not search.dimensions and search.budget.trials is None:
             search = replace(search, budget=replace(search.budget, trials=1))
         return search
@@ -137,6 +146,7 @@ class Search:
         main = Arm(
             name=MAIN_ARM,
             trials=self.budget.trials,
+            model=self.model,
             method=self.method,
             space=self.space or "",
             settings=self.settings,
@@ -145,6 +155,18 @@ class Search:
             profile=self.profile,
         )
         return {MAIN_ARM: main} | {name: baseline_arm(name, each, main) for name, each in self.baselines.items()}
+
+    @property
+    def models(self) -> dict[Keys, ModelConfig]:
+        """Every model that is declared, by where it is: that of the search, then those of baselines."""
+        models: dict[Keys, ModelConfig] = {("model",): self.model}
+        of_baselines = {("baselines", name, "model"): each.model for name, each in self.baselines.items()}
+        return models | {keys: model for keys, model in of_baselines.items() if model is not None}
+
+    @property
+    def stored_for(self) -> ModelConfig:
+        """The model that the run's data are prepared for: the first that reads examples as they are stored."""
+        return next((model for model in self.models.values() if model.reads_stored), self.model)
 
     def resolve(
         self,
@@ -172,7 +194,7 @@ class Search:
             settings=configuration.settings,
             params=configuration.params,
             task={"name": self.task.name, "data": data, "metric": self.task.metric, "labels": labels},
-            model=self.model.to_plain(),
+            model=self.arms[arm].model.to_plain(),
             workers=self.resources.workers,
             primitives=configuration.primitives,
             weights=configuration.weights,
@@ -188,6 +210,7 @@ class Search:
         return replace(
             self,
             name=name or self.name,
+            model=source.model,
             method=MethodSpec(**configuration.methods),
             space=space or None,
             spaces={space: self.spaces[space]} if space else {},

@@ -6,14 +6,17 @@ range and default. A section rejects what concerns it alone; `validation` reject
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
+from raysearch.config.dimension import Dimension
 from raysearch.config.parameters import check_method, fixed_settings
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
 from raysearch.methods import DEFAULT_METHODS, FAMILIES
 from raysearch.methods.profiles import Profile
+from raysearch.modalities.base import ModelConfig
+from raysearch.modalities.loading import read_model
 from raysearch.schema.fields import Settings, Value, config_key, setting
 from raysearch.schema.node import Node
 
@@ -70,11 +73,15 @@ class MethodSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A further arm with a method of its own; it searches the dimensions that its method uses."""
+    """A further arm with a method of its own; it searches its dimensions, or those of the search that it uses."""
 
     method: MethodSpec = config_key("weighting, surgery and schedule; a family that is left out has its default")
+    model: ModelConfig | None = config_key("the model, if not that of the search", default=None)
     settings: dict[str, Value] = config_key(
         "settings of this arm alone; all others are those of the search", default_factory=dict
+    )
+    dimensions: dict[str, Dimension] = config_key(
+        "what this arm searches, in place of the search's dimensions", default_factory=dict
     )
     space: str | None = config_key("the space of objectives, if not that of the search", default=None)
     profile: Profile | None = config_key("the profile, if not that of the search", default=None)
@@ -86,7 +93,14 @@ class Baseline:
         node.mapping([each.name for each in fields(cls)])
         if "method" not in node:
             raise node.error("the key 'method' is missing")
-        return node.fields_of(cls, {"settings": fixed_settings(node["settings"])} if "settings" in node else {})
+        values: dict[str, Any] = {"settings": fixed_settings(node["settings"])} if "settings" in node else {}
+        values |= {"model": read_model(node["model"])} if "model" in node else {}
+        baseline = node.fields_of(cls, values)
+        searched = {family: "" for family in FAMILIES if family in baseline.dimensions}
+        for family in searched:
+            if family in node["method"]:
+                raise node.error(f"{family} is also fixed under `method:`; leave one out", "dimensions", family)
+        return replace(baseline, method=replace(baseline.method, **searched))
 
 
 @dataclass(frozen=True, kw_only=True)

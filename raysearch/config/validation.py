@@ -21,14 +21,17 @@ from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX
 from raysearch.config.run_validation import check_budget, check_executor, check_runs_folder, check_sampler, check_seeds
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
+from raysearch.methods import METHODS, methods_of
 from raysearch.modalities import all_modalities, load_modality
-from raysearch.modalities.loading import accepts_model
+from raysearch.modalities.loading import accepts_model, differing_sources
+from raysearch.schema.fields import Value
 from raysearch.schema.node import Keys, Node
 from raysearch.storage.names import LONGEST_NAME
 from raysearch.storage.states import MAIN_ARM
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
+    from raysearch.config.sections import Baseline
 
 _ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -57,37 +60,43 @@ def validate_search(search: Search, node: Node) -> None:
 
 
 def _check_dimensions(search: Search, node: Node) -> None:
-    """Checks that conditions name other dimensions and values of theirs."""
-    for name, dimension in search.dimensions.items():
-        if name in search.settings:
-            raise node.error("is also fixed under `settings:`; leave one out", "dimensions", name)
+    """Checks that conditions name other dimensions of their arm and values of theirs."""
+    _check_dimensions_of(search, node, ())
+    for name, baseline in search.baselines.items():
+        _check_dimensions_of(baseline, node, ("baselines", name))
+
+
+def _check_dimensions_of(section: Search | Baseline, node: Node, keys: Keys) -> None:
+    """Checks the dimensions that `section`, which stands below `keys`, declares."""
+    for name, dimension in section.dimensions.items():
+        if name in section.settings:
+            raise node.error("is also fixed under `settings:`; leave one out", *keys, "dimensions", name)
         for parent, values in dimension.when.items():
-            keys: Keys = ("dimensions", name, "when", parent)
-            if parent not in search.dimensions:
-                fixed = getattr(search.method, parent, None) or search.settings.get(parent)
-                is_fixed = f"; it is fixed to {fixed!r}" if fixed is not None else ""
-                raise node.error(
-                    f"is not a dimension of this search{is_fixed or did_you_mean(parent, search.dimensions)}", *keys
-                )
-            if search.dimensions[parent].type == "float":
-                raise node.error("is continuous; `when:` needs a discrete dimension (choice or int)", *keys)
-            for value in values:
-                if not search.dimensions[parent].holds(value):
-                    raise node.error(f"{value!r} is not one of the values of {parent}", *keys)
-    space = search.dimensions.get("space")
-    if space is not None and search.space is not None:
-        raise node.error("is also fixed by `space:`; leave one out", "dimensions", "space")
+            _check_condition(section, node, (*keys, "dimensions", name, "when", parent), parent, values)
+    space = section.dimensions.get("space")
+    if space is not None and section.space is not None:
+        raise node.error("is also fixed by `space:`; leave one out", *keys, "dimensions", "space")
     if space is not None and space.when:
-        raise node.error(
-            "cannot have a condition: every trial with auxiliary objectives needs a space",
-            "dimensions",
-            "space",
-            "when",
-        )
+        problem = "cannot have a condition: every trial with auxiliary objectives needs a space"
+        raise node.error(problem, *keys, "dimensions", "space", "when")
     try:
-        order_dimensions(search.dimensions)
+        order_dimensions(section.dimensions)
     except ValueError as error:
-        raise node.error(str(error), "dimensions") from None
+        raise node.error(str(error), *keys, "dimensions") from None
+
+
+def _check_condition(section: Search | Baseline, node: Node, keys: Keys, parent: str, values: Iterable[Value]) -> None:
+    """Checks that `parent` is a discrete dimension with these values."""
+    if parent not in section.dimensions:
+        fixed = getattr(section.method, parent, None) or section.settings.get(parent)
+        is_fixed = f"; it is fixed to {fixed!r}" if fixed is not None else ""
+        near = is_fixed or did_you_mean(parent, section.dimensions)
+        raise node.error(f"is not a dimension of this search{near}", *keys)
+    if section.dimensions[parent].type == "float":
+        raise node.error("is continuous; `when:` needs a discrete dimension (choice or int)", *keys)
+    for value in values:
+        if not section.dimensions[parent].holds(value):
+            raise node.error(f"{value!r} is not one of the values of {parent}", *keys)
 
 
 def _check_names(search: Search, node: Node) -> None:
@@ -136,21 +145,44 @@ def _check_modalities(search: Search, node: Node) -> None:
             raise node.error(problem, *_space_location(search, name))
         if problem := modality.space_problem(search.task, space):
             raise node.error(f"{problem} ({name})", *_space_location(search, name))
-    if not accepts_model(modality, search.model):
-        presets = ", ".join(sorted(modality.model_presets))
-        raise node.error(f"is no model for {modality.noun}; such as {presets}, or {modality.model_example}", "model")
+    _check_models(search, node)
     for name in modality.unused_settings:
         for under in ("settings", "dimensions"):
             if getattr(search, under).get(name, DEFAULTS[name]) != DEFAULTS[name]:
                 raise node.error(f"has no effect on {modality.noun}", under, name)
 
 
+def _check_models(search: Search, node: Node) -> None:
+    """Checks that every model is one for the task, can be trained as its arm asks, and reads the data of the run."""
+    modality = load_modality(search.task.modality)
+    for keys, model in search.models.items():
+        if not accepts_model(modality, model):
+            presets = ", ".join(sorted(modality.model_presets))
+            problem = f"is no model for {modality.noun}; such as {presets}, or {modality.model_example}"
+            raise node.error(problem, *keys)
+        if model is search.stored_for or not model.reads_stored:
+            continue  # what it reads is there, so nothing has to be imported to find out
+        if differing := differing_sources(search.task, search.stored_for, model):
+            problem = f"has another {differing} than the model that the run's data are prepared for"
+            raise node.error(f"{problem}; compare it in a search of its own", *keys)
+    for name, arm in search.arms.items():
+        schedules = {methods["schedule"] for methods in arm.method_combinations()}
+        if not arm.model.takes_steps and (wrong := sorted(each for each in schedules if METHODS[each].takes_steps)):
+            fitting = quoted_choice(each for each, method in methods_of("schedule").items() if not method.takes_steps)
+            problem = f"{wrong[0]!r} takes optimizer steps, and this model has nothing to train; use {fitting}"
+            raise node.error(problem, *(("baselines", name) if name != MAIN_ARM else ()), "method", "schedule")
+
+
 def _space_location(search: Search, space: str) -> Keys:
     """Returns where a space is named."""
     if search.space == space:
         return ("space",)
-    named = [name for name, baseline in search.baselines.items() if baseline.space == space]
-    return ("baselines", named[0], "space") if named else ("dimensions", "space")
+    for name, baseline in search.baselines.items():
+        if baseline.space == space:
+            return "baselines", name, "space"
+        if "space" in baseline.dimensions and space in baseline.dimensions["space"].choices:
+            return "baselines", name, "dimensions", "space"
+    return "dimensions", "space"
 
 
 def _check_spaces(search: Search, node: Node) -> None:
@@ -178,18 +210,21 @@ def _without_auxiliaries(arms: Iterable[Arm]) -> str:
 
 def _check_primitives(search: Search, node: Node) -> None:
     """Checks that every primitive or objective with a weight or an include is in a space."""
-    for name in (*search.dimensions, *search.settings):
-        objectives = [each for space in search.spaces.values() for each in space.objectives]
+    objectives = [each for space in search.spaces.values() for each in space.objectives]
+    declared: dict[Keys, str] = {("dimensions", name): name for name in search.dimensions}
+    declared |= {("settings", name): name for name in search.settings}
+    for arm, baseline in search.baselines.items():
+        declared |= {("baselines", arm, "dimensions", name): name for name in baseline.dimensions}
+    for keys, name in declared.items():
         if name.startswith(WEIGHT_PREFIX) and (problem := why_weight_unused(name, objectives)):
-            raise node.error(problem, "dimensions" if name in search.dimensions else "settings", name)
+            raise node.error(problem, *keys)
         stage, _, primitive = name.removeprefix(INCLUDE_PREFIX).partition(".")
         known = sorted({p for space in search.spaces.values() for p in space.stages.get(stage, ())})
         if name.startswith(INCLUDE_PREFIX) and primitive not in known:
-            under = "dimensions" if name in search.dimensions else "settings"
             every = {*known, *(p for modality in all_modalities() for p in modality.taxonomy.stages.get(stage, ()))}
             if primitive not in every:
-                raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, every)}", under, name)
-            raise node.error(f"{primitive!r} is not in the space{did_you_mean('', known)}", under, name)
+                raise node.error(f"unknown primitive {primitive!r}{did_you_mean(primitive, every)}", *keys)
+            raise node.error(f"{primitive!r} is not in the space{did_you_mean('', known)}", *keys)
 
 
 def _check_includes(search: Search, node: Node) -> None:

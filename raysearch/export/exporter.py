@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -91,6 +92,7 @@ def export(
     draft.mkdir(parents=True)
     try:
         exported = _export(run, row, reason, plan, folder, draft, verify, test)
+        _make_readable(draft)
         draft.replace(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -210,6 +212,14 @@ def _score(folder: Path, split: Split, plan: TrialPlan) -> tuple[float, float]:
     metadata = load_metadata(Path(plan.task["data"]))
     logits, labels = modality_of(metadata).predict(folder, split, plan, metadata)
     return score(metadata["metric"], labels, logits), float(example_losses(logits, labels).mean())
+
+
+def _make_readable(folder: Path) -> None:
+    """Gives files that a library has written for their owner alone the rights that other new files have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.rglob("*"):
+        file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
 
 
 def _write_documents(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: Exported, folder: Path) -> None:

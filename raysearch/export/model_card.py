@@ -45,6 +45,7 @@ def _first_sentence(plan: TrialPlan, data: PreparedData, facts: CardFacts) -> st
     labels = ", ".join(f"`{label}`" for label in data.labels)
     random = f"trained from a randomly initialised {facts.encoder} encoder"
     start = f"trained from `{facts.loaded_from}`" if facts.loaded_from else random
+    start = facts.start or start
     layers = f", its first {plan.model['layers']} layers" if plan.model.get("layers") else ""
     return f"{facts.task} over {len(data.labels)} labels ({labels}), {start}{layers}."
 
@@ -87,7 +88,9 @@ def _search(run: Run, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         if arm == row["arm"]
     ]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    dimensions = ", ".join(f"`{name}`" for name in search.get("dimensions", {})) or "none"
+    baseline = search.get("baselines", {}).get(row["arm"], {})
+    searched = baseline.get("dimensions") or search.get("dimensions", {})
+    dimensions = ", ".join(f"`{name}`" for name in searched) or "none"
     text = (
         f"Sampler {search.get('sampler')} (seed {search.get('sampler_seed')}), scheduler "
         f"{json.dumps(search.get('scheduler'))}; dimensions: {dimensions}.\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from raysearch.objectives.primitive import EXTRA, Taxonomy
-from raysearch.schema.fields import config_key, setting
+from raysearch.schema.fields import NoSettings, Settings, config_key, setting
 from raysearch.schema.node import Keys, Node, to_plain
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class ModelConfig:
     """An encoder as a search declares it."""
 
     own_keys: ClassVar[tuple[str, ...]]  # a declaration with one of these keys is of this class
+    settings: ClassVar[type[Settings]] = NoSettings  # that its trials have besides those of training and methods
+    unused_settings: ClassVar[tuple[str, ...]] = ()  # settings of training that have no effect on it
+    takes_steps: ClassVar[bool] = True  # its body has parameters; otherwise a trial can only fit its head
+    reads_stored: ClassVar[bool] = True  # reads examples as stored for one model, not what they were made from
 
     @classmethod
     def read(cls, node: Node) -> Self:
@@ -79,6 +83,11 @@ class ModelConfig:
         """Returns what `loading.read_model` reads, and what a plan holds."""
         parts = {field.name: to_plain(getattr(self, field.name)) for field in fields(self)}
         return {name: part for name, part in parts.items() if part not in (None, "", {}, [])}
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Are the parameters of its body loaded, not drawn?"""
+        return False
 
     def missing_packages(self) -> Iterable[tuple[str, Keys]]:
         """Returns a problem for each package that the model needs and this machine lacks, with the key below model."""
@@ -115,6 +124,11 @@ class HuggingFaceModel(ModelConfig):
         return self.config, self.path
 
     @property
+    def is_pretrained(self) -> bool:
+        """Are the parameters of its body loaded, not drawn?"""
+        return self.config is None
+
+    @property
     def model_type(self) -> str:
         """Hugging Face's name of the architecture, such as bert; empty if it is known only once the model is loaded."""
         return str(self.config["model_type"]) if self.config else ""
@@ -135,6 +149,7 @@ class CardFacts:
     encoder: str  # in words, such as "bert"
     loaded_from: str | None  # None for an encoder that was randomly initialised
     usage: str  # Python that loads and uses the model
+    start: str = ""  # what it is and how it began, in words, where it is no encoder
 
 
 class Modality(ABC):

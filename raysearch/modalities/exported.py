@@ -21,6 +21,7 @@ from raysearch.objectives.primitive import load_target
 FORMAT_KEY = "raysearch_format"
 FORMATS: dict[str, str] = {  # the name, and the target "module:function" that loads it: (folder, config) -> classifier
     "": "raysearch.modalities.text.classifier:load_sequence_classifier",
+    "tfidf": "raysearch.modalities.text.tfidf.export:load_tfidf",
 }
 LARGEST_CONFIG = 64 << 20  # bytes
 
@@ -45,7 +46,9 @@ def load_model(folder: Path | str) -> Classifier:
     Raises RunError, one line, if the folder holds none or is damaged.
     """
     folder = Path(folder)
-    config = read_json_object(folder, "config.json")
+    config = read_json(folder, "config.json")
+    if not isinstance(config, dict):
+        raise RunError(f"{folder}/config.json must hold one object")
     if "architecture" in config or not (FORMAT_KEY in config or "model_type" in config):
         raise RunError(f"{folder} holds no classifier of texts; raysearch.load_image_model reads those of images")
     name = config.get(FORMAT_KEY, "")
@@ -56,20 +59,17 @@ def load_model(folder: Path | str) -> Classifier:
     return classifier
 
 
-def read_json_object(folder: Path, name: str) -> dict[str, Any]:
-    """Returns the object that a JSON file of the folder holds. Raises RunError if there is none."""
+def read_json(folder: Path, name: str) -> Any:
+    """Returns what a JSON file of the folder holds. Raises RunError if there is none."""
     file = folder / name
     if not file.is_file():
         raise RunError(f"{folder} holds no exported model (no {name})")
     if file.stat().st_size > LARGEST_CONFIG:
         raise RunError(f"{file} is too large to be one of raysearch's: {file.stat().st_size} bytes")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise RunError(f"{file} is no JSON: {error!s:.200}") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{file} must hold one object")
-    return content
 
 
 def label_names(folder: Path, config: Mapping[str, Any]) -> list[str]:

@@ -74,6 +74,14 @@ def read_space(node: Node, folder: Path = Path()) -> Space:
     return parse_space(node, _modality(node).taxonomy, folder)
 
 
+def differing_sources(task: TaskConfig, model: ModelConfig, other: ModelConfig) -> str:
+    """Returns in what the examples that are stored for two models differ, such as `tokenizer`; empty if in nothing."""
+    preparation = load_modality(task.modality).preparation
+    digests = dict.fromkeys(preparation.files(task))
+    ours, theirs = (preparation.source(task, each.to_plain(), digests) for each in (model, other))
+    return " and ".join(name for name in ours if ours[name] != theirs.get(name))
+
+
 def load_space(name_or_path: str | Path) -> Space:
     """Returns a space of the catalog by name, or a user's by path. Raises SpecError with file, line and remedy."""
     file = catalog.path("spaces", name_or_path)

@@ -11,12 +11,17 @@ from pathlib import Path
 from raysearch.errors import SpecError, did_you_mean
 
 # catalog -> its folder, the suffix of its files
-CATALOGS = {"spaces": ("spaces", ".yaml"), "trials": ("trials", ".yaml"), "reports": ("analysis", ".sql")}
-_SINGULAR = {"spaces": "objective space", "trials": "search", "reports": "report"}
+CATALOGS = {
+    "spaces": ("spaces", ".yaml"),
+    "trials": ("trials", ".yaml"),
+    "baselines": ("baselines", ".yaml"),
+    "reports": ("analysis", ".sql"),
+}
+_SINGULAR = {"spaces": "objective space", "trials": "search", "baselines": "baseline", "reports": "report"}
 
 
 def root() -> Path:
-    """Returns the folder that holds `spaces`, `trials` and `analysis`."""
+    """Returns the folder that holds `spaces`, `trials`, `baselines` and `analysis`."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "catalogs"
     return inside if inside.is_dir() else package.parent

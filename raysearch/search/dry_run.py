@@ -94,7 +94,8 @@ def estimate(search: Search, runs: Path) -> dict[str, Any]:
     paces = list(_paces(search, runs))
     total = 0.0
     for arm in search.arms.values():
-        arm_paces = [pace for pace, methods, _ in paces if methods in arm.method_combinations()]
+        model = arm.model.to_plain()
+        arm_paces = [pace for pace, methods, used, _ in paces if methods in arm.method_combinations() and used == model]
         trials = _arm(search, arm)["trials"]
         if search.budget.compute is not None and arm.dimensions:
             total += search.budget.compute
@@ -107,11 +108,12 @@ def estimate(search: Search, runs: Path) -> dict[str, Any]:
         total += statistics.median(arm_paces) * trials * arm.max_steps
     seconds = total / parallel_trials(search)
     limit = search.budget.seconds
-    return {"seconds": seconds if limit is None else min(seconds, limit), "from": sorted({run for _, _, run in paces})}
+    return {"seconds": seconds if limit is None else min(seconds, limit), "from": sorted({run for *_, run in paces})}
 
 
-def _paces(search: Search, runs: Path) -> Iterator[tuple[float, dict[str, str], str]]:
-    """Yields seconds per step, methods and run of every complete trial of the same task and model."""
+def _paces(search: Search, runs: Path) -> Iterator[tuple[float, dict[str, str], dict[str, Any], str]]:
+    """Yields seconds per step, methods, model and run of every complete trial of the same task and a like model."""
+    models = [arm.model.to_plain() for arm in search.arms.values()]
     from raysearch.storage.run import open_run, run_names
 
     for name in run_names(runs):
@@ -121,8 +123,8 @@ def _paces(search: Search, runs: Path) -> Iterator[tuple[float, dict[str, str], 
             continue
         for row in rows:
             plan = json.loads(row["plan"])
-            is_alike = plan["task"]["name"] == search.task.name and plan["model"] == search.model.to_plain()
+            is_alike = plan["task"]["name"] == search.task.name and plan["model"] in models
             is_alike &= plan["workers"] == search.resources.workers
             if row["state"] == TrialState.COMPLETE and row["steps"] and is_alike:
                 methods = {family: plan[family] for family in ("weighting", "surgery", "schedule")}
-                yield row["seconds"] / row["steps"], methods, name
+                yield row["seconds"] / row["steps"], methods, plan["model"], name

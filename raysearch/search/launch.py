@@ -97,7 +97,7 @@ def _launch(
     is_new, root = not folder.exists(), resume.data_root_of(folder, data_root)
     try:
         with Ledger.open(folder) as ledger:
-            prepared = prepare(search.task, search.model.to_plain(), folder / "data", root)
+            prepared = prepare(search.task, search.stored_for.to_plain(), folder / "data", root)
             recorder = _open_recorder(search, ledger, folder, prepared)
             notes = [*prepared.notes, *preflight.launch_notes(search, prepared.facts, local=address is None)]
             with _open_executor(recorder, address, train, notes, quiet=not progress) as run_search:

@@ -235,6 +235,11 @@ class ImageModel(ModelConfig):
         parts = {key: to_plain(getattr(self, key)) for key in _KEYS[self.image or "timm"]}
         return {key: part for key, part in parts.items() if part}
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Are the parameters of its body loaded, not drawn?"""
+        return self.pretrained
+
     def missing_packages(self) -> Iterable[tuple[str, Keys]]:
         """Returns a problem if the model needs timm and it is not installed."""
         if self.timm and is_missing("timm"):

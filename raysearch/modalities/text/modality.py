@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raysearch.modalities.batch import BatchBuilder, OpenSplit
     from raysearch.modalities.text.config import TextTask
     from raysearch.modalities.text.network import TextNetwork
+    from raysearch.modalities.text.tfidf.network import TfidfNetwork
     from raysearch.models.network import Network
     from raysearch.objectives.space import Space
     from raysearch.plan import TrialPlan
@@ -44,8 +45,9 @@ class TextModality(Modality):
     def model_configs(self) -> tuple[type[ModelConfig], ...]:
         """The classes of its models' declarations."""
         from raysearch.modalities.text.config import TextModel
+        from raysearch.modalities.text.tfidf.config import TfidfModel
 
-        return TextModel, HuggingFaceModel
+        return TextModel, TfidfModel, HuggingFaceModel
 
     @property
     def task_presets(self) -> Mapping[str, Mapping[str, Any]]:
@@ -90,6 +92,11 @@ class TextModality(Modality):
 
     def batch_builder(self, plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> BatchBuilder:
         """Returns the builder of a trial's batches."""
+        if _is_bag_of_words(plan):
+            from raysearch.modalities.text.tfidf.features import vectorizer_of
+            from raysearch.modalities.text.tfidf.network import TfidfBatchBuilder
+
+            return TfidfBatchBuilder(vectorizer_of(plan))
         from raysearch.modalities.text.batches import TextBatchBuilder
         from raysearch.modalities.text.primitives.transforms import vocabulary_of
         from raysearch.objectives.user_primitives import load_functions
@@ -105,6 +112,10 @@ class TextModality(Modality):
 
     def network(self, plan: TrialPlan, metadata: Mapping[str, Any]) -> Network:
         """Returns the plan's network, randomly initialised or loaded."""
+        if _is_bag_of_words(plan):
+            from raysearch.modalities.text.tfidf.network import TfidfNetwork
+
+            return TfidfNetwork(plan, metadata)
         from raysearch.modalities.text.network import TextNetwork
 
         extra = {name: len(data["labels"]) for name, data in metadata.get("extra", {}).items()}
@@ -112,6 +123,11 @@ class TextModality(Modality):
 
     def export(self, network: Network, plan: TrialPlan, metadata: Mapping[str, Any], data: Path, folder: Path) -> None:
         """Writes body and end-task head of `network`, and the tokenizer, to `folder`."""
+        if _is_bag_of_words(plan):
+            from raysearch.modalities.text.tfidf.export import save_tfidf
+
+            save_tfidf(cast("TfidfNetwork", network), plan, metadata, folder)
+            return
         from raysearch.modalities.text.export import save_text_model
 
         save_text_model(cast("TextNetwork", network), plan, metadata, data, folder)
@@ -120,12 +136,20 @@ class TextModality(Modality):
         self, folder: Path, split: Split, plan: TrialPlan, metadata: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Returns logits and labels of a split, by the model that `folder` holds."""
+        if _is_bag_of_words(plan):
+            from raysearch.modalities.text.tfidf.export import predict_split
+
+            return predict_split(folder, split)
         from raysearch.modalities.text.export import predict_texts
 
         return predict_texts(folder, split, plan.training.max_length, metadata)
 
     def card_facts(self, plan: TrialPlan) -> CardFacts:
         """Returns the facts that a model card states of the plan's model."""
+        if _is_bag_of_words(plan):
+            from raysearch.modalities.text.tfidf import export
+
+            return export.card_facts()
         model = plan.model
         usage = (
             "from transformers import pipeline\n\n"
@@ -140,6 +164,11 @@ class TextModality(Modality):
             loaded_from=model.get("path") or model.get("package"),
             usage=usage,
         )
+
+
+def _is_bag_of_words(plan: TrialPlan) -> bool:
+    """Says whether the plan's model counts words, and has no encoder."""
+    return "tfidf" in plan.model
 
 
 TEXT = TextModality()

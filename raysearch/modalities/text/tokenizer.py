@@ -29,6 +29,7 @@ B = TypeVar("B")
 
 MAX_TOKENS = 512  # of a stored text, including special tokens
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+PIECES = 4096  # for a model that reads no tokens, so that its data can be read by an encoder of the same size
 LARGEST_ALPHABET = 256  # the most frequent characters have a piece each, at most this many
 CHUNK = 4096  # texts encoded together
 LONGEST_TEXT = 1 << 16  # characters of a text that are encoded, if they fill MAX_TOKENS
@@ -92,7 +93,7 @@ def make_tokenizer(model: Mapping[str, Any], texts: Iterable[str], folder: Path)
     source = pretrained_source(model)
     if source is not None:
         return _load_pretrained(source, folder)
-    size = model["config"].get("vocab_size")
+    size = model["config"].get("vocab_size") if "config" in model else PIECES
     if not isinstance(size, int) or size < 64:
         problem = f"must be the number of word pieces to make of the task's text, at least 64; got {size!r}"
         raise SpecError(problem, key="model.config.vocab_size")

@@ -1,0 +1,1 @@
+"""A bag of words: TF-IDF features and a linear classifier."""
