@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysearch.config.environment import local_resources
+from raysearch.config.incumbents import absent_incumbents
 from raysearch.config.loading import ParsedSearch
 from raysearch.config.parameters import DEFAULTS
 from raysearch.config.search_config import Search
@@ -41,12 +42,14 @@ def examine(parsed: ParsedSearch, data_root: Path | None) -> Findings:
     """
     search = parsed.search
     has_place = bool(search.task.base or data_root or os.environ.get("RAYSEARCH_DATA"))
+    left_out = absence_notes(parsed)
     try:
-        return _examine(search, data_root)
+        findings = _examine(search, data_root)
+        return Findings(findings.facts, [*findings.notes, *left_out])
     except SpecError as error:
         if has_place or not isinstance(error, MissingFileError):
             raise parsed.with_location(error) from None
-        return Findings(notes=[f"its data were not checked: {error.problem}", *machine_notes(search)])
+        return Findings(notes=[f"its data were not checked: {error.problem}", *machine_notes(search), *left_out])
 
 
 def _examine(search: Search, data_root: Path | None) -> Findings:
@@ -60,7 +63,7 @@ def _examine(search: Search, data_root: Path | None) -> Findings:
     preparation = modality.preparation
     splits = preparation.read_splits(search.task, find_files(preparation, search.task, data_root))
     labels = modality.label_names(search.task, splits)
-    lengths, is_estimated = modality.token_lengths(search.model, splits)
+    lengths, is_estimated = modality.token_lengths(search.stored_for, splits)
     facts = doctor.gather_facts(splits, lengths, is_estimated=is_estimated)
     metadata: dict[str, Any] = {"labels": labels, "sizes": facts.rows}
     metadata["leaks"] = count_leaks({name: examples.keys for name, examples in splits.items()})
@@ -80,6 +83,13 @@ def data_notes(search: Search, facts: DataFacts) -> list[str]:
     from raysearch.data import doctor
 
     return doctor.warn(facts, search.task.metric, max_length=_max_length(search))
+
+
+def absence_notes(parsed: ParsedSearch) -> list[str]:
+    """Returns a sentence for each shipped baseline that a search which asks for all of them cannot have."""
+    search, declared = parsed.search, parsed.node.value.get("baselines")
+    absent = absent_incumbents(declared, search.task, search.model)
+    return [f"without the baseline {name}: {problem}" for name, problem in absent.items()]
 
 
 def machine_notes(search: Search) -> list[str]:

