@@ -16,6 +16,7 @@ from raysearch.errors import RunError
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.objectives.objective import Objective
 from raysearch.schema.fields import Settings, Value, late_defaults
+from raysearch.storage.cells import NO_FOLD, Cell
 from raysearch.training_settings import TrainingSettings
 
 S = TypeVar("S", bound=Settings)
@@ -40,6 +41,8 @@ class TrialPlan:
     workers: int = 1  # data-parallel ranks
     primitives: dict[str, Any] = field(default_factory=dict)  # of the user's own: file, sha256, heads of its outputs
     weights: tuple[float, ...] = ()  # of the objectives, where they are searched
+    folds: int = 0  # parts of the labelled rows; 0: the splits are those that were prepared
+    fold: int = NO_FOLD  # the part that scores, counted over partitions; without one, all labelled rows train
 
     def settings_group(self, group: type[S]) -> S:
         """Returns the settings of one group, for instance `plan.settings_group(TrainingSettings)`."""
@@ -66,6 +69,8 @@ class TrialPlan:
             content["primitives"] = primitives["sha256"]
         if not self.weights:
             del content["weights"]
+        if not self.folds:
+            del content["folds"], content["fold"]
         content["task"] = {name: value for name, value in content["task"].items() if name != "data"}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
@@ -79,8 +84,19 @@ class TrialPlan:
 
     @property
     def trial_id(self) -> str:
-        """A name that stays the same over restarts and sorts by arm, number, seed and key."""
-        return f"{self.arm}-{self.number:04d}-s{self.seed}-{self.key[:6]}"
+        """A name that stays the same over restarts and sorts by arm, number, seed, fold and key."""
+        fold = f"f{self.fold}-" if self.fold != NO_FOLD else "all-" if self.folds else ""
+        return f"{self.arm}-{self.number:04d}-s{self.seed}-{fold}{self.key[:6]}"
+
+    @property
+    def cell(self) -> Cell:
+        """What the trial is to its configuration."""
+        return Cell(self.seed, self.fold)
+
+    @property
+    def is_refit(self) -> bool:
+        """Says whether the trial trains on all labelled rows, so that no row is left to score it."""
+        return self.folds > 0 and self.fold == NO_FOLD
 
     def to_json(self) -> str:
         """Returns one line of JSON; `from_json` gives the same plan back."""

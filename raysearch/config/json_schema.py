@@ -15,6 +15,7 @@ from raysearch.config.incumbents import ALL, incumbents
 from raysearch.config.parameters import SETTINGS
 from raysearch.config.search_config import Search
 from raysearch.config.sections import DECLARED_SAMPLERS, DECLARED_SCHEDULERS, Baseline, MethodSpec, Scheduler
+from raysearch.config.selection import Selection
 from raysearch.methods import FAMILIES, methods_of
 from raysearch.modalities import all_modalities, load_modality
 from raysearch.modalities.base import HuggingFaceModel, ModelConfig, TaskConfig
@@ -90,6 +91,12 @@ def _scheduler() -> Schema:
         for name, names in with_settings.items()
     }
     return {"anyOf": [{"enum": list(DECLARED_SCHEDULERS)}, mapping_schema(long, minProperties=1)]}
+
+
+def _selection() -> Schema:
+    settings = _object(Selection)["properties"]
+    folds = mapping_schema({name: settings[name] for name in ("folds", "repeats")}, ["folds"])
+    return {"anyOf": [{"enum": ["auto", "none"]}, folds]}
 
 
 def _settings() -> Schema:
@@ -182,6 +189,7 @@ def _known_stages(name: str) -> Schema:
 _SECTIONS: dict[Any, Any] = {
     MethodSpec: _method,
     Scheduler: _scheduler,
+    Selection: _selection,
     Dimension: _dimension,
     Space: _space,
     TaskConfig: _task,

@@ -30,6 +30,7 @@ from raysearch.config.sections import (
     Resources,
     Scheduler,
 )
+from raysearch.config.selection import Selection
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.modalities.base import ModelConfig, TaskConfig
@@ -38,6 +39,7 @@ from raysearch.objectives.space import Space
 from raysearch.plan import TrialPlan
 from raysearch.schema.fields import Value, config_key, late_defaults
 from raysearch.schema.node import Keys, Node, to_plain
+from raysearch.storage.cells import NO_FOLD, Cell
 from raysearch.storage.states import MAIN_ARM, TrialRole
 
 
@@ -66,6 +68,11 @@ class Search:
     )
     budget: Budget = config_key("when the main arm ends", default_factory=Budget)
     seeds: tuple[int, ...] = config_key("seeds that every configuration is trained with", default=(0,))
+    selection: Selection = config_key(
+        "what scores a configuration: select_dev (none), folds of all labelled rows, or either by their number (auto)",
+        default=Selection(),
+        is_late=True,
+    )
     confirm: Confirm | None = config_key("train the best configuration of every arm again on fresh seeds", default=None)
     sampler: str = config_key("how configurations are drawn", default="tpe", choices=tuple(DECLARED_SAMPLERS))
     sampler_seed: int = config_key("the sampler's seed", default=0)
@@ -168,6 +175,22 @@ class Search:
         """The model that the run's data are prepared for: the first that reads examples as they are stored."""
         return next((model for model in self.models.values() if model.reads_stored), self.model)
 
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The trainings by which every configuration is scored, in the order in which it earns them."""
+        return self.selection.cells(self.seeds)
+
+    @property
+    def final_cells(self) -> tuple[tuple[str, Cell], ...]:
+        """The trainings of an arm's best configuration, with their roles: on fresh seeds, and on all labelled rows.
+
+        With selection a fresh seed is a fresh partition, all folds of which confirm.
+        """
+        fresh = self.selection.fresh_cells(self.confirm.seeds if self.confirm else ())
+        refits = self.selection.folds > 0 and self.keep != 0
+        refit = [(TrialRole.REFIT, Cell(self.seeds[0]))] if refits else []
+        return (*((TrialRole.CONFIRM, cell) for cell in fresh), *refit)
+
     def resolve(
         self,
         arm: str,
@@ -176,10 +199,13 @@ class Search:
         number: int,
         seed: int,
         role: str = TrialRole.SEARCH,
+        fold: int = NO_FOLD,
         data: str = "",
         labels: int | list[str] = 0,
     ) -> TrialPlan:
         """Returns the plan of a draw: every default filled in, and no setting that its methods do not use.
+
+        With selection, a trial of no fold trains on all labelled rows.
 
         Raises ValueError for an impossible draw: incomplete, k > m, or without an objective.
         """
@@ -198,6 +224,8 @@ class Search:
             workers=self.resources.workers,
             primitives=configuration.primitives,
             weights=configuration.weights,
+            folds=self.selection.folds,
+            fold=fold,
         )
 
     def single_trial(self, arm: str, params: Mapping[str, Any], *, seed: int, name: str = "") -> Search:

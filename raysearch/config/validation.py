@@ -19,6 +19,7 @@ from raysearch.config.method_validation import check_methods, check_profiles, ch
 from raysearch.config.objective_weights import why_weight_unused
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX
 from raysearch.config.run_validation import check_budget, check_executor, check_runs_folder, check_sampler, check_seeds
+from raysearch.config.selection_rules import check_selection
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
 from raysearch.methods import METHODS, methods_of
@@ -51,6 +52,7 @@ def validate_search(search: Search, node: Node) -> None:
         check_values,
         check_budget,
         check_seeds,
+        check_selection,
         check_sampler,
         check_executor,
         check_runs_folder,

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -28,11 +29,12 @@ from raysearch.data.prepared import Split, load_metadata, load_prepared_data
 from raysearch.errors import RunError, did_you_mean
 from raysearch.export import test_split
 from raysearch.export.model_card import model_card
+from raysearch.export.refit import check_is_whole, final_training, fold_score
 from raysearch.export.retrain import Verification, compare, retrain_trial, sha256_of
 from raysearch.formatting import format_count
 from raysearch.modalities import modality_of
 from raysearch.modalities.losses import example_losses
-from raysearch.modalities.opening import open_split
+from raysearch.modalities.opening import open_split, open_splits_of
 from raysearch.plan import TrialPlan
 from raysearch.reports.page import refresh_html
 from raysearch.reports.recommendation import recommend
@@ -57,7 +59,9 @@ class Exported:
     reason: str  # why this arm, one sentence
     recommendation: str  # what to use of the run, see `reports.recommendation`
     metric: str
-    select_dev: float  # of the exported model
+    select_dev: float  # of the exported model; with selection the mean of its configuration over folds
+    select_error: float | None  # with selection the standard error of this mean
+    folds: int  # parts of the labelled rows; 0 without selection, else the model was trained on all of them
     best_step: int
     configurations: int  # of its arm that have a score
     confirmed: tuple[float, ...]  # select-dev scores of the same configuration on fresh seeds
@@ -84,6 +88,7 @@ def export(
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} exists and is not empty; export to another folder, or remove it")
     row, reason = _select_trial(run, trial, arm)
+    row = final_training(run, row)
     plan = test_split.load_plan(run, row)
     if problem := modality_of(load_metadata(Path(plan.task["data"]))).no_export:
         raise RunError(f"{run.path}: {problem}; the weights are in best.safetensors of a trial")
@@ -108,8 +113,11 @@ def _export(
     notes = ["The run had no weights of this trial, so it was trained a second time."] if retrained else []
     _save_model(plan, parameters, draft)
     data = Path(plan.task["data"])
-    select_dev, loss = _score(draft, open_split(data, "select_dev"), plan)
+    if retrained and plan.is_refit:
+        row = {**row, "score": retrained.score, "best_step": retrained.best_step}
+    select_dev, loss = _score(draft, open_splits_of(plan)("select_dev"), plan)
     _check_reproduced(run, row, select_dev, loss)
+    over_folds = fold_score(run, row)
     verified = compare(row, parameters, retrained or retrain_trial(run, row, plan)) if verify else None
     weights = sha256_of(parameters)
     test_score = _score_test(run, row, plan, draft, weights, notes) if test else None
@@ -121,7 +129,9 @@ def _export(
         reason=reason,
         recommendation=recommend(run).verdict,
         metric=plan.task["metric"],
-        select_dev=select_dev,
+        select_dev=over_folds.mean if over_folds else select_dev,
+        select_error=over_folds.error if over_folds else None,
+        folds=plan.folds,
         best_step=row["best_step"],
         configurations=_count_configurations(run, row["arm"]),
         confirmed=tuple(_confirmation_scores(run, row)),
@@ -138,12 +148,20 @@ def _export(
 
 
 def _check_reproduced(run: Run, row: Mapping[str, Any], score: float, loss: float) -> None:
-    """Raises RunError unless the exported model's select-dev score and loss are those of the trial's best step."""
+    """Raises RunError unless the exported model's select-dev score and loss are those of the trial's best step.
+
+    A training on all labelled rows is compared on these, unless it was done for this export and has no record.
+    """
     evaluations = run.evaluations(row["trial_id"]).to_pylist()
-    best = next(e for e in evaluations if e["split"] == "select_dev" and e["step"] == row["best_step"])
+    is_refit = row["role"] == TrialRole.REFIT
+    split = "train" if is_refit else "select_dev"
+    best = next((e for e in evaluations if e["split"] == split and e["step"] == row["best_step"]), None)
+    if best is None and is_refit:
+        return
+    assert best is not None
     if not (math.isclose(score, best["score"], abs_tol=TOLERANCE) and math.isclose(loss, best["loss"], rel_tol=0.01)):
         raise RunError(
-            f"{run.path}: the exported model has score {score:.4f} and loss {loss:.4f} on select-dev, but trial "
+            f"{run.path}: the exported model has score {score:.4f} and loss {loss:.4f} on {split}, but trial "
             f"{row['trial_id']} had {best['score']:.4f} and {best['loss']:.4f}; its weights or the data have changed"
         )
 
@@ -174,7 +192,8 @@ def _select_trial(run: Run, trial: str, arm: str) -> tuple[dict[str, Any], str]:
     if trial not in rows:
         raise RunError(f"{run.path}: no trial {trial!r} has ended{did_you_mean(trial, ['best', *arms, *rows])}")
     row = rows[trial]
-    if row["score"] is None:
+    check_is_whole(run, row)
+    if row["score"] is None and row["role"] != TrialRole.REFIT:
         raise RunError(f"{run.path}: trial {trial} has no score ({row['state']}), so there is nothing to export")
     parsed = {**row, "plan": json.loads(row["plan"]), "params": json.loads(row["params"])}
     return parsed, f"Trial {trial} of arm {row['arm']} is exported because it was asked for."
@@ -186,14 +205,14 @@ def _count_configurations(run: Run, arm: str) -> int:
 
 
 def _confirmation_scores(run: Run, row: Mapping[str, Any]) -> list[float]:
-    """Returns the scores of the trial's configuration on fresh seeds, sorted by seed."""
-    repeated = [
-        trial
-        for trial in run.trials().select(["arm", "role", "number", "seed", "score"]).to_pylist()
-        if (trial["arm"], trial["number"], trial["role"]) == (row["arm"], row["number"], TrialRole.CONFIRM)
-        and trial["score"] is not None
-    ]
-    return [trial["score"] for trial in sorted(repeated, key=lambda trial: trial["seed"])]
+    """Returns the scores of the trial's configuration on fresh seeds, by seed; with selection means over folds."""
+    repeated: dict[int, list[float]] = {}
+    trials = run.trials().select(["arm", "role", "number", "seed", "score"]).to_pylist()
+    for trial in sorted(trials, key=lambda trial: trial["seed"]):
+        is_repeated = (trial["arm"], trial["number"], trial["role"]) == (row["arm"], row["number"], TrialRole.CONFIRM)
+        if is_repeated and trial["score"] is not None:
+            repeated.setdefault(trial["seed"], []).append(trial["score"])
+    return [mean(scores) for scores in repeated.values()]
 
 
 # ---- the folder ----

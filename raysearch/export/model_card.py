@@ -58,18 +58,21 @@ def _recommendation(run: Run) -> str:
 
 def _scores(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     tried = format_count(result["configurations"], "configuration")
+    folds = result["folds"]
+    split = f"{folds} folds of the labelled rows" if folds else "select-dev"
+    error = f" (standard error {result['select_error']:.4f})" if result["select_error"] is not None else ""
     rows: list[Sequence[Any]] = [
         (
-            "select-dev",
-            f"{result['select_dev']:.4f}",
+            split,
+            f"{result['select_dev']:.4f}{error}",
             f"chosen by this score from {tried}, so expect less on new examples",
         )
     ]
     if fresh := result["confirmed"]:
         spread = f" (sd {stdev(fresh):.4f})" if len(fresh) > 1 else ""
-        rows.append(
-            ("select-dev, fresh seeds", f"{mean(fresh):.4f}{spread}", f"mean of {format_count(len(fresh), 'training')}")
-        )
+        repetitions = format_count(len(fresh), "fresh partition" if folds else "training")
+        split = "the same, fresh partitions" if folds else "select-dev, fresh seeds"
+        rows.append((split, f"{mean(fresh):.4f}{spread}", f"mean of {repetitions}"))
     if result["test"] is None:
         rows.append(("test", "-", "not scored"))
     else:
@@ -77,7 +80,8 @@ def _scores(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         rows.append(("test", f"{result['test']:.4f}", f"scored once for this model; {accesses}"))
     table = _table((result["metric"], "score", "how it was obtained"), rows)
     notes = "".join(f"\n- {note}" for note in result["notes"])
-    return f"{table}\nThe weights are those of step {row['best_step']}, the best on select-dev.\n{notes}"
+    weights = "the last of a training on all labelled rows" if folds else "the best on select-dev"
+    return f"{table}\nThe weights are those of step {row['best_step']}, {weights}.\n{notes}"
 
 
 def _search(run: Run, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:

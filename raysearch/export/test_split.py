@@ -21,7 +21,7 @@ from raysearch.data.prepared import load_metadata, load_prepared_data
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
 from raysearch.export.retrain import RetrainedTrial, retrain_trial, sha256_of
-from raysearch.modalities.opening import open_split, open_splits
+from raysearch.modalities.opening import open_split, open_splits_of
 from raysearch.plan import TrialPlan
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run
@@ -137,5 +137,5 @@ def _score(plan: TrialPlan, parameters: Mapping[str, Tensor]) -> TestScore:
     process_group = ProcessGroup(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     network = build(plan, metadata).to(process_group.device)
     set_parameters(network, dict(parameters))
-    batches = batches_of(plan, metadata, open_splits(data))
+    batches = batches_of(plan, metadata, open_splits_of(plan))
     return evaluate(network, open_split(data, "test"), batches, metadata["metric"], process_group)

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.data import pipeline
+from raysearch.data.folds import FoldedSplits, FoldView
 from raysearch.data.pipeline import Preparation
 from raysearch.data.prepared import PreparedData, Split, Splits, load_metadata, read_split
+from raysearch.methods import METHODS
 from raysearch.modalities import load_modality, modality_of
 from raysearch.modalities.base import TaskConfig
+from raysearch.plan import TrialPlan
 
 
 def prepare(task: TaskConfig, model: Mapping[str, Any], folder: Path, data_root: Path | None = None) -> PreparedData:
@@ -32,5 +35,16 @@ def open_split(folder: Path | str, name: str) -> Split:
 
 
 def open_splits(folder: Path) -> Splits:
-    """Returns the splits that a trial may read."""
+    """Returns the splits as they were prepared, without test."""
     return Splits(folder, preparation_of(folder).decode)
+
+
+def open_splits_of(plan: TrialPlan) -> Splits:
+    """Returns the splits that a trial may read: as they were prepared, or the view of its fold."""
+    folder = Path(plan.task["data"])
+    if not plan.folds:
+        return open_splits(folder)
+    repeat, fold = divmod(plan.fold, plan.folds) if not plan.is_refit else (0, None)
+    needs_meta_dev = METHODS[plan.weighting].needs_meta_dev
+    view = FoldView(plan.folds, fold, f"{plan.seed}/{repeat}", needs_meta_dev)
+    return FoldedSplits(folder, preparation_of(folder).decode, view)

@@ -66,8 +66,9 @@ def analyze(run: Run, reports: Sequence[str | Path] | None = None) -> dict[str, 
 def open_views(run: Run) -> dict[str, pa.Table]:
     """Returns the tables that a report may use, by name."""
     tables = {name: getattr(run, name)() for name in ("searches", "trials", "evaluations", "weights", "events")}
-    seeds, trials = run.search.get("seeds", []), tables["trials"]
-    return {**tables, "best": best_trials(trials, seeds), "configurations": configurations(trials, seeds)}
+    cells, trials = run.cells, tables["trials"]
+    ranked = configurations(trials, cells, run.dropped())
+    return {**tables, "best": best_trials(trials, cells), "configurations": ranked}
 
 
 def ask_reports(tables: Mapping[str, pa.Table], reports: Sequence[Report]) -> dict[str, pa.Table]:

@@ -172,10 +172,12 @@ def _leaderboard(answers: RunAnswers) -> list[Block]:
     if not rows:
         return []
     has_seeds = max(column(rows, "seeds")) > 1
+    has_folds = any(error is not None for error in column(rows, "error"))
+    spread = number("standard error", "error") if has_folds else number("sd", "sd")
     columns = [
         number("#", "rank", 0),
         number(answers.metric, "score"),
-        *([number("sd", "sd"), number("seeds", "seeds", 0)] if has_seeds else []),
+        *([spread, number("folds" if has_folds else "seeds", "seeds", 0)] if has_seeds else []),
         Column("state", "state", "state"),
         text("arm", "arm"),
         number("best step", "best_step", 0),

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import optuna
@@ -21,6 +22,7 @@ from raysearch.config.search_config import Search
 from raysearch.config.sections import DECLARED_SAMPLERS
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
+from raysearch.search.race import Drop, Race
 from raysearch.search.samplers import (
     derive_seed,
     make_sampler,
@@ -29,6 +31,7 @@ from raysearch.search.samplers import (
     to_distribution,
 )
 from raysearch.storage.best import ArmRanking, RankedConfiguration
+from raysearch.storage.cells import Cell, has_folds
 from raysearch.storage.states import TrialState
 
 POSSIBLE_DRAWS = 100  # times that a draw is repeated while no plan can be made of it
@@ -48,51 +51,74 @@ class Result:
     @property
     def is_complete(self) -> bool:
         """Says whether the trial ran to its end with a score."""
-        return self.state == TrialState.COMPLETE and self.score is not None and math.isfinite(self.score)
+        return self.counted is not None
+
+    @property
+    def counted(self) -> float | None:
+        """The score of a trial that ran to its end; None for others."""
+        is_finite = self.score is not None and math.isfinite(self.score)
+        return self.score if self.state == TrialState.COMPLETE and is_finite else None
 
 
 @dataclass
 class Configuration:
-    """A point of the search and its trials by seed; a trial in flight has no result."""
+    """A point of the search and its trials by cell; a trial in flight has no result."""
 
     number: int
     params: Mapping[str, Any]
     trial: optuna.Trial | None  # until Optuna has the result
-    results: dict[int, Result | None] = field(default_factory=dict)
+    results: dict[Cell, Result | None] = field(default_factory=dict)
 
-    def ranked(self, seeds: tuple[int, ...]) -> RankedConfiguration | None:
+    def ranked(self, cells: tuple[Cell, ...]) -> RankedConfiguration | None:
         """Returns the configuration as `storage.best` ranks it; None while no trial has ended."""
-        ranking = ArmRanking(seeds)
-        for seed, result in self.results.items():
+        ranking = ArmRanking(cells)
+        for cell, result in self.results.items():
             if result is not None:
-                row = {"number": self.number, "seed": seed, "state": result.state, "score": result.score}
-                ranking.add(row)
+                row = {"number": self.number, "seed": cell.seed, "state": result.state, "score": result.score}
+                ranking.add(row | {"plan": {"fold": cell.fold}})
         return next(iter(ranking), None)
 
-    def optuna_result(self, seeds: tuple[int, ...]) -> OptunaResult | None:
+    def complete_scores(self, cells: tuple[Cell, ...]) -> list[float]:
+        """Returns the scores of the first cells, up to the first that is not complete."""
+        scores = (result.counted if (result := self.results.get(cell)) else None for cell in cells)
+        return [score for score in takewhile(lambda score: score is not None, scores) if score is not None]
+
+    def optuna_result(self, cells: tuple[Cell, ...], drop: Drop | None) -> OptunaResult | None:
         """Returns what to report to Optuna; None while there is more to learn.
 
-        A configuration counts with its mean over all seeds; one that fails on any of them has failed.
+        A configuration counts with its mean over all cells; one that fails on any of them has failed. One that the race
+        has dropped is pruned: its intermediate values are its means over the first m cells, at step m.
         """
-        first = self.results.get(seeds[0])
-        if first is None or (first.is_complete and any(self.results.get(seed) is None for seed in seeds)):
+        if drop is not None:
+            scores = self.complete_scores(cells)
+            means = {m: math.fsum(scores[:m]) / m for m in range(1, len(scores) + 1)}
+            return OptunaState.PRUNED, None, means
+        first = self.results.get(cells[0])
+        if first is None or (first.is_complete and self.awaits_results(cells)):
             return None
-        ranked = self.ranked(seeds)
+        ranked = self.ranked(cells)
         if ranked is not None and ranked.is_complete:
             return OptunaState.COMPLETE, ranked.score, {}
         if first.state == TrialState.STOPPED and first.score is not None and math.isfinite(first.score):
-            return OptunaState.PRUNED, None, {first.step: first.score}
+            return OptunaState.PRUNED, None, {0 if has_folds(cells) else first.step: first.score}
         return OptunaState.FAIL, None, {}
+
+    def awaits_results(self, cells: tuple[Cell, ...]) -> bool:
+        """Says whether trials are missing or in flight; of cells that come one at a time, a failure is the last."""
+        if has_folds(cells) and any(result and not result.is_complete for result in self.results.values()):
+            return any(result is None for result in self.results.values())
+        return any(self.results.get(cell) is None for cell in cells)
 
 
 class ArmStudy:
     """One arm's configurations, and the Optuna study that draws them."""
 
     def __init__(self, arm: Arm, search: Search) -> None:
-        self.arm, self.seeds, self.sampler, self.seed = arm, search.seeds, search.sampler, search.sampler_seed
+        self.arm, self.cells, self.sampler, self.seed = arm, search.cells, search.sampler, search.sampler_seed
+        self.race = Race(arm.name, len(self.cells), drops=search.selection.folds > 0)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         self.configurations: dict[int, Configuration] = {}
-        self.confirmed: dict[tuple[int, int], Result | None] = {}  # by number and seed
+        self.finals: dict[tuple[int, str, Cell], Result | None] = {}  # of chosen configurations, by number and role
         self.keys: set[str] = set()  # of all plans so far
         self.earlier_trials: list[FrozenTrial] = []  # complete ones that the study was rebuilt with
         self.trial_seconds: list[float] = []  # in training, of every trial of role search that has ended
@@ -114,13 +140,13 @@ class ArmStudy:
         """How many trials of role search have no result yet."""
         return sum(result is None for c in self.configurations.values() for result in c.results.values())
 
-    def restore(self, number: int, params: Mapping[str, Any], results: dict[int, Result | None]) -> None:
+    def restore(self, number: int, params: Mapping[str, Any], results: dict[Cell, Result | None]) -> None:
         """Adds a configuration of an earlier session; reports it to Optuna if its result is final.
 
-        Configurations are restored in the order of their numbers.
+        Configurations are restored in the order of their numbers, after the race has all results.
         """
         configuration = self.configurations[number] = Configuration(number, params, None, results)
-        optuna_result = configuration.optuna_result(self.seeds)
+        optuna_result = configuration.optuna_result(self.cells, self.race.dropped.get(number))
         if optuna_result is None:
             self.study.enqueue_trial(dict(params))
             configuration.trial = self.study.ask()
@@ -154,7 +180,7 @@ class ArmStudy:
             if plan.key in self.keys and self.grid_points is None and attempt < FRESH_DRAWS:
                 self.study.tell(trial, state=OptunaState.FAIL)
                 continue
-            self.configurations[number] = Configuration(number, plan.params, trial, {plan.seed: None})
+            self.configurations[number] = Configuration(number, plan.params, trial, {plan.cell: None})
             self.keys.add(plan.key)
             return plan
         raise RunError(f"arm {self.arm.name}: {POSSIBLE_DRAWS} impossible draws in a row; the last: {problem}")
@@ -167,21 +193,31 @@ class ArmStudy:
         self.study.sampler = make_sampler(self.sampler, seed, self.arm, self.earlier_trials)
         return self.study.ask()
 
-    def next_seed(self) -> tuple[int, int] | None:
-        """Returns a configuration that is complete on its first seed, and the seed that it runs on next."""
+    def next_cell(self) -> tuple[int, Cell] | None:
+        """Returns a configuration that has earned a further training, and which it is; None if there is none now.
+
+        A configuration that is complete on its first seed earns all other seeds. With selection each cell is earned by
+        those before it.
+        """
         for number, configuration in self.configurations.items():
-            first = configuration.results.get(self.seeds[0])
-            if configuration.trial is None or first is None or not first.is_complete:
+            done = len(configuration.complete_scores(self.cells))
+            if configuration.trial is None or not done or number in self.race.dropped:
                 continue
-            for seed in self.seeds[1:]:
-                if seed not in configuration.results:
-                    return number, seed
+            for cell in self.cells[done : done + 1] if self.race.drops else self.cells[1:]:
+                if cell not in configuration.results:
+                    return number, cell
         return None
 
-    def tell_if_final(self, number: int) -> None:
-        """Reports a configuration to Optuna if its result is final."""
+    def take(self, number: int, cell: Cell, result: Result) -> Drop | None:
+        """Takes the result of a configuration's trial; reports the configuration to Optuna if this is final."""
+        self.configurations[number].results[cell] = result
+        drop = self.race.take(number, result.counted)
+        self._tell_if_final(number)
+        return drop
+
+    def _tell_if_final(self, number: int) -> None:
         configuration = self.configurations[number]
-        optuna_result = configuration.optuna_result(self.seeds)
+        optuna_result = configuration.optuna_result(self.cells, self.race.dropped.get(number))
         if optuna_result is None or configuration.trial is None:
             return
         state, value, scores = optuna_result
@@ -196,6 +232,6 @@ class ArmStudy:
         return all(configuration.trial is None for configuration in self.configurations.values())
 
     def best(self) -> int | None:
-        """Returns the number of the best configuration that is complete on every seed, as `storage.best` ranks them."""
-        ranked = [c for c in (c.ranked(self.seeds) for c in self.configurations.values()) if c and c.is_complete]
+        """Returns the number of the best configuration that is complete on every cell, as `storage.best` ranks them."""
+        ranked = [c for c in (c.ranked(self.cells) for c in self.configurations.values()) if c and c.is_complete]
         return min(ranked, key=lambda configuration: configuration.order).number if ranked else None

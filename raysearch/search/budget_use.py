@@ -24,8 +24,16 @@ def is_full(arm: ArmStudy, search: Search, spent: float) -> bool:
     if len(arm.configurations) >= arm.size or (budget.seconds is not None and spent >= budget.seconds):
         return True
     seconds = compute_seconds(arm)
-    half_a_trial = statistics.fmean(arm.trial_seconds or [0.0]) / 2
-    return budget.compute is not None and seconds > 0 and seconds + half_a_trial >= budget.compute
+    half_of_next = statistics.fmean(arm.trial_seconds or [0.0]) * _trials_each(arm, search) / 2
+    return budget.compute is not None and seconds > 0 and seconds + half_of_next >= budget.compute
+
+
+def _trials_each(arm: ArmStudy, search: Search) -> float:
+    """Returns how many trials a configuration has: in a race, the mean of those that it is over for."""
+    if not search.selection.folds:
+        return 1.0
+    over = [len(each.results) for each in arm.configurations.values() if each.trial is None]
+    return statistics.fmean(over or [len(arm.cells)])
 
 
 def awaits_first_cost(arm: ArmStudy, search: Search) -> bool:
@@ -43,14 +51,16 @@ def used_share(arm: ArmStudy, search: Search, arms: Collection[ArmStudy]) -> tup
 
 
 def remaining_trials(arm: ArmStudy, search: Search, *, is_full: bool) -> int | None:
-    """Returns how many trials an arm has still to hand out if none fails; None when only time ends the search."""
-    seeds = len(search.seeds)
-    total = 0
+    """Returns how many trials an arm has still to hand out if none fails; None when only time ends the search.
+
+    In a race it is an estimate: configurations to come have as many trials as those that it is over for.
+    """
+    total = 0.0
     if not is_full:
         if arm.size == math.inf or (search.budget.compute is not None and arm.arm.dimensions):
             return None
-        total += (int(arm.size) - len(arm.configurations)) * seeds
+        each = _trials_each(arm, search) if search.selection.folds else len(arm.cells)
+        total += (int(arm.size) - len(arm.configurations)) * each
     unsettled = [configuration for configuration in arm.configurations.values() if configuration.trial is not None]
-    total += sum(seeds - len(configuration.results) for configuration in unsettled)
-    confirm = len(search.confirm.seeds) if search.confirm else 0
-    return total + max(0, confirm - len(arm.confirmed))
+    total += sum(len(arm.cells) - len(configuration.results) for configuration in unsettled)
+    return round(total) + max(0, len(search.final_cells) - len(arm.finals))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from raysearch.config.loading import ParsedSearch, load_file, parse_search
 from raysearch.config.search_config import Search
 from raysearch.config.sections import Executor
+from raysearch.config.selection_rules import decide_selection
 from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError, SearchInterrupted, SpecError
 from raysearch.executors.in_process import run_in_process
@@ -31,6 +32,7 @@ from raysearch.search import preflight, resume
 from raysearch.search.progress import Progress
 from raysearch.search.recorder import Recorder
 from raysearch.search.study import Study
+from raysearch.storage.cells import cell_of
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.names import name_problem, runs_problem
 from raysearch.storage.run import Run, open_run
@@ -98,8 +100,10 @@ def _launch(
     try:
         with Ledger.open(folder) as ledger:
             prepared = prepare(search.task, search.stored_for.to_plain(), folder / "data", root)
+            selection, why = decide_selection(search, prepared.sizes)
+            search = replace(search, selection=selection)
             recorder = _open_recorder(search, ledger, folder, prepared)
-            notes = [*prepared.notes, *preflight.launch_notes(search, prepared.facts, local=address is None)]
+            notes = [*prepared.notes, *why, *preflight.launch_notes(search, prepared.facts, local=address is None)]
             with _open_executor(recorder, address, train, notes, quiet=not progress) as run_search:
                 if before is None or before.differences(search) or before.paper != search.paper:
                     ledger.append("searches", [resume.search_row(search, folder.name, prepared, root)], durable=True)
@@ -208,8 +212,8 @@ def _run_on_ray(
 def _competing_evaluations(recorder: Recorder) -> list[dict[str, Any]]:
     """Returns the evaluations of committed trials that the scheduler has compared, in the order of their time."""
     run, competes = open_run(recorder.folder), recorder.study.competes
-    rows = run.trials().select(["trial_id", "arm", "role", "seed"]).to_pylist()
-    competing = {row["trial_id"] for row in rows if competes(row["arm"], row["role"], row["seed"])}
+    rows = run.trials().select(["trial_id", "arm", "role", "seed", "plan"]).to_pylist()
+    competing = {row["trial_id"] for row in rows if competes(row["arm"], row["role"], cell_of(row))}
     evaluations = run.evaluations().select(["trial_id", "step", "best", "time"]).to_pylist()
     scored = [row for row in evaluations if row["trial_id"] in competing and row["best"] is not None]
     return sorted(scored, key=lambda row: row["time"])

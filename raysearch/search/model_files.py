@@ -20,6 +20,7 @@ class ModelFiles:
 
     A search keeps the models of the `keep` best configurations of each arm, each of its best trial. While a
     configuration is still to run on further seeds its best model stays too, because its mean may become the highest.
+    With selection the models of folds go, unless all are kept, and those that are trained on all labelled rows stay.
     """
 
     def __init__(self, search: Search, folder: Path) -> None:
@@ -31,13 +32,18 @@ class ModelFiles:
     def add(self, row: Row) -> None:
         """Takes a committed trial into the order; removes nothing yet."""
         if row["role"] == TrialRole.SEARCH:
-            self._rankings.setdefault(row["arm"], ArmRanking(self._search.seeds)).add(row)
+            self._rankings.setdefault(row["arm"], ArmRanking(self._search.cells)).add(row)
             self._on_disk.setdefault(row["arm"], set()).add(row["trial_id"])
 
     def best(self, arm: str) -> Row | None:
-        """Returns the row of the arm's best trial; None when no trial has a score."""
+        """Returns the row of the arm's best trial; None when no trial has a score.
+
+        With selection its score is the mean of its configuration over its folds.
+        """
         first = self._rankings[arm].first(1) if arm in self._rankings else []
-        return first[0].best_trial if first else None
+        if not first:
+            return None
+        return {**first[0].best_trial, "score": first[0].score} if self._search.selection.folds else first[0].best_trial
 
     def tidy(self, rows: Iterable[Row]) -> None:
         """Removes what is not to be kept, after `rows` have been committed and added."""
@@ -45,6 +51,8 @@ class ModelFiles:
         for row in rows:
             if row["role"] == TrialRole.SEARCH:
                 ended.setdefault(row["arm"], set()).add(row["trial_id"])
+            elif row["role"] == TrialRole.REFIT:
+                self._settle(row["trial_id"], is_kept=True)
             else:
                 confirm = self._search.confirm
                 self._settle(row["trial_id"], is_kept=confirm is not None and confirm.keep)
@@ -59,6 +67,8 @@ class ModelFiles:
         keep, ranking = self._search.keep, self._rankings[arm]
         if keep < 0:
             return {row["trial_id"] for row in ranking.trials() if row["state"] == TrialState.COMPLETE}
+        if self._search.selection.folds:
+            return set()
         chosen = [*ranking.first(keep), *(ranking.unfinished() if keep else ())]
         return {configuration.best_trial["trial_id"] for configuration in chosen}
 

@@ -40,8 +40,11 @@ class RunningTrial:
 
     @property
     def best(self) -> tuple[float, int] | None:
-        """The best score and the first step that has it."""
+        """The best score and the first step that has it; on a fold the last score, of a refit none, see `Trial`."""
         finite = [(score, -step) for step, score in self.scores.items() if math.isfinite(score)]
+        if self.plan.folds and finite:
+            last = max(self.scores)
+            return None if self.plan.is_refit else (self.scores[last], last)
         return (max(finite)[0], -max(finite)[1]) if finite else None
 
     def progress(self, now: float) -> TrialProgress:
@@ -67,8 +70,10 @@ class RunningTrial:
         if state == TrialState.FAILED:
             self.merge_attempts()
         score, best_step = self.best or (None, None)
-        if state == TrialState.COMPLETE and score is None:
+        if state == TrialState.COMPLETE and score is None and not self.plan.is_refit:
             state, why = TrialState.FAILED, "it ended without a score"
+        if self.plan.is_refit:
+            best_step = self.step
         started = event.time if self.started is None else self.started
         return {
             "trial_id": event.trial_id,
@@ -122,8 +127,7 @@ class Recorder:
         known, rows = set(reported), list(committed)
         for row in rows:
             if row["trial_id"] not in known:
-                result = {"state": row["state"], "score": row["score"]}
-                self.ledger.event(EventName.TOLD, row["trial_id"], detail=result)
+                self.ledger.event(EventName.TOLD, row["trial_id"], detail=self._result(row["trial_id"], row))
             self._models.add(row)
         self._models.tidy(rows)
 
@@ -192,13 +196,18 @@ class Recorder:
         failure = (EventName.FAILED, {"why": row["why"].strip().splitlines()[-1]})
         self.ledger.commit(row, [failure] if state == TrialState.FAILED else ())
         self.study.tell(event.trial_id, state, score, row["steps"], row["seconds"])
-        self.ledger.event(EventName.TOLD, event.trial_id, event.attempt, {"state": state, "score": score})
+        self.ledger.event(EventName.TOLD, event.trial_id, event.attempt, self._result(event.trial_id, row))
         del self.running[event.trial_id]
         self._ended_now += 1
         self._models.add(row)
         self._models.tidy([row])
         if self.on_commit:
             self.on_commit(row)
+
+    def _result(self, trial_id: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the study was told of a trial, and whether the race dropped its configuration on that."""
+        drop = self.study.drop_after(trial_id)
+        return {"state": row["state"], "score": row["score"]} | ({"dropped": drop.to_dict()} if drop else {})
 
     def progress(self) -> SearchProgress:
         """Returns what the live panel shows."""

@@ -63,6 +63,8 @@ def check_resumable(before: Search, now: Search, name: str, *, extend: bool) -> 
 
     Raises RunError, which lists the differences, unless both do the same or `extend` allows what differs.
     """
+    if now.selection.is_auto:  # what was decided when the run began
+        now = replace(now, selection=before.selection)
     differences = before.differences(now)
     changes = [line for line in differences if not FREE_KEYS.fullmatch(line.partition(":")[0])]
     barred = [line for line in changes if not EXTENDABLE_KEYS.fullmatch(line.partition(":")[0])]

@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raysearch.config.search_config import Search
-from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
 from raysearch.search.arm_study import ArmStudy, Result
 from raysearch.search.budget_use import awaits_first_cost, is_full, remaining_trials, used_share
+from raysearch.search.race import Drop
+from raysearch.search.restoring import restore_arms
+from raysearch.storage.cells import Cell
 from raysearch.storage.states import MAIN_ARM, TrialRole, TrialState
 
 
@@ -32,9 +34,9 @@ class Proposal:
 class Study:
     """All arms of a search. Hands out trials until the budget is met, and takes their results.
 
-    Trials are handed out in this order: those in flight when an earlier driver was lost; further seeds of
-    configurations that are complete on the first; new configurations, of the arm that has used least of its share; and,
-    for each arm that has all its results, its best configuration on the seeds that confirm it.
+    Trials are handed out in this order: those in flight when an earlier driver was lost; further seeds or folds of
+    configurations that have earned them; new configurations, of the arm that has used least of its share; and, for each
+    arm that has all its results, its best configuration on the seeds that confirm it, and on all labelled rows.
     """
 
     def __init__(
@@ -57,55 +59,37 @@ class Study:
         self._clock, self._started = clock, clock() - spent
         self._arms = {name: ArmStudy(arm, search) for name, arm in search.arms.items()}
         self._in_flight: dict[str, TrialPlan] = {}
-        self._results: dict[str, Result] = {}
-        self._to_resume: deque[TrialPlan] = deque()
-        self._rebuild(list(committed), list(planned))
-
-    def _rebuild(self, committed: list[Mapping[str, Any]], planned: list[TrialPlan]) -> None:
-        plans = {plan.trial_id: plan for plan in planned}
-        seconds = {row["trial_id"]: float(row.get("seconds") or 0.0) for row in committed}
-        for row in committed:
-            plans.setdefault(row["trial_id"], TrialPlan.from_json(row["plan"]))
-            self._results[row["trial_id"]] = Result(row["state"], row["score"], row["steps"] or 0)
-        configurations: dict[tuple[str, int], tuple[TrialPlan, dict[int, Result | None]]] = {}
-        for trial_id, plan in plans.items():
-            if plan.arm not in self._arms:
-                raise RunError(f"{trial_id} belongs to an arm that the search does not have")
-            arm, result = self._arms[plan.arm], self._results.get(trial_id)
-            arm.keys.add(plan.key)
-            if result is None:
-                self._to_resume.append(replace(plan, task={**plan.task, "data": self._data}))
-            if plan.role == TrialRole.CONFIRM:
-                arm.confirmed[plan.number, plan.seed] = result
-            else:
-                arm.trial_seconds += [seconds[trial_id]] if result is not None else []
-                configurations.setdefault((plan.arm, plan.number), (plan, {}))[1][plan.seed] = result
-        for (name, number), (plan, results) in sorted(configurations.items(), key=lambda item: item[0]):
-            self._arms[name].restore(number, plan.params, results)
+        restored = restore_arms(self._arms, list(committed), list(planned))
+        self._results, self._drops = restored.results, restored.drops
+        self._to_resume = deque(replace(plan, task={**plan.task, "data": data}) for plan in restored.unfinished)
 
     # ---- asking ----
 
     def ask(self) -> Proposal | None:
         """Returns the next trial; None when there is none now, which is for good if `done`."""
         resumed = bool(self._to_resume)
-        plan = self._to_resume.popleft() if resumed else self._next_seed() or self._new() or self._next_confirmation()
+        plan = self._to_resume.popleft() if resumed else self._next_cell() or self._new() or self._next_final()
         if plan is None:
             return None
         self._in_flight[plan.trial_id] = plan
         return Proposal(plan, resumed)
 
-    def competes(self, arm: str, role: str, seed: int) -> bool:
+    def competes(self, arm: str, role: str, cell: Cell) -> bool:
         """Says whether the scheduler may stop a trial: only new configurations of the search proper compete."""
-        return (arm, role, seed) == (MAIN_ARM, TrialRole.SEARCH, self.search.seeds[0])
+        return (arm, role, cell) == (MAIN_ARM, TrialRole.SEARCH, self.search.cells[0])
 
-    def _next_seed(self) -> TrialPlan | None:
+    def drop_after(self, trial_id: str) -> Drop | None:
+        """Returns what the race decided on the trial's result, if it dropped its configuration."""
+        return self._drops.get(trial_id)
+
+    def _next_cell(self) -> TrialPlan | None:
         for arm in self._arms.values():
-            pair = arm.next_seed()
+            pair = arm.next_cell()
             if pair:
-                number, seed = pair
+                number, cell = pair
                 configuration = arm.configurations[number]
-                configuration.results[seed] = None
-                return self._plan(arm, configuration.params, number, seed, TrialRole.SEARCH)
+                configuration.results[cell] = None
+                return self._plan(arm, configuration.params, number, cell, TrialRole.SEARCH)
         return None
 
     def _new(self) -> TrialPlan | None:
@@ -114,28 +98,30 @@ class Study:
         if not open_arms:
             return None
         arm = min(open_arms, key=lambda arm: used_share(arm, self.search, arms))
-        return arm.draw(lambda params, number: self._plan(arm, params, number, self.search.seeds[0], TrialRole.SEARCH))
+        return arm.draw(lambda params, number: self._plan(arm, params, number, self.search.cells[0], TrialRole.SEARCH))
 
-    def _next_confirmation(self) -> TrialPlan | None:
+    def _next_final(self) -> TrialPlan | None:
         for arm in self._arms.values():
-            for number, seed in self._unconfirmed(arm):
-                arm.confirmed[number, seed] = None
-                return self._plan(arm, arm.configurations[number].params, number, seed, TrialRole.CONFIRM)
+            for number, role, cell in self._pending_finals(arm):
+                arm.finals[number, role, cell] = None
+                return self._plan(arm, arm.configurations[number].params, number, cell, role)
         return None
 
-    def _unconfirmed(self, arm: ArmStudy) -> list[tuple[int, int]]:
-        """Returns number and seeds on which the arm's best configuration is still to be repeated."""
-        seeds = self.search.confirm.seeds if self.search.confirm else ()
-        if not seeds or not self._is_full(arm) or not arm.is_settled or (number := arm.best()) is None:
+    def _pending_finals(self, arm: ArmStudy) -> list[tuple[int, str, Cell]]:
+        """Returns the trainings of the arm's best configuration, once it is chosen, that are not handed out yet."""
+        finals = self.search.final_cells
+        if not finals or not self._is_full(arm) or not arm.is_settled or (number := arm.best()) is None:
             return []
-        return [(number, seed) for seed in seeds if (number, seed) not in arm.confirmed]
+        return [(number, role, cell) for role, cell in finals if (number, role, cell) not in arm.finals]
 
     def _is_full(self, arm: ArmStudy) -> bool:
         return is_full(arm, self.search, self.seconds)
 
-    def _plan(self, arm: ArmStudy, params: Mapping[str, Any], number: int, seed: int, role: str) -> TrialPlan:
+    def _plan(self, arm: ArmStudy, params: Mapping[str, Any], number: int, cell: Cell, role: str) -> TrialPlan:
+        name, data, labels = arm.arm.name, self._data, self._labels
+        seed, fold = cell
         return self.search.resolve(
-            arm.arm.name, params, number=number, seed=seed, role=role, data=self._data, labels=self._labels
+            name, params, number=number, seed=seed, fold=fold, role=role, data=data, labels=labels
         )
 
     # ---- telling ----
@@ -151,12 +137,12 @@ class Study:
             raise ValueError(f"{trial_id} {problem}")
         result = self._results[trial_id] = Result(state, score, step)
         arm = self._arms[plan.arm]
-        if plan.role == TrialRole.CONFIRM:
-            arm.confirmed[plan.number, plan.seed] = result
+        if plan.role != TrialRole.SEARCH:
+            arm.finals[plan.number, plan.role, plan.cell] = result
         else:
             arm.trial_seconds.append(seconds)
-            arm.configurations[plan.number].results[plan.seed] = result
-            arm.tell_if_final(plan.number)
+            if drop := arm.take(plan.number, plan.cell, result):
+                self._drops[trial_id] = drop
 
     # ---- progress ----
 
@@ -170,7 +156,8 @@ class Study:
         """Says whether the budget is met and every result is in."""
         if self._to_resume or self._in_flight:
             return False
-        return all(self._is_full(arm) and arm.is_settled and not self._unconfirmed(arm) for arm in self._arms.values())
+        arms = self._arms.values()
+        return all(self._is_full(arm) and arm.is_settled and not self._pending_finals(arm) for arm in arms)
 
     @property
     def counts(self) -> Counter[str]:

@@ -139,7 +139,7 @@ class StudySearcher(Searcher):
         plan, attempt = assignment
         self._workers.submit(plan.trial_id, plan, attempt)
         self._trial_ids[trial_id] = plan.trial_id
-        competes = self._recorder.study.competes(plan.arm, plan.role, plan.seed)
+        competes = self._recorder.study.competes(plan.arm, plan.role, plan.cell)
         return {TRIAL: plan.trial_id, EXEMPT: not competes}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

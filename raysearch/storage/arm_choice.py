@@ -6,6 +6,8 @@ seeds then takes no part. Where nothing was repeated, arms are compared by the s
 
     chosen   the configuration of an arm that stands for it: the one that was repeated last, else its best
     shared   the fresh seeds on which every repeated arm is complete; means are over these, so that they are paired
+
+With selection a fresh seed is a fresh partition, and its score is the mean over all its folds.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ import pyarrow as pa
 
 from raysearch.formatting import format_count
 from raysearch.storage.best import rank_configurations
+from raysearch.storage.cells import Cell, cell_of
 from raysearch.storage.states import TrialRole, TrialState
 
 Rows = list[dict[str, Any]]
-_COLUMNS = ["trial_id", "arm", "role", "number", "seed", "state", "score"]
+_COLUMNS = ["trial_id", "arm", "role", "number", "seed", "state", "score", "plan"]
 
 
 @dataclass(frozen=True)
@@ -71,22 +74,22 @@ class ArmChoice:
         return f"Arm {chosen.arm} is exported because it has the highest {scores}; {rest}."
 
 
-def best_arm(trials: pa.Table, seeds: Sequence[int], arms: Sequence[str]) -> ArmChoice | None:
+def best_arm(trials: pa.Table, cells: Sequence[Cell], arms: Sequence[str]) -> ArmChoice | None:
     """Returns the arms of a run by their scores; None when no trial has a score.
 
-    `trials` is the table of trials in the order of their ends, `seeds` are those of the search, `arms` are in the order
+    `trials` is the table of trials in the order of their ends, `cells` are those of the search, `arms` are in the order
     in which they are declared.
     """
     rows: Rows = trials.select(_COLUMNS).to_pylist()
     fresh = {arm: repeated for arm in arms if (repeated := _repeated([row for row in rows if row["arm"] == arm]))}
     if fresh:
-        shared = set.intersection(*({row["seed"] for row in repeated} for repeated in fresh.values()))
+        shared = set.intersection(*(set(_by_seed(repeated)) for repeated in fresh.values()))
         scores = [_fresh_score(arm, repeated, shared) for arm, repeated in fresh.items()]
     else:
-        scores = [score for arm in arms if (score := _search_score(arm, rows, seeds))]
+        scores = [score for arm in arms if (score := _search_score(arm, rows, cells))]
     if not scores:
         return None
-    unrepeated = tuple(arm for arm in arms if fresh and arm not in fresh and _search_score(arm, rows, seeds))
+    unrepeated = tuple(arm for arm in arms if fresh and arm not in fresh and _search_score(arm, rows, cells))
     return ArmChoice(tuple(sorted(scores, key=lambda each: -each.score)), unrepeated)
 
 
@@ -97,18 +100,29 @@ def _repeated(rows: Rows) -> Rows:
         for row in rows
         if row["role"] == TrialRole.CONFIRM and row["state"] == TrialState.COMPLETE and _is_number(row["score"])
     ]
-    return [row for row in complete if row["number"] == complete[-1]["number"]]
+    last = [row for row in complete if row["number"] == complete[-1]["number"]]
+    whole = _by_seed(last)
+    return [row for row in last if row["seed"] in whole]
+
+
+def _by_seed(repeated: Rows) -> dict[int, float]:
+    """Returns the score of each seed, of those of which every fold is complete."""
+    folds = len({cell_of(row).fold for row in repeated})
+    scores: dict[int, list[float]] = {}
+    for row in sorted(repeated, key=cell_of):
+        scores.setdefault(row["seed"], []).append(row["score"])
+    return {seed: math.fsum(each) / folds for seed, each in scores.items() if len(each) == folds}
 
 
 def _fresh_score(arm: str, repeated: Rows, shared: set[int]) -> ArmScore:
-    scores = {row["seed"]: row["score"] for row in sorted(repeated, key=lambda row: row["seed"])}
+    scores = _by_seed(repeated)
     seeds = tuple(seed for seed in scores if not shared or seed in shared)
     return ArmScore(arm, repeated[0]["number"], math.fsum(scores[seed] for seed in seeds) / len(seeds), scores, seeds)
 
 
-def _search_score(arm: str, rows: Rows, seeds: Sequence[int]) -> ArmScore | None:
+def _search_score(arm: str, rows: Rows, cells: Sequence[Cell]) -> ArmScore | None:
     ours = [row for row in rows if row["arm"] == arm and row["role"] == TrialRole.SEARCH]
-    best = next((each for each in rank_configurations(ours, seeds) if each.score is not None), None)
+    best = next((each for each in rank_configurations(ours, cells) if each.score is not None), None)
     return None if best is None or best.score is None else ArmScore(arm, best.number, best.score, {}, ())
 
 

@@ -3,12 +3,14 @@
 Everything that names a best trial uses this order: the sampler's side, the live panel, `status`, the reports, the model
 card, the export, and the recorder when it chooses which trained models to keep. Configurations are sorted by
 
-1. whether they are complete on every seed of the search, then on at least one seed, then stopped, then failed;
+1. whether they are complete on every cell of the search (each seed; with selection, each fold), then on at least one,
+   then stopped, then failed;
 2. the higher score: the mean over the complete trials, or without one the score of the best trial;
 3. the lower number, that is, the configuration that was drawn first.
 
-The trials of a configuration are sorted by state (complete, stopped, failed), then the higher score, then the seed that
-comes first in the search. Trials that repeat a configuration on fresh seeds (role confirm) take no part.
+The trials of a configuration are sorted by state (complete, stopped, failed), then the higher score, then the cell that
+comes first in the search. Trials that repeat a configuration on fresh seeds (role confirm) take no part, and none that
+trains it on all labelled rows (role refit).
 
 SQL reports see the same order in two views: `configurations` (schema CONFIGURATIONS, one row each, column `rank`) and
 `best` (the row of `trials` of every arm's best trial).
@@ -19,7 +21,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +29,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysearch.storage.cells import Cell, cell_of, has_folds, overlap_of
 from raysearch.storage.schemas import column
 from raysearch.storage.states import ENDED_STATES, TrialRole, TrialState
 
@@ -38,9 +41,18 @@ CONFIGURATIONS = pa.schema(
         column("arm", pa.string(), "'search', or the baseline's name"),
         column("number", pa.int32(), "the configuration's number in its arm"),
         column("trial_id", pa.string(), "its best trial"),
-        column("state", pa.string(), "complete, stopped or failed; running while seeds are missing"),
+        column(
+            "state",
+            pa.string(),
+            "complete, stopped or failed; dropped, if the race gave it no further fold; running while any is missing",
+        ),
         column("score", pa.float64(), "mean over its complete trials; without one, of the best trial"),
         column("sd", pa.float64(), "sample standard deviation over its complete trials; null with fewer than two"),
+        column(
+            "error",
+            pa.float64(),
+            "standard error of the score over folds, see `fold_error`; null without selection or with fewer than two",
+        ),
         column("seeds", pa.int64(), "trials that have ended"),
         column("best_step", pa.int64(), "the step of the best trial's score", unit="step"),
         column("steps", pa.int64(), "optimizer steps of its longest trial", unit="step"),
@@ -51,6 +63,9 @@ CONFIGURATIONS = pa.schema(
 
 
 _COLUMNS = ["trial_id", "arm", "role", "number", "seed", "state", "score", "best_step", "steps", "seconds", "params"]
+_COLUMNS += ["plan"]
+DROPPED = "dropped"  # the state of a configuration that the race gave no further fold
+Dropped = Collection[tuple[str, int]]  # arm and number
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,7 @@ class RankedConfiguration:
 
     number: int
     trials: tuple[Row, ...]
-    seeds: tuple[int, ...]  # on which the search runs every configuration
+    cells: tuple[Cell, ...]  # on which the search runs every configuration
 
     @property
     def best_trial(self) -> Row:
@@ -73,18 +88,18 @@ class RankedConfiguration:
 
     @cached_property
     def is_complete(self) -> bool:
-        """Says whether it is complete on every seed of the search."""
-        complete = {trial["seed"] for trial in self.trials if _is_complete(trial)}
-        return bool(complete) and complete.issuperset(self.seeds)
+        """Says whether it is complete on every cell of the search."""
+        complete = {cell_of(trial) for trial in self.trials if _is_complete(trial)}
+        return bool(complete) and complete.issuperset(self.cells)
 
     @cached_property
     def is_unfinished(self) -> bool:
-        """Says whether every trial so far is complete, while seeds are missing."""
+        """Says whether every trial so far is complete, while others are missing."""
         return not self.is_complete and all(_is_complete(trial) for trial in self.trials)
 
     @property
     def state(self) -> str:
-        """Failed or stopped if any of its trials is, complete if all seeds are, else running."""
+        """Failed or stopped if any of its trials is, complete if all cells are, else running."""
         states = {trial["state"] for trial in self.trials}
         for state in (TrialState.FAILED, TrialState.STOPPED):
             if state in states:
@@ -108,17 +123,17 @@ class RankedConfiguration:
 class ArmRanking:
     """The configurations of one arm, to which trials are added one by one."""
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        """Ranks configurations that the search runs on `seeds`."""
-        self._seeds = tuple(seeds)
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        """Ranks configurations that the search runs on `cells`."""
+        self._cells = tuple(cells)
         self._configurations: dict[int, RankedConfiguration] = {}
 
     def add(self, trial: Row) -> None:
         """Takes a trial of role search that has ended."""
         number = trial["number"]
         earlier = self._configurations[number].trials if number in self._configurations else ()
-        trials = sorted([*earlier, trial], key=lambda row: _trial_order(row, self._seeds))
-        self._configurations[number] = RankedConfiguration(number, tuple(trials), self._seeds)
+        trials = sorted([*earlier, trial], key=lambda row: _trial_order(row, self._cells))
+        self._configurations[number] = RankedConfiguration(number, tuple(trials), self._cells)
 
     def __iter__(self) -> Iterator[RankedConfiguration]:
         return iter(sorted(self._configurations.values(), key=lambda configuration: configuration.order))
@@ -134,59 +149,78 @@ class ArmRanking:
         return heapq.nsmallest(count, scored, key=lambda configuration: configuration.order)
 
     def unfinished(self) -> list[RankedConfiguration]:
-        """Returns the configurations that are to run on further seeds."""
+        """Returns the configurations that are to run on further seeds or folds, and those that the race has dropped."""
         return [configuration for configuration in self._configurations.values() if configuration.is_unfinished]
 
 
-def rank_configurations(trials: Iterable[Row], seeds: Sequence[int]) -> list[RankedConfiguration]:
+def rank_configurations(trials: Iterable[Row], cells: Sequence[Cell]) -> list[RankedConfiguration]:
     """Returns the configurations of one arm, best first, given its trials of role search."""
-    ranking = ArmRanking(seeds)
+    ranking = ArmRanking(cells)
     for trial in trials:
         ranking.add(trial)
     return list(ranking)
 
 
-def best_trial(trials: pa.Table, seeds: Sequence[int], arm: str, number: int | None = None) -> dict[str, Any] | None:
+def best_trial(trials: pa.Table, cells: Sequence[Cell], arm: str, number: int | None = None) -> dict[str, Any] | None:
     """Returns the row of an arm's best trial, `plan` and `params` parsed; None when no trial has a score.
 
-    With `number` it is the best trial of that configuration.
+    With `number` it is the best trial of that configuration. With selection `score` is that of the configuration, the
+    mean over its folds, because the best of them says how easy its rows are.
     """
     ours = [row for row in trials.to_pylist() if row["arm"] == arm and row["role"] == TrialRole.SEARCH]
-    ranked = [each for each in rank_configurations(ours, seeds) if number in (None, each.number)]
-    best = next((configuration.best_trial for configuration in ranked if configuration.score is not None), None)
-    if best is None:
+    ranked = [each for each in rank_configurations(ours, cells) if number in (None, each.number)]
+    chosen = next((configuration for configuration in ranked if configuration.score is not None), None)
+    if chosen is None:
         return None
+    best = dict(chosen.best_trial)
+    if has_folds(cells):
+        best["score"] = chosen.score
     return {**best, "plan": json.loads(best["plan"] or "{}"), "params": json.loads(best["params"] or "{}")}
 
 
-def best_trials(trials: pa.Table, seeds: Sequence[int]) -> pa.Table:
+def best_trials(trials: pa.Table, cells: Sequence[Cell]) -> pa.Table:
     """Returns the rows of `trials` that are the best of their arm: the view `best`."""
-    best = [best_trial(trials, seeds, arm) for arm in pc.unique(trials["arm"]).to_pylist()]
+    best = [best_trial(trials, cells, arm) for arm in pc.unique(trials["arm"]).to_pylist()]
     return trials.filter(pc.is_in(trials["trial_id"], pa.array([row["trial_id"] for row in best if row], pa.string())))
 
 
-def configurations(trials: pa.Table, seeds: Sequence[int]) -> pa.Table:
+def configurations(trials: pa.Table, cells: Sequence[Cell], dropped: Dropped = ()) -> pa.Table:
     """Returns a row for every configuration of every arm, best first: the view `configurations`."""
     arms: dict[str, list[Row]] = {}
     for row in trials.select(_COLUMNS).to_pylist():
         if row["role"] == TrialRole.SEARCH:
             arms.setdefault(row["arm"], []).append(row)
-    ranked = [(arm, configuration) for arm, rows in arms.items() for configuration in rank_configurations(rows, seeds)]
+    ranked = [(arm, configuration) for arm, rows in arms.items() for configuration in rank_configurations(rows, cells)]
     ranked.sort(key=lambda pair: (*pair[1].order[:-1], pair[0], pair[1].number))
-    rows = [{"rank": rank, "arm": arm, **_row(configuration)} for rank, (arm, configuration) in enumerate(ranked, 1)]
+    rows = [
+        {"rank": rank, "arm": arm, **_row(configuration, is_dropped=(arm, configuration.number) in dropped)}
+        for rank, (arm, configuration) in enumerate(ranked, 1)
+    ]
     return pa.Table.from_pylist(rows, schema=CONFIGURATIONS)
 
 
-def _row(configuration: RankedConfiguration) -> dict[str, Any]:
+def fold_error(scores: Sequence[float], overlap: float) -> float | None:
+    """Returns the standard error of the mean of scores on folds; None for fewer than two.
+
+    Trainings that share rows are correlated, so that sd / sqrt(n) is too small: sd sqrt(1/n + overlap), overlap being
+    the rows that score over those that train (Nadeau and Bengio, Machine Learning 52, 2003, section 3).
+    """
+    import statistics  # only reports need it, and `status` is to start quickly
+
+    return statistics.stdev(scores) * math.sqrt(1 / len(scores) + overlap) if len(scores) > 1 else None
+
+
+def _row(configuration: RankedConfiguration, *, is_dropped: bool) -> dict[str, Any]:
     import statistics  # only reports need it, and `status` is to start quickly
 
     best, scores = configuration.best_trial, configuration.complete_scores
     return {
         "number": configuration.number,
         "trial_id": best["trial_id"],
-        "state": str(configuration.state),
+        "state": DROPPED if is_dropped else str(configuration.state),
         "score": configuration.score,
         "sd": statistics.stdev(scores) if len(scores) > 1 else None,
+        "error": fold_error(scores, overlap_of(best)) if has_folds(configuration.cells) else None,
         "seeds": len(configuration.trials),
         "best_step": best["best_step"],
         "steps": max((trial["steps"] for trial in configuration.trials if trial["steps"] is not None), default=None),
@@ -212,7 +246,7 @@ def _descending(score: float | None) -> float:
     return math.inf if score is None else -score
 
 
-def _trial_order(trial: Row, seeds: Sequence[int]) -> tuple[Any, ...]:
-    seed = trial["seed"]
-    place = seeds.index(seed) if seed in seeds else len(seeds)
-    return _score(trial) is None, _place(trial["state"]), _descending(_score(trial)), place, seed
+def _trial_order(trial: Row, cells: Sequence[Cell]) -> tuple[Any, ...]:
+    cell = cell_of(trial)
+    place = cells.index(cell) if cell in cells else len(cells)
+    return _score(trial) is None, _place(trial["state"]), _descending(_score(trial)), place, cell

@@ -24,7 +24,7 @@ from raysearch.storage import journal
 from raysearch.storage.lock import take_lock
 from raysearch.storage.row_checks import Rows, checked_rows
 from raysearch.storage.schemas import TABLES
-from raysearch.storage.states import ENDED_STATES, SEARCH_PURPOSE, EventName, TrialState
+from raysearch.storage.states import ENDED_STATES, SEARCH_PURPOSE, EventName, TrialRole, TrialState
 
 FLUSH_ROWS, FLUSH_SECONDS = 20_000, 1.0  # `append` flushes a table with more rows, or older ones
 COMPACT_SECONDS, COMPACT_SHARE = 5.0, 0.05  # least time between compactions of a table, and their share of the time
@@ -120,7 +120,8 @@ class Ledger:
         trial_id, state, score = trial["trial_id"], trial["state"], trial.get("score")
         if state not in ENDED_STATES:
             raise ValueError(f"state {state!r}{did_you_mean(str(state), map(str, ENDED_STATES))}")
-        if (score is None and state == TrialState.COMPLETE) or (score is not None and not math.isfinite(score)):
+        needs_score = state == TrialState.COMPLETE and trial["role"] != TrialRole.REFIT
+        if (score is None and needs_score) or (score is not None and not math.isfinite(score)):
             raise ValueError(f"trial {trial_id} ({state}): score must be a finite number, got {score!r}")
         attempt = max(0, (trial.get("attempts") or 1) - 1)
         with self._mutex:

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from raysearch.errors import RunError, did_you_mean
 from raysearch.storage.arm_choice import ArmChoice, best_arm
 from raysearch.storage.best import best_trial, configurations
+from raysearch.storage.cells import Cell, search_cells
 from raysearch.storage.journal import read_table
 from raysearch.storage.lock import writer_pid
 from raysearch.storage.schemas import ROW_KEYS
@@ -103,21 +104,33 @@ class Run:
 
         With `number` it is the best trial of that configuration. Raises RunError when no trial has a score.
         """
-        best = best_trial(self.trials(), self.search.get("seeds", []), arm, number)
+        best = best_trial(self.trials(), self.cells, arm, number)
         if best is None:
             which = f"arm {arm!r}" if number is None else f"configuration {number} of arm {arm!r}"
             raise RunError(f"{self.path}: no trial of {which} has ended with a score")
         return best
 
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The trainings by which every configuration is scored."""
+        return search_cells(self.search)
+
+    def dropped(self) -> set[tuple[str, int]]:
+        """Returns arm and number of the configurations that the race gave no further fold."""
+        events = self.events()
+        rows = zip(*(events[name].to_pylist() for name in ("event", "detail")), strict=True)
+        drops = (json.loads(detail).get("dropped") for event, detail in rows if event == EventName.TOLD)
+        return {(drop["arm"], drop["number"]) for drop in drops if drop}
+
     def best_arm(self) -> ArmChoice | None:
         """Returns the arms by what they are compared by, the best first (see `storage.arm_choice`); None without."""
         search = self.search
         arms = [MAIN_ARM, *search.get("baselines", {})]
-        return best_arm(self.trials(), search.get("seeds", []), arms)
+        return best_arm(self.trials(), self.cells, arms)
 
     def configurations(self) -> pa.Table:
         """Returns a row for every configuration of every arm, best first (see `storage.best.CONFIGURATIONS`)."""
-        return configurations(self.trials(), self.search.get("seeds", []))
+        return configurations(self.trials(), self.cells, self.dropped())
 
     def seconds(self) -> float:
         """Returns the time spent on the search so far in s: the sum over its sessions."""
@@ -141,7 +154,7 @@ class Run:
         else:
             state = RunState.FINISHED if self._is_finished(events) else RunState.INTERRUPTED
             unfinished = TrialState.INTERRUPTED
-        best = best_trial(trials.drop_columns(_DATES), search.get("seeds", []), MAIN_ARM)
+        best = best_trial(trials.drop_columns(_DATES), self.cells, MAIN_ARM)
         budget, seconds = search.get("budget", {}), self.seconds()
         drawn = len({plan["number"] for plan in planned_trials(events).values() if plan["arm"] == MAIN_ARM})
         left = {"trials": (budget.get("trials"), drawn), "seconds": (budget.get("seconds"), seconds)}

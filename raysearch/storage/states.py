@@ -30,6 +30,7 @@ class TrialRole(StrEnum):
 
     SEARCH = "search"  # to compare configurations
     CONFIRM = "confirm"  # to repeat an arm's best configuration on a fresh seed
+    REFIT = "refit"  # to train an arm's best configuration on all labelled rows, for export; it has no score
 
 
 class RunState(StrEnum):

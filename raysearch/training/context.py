@@ -13,7 +13,7 @@ from raysearch.data.prepared import Splits, load_metadata
 from raysearch.distributed import ProcessGroup
 from raysearch.modalities import modality_of
 from raysearch.modalities.batch import BatchBuilder, OpenSplit
-from raysearch.modalities.opening import open_splits
+from raysearch.modalities.opening import open_splits_of
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.rng import number_of
@@ -35,7 +35,7 @@ class TrainingContext:
     def from_plan(cls, plan: TrialPlan, process_group: ProcessGroup) -> TrainingContext:
         """Opens the plan's data and builds its network, with the parameters that the trial begins with."""
         folder = Path(plan.task["data"])
-        metadata, splits = load_metadata(folder), open_splits(folder)
+        metadata, splits = load_metadata(folder), open_splits_of(plan)
         batches = batches_of(plan, metadata, splits)
         network = build(plan, metadata).to(process_group.device)
         return cls(plan, metadata, network, splits, batches, process_group)

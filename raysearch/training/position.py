@@ -38,9 +38,9 @@ class Position:
         """Returns whether the phase has passed a multiple of `every` steps after step `since`."""
         return since // every < self.phase_step // every
 
-    def record_score(self, score: float) -> bool:
-        """Records the score of an evaluation; returns whether it is the best so far."""
-        if self.best is not None and not score > self.best["score"]:
+    def record_score(self, score: float, *, keeps_last: bool = False) -> bool:
+        """Records the score of an evaluation; returns whether it is the best so far, or the last if that is kept."""
+        if self.best is not None and not keeps_last and not score > self.best["score"]:
             self.evaluations_without_improvement += 1
             return False
         self.best, self.evaluations_without_improvement = {"score": score, "step": self.step}, 0

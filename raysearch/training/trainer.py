@@ -86,17 +86,21 @@ class Trial:
             self.weight_log.record(self.runner.position.step, self.update.last_similarities, in_round=is_round)
 
     def _evaluate(self, phase: Phase) -> Report:
-        """Evaluates on select-dev, and saves the parameters if they are the best so far."""
+        """Evaluates on select-dev, and saves the parameters if they are the best so far.
+
+        A fold has few rows, and the best of several scores on them would be too high: there the last state counts.
+        """
         context, position, split = self.context, self.runner.position, self.context.splits("select_dev")
         score, loss = evaluate(self.network, split, context.batches, context.metric, self.process_group)
-        if position.record_score(score):
+        keeps_last = self.plan.folds > 0
+        if position.record_score(score, keeps_last=keeps_last) and (not keeps_last or self.runner.is_over(phase)):
             self._save_best(score)
         assert position.best is not None
         mean_losses = position.take_mean_losses()
         evaluation = {
             "step": position.step,
             "phase": phase.name,
-            "split": "select_dev",
+            "split": "train" if self.plan.is_refit else "select_dev",
             "metric": context.metric,
             "score": score,
             "loss": loss,

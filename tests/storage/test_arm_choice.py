@@ -10,8 +10,10 @@ import pytest
 
 from raysearch.storage.arm_choice import best_arm
 from raysearch.storage.best import best_trial
+from raysearch.storage.cells import Cell
 from raysearch.storage.schemas import TRIALS
 
+CELLS = [Cell(0)]
 ARMS = ["search", "fine_tune", "tfidf_lr"]
 
 
@@ -30,7 +32,9 @@ def confirmed(arm: str, number: int, *scores: float | None) -> list[Any]:
 
 
 def test_best_arm_without_fresh_seeds_uses_search_scores() -> None:
-    choice = best_arm(table([trial("search", 0, 0.3), trial("fine_tune", 2, 0.5), trial("search", 1, 0.4)]), [0], ARMS)
+    choice = best_arm(
+        table([trial("search", 0, 0.3), trial("fine_tune", 2, 0.5), trial("search", 1, 0.4)]), CELLS, ARMS
+    )
     assert choice is not None
     assert [(each.arm, each.number, each.score) for each in choice.ranked] == [
         ("fine_tune", 2, 0.5),
@@ -44,7 +48,7 @@ def test_best_arm_without_fresh_seeds_uses_search_scores() -> None:
 def test_best_arm_with_fresh_seeds_ignores_what_chose() -> None:
     rows = [trial("search", 0, 0.9), trial("fine_tune", 0, 0.3), trial("tfidf_lr", 0, 0.99)]
     rows += [*confirmed("search", 0, 0.2, 0.3), *confirmed("fine_tune", 0, 0.4, 0.5)]
-    choice = best_arm(table(rows), [0], ARMS)
+    choice = best_arm(table(rows), CELLS, ARMS)
     assert choice is not None
     assert [(each.arm, each.score, each.seeds) for each in choice.ranked] == [
         ("fine_tune", pytest.approx(0.45), (101, 102)),
@@ -59,7 +63,7 @@ def test_best_arm_with_fresh_seeds_ignores_what_chose() -> None:
 def test_best_arm_means_are_over_the_seeds_that_all_share() -> None:
     rows = [trial("search", 0, 0.9), trial("fine_tune", 0, 0.3)]
     rows += [*confirmed("search", 0, 0.5, 0.1, 0.1), *confirmed("fine_tune", 0, 0.4, None, 0.15)]
-    choice = best_arm(table(rows), [0], ARMS)
+    choice = best_arm(table(rows), CELLS, ARMS)
     assert choice is not None
     assert [(each.arm, each.score) for each in choice.ranked] == [
         ("search", pytest.approx(0.3)),
@@ -75,23 +79,23 @@ def test_best_arm_uses_the_configuration_repeated_last() -> None:
         trial("search", 1, 0.6),
         *confirmed("search", 1, 0.4),
     ]
-    choice = best_arm(table(rows), [0], ARMS)
+    choice = best_arm(table(rows), CELLS, ARMS)
     assert choice is not None
     assert (choice.best.number, choice.best.score) == (1, 0.4)
-    assert best_trial(table(rows), [0], "search", number=0)["trial_id"] == "search-0-s0"
+    assert best_trial(table(rows), CELLS, "search", number=0)["trial_id"] == "search-0-s0"
 
 
 def test_best_arm_on_a_tie_is_the_one_declared_first() -> None:
-    choice = best_arm(table([trial("fine_tune", 0, 0.5), trial("search", 0, 0.5)]), [0], ARMS)
+    choice = best_arm(table([trial("fine_tune", 0, 0.5), trial("search", 0, 0.5)]), CELLS, ARMS)
     assert choice is not None
     assert choice.best.arm == "search"
 
 
 def test_best_arm_ignores_failures_and_nothing_gives_none() -> None:
     failed = [trial("search", 0, None, state="failed")]
-    assert best_arm(table(failed), [0], ARMS) is None
+    assert best_arm(table(failed), CELLS, ARMS) is None
     rows = [*failed, trial("fine_tune", 0, 0.1), trial("fine_tune", 0, None, 101, "confirm", state="failed")]
-    choice = best_arm(table(rows), [0], ARMS)
+    choice = best_arm(table(rows), CELLS, ARMS)
     assert choice is not None
     assert choice.reason("accuracy").startswith("Arm fine_tune is exported, the only one with a score; accuracy of its")
     assert "it has no score to compare" in choice.reason("accuracy", "search")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from raysearch.storage.best import CONFIGURATIONS, best_trial, best_trials, configurations, rank_configurations
+from raysearch.storage.cells import Cell, list_cells
 from raysearch.storage.schemas import TRIALS
 
 
@@ -26,7 +27,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def best_id(rows: list[dict[str, Any]], seeds: list[int]) -> str | None:
-    best = best_trial(table(rows), seeds, "search")
+    best = best_trial(table(rows), list_cells(seeds, 0, 1), "search")
     return best and best["trial_id"]
 
 
@@ -58,14 +59,14 @@ def test_best_trial_prefers_complete_then_stopped_then_failed() -> None:
 def test_best_trial_ignores_other_arms_and_confirmations() -> None:
     rows = [trial(0, 0.2), trial(1, 0.9, arm="other"), trial(0, 0.95, seed=9, role="confirm")]
     assert best_id(rows, [0]) == "search-0-s0"
-    assert best_trials(table(rows), [0])["trial_id"].to_pylist() == ["search-0-s0", "other-1-s0"]
+    assert best_trials(table(rows), [Cell(0)])["trial_id"].to_pylist() == ["search-0-s0", "other-1-s0"]
 
 
 def test_configurations_are_ranked_over_all_arms() -> None:
     rows = [trial(0, 0.5), trial(0, 0.75, seed=1), trial(1, 0.65), trial(1, 0.65, seed=1), trial(5, 0.9)]
     rows += [trial(2, 0.9, state="stopped"), trial(3, None, state="failed"), trial(0, 0.65, arm="other")]
     rows += [trial(0, 0.65, arm="other", seed=1)]
-    ranked = configurations(table(rows), [0, 1])
+    ranked = configurations(table(rows), list_cells([0, 1], 0, 1))
     assert ranked.schema.equals(CONFIGURATIONS, check_metadata=False)
     assert [(row["arm"], row["number"], row["state"], row["seeds"]) for row in ranked.to_pylist()] == [
         ("other", 0, "complete", 2),
@@ -82,7 +83,7 @@ def test_configurations_are_ranked_over_all_arms() -> None:
 
 def test_rank_configurations_tells_which_are_unfinished() -> None:
     rows = [trial(0, 0.5), trial(1, 0.4), trial(1, None, seed=1, state="failed"), trial(2, 0.3), trial(2, 0.3, seed=1)]
-    ranked = rank_configurations(rows, [0, 1])
+    ranked = rank_configurations(rows, list_cells([0, 1], 0, 1))
     assert [(c.number, c.is_complete, c.is_unfinished) for c in ranked] == [
         (2, True, False),
         (0, False, True),
