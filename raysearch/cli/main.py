@@ -80,6 +80,29 @@ def _options(
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL or Parquet, or a folder of images.")],
+    unlabelled: Annotated[Path | None, typer.Option(help="A file of unlabelled text of the same kind.")] = None,
+    minutes: Annotated[float, typer.Option(help="About how long the search takes.")] = 30,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the text.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the label.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="The search; by default NAME.yaml.")] = None,
+    json: Json = False,
+) -> None:
+    """Writes a commented search for a file of labelled data."""
+    from raysearch.search.drafting import init_search
+
+    drafted = init_search(file, output=output, unlabelled=unlabelled, minutes=minutes, text=text, label=label)
+    if json:
+        facts = {"file": str(drafted.file), "summary": drafted.summary}
+        console.print_json({**facts, "data": drafted.findings.facts, "notes": drafted.findings.notes})
+        return
+    console.print_line(f"wrote {drafted.file}: {drafted.summary}")
+    console.print_findings(drafted.findings.facts, drafted.findings.notes)
+    console.print_line(f"next: raysearch launch {drafted.file}")
+
+
+@app.command()
 def check(file: File, data: Data = None, overrides: Set = None, address: Address = None, json: Json = False) -> None:
     """Checks a search and its data, or a space: prints what there is and what will mislead, or the first error.
 

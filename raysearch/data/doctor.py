@@ -184,7 +184,7 @@ def describe(facts: DataFacts, metric: str, *, is_cross_validated: bool = False)
         rows = choosing_rows(facts, is_cross_validated=is_cross_validated)
         rests = "by cross-validation" if is_cross_validated else "of select-dev"
         described["chance"] = (
-            f"{format_count(rows, 'row')} {rests} choose: a {metric} of {TYPICAL_SCORE} has a standard error of about "
+            f"{format_count(rows, 'row')} {rests} choose: {TYPICAL_SCORE} {metric} has a standard error of about "
             f"{error:.3f}"
         )
     return described

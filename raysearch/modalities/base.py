@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from raysearch.data.pipeline import Preparation
     from raysearch.data.prepared import Split
     from raysearch.modalities.batch import BatchBuilder, OpenSplit
+    from raysearch.modalities.drafting import Draft, DraftRequest
     from raysearch.models.network import Network
     from raysearch.objectives.space import Space
     from raysearch.plan import TrialPlan
@@ -198,6 +199,11 @@ class Modality(ABC):
     @abstractmethod
     def preparation(self) -> Preparation[Any, Any]:
         """How its data are read, split, written and opened."""
+
+    def draft(self, request: DraftRequest) -> Draft | str:
+        """Returns a search for a user's file, or why the file is none of this modality. Torch-free."""
+        del request
+        return f"a search on {self.noun} cannot be drafted"
 
     def label_names(self, task: TaskConfig, splits: Mapping[str, Any]) -> list[str]:
         """Returns the end task's labels in the splits that the preparation has read; torch-free.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raysearch.data.pipeline import Preparation
     from raysearch.data.prepared import Split
     from raysearch.modalities.batch import BatchBuilder, OpenSplit
+    from raysearch.modalities.drafting import Draft, DraftRequest
     from raysearch.modalities.image.config import ImageTask
     from raysearch.modalities.image.network import ImageNetwork
     from raysearch.models.network import Network
@@ -74,6 +75,12 @@ class ImageModality(Modality):
         from raysearch.modalities.image.dataset import ImagePreparation
 
         return ImagePreparation()
+
+    def draft(self, request: DraftRequest) -> Draft | str:
+        """Returns a search for a user's file, or why the file is none of this modality."""
+        from raysearch.modalities.image.drafting import draft_images
+
+        return draft_images(request)
 
     def label_names(self, task: TaskConfig, splits: Mapping[str, Any]) -> list[str]:
         """Returns the names of the end task's labels. Raises SpecError for a held-out label that train lacks."""

@@ -11,6 +11,7 @@ from raysearch.modalities.table.taxonomy import TAXONOMY
 if TYPE_CHECKING:
     from raysearch.data.pipeline import Preparation
     from raysearch.modalities.batch import BatchBuilder, OpenSplit
+    from raysearch.modalities.drafting import Draft, DraftRequest
     from raysearch.modalities.table.config import TableTask
     from raysearch.models.network import Network
     from raysearch.objectives.space import Space
@@ -71,6 +72,12 @@ class TableModality(Modality):
         from raysearch.modalities.table.dataset import TablePreparation
 
         return TablePreparation()
+
+    def draft(self, request: DraftRequest) -> Draft | str:
+        """Returns a search for a user's file, or why the file is none of this modality."""
+        from raysearch.modalities.table.drafting import draft_table
+
+        return draft_table(request)
 
     def label_names(self, task: TaskConfig, splits: Mapping[str, Any]) -> list[str]:
         """Returns the classes of train, or the label's name. Raises SpecError for a held-out row of another class."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raysearch.data.pipeline import Preparation
     from raysearch.data.prepared import Split
     from raysearch.modalities.batch import BatchBuilder, OpenSplit
+    from raysearch.modalities.drafting import Draft, DraftRequest
     from raysearch.modalities.text.config import TextTask
     from raysearch.modalities.text.network import TextNetwork
     from raysearch.modalities.text.tfidf.network import TfidfNetwork
@@ -76,6 +77,12 @@ class TextModality(Modality):
         from raysearch.modalities.text.dataset import TextPreparation
 
         return TextPreparation()
+
+    def draft(self, request: DraftRequest) -> Draft | str:
+        """Returns a search for a user's file, or why the file is none of this modality."""
+        from raysearch.modalities.text.drafting import draft_text
+
+        return draft_text(request)
 
     def label_names(self, task: TaskConfig, splits: Mapping[str, Any]) -> list[str]:
         """Returns the labels of train, in order. Raises SpecError for a held-out row with another label."""

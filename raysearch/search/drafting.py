@@ -1,0 +1,162 @@
+"""`raysearch init`: a commented search for a user's file, which launches as it is written.
+
+The modality drafts task, model, space and settings; budget, confirmation and resources are added for all of them. The
+draft is read and its data are checked before the file gets its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from raysearch.config.environment import local_resources
+from raysearch.config.loading import ParsedSearch, load_file
+from raysearch.data.columns import read_columns
+from raysearch.errors import MissingFileError, SpecError
+from raysearch.modalities import all_modalities
+from raysearch.modalities.drafting import Draft, DraftRequest, find_siblings, relative_path, render
+from raysearch.search.preflight import Findings, examine
+from raysearch.storage.names import valid_name
+
+CONFIRM_SEEDS = (101, 102, 103, 104, 105)
+SEARCHING = 0.7  # share of the time in which configurations are tried; the rest confirms the best of each arm
+TRIALS = 10  # configurations of an arm that the time is to suffice for
+STEPS = (20, 400)  # of a trial, at least and at most
+EVALUATIONS = 8  # of a trial
+
+HEADER = """\
+# Which auxiliary objectives help on $file_name, and is the result better than what one would use instead?
+# Written by `raysearch init` for $hardware and $minutes. Every value may be changed, and
+# `raysearch show KEY` explains a key. Next: raysearch check $output; raysearch launch $output
+"""
+FOOTER = """\
+baselines: {fine_tune: {method: {weighting: end_task_only}}}  # what to compare with, in the same time
+budget: {compute: $compute}  # seconds of training that each arm has to try configurations; the rest of the time confirms
+confirm: {seeds: $seeds}  # the best of each arm is trained again on these seeds, and compared on them
+resources: {cpus: 1, gpus: $gpus}  # of a trial; $why_resources
+"""
+
+
+@dataclass(frozen=True)
+class DraftedSearch:
+    """A search that was written, and what was found in its data."""
+
+    file: Path
+    summary: str
+    parsed: ParsedSearch
+    findings: Findings
+
+
+def init_search(
+    file: Path,
+    *,
+    output: Path | None = None,
+    unlabelled: Path | None = None,
+    minutes: float = 30,
+    text: str | None = None,
+    label: str | None = None,
+) -> DraftedSearch:
+    """Writes a search for a file, or a folder of images; `minutes` is about how long it takes.
+
+    Raises SpecError if the file cannot be used, and if there is a file of the output's name.
+    """
+    output = output or Path(f"{valid_name(file.resolve().stem)}.yaml")
+    _check_paths(file, output, unlabelled, minutes)
+    columns = {} if file.is_dir() else read_columns(file)
+    cores, gpus = local_resources()
+    request = DraftRequest(
+        file=file,
+        folder=output.parent,
+        columns=columns,
+        siblings=find_siblings(file),
+        text=text,
+        label=label,
+        unlabelled=unlabelled,
+        gpus=gpus,
+    )
+    draft = _ask_modalities(request)
+    values = dict(draft.values) | _shared_values(request, output, minutes, cores)
+    parsed, findings = _write(output, draft, values, minutes=minutes, at_once=max(1, gpus or cores))
+    return DraftedSearch(output, draft.summary, parsed, findings)
+
+
+def _check_paths(file: Path, output: Path, unlabelled: Path | None, minutes: float) -> None:
+    for path in (file, *([unlabelled] if unlabelled is not None else [])):
+        if not path.exists():
+            raise MissingFileError("no such file", file=str(path))
+    if output.exists():
+        raise SpecError("exists already; name another file by --output, or remove it", file=str(output))
+    if output.suffix not in (".yaml", ".yml"):
+        raise SpecError("a search is a .yaml file", file=str(output), key="--output")
+    if not output.parent.is_dir():
+        raise SpecError(f"no folder {output.parent}", file=str(output), key="--output")
+    if not minutes > 0:
+        raise SpecError(f"must be above 0, got {minutes:g}", key="--minutes")
+
+
+def _ask_modalities(request: DraftRequest) -> Draft:
+    """Returns the draft of the first modality that can use the file. Raises SpecError with every modality's reason."""
+    reasons = {}
+    for modality in all_modalities():
+        draft = modality.draft(request)
+        if isinstance(draft, Draft):
+            return draft
+        reasons[modality.noun] = draft
+    named = "; ".join(f"no {noun}: {reason}" for noun, reason in reasons.items())
+    shown = f" (columns: {', '.join(request.columns)})" if request.columns else ""
+    raise SpecError(f"{named}{shown}", file=str(request.file))
+
+
+def _shared_values(request: DraftRequest, output: Path, minutes: float, cores: int) -> dict[str, str]:
+    gpus = request.gpus
+    hardware = f"{cores} CPU cores" + (f" and {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else " without a GPU")
+    return {
+        "name": valid_name(output.stem),
+        "file_name": request.file.resolve().name,
+        "output": relative_path(output, Path()),
+        "hardware": hardware,
+        "minutes": f"{minutes:g} minutes",
+        "seeds": f"[{', '.join(map(str, CONFIRM_SEEDS))}]",
+        "gpus": str(min(gpus, 1)),
+        "why_resources": "one trial on each GPU" if gpus else "as many trials run at a time as there are cores",
+    }
+
+
+def _write(
+    output: Path, draft: Draft, values: Mapping[str, str | None], *, minutes: float, at_once: int
+) -> tuple[ParsedSearch, Findings]:
+    """Writes the search once its arms are known, among which the time is divided.
+
+    Raises SpecError and leaves no file if it cannot be used.
+    """
+    unfinished = output.with_name(f".{output.stem}.draft.yaml")
+    template = HEADER + draft.template.read_text(encoding="utf-8") + FOOTER
+    try:
+        arms = 2
+        for _ in range(2):  # the number of arms is known when the file has been read once
+            budget = _budget(minutes, arms, at_once, draft.step_seconds)
+            unfinished.write_text(render(template, {**values, **budget}), encoding="utf-8")
+            parsed = load_file(unfinished)
+            arms = len(parsed.search.arms)
+        findings = examine(parsed, None)
+        unfinished.replace(output)
+    except SpecError as error:
+        if error.file == str(unfinished):
+            raise SpecError(error.problem, file=values["file_name"] or "", key=error.key) from error
+        raise
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return load_file(output), findings
+
+
+def _budget(minutes: float, arms: int, at_once: int, step_seconds: float) -> dict[str, str]:
+    """Returns the time that each arm gets, and the steps of a trial with which it tries about TRIALS configurations."""
+    compute = SEARCHING * 60 * minutes * at_once / arms
+    low, high = STEPS
+    steps = min(high, max(low, round(compute / TRIALS / step_seconds / 10) * 10))
+    return {
+        "compute": f"{compute:.0f}" if compute >= 1 else f"{compute:.2g}",
+        "steps": str(steps),
+        "eval_every": str(max(1, steps // EVALUATIONS)),
+    }
