@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raysearch.data.row_readers import TABLE_SUFFIXES, is_empty, read_parquet, read_rows, unreadable_file
+from raysearch.data.row_readers import TABLE_SUFFIXES, is_empty, read_rows, unreadable_file
 from raysearch.errors import SpecError, did_you_mean
 
 SAMPLE = 500  # values of a column that are looked at closely, evenly spread
@@ -93,22 +93,15 @@ def read_columns(path: Path) -> dict[str, Column]:
     if suffix not in TABLE_SUFFIXES:
         raise unreadable_file(path, "labelled data", f"a folder of images, or {', '.join(TABLE_SUFFIXES)}")
     values: dict[str, list[Any]] = {}
-    if suffix == ".parquet":
-        table = read_parquet(path, None)
-        values = {name: table[name].to_pylist() for name in table.column_names}
-        rows = len(table)
-    else:
-        rows = 0
-        for _, row in read_rows(path, None, "labelled data", TABLE_SUFFIXES):
-            for name, value in row.items():
-                values.setdefault(name, []).append(value)
-            rows += 1
+    rows = 0
+    for _, row in read_rows(path, None, "labelled data", TABLE_SUFFIXES):
+        for name, value in row.items():
+            values.setdefault(name, []).append(value)
+        rows += 1
     columns = {}
     for name, column in values.items():
         filled = [value for value in column if not is_empty(value) and value == value]  # NaN is empty too
         columns[name] = Column(name, filled, rows - len(filled))
-    if not rows:
-        raise SpecError("holds no rows", file=str(path))
     return columns
 
 

@@ -32,7 +32,7 @@ HEADER = """\
 """
 FOOTER = """\
 baselines: {fine_tune: {method: {weighting: end_task_only}}}  # what to compare with, in the same time
-budget: {compute: $compute}  # seconds of training that each arm has to try configurations; the rest of the time confirms
+budget: {compute: $compute}  # seconds of training in which each arm tries configurations; then come the confirmations
 confirm: {seeds: $seeds}  # the best of each arm is trained again on these seeds, and compared on them
 resources: {cpus: 1, gpus: $gpus}  # of a trial; $why_resources
 """
