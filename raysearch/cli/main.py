@@ -93,13 +93,7 @@ def init(
     from raysearch.search.drafting import init_search
 
     drafted = init_search(file, output=output, unlabelled=unlabelled, minutes=minutes, text=text, label=label)
-    if json:
-        facts = {"file": str(drafted.file), "summary": drafted.summary}
-        console.print_json({**facts, "data": drafted.findings.facts, "notes": drafted.findings.notes})
-        return
-    console.print_line(f"wrote {drafted.file}: {drafted.summary}")
-    console.print_findings(drafted.findings.facts, drafted.findings.notes)
-    console.print_line(f"next: raysearch launch {drafted.file}")
+    outcomes.print_draft(drafted, json)
 
 
 @app.command()
@@ -125,11 +119,7 @@ def check(file: File, data: Data = None, overrides: Set = None, address: Address
         raise SpecError(f"{problem}; set name: in the file", file=file)
     findings = preflight.examine(parsed, data)
     summary = outline(parsed.search)
-    if json:
-        console.print_json({**summary, "data": findings.facts, "notes": findings.notes})
-    else:
-        console.print_outline(summary)
-        console.print_findings(findings.facts, findings.notes)
+    outcomes.print_checked(summary, findings, json)
 
 
 @app.command()

@@ -1,16 +1,44 @@
-"""What the command line prints of runs: how far they are, and what to use of one that was launched."""
+"""What the command line prints of runs: how far they are, and what to use of one that was launched.
+
+And what is found before one is: the data of a search, and the search that `init` writes.
+"""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raysearch.cli import console
 from raysearch.errors import RunError
 
 if TYPE_CHECKING:
+    from raysearch.search.drafting import DraftedSearch
+    from raysearch.search.preflight import Findings
     from raysearch.storage.run import Run
+
+
+def print_checked(outline: Mapping[str, Any], findings: Findings, json: bool) -> None:
+    """Prints a search that passed its checks, and what is known of its data."""
+    if json:
+        console.print_json({**outline, "data": findings.facts, "notes": findings.notes})
+        return
+    console.print_outline(outline)
+    console.print_findings(findings.facts, findings.notes)
+
+
+def print_draft(drafted: DraftedSearch, json: bool) -> None:
+    """Prints which search was written, what is known of its data, and what to do next."""
+    findings = drafted.findings
+    if json:
+        facts = {"file": str(drafted.file), "summary": drafted.summary}
+        console.print_json({**facts, "data": findings.facts, "notes": findings.notes})
+        return
+    console.print_line(f"wrote {drafted.file}: {drafted.summary}")
+    console.print_findings(findings.facts, findings.notes)
+    console.print_line(f"next: raysearch launch {shlex.quote(str(drafted.file))}")
 
 
 def print_runs(folder: Path, json: bool) -> None:

@@ -130,11 +130,11 @@ def choose_text(columns: Mapping[str, Column], chosen: str | None, file: Path) -
 
 
 def choose_label(
-    columns: Mapping[str, Column], chosen: str | None, file: Path, *, taken: str = "", numbers: bool = False
+    columns: Mapping[str, Column], chosen: str | None, file: Path, *, text: str = "", numbers: bool = False
 ) -> Guess | None:
     """Returns the column of the labels: the chosen one, or the one with a usual name, or the last that has classes.
 
-    `taken` is the column of the examples; with `numbers` a label may also be any number.
+    `text` is the column of the examples; with `numbers` a label may also be any number.
     """
     if chosen is not None:
         column = named_column(columns, chosen, file, "--label")
@@ -142,7 +142,7 @@ def choose_label(
     candidates = [
         column
         for column in columns.values()
-        if column.name != taken and not column.is_index and (column.is_label or (numbers and column.is_numeric))
+        if column.name != text and not column.is_index and (column.is_label or (numbers and column.is_numeric))
     ]
     if not candidates:
         return None

@@ -16,6 +16,7 @@ from raysearch.config.incumbents import absent_incumbents
 from raysearch.config.loading import ParsedSearch
 from raysearch.config.parameters import DEFAULTS
 from raysearch.config.search_config import Search
+from raysearch.config.selection import decide_selection
 from raysearch.errors import MissingFileError, SpecError
 from raysearch.formatting import format_count
 from raysearch.modalities import load_modality
@@ -68,7 +69,7 @@ def _examine(search: Search, data_root: Path | None) -> Findings:
     metadata: dict[str, Any] = {"labels": labels, "sizes": facts.rows}
     metadata["leaks"] = count_leaks({name: examples.keys for name, examples in splits.items()})
     notes = preparation.notes(splits, metadata)
-    described = doctor.describe(facts, search.task.metric)
+    described = doctor.describe(facts, search.task.metric, is_cross_validated=_is_cross_validated(search, facts))
     return Findings(described, [*notes, *data_notes(search, facts), *machine_notes(search)])
 
 
@@ -82,7 +83,9 @@ def data_notes(search: Search, facts: DataFacts) -> list[str]:
     """Returns the data doctor's warnings on a search, given the facts of its data."""
     from raysearch.data import doctor
 
-    return doctor.warn(facts, search.task.metric, max_length=_max_length(search))
+    is_cross_validated = _is_cross_validated(search, facts)
+    length = _max_length(search)
+    return doctor.warn(facts, search.task.metric, max_length=length, is_cross_validated=is_cross_validated)
 
 
 def absence_notes(parsed: ParsedSearch) -> list[str]:
@@ -99,6 +102,11 @@ def machine_notes(search: Search) -> list[str]:
         return []
     remedy = "--set resources.gpus=1 gives each trial one"
     return [f"this machine has {format_count(gpus, 'GPU')} and trials ask for none; {remedy}"]
+
+
+def _is_cross_validated(search: Search, facts: DataFacts) -> bool:
+    """Returns whether configurations are scored on folds of all labelled rows."""
+    return decide_selection(search, facts.rows)[0].folds > 0
 
 
 def _max_length(search: Search) -> int | None:

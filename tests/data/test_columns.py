@@ -29,7 +29,7 @@ def guess(path: Path, text: str | None = None, label: str | None = None) -> tupl
     columns = read_columns(path)
     chosen_text = choose_text(columns, text, path)
     assert chosen_text is not None
-    chosen_label = choose_label(columns, label, path, taken=chosen_text.column.name)
+    chosen_label = choose_label(columns, label, path, text=chosen_text.column.name)
     assert chosen_label is not None
     return chosen_text.column.name, chosen_label.column.name
 
@@ -67,7 +67,7 @@ def test_named_columns_override_the_guess(tmp_path: Path) -> None:
 
 def test_guess_names_other_columns_that_could_be_labels(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "rows.csv", {"text": TEXTS, "label": [0, 1] * 30, "other": ["a", "b"] * 30})
-    label = choose_label(read_columns(path), None, path, taken="text")
+    label = choose_label(read_columns(path), None, path, text="text")
     assert label is not None
     assert label.reason == "2 values; --label other would be another"
 

@@ -35,6 +35,7 @@ EXPECTED_COUNTS |= {
     "auxiliary_label": 1,
     "labelled_sets": 2,
     "dapt_tapt": 2,
+    "table_td": 15,
     "planted": 10,
     "planted_factored": 144,
 }

@@ -95,7 +95,7 @@ def drafted(kind: str, **options: object) -> Search:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_drafted_search_passes_check_and_says_where_it_comes_from(kind: str) -> None:
+def test_drafted_search_passes_check_and_names_its_origin(kind: str) -> None:
     written = init_search(FILES[kind](Path.cwd()), minutes=2)
     parsed = load_file(written.file)
     assert parsed.search == written.parsed.search

@@ -51,7 +51,7 @@ def _draft_file(request: DraftRequest) -> Draft | str:
     image = next((column for column in request.columns.values() if _holds_images(column, request.file)), None)
     if image is None:
         return "no column holds images or names of image files"
-    label = choose_label(request.columns, request.label, request.file, taken=image.name)
+    label = choose_label(request.columns, request.label, request.file, text=image.name)
     if label is None:
         return "no column holds labels, a few values that repeat (name it by --label)"
     values: dict[str, Any] = shared_values(request, label.column.counts)

@@ -22,7 +22,7 @@ def draft_text(request: DraftRequest) -> Draft | str:
     text = choose_text(request.columns, request.text, request.file)
     if text is None:
         return "no column holds texts (name it by --text)" if request.columns else "it is a folder"
-    label = choose_label(request.columns, request.label, request.file, taken=text.column.name)
+    label = choose_label(request.columns, request.label, request.file, text=text.column.name)
     if label is None:
         return "no column holds labels, a few values that repeat (name it by --label)"
     values: dict[str, str | None] = shared_values(request, label.column.counts)
