@@ -16,7 +16,7 @@ from raysearch.config.incumbents import absent_incumbents
 from raysearch.config.loading import ParsedSearch
 from raysearch.config.parameters import DEFAULTS
 from raysearch.config.search_config import Search
-from raysearch.config.selection import decide_selection
+from raysearch.config.selection_rules import decide_selection
 from raysearch.errors import MissingFileError, SpecError
 from raysearch.formatting import format_count
 from raysearch.modalities import load_modality
