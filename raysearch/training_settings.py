@@ -91,3 +91,46 @@ class TrainingSettings(Settings):
         needs=AUXILIARIES,
     )
     lm_rank: int = setting(8, "rank of the correction of lm_head 'low_rank'", low=1, needs=AUXILIARIES)
+    layer_decay: float = setting(
+        1.0,
+        "factor of the body's rate from each layer to the one below it: the top layer has the whole rate, the "
+        "embeddings the lowest; 1: the same rate for all",
+        low=0,
+        high=1,
+        open_low=True,
+        needs=OPTIMIZER_STEPS,
+        is_late=True,
+    )
+    reinit_layers: int = setting(
+        0,
+        "layers of the encoder, from the top, that begin with new parameters, as does the end task's head",
+        low=0,
+        unit="layer",
+        needs=OPTIMIZER_STEPS,
+        is_late=True,
+    )
+    weight_average: float = setting(
+        0.0,
+        "decay of a moving average of the parameters, which is evaluated and kept in place of them; 0: none",
+        low=0,
+        high=0.9999,
+        needs=OPTIMIZER_STEPS,
+        is_late=True,
+    )
+    adam_beta2: float = setting(
+        0.98, "decay of AdamW's mean of squared gradients", low=0, high=0.99999, needs=OPTIMIZER_STEPS, is_late=True
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "share of a label that is spread evenly over all classes in the end task's loss while it trains",
+        low=0,
+        high=0.9,
+        needs=MAIN_PHASE,
+        is_late=True,
+    )
+    class_weights: str = setting(
+        "none",
+        "balanced: an example counts in the end task's training loss by the inverse frequency of its label",
+        choices=("none", "balanced"),
+        is_late=True,
+    )

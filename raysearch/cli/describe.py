@@ -13,7 +13,7 @@ from raysearch.config.parameters import DEFAULTS, SETTINGS
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.formatting import format_interval
 from raysearch.methods import METHODS
-from raysearch.methods.profiles import BUNDLES, PROFILES
+from raysearch.methods.profiles import BUNDLES, PROFILES, RECIPES
 from raysearch.modalities import all_modalities
 from raysearch.modalities.loading import load_space
 from raysearch.objectives.objective import Objective
@@ -179,11 +179,19 @@ def _key(name: str, keys: Mapping[str, Schema]) -> Row:
 
 
 def _profiles() -> list[Row]:
-    """Returns every setting in which a paper and its code differ, with its default."""
-    return [
-        {"method": method, "setting": name, "default": DEFAULTS[name], **dict(zip(PROFILES, values, strict=True))}
+    """Returns every setting in which a paper and its code differ, and those of recipes, with its default."""
+    columns = dict.fromkeys((*PROFILES, *RECIPES))
+    rows: list[Row] = [
+        {"method": method, "setting": name, "default": DEFAULTS[name]}
+        | columns
+        | dict(zip(PROFILES, values, strict=True))
         for method, settings in BUNDLES.items()
         for name, values in settings.items()
+    ]
+    return rows + [
+        {"method": "every method", "setting": name, "default": DEFAULTS[name]} | columns | {recipe: value}
+        for recipe, settings in RECIPES.items()
+        for name, value in settings.items()
     ]
 
 

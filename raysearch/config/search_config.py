@@ -56,7 +56,8 @@ class Search:
     space: str | None = config_key("the space of auxiliary objectives, by name or path", default=None)
     spaces: dict[str, Space] = config_key("spaces declared within the search, by name", default_factory=dict)
     profile: Profile | None = config_key(
-        "settings as a paper's text or its authors' code has them, where the search gives none", default=None
+        "settings as a paper's text or its authors' code has them, or those of a recipe, where the search gives none",
+        default=None,
     )
     settings: dict[str, Value] = config_key("fixed settings, by name", default_factory=dict)
     dimensions: dict[str, Dimension] = config_key(

@@ -14,9 +14,11 @@ from raysearch.distributed import ProcessGroup
 from raysearch.modalities import modality_of
 from raysearch.modalities.batch import BatchBuilder, OpenSplit
 from raysearch.modalities.opening import open_splits_of
+from raysearch.models.layers import reinitialise_top
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.rng import number_of
+from raysearch.training.end_task_loss import EndTaskLoss
 from raysearch.training_settings import TrainingSettings
 
 
@@ -74,6 +76,11 @@ class TrainingContext:
         """The parameters of the body, then those of the heads, D + H numbers in all."""
         return [*self.body, *self.network.head_parameters()]
 
+    @cached_property
+    def end_task_losses(self) -> EndTaskLoss:
+        """The loss by which the end task trains."""
+        return EndTaskLoss(self.training, self.splits("train").labels, self.device)
+
     def autocast(self) -> torch.autocast:
         """Returns the context manager that sets the precision of forward passes."""
         is_lower = self.training.precision == "bfloat16"
@@ -94,6 +101,9 @@ def build(plan: TrialPlan, metadata: dict[str, Any]) -> Network:
     """Returns the plan's network before the first step, its new parameters drawn from the plan's seed."""
     torch.manual_seed(number_of(plan.seed, "parameters", 0))
     network = modality_of(metadata).network(plan, metadata)
+    if plan.training.reinit_layers:
+        torch.manual_seed(number_of(plan.seed, "new layers", 0))
+        reinitialise_top(network.body, network.end_task, plan.training.reinit_layers)
     if plan.training.recompute:
         network.checkpoint_activations()
     return network

@@ -8,7 +8,8 @@ C      the inverse strength of the penalty, `probe_c`
 For classes, W and b minimise  |s W|^2 / 2 + C sum_i L(x_i W^T + b, y_i)  with the cross-entropy L in nat: the logistic
 regression of scikit-learn on (x_i - m) / s. Dense vectors have m, their mean, subtracted; s is one number, by which
 their mean squared norm becomes 1. So C means the same for all encoders, and W and b have the units of the vectors.
-Several labels have a logistic regression each, numbers a ridge regression with the penalty 1 / C.
+With class_weights 'balanced', each L is weighted as in `end_task_loss`. Several labels have a logistic regression each,
+numbers a ridge regression with the penalty 1 / C.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from scipy import sparse
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from raysearch.modalities.losses import example_losses
 from raysearch.training.context import TrainingContext
+from raysearch.training.end_task_loss import EndTaskLoss
 
 Array = NDArray[np.float64]
 MAX_ITERATIONS = 10_000  # of L-BFGS
@@ -39,9 +40,9 @@ def fit_head(context: TrainingContext) -> float:
     if layer.bias is None:
         raise ValueError(f"{type(context.network.end_task).__name__} cannot be fitted: its last layer has no bias")
     if context.process_group.rank == 0:
-        split = context.splits("train")
-        X = context.network.head_inputs(context.batches, split)
-        result = _fit(X, np.asarray(split.labels), layer.out_features, context.plan.method_settings("schedule").probe_c)
+        split, C = context.splits("train"), context.plan.method_settings("schedule").probe_c
+        X, y = context.network.head_inputs(context.batches, split), np.asarray(split.labels)
+        result = _fit(X, y, layer.out_features, C, EndTaskLoss(context.training, y, torch.device("cpu")))
     W, b, loss = context.process_group.broadcast(result)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(W))
@@ -49,29 +50,32 @@ def fit_head(context: TrainingContext) -> float:
     return float(loss)
 
 
-def _fit(X: Any, y: NDArray[Any], outputs: int, C: float) -> tuple[Array, Array, float]:
+def _fit(X: Any, y: NDArray[Any], outputs: int, C: float, losses: EndTaskLoss) -> tuple[Array, Array, float]:
     """Returns W, b and the mean loss on X."""
+    class_weight = None if losses.weights is None else "balanced"
     X = X.astype(np.float64)
     m = np.zeros(X.shape[1]) if sparse.issparse(X) else X.mean(axis=0)
     X = X if sparse.issparse(X) else X - m
     s = float(np.sqrt(X.multiply(X).sum() if sparse.issparse(X) else np.square(X).sum()) / np.sqrt(len(y))) or 1.0
     scaled = X / s
     if y.ndim == 2:
-        pairs = [_fit_label(scaled, column, C) for column in y.T]
+        pairs = [_fit_label(scaled, column, C, class_weight) for column in y.T]
         W, b = np.stack([w for w, _ in pairs]), np.array([bias for _, bias in pairs])
     elif np.issubdtype(y.dtype, np.floating):
         model = Ridge(alpha=1 / C).fit(scaled, y.astype(np.float64))
         W, b = model.coef_.reshape(1, -1), np.array([model.intercept_])
     else:
-        W, b = fit_classes(scaled, y, outputs, C)
+        W, b = fit_classes(scaled, y, outputs, C, class_weight)
     logits = torch.from_numpy(scaled @ W.T + b)
     labels = torch.from_numpy(y if np.issubdtype(y.dtype, np.floating) else y.astype(np.int64))
-    loss = float(example_losses(logits, labels).mean())
+    loss = float(losses(logits, labels).mean())
     W = W / s
     return W, b - W @ m, loss
 
 
-def fit_classes(X: Any, y: NDArray[Any], outputs: int, C: float) -> tuple[Array, Array]:
+def fit_classes(
+    X: Any, y: NDArray[Any], outputs: int, C: float, class_weight: str | None = None
+) -> tuple[Array, Array]:
     """Returns W and b of a multinomial logistic regression over `outputs` classes.
 
     Two classes have logits -f/2 and f/2. Classes without examples have no weights, and a bias with which their
@@ -80,7 +84,7 @@ def fit_classes(X: Any, y: NDArray[Any], outputs: int, C: float) -> tuple[Array,
     present = np.unique(y)
     W, b = np.zeros((outputs, X.shape[1])), np.zeros(outputs)
     if len(present) > 1:
-        model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS, tol=TOLERANCE).fit(X, y)
+        model = _regression(C, class_weight).fit(X, y)
         is_binary = len(present) == 2
         W[present] = np.concatenate([-model.coef_ / 2, model.coef_ / 2]) if is_binary else model.coef_
         b[present] = np.concatenate([-model.intercept_ / 2, model.intercept_ / 2]) if is_binary else model.intercept_
@@ -91,12 +95,16 @@ def fit_classes(X: Any, y: NDArray[Any], outputs: int, C: float) -> tuple[Array,
     return W, b
 
 
-def _fit_label(X: Any, y: NDArray[Any], C: float) -> tuple[Array, float]:
+def _fit_label(X: Any, y: NDArray[Any], C: float, class_weight: str | None) -> tuple[Array, float]:
     """Returns w (H,) and b of one of several labels, whose logit is above 0 if it is there.
 
     A label that all examples have, or none, has no weights, and the log-odds of n + 1 to 1.
     """
     if len(np.unique(y)) > 1:
-        model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS, tol=TOLERANCE).fit(X, y)
+        model = _regression(C, class_weight).fit(X, y)
         return model.coef_[0], float(model.intercept_[0])
     return np.zeros(X.shape[1]), float(np.log(len(y) + 1)) * (1 if y[0] else -1)
+
+
+def _regression(C: float, class_weight: str | None) -> LogisticRegression:
+    return LogisticRegression(C=C, max_iter=MAX_ITERATIONS, tol=TOLERANCE, class_weight=class_weight)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from raysearch.methods.schedule.phases import Phase
+from raysearch.models.layers import distances_from_top
 from raysearch.models.network import Network
 from raysearch.training_settings import TrainingSettings
 
-BETAS = (0.9, 0.98)  # of the text models of all three papers
+BETA_1 = 0.9  # of AdamW
 
 
 def make_optimizer(network: Network, training: TrainingSettings) -> torch.optim.Optimizer:
-    """Returns an AdamW with three groups: the body's matrices, the body's biases and norms without decay, the heads."""
+    """Returns an AdamW of the trained parameters.
+
+    Its groups are the body's matrices, the body's biases and norms without decay, and the heads. With `layer_decay`,
+    the first two come once for each distance from the top layer, from 0 on. Raises ValueError for a body that has no
+    layers.
+    """
     body = network.body_parameters()
-    groups = [
-        {"params": [p for p in body if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in body if p.ndim <= 1], "weight_decay": 0.0},
-        {"params": network.head_parameters(), "weight_decay": training.head_weight_decay},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=1e-6, fused=True)
+    distances = distances_from_top(network.body, "layer_decay") if training.layer_decay < 1 else {}
+    groups: list[dict[str, Any]] = []
+    for distance in range(max(distances.values(), default=0) + 1):
+        part = [p for p in body if distances.get(id(p), 0) == distance]
+        groups.append({"params": [p for p in part if p.ndim > 1], "weight_decay": training.weight_decay})
+        groups.append({"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0})
+    groups.append({"params": network.head_parameters(), "weight_decay": training.head_weight_decay})
+    return torch.optim.AdamW(groups, lr=0.0, betas=(BETA_1, training.adam_beta2), eps=1e-6, fused=True)
 
 
 def optimizer_step(
@@ -37,8 +47,10 @@ def optimizer_step(
     if training.clip:
         torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip)
     factor = scale * rate_factor(at, phase, training.warmup)
-    for group, rate in zip(optimizer.param_groups, (phase.lr, phase.lr, phase.head_lr), strict=True):
-        group["lr"] = rate * factor
+    *of_body, of_heads = optimizer.param_groups
+    for number, group in enumerate(of_body):
+        group["lr"] = phase.lr * training.layer_decay ** (number // 2) * factor
+    of_heads["lr"] = phase.head_lr * factor
     optimizer.step()
 
 

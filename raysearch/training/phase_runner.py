@@ -21,6 +21,7 @@ from raysearch.training.position import Position
 from raysearch.training.step.contrast import ContrastStep
 from raysearch.training.step.description import Losses
 from raysearch.training.step.update import Update
+from raysearch.training.weight_average import WeightAverage
 
 
 class PhaseRunner:
@@ -33,6 +34,7 @@ class PhaseRunner:
         self.branch_trainer: BranchTrainer | None = None
         if METHODS[context.plan.weighting].merges_branches:
             self.branch_trainer = BranchTrainer(context, cast(BranchWeighting, self.update.weighting))
+        self.average = WeightAverage(self.network, context.training.weight_average)
         self.position = Position()
         self.optimizer: torch.optim.Optimizer | None = None  # None between phases
 
@@ -46,7 +48,8 @@ class PhaseRunner:
         self.optimizer = make_optimizer(self.network, self.context.training)
 
     def end(self) -> None:
-        """Ends a phase."""
+        """Ends a phase, with the mean of its parameters if there is one."""
+        self.average.finish()
         self.position.begin_next_phase()
         self.optimizer = None
 
@@ -71,6 +74,8 @@ class PhaseRunner:
             steps, losses = 1, Losses(fit_head(self.context), 0.0)
         else:
             steps, losses = 1, self._take_step(phase)
+        if self.average.decay and not phase.fits_head:
+            self.average.update()
         self.position.advance(steps, losses)
         return branch_trainer is not None
 

@@ -91,10 +91,11 @@ class Trial:
         A fold has few rows, and the best of several scores on them would be too high: there the last state counts.
         """
         context, position, split = self.context, self.runner.position, self.context.splits("select_dev")
-        score, loss = evaluate(self.network, split, context.batches, context.metric, self.process_group)
         keeps_last = self.plan.folds > 0
-        if position.record_score(score, keeps_last=keeps_last) and (not keeps_last or self.runner.is_over(phase)):
-            self._save_best(score)
+        with self.runner.average.loaded():
+            score, loss = evaluate(self.network, split, context.batches, context.metric, self.process_group)
+            if position.record_score(score, keeps_last=keeps_last) and (not keeps_last or self.runner.is_over(phase)):
+                self._save_best(score)
         assert position.best is not None
         mean_losses = position.take_mean_losses()
         evaluation = {
@@ -144,6 +145,7 @@ class Trial:
             **{name: part.state() if part is not None else None for name, part in self._parts().items()},
             "bases": self.update.basis.count if self.update.basis is not None else 0,
             "seconds": self._seconds(),
+            **({"average": self.runner.average.state()} if self.runner.average.decay else {}),
         }
 
     def _parts(self) -> dict[str, Any]:
@@ -168,5 +170,7 @@ class Trial:
                 part.load(state[name])
         if self.update.basis is not None:
             self.update.basis.count = state["bases"]
+        if self.runner.average.decay:
+            self.runner.average.load(state["average"])
         self.seconds_before = state["seconds"]
         self.earlier_reports = self.files.reports(self.runner.position.step)

@@ -7,11 +7,11 @@ from helpers.plans import prepare_tiny_task, tiny_plan
 
 from raysearch.cli.describe import listing
 from raysearch.config.loading import load_search
-from raysearch.config.parameters import SETTINGS
+from raysearch.config.parameters import DEFAULTS, SETTINGS
 from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
 from raysearch.methods import METHODS
-from raysearch.methods.profiles import BUNDLES, PROFILES, Profile, bundle
+from raysearch.methods.profiles import BUNDLES, PROFILES, RECIPES, Profile, bundle
 from raysearch.schema.fields import check_value
 from raysearch.training.trainer import train
 from raysearch.training_settings import TrainingSettings
@@ -146,7 +146,33 @@ def test_profiles_listing_shows_default_paper_and_official() -> None:
     rows = {(row["method"], row["setting"]): row for row in listing("profiles")}
     assert rows["aang", "meta_every"] == {
         "method": "aang", "setting": "meta_every", "default": 1, "paper": 1, "official": 3,
+        "fine_tune_recipe": None,
     }  # fmt: skip
+
+
+def test_recipe_is_that_of_the_papers_for_every_method() -> None:
+    for methods in ({"weighting": "end_task_only"}, {"weighting": "aang", "surgery": "attittud"}):
+        assert bundle("fine_tune_recipe", methods) == {
+            "steps": 500, "batch_size": 16, "lr": 2e-5, "head_lr": 2e-5, "warmup": 0.1, "weight_decay": 0.01,
+            "head_weight_decay": 0.01, "adam_beta2": 0.999, "dropout": 0.1, "clip": 1.0,
+        }  # fmt: skip
+    without = settings({"weighting": "static"})
+    recipe: Profile = "fine_tune_recipe"
+    assert settings({"weighting": "static"}, profile=recipe) == without | RECIPES[recipe]
+    changed = settings({"weighting": "static"}, profile=recipe, settings={"steps": 7})
+    assert changed == without | RECIPES[recipe] | {"steps": 7}
+
+
+def test_profiles_listing_shows_the_recipe() -> None:
+    rows = [row for row in listing("profiles") if row["fine_tune_recipe"] is not None]
+    assert {row["setting"]: row["fine_tune_recipe"] for row in rows} == RECIPES["fine_tune_recipe"]
+
+
+def test_recipe_names_settings_and_has_no_bundle() -> None:
+    for recipe, values in RECIPES.items():
+        assert recipe not in PROFILES
+        assert values.keys() <= DEFAULTS.keys()
+        assert all(type(value) is type(DEFAULTS[name]) for name, value in values.items())
 
 
 @pytest.mark.parametrize("profile", PROFILES)

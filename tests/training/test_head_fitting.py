@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from torch import Tensor
 from raysearch.distributed import ProcessGroup
 from raysearch.training import head_fitting
 from raysearch.training.context import TrainingContext
+from raysearch.training.end_task_loss import EndTaskLoss
 from raysearch.training.head_fitting import fit_head
 from raysearch.training.parameters import parameters_of
 from raysearch.training.trainer import Trial, TrialFolder, train
+from raysearch.training_settings import TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,13 @@ def examples(classes: int = 3, n: int = 40, width: int = 5) -> tuple[np.ndarray,
     rng = np.random.default_rng(0)
     y = np.arange(n) % classes
     return (rng.normal(size=(n, width)) + 0.5 * y[:, None]).astype(np.float32), y
+
+
+def fit(
+    X: Any, y: np.ndarray, outputs: int, C: float, class_weights: str = "none"
+) -> tuple[np.ndarray, np.ndarray, float]:
+    losses = EndTaskLoss(TrainingSettings(class_weights=class_weights), y, torch.device("cpu"))
+    return head_fitting._fit(X, y, outputs, C, losses)
 
 
 def logits_of(context: TrainingContext, split: str) -> Tensor:
@@ -61,7 +71,7 @@ def test_probe_gives_the_network_scikit_learns_logits(data: Path) -> None:
 
 def test_solution_is_the_optimum_of_the_stated_objective() -> None:
     X, y = examples()
-    W, b, _ = head_fitting._fit(X, y, 3, 2.0)
+    W, b, _ = fit(X, y, 3, 2.0)
     centred = X - X.mean(0)
     s2 = np.square(centred).sum(1).mean()
 
@@ -76,7 +86,7 @@ def test_solution_is_the_optimum_of_the_stated_objective() -> None:
 
 def test_two_classes_have_opposite_logits() -> None:
     X, y = examples(classes=2)
-    W, b, _ = head_fitting._fit(X, y, 2, 1.0)
+    W, b, _ = fit(X, y, 2, 1.0)
     scale = np.square(X - X.mean(0)).sum(1).mean()
     reference = LogisticRegression(C=1.0 / scale, tol=1e-10).fit(X.astype(float), y)
     z = X @ W.T + b
@@ -87,7 +97,7 @@ def test_two_classes_have_opposite_logits() -> None:
 def test_sparse_vectors_keep_their_zeros_and_give_the_same() -> None:
     X, y = examples()
     X[np.abs(X) < 0.7] = 0
-    W, b, loss = head_fitting._fit(sparse.csr_matrix(X), y, 3, 1.0)
+    W, b, loss = fit(sparse.csr_matrix(X), y, 3, 1.0)
     reference = LogisticRegression(C=1.0 / np.square(X).sum(1).mean(), tol=1e-10).fit(X.astype(float), y)
     np.testing.assert_allclose(X @ W.T + b, reference.decision_function(X.astype(float)), atol=1e-4)
     assert np.isfinite(loss)
@@ -95,11 +105,11 @@ def test_sparse_vectors_keep_their_zeros_and_give_the_same() -> None:
 
 def test_class_without_examples_is_never_likely() -> None:
     X, y = examples(classes=3)
-    W, b, _ = head_fitting._fit(X, np.where(y == 2, 0, y), 4, 1.0)
+    W, b, _ = fit(X, np.where(y == 2, 0, y), 4, 1.0)
     z = X @ W.T + b
     shares = np.exp(z - logsumexp(z, axis=1, keepdims=True))
     assert shares[:, 2:].sum(1).max() == pytest.approx(1 / (len(y) + 2))
-    W, b, _ = head_fitting._fit(X, np.ones(len(y), dtype=int), 3, 1.0)
+    W, b, _ = fit(X, np.ones(len(y), dtype=int), 3, 1.0)
     assert not W.any()
     assert b.argmax() == 1
 
@@ -107,7 +117,7 @@ def test_class_without_examples_is_never_likely() -> None:
 def test_several_labels_have_a_regression_each() -> None:
     X, y = examples()
     several = np.stack([y == 0, y > 0, np.ones_like(y)], axis=1).astype(np.int64)
-    W, b, _ = head_fitting._fit(X, several, 3, 1.0)
+    W, b, _ = fit(X, several, 3, 1.0)
     reference = LogisticRegression(C=1.0 / np.square(X - X.mean(0)).sum(1).mean(), tol=1e-10).fit(X, several[:, 0])
     np.testing.assert_allclose(X @ W[0] + b[0], reference.decision_function(X), atol=1e-3)
     assert not W[2].any()
@@ -117,7 +127,7 @@ def test_several_labels_have_a_regression_each() -> None:
 def test_numbers_have_a_ridge_regression() -> None:
     X, _ = examples()
     y = (X @ np.arange(5)).astype(np.float32) + 3
-    W, b, loss = head_fitting._fit(X, y, 1, 1e9)
+    W, b, loss = fit(X, y, 1, 1e9)
     np.testing.assert_allclose(W[0], np.arange(5), atol=1e-3)
     assert b[0] == pytest.approx(3, abs=1e-3)
     assert loss < 1e-6
@@ -169,3 +179,15 @@ def test_reports_of_the_probe_are_the_same_again(data: Path, tmp_path: Path) -> 
     (first,) = train(plan, folder=tmp_path / "1")
     (second,) = train(plan, folder=tmp_path / "2")
     assert report_values(first) == report_values(second)
+
+
+def test_balanced_classes_weigh_alike_in_the_probe() -> None:
+    X, y = examples(n=60)
+    keep = (y != 2) | (np.arange(60) < 12)
+    X, y = X[keep], y[keep]
+    W, b, _ = fit(X, y, 3, 1.0, "balanced")
+    scale = np.square(X - X.mean(0)).sum(1).mean()
+    repeats = {0: 1, 1: 1, 2: (y == 0).sum() / (y == 2).sum()}
+    weights = np.array([repeats[label] for label in y]) * len(y) / 3 / (y == 0).sum()
+    reference = LogisticRegression(C=1.0 / scale, tol=1e-10).fit(X.astype(float), y, sample_weight=weights)
+    np.testing.assert_allclose(X @ W.T + b, reference.decision_function(X.astype(float)), atol=1e-4)

@@ -23,7 +23,6 @@ from raysearch.gradients.jacobian import (
 from raysearch.gradients.layer_rules import BatchNorm
 from raysearch.gradients.parameter_blocks import select_parameter_blocks
 from raysearch.methods.surgery.base import Basis, BasisQuery
-from raysearch.modalities.losses import example_losses
 from raysearch.rng import ShuffledRows, number_of
 from raysearch.training.context import TrainingContext
 
@@ -61,7 +60,7 @@ class BasisJacobian:
         batch = self.context.batches.end_task_batch(self.split, rows).to(self.context.device)
         with self.context.autocast():
             logits = self.network.end_task(self.network.hidden(*batch.inputs))
-        return example_losses(logits, batch.targets.labels)
+        return self.context.end_task_losses(logits, batch.targets.labels)
 
     def _rows(self, step: int) -> Tensor:
         if not self.query.fresh:

@@ -11,7 +11,6 @@ from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.flat import flat_gradient
 from raysearch.methods.weighting.base import END_TASK
 from raysearch.modalities.batch import TaskBatch
-from raysearch.modalities.losses import example_losses
 from raysearch.training.context import TrainingContext
 from raysearch.training.step.description import Step
 from raysearch.training.step.task_batches import TaskBatches
@@ -52,7 +51,8 @@ class TaskForward:
         if task != END_TASK:
             output = self.context.batches.output(self.context.plan.objectives[task])
             return output(hidden, batch.targets, self.network.heads[task])
-        return example_losses(self.network.end_task(hidden), batch.targets.labels).sum() / batch.targets.rows_total
+        losses = self.context.end_task_losses(self.network.end_task(hidden), batch.targets.labels)
+        return losses.sum() / batch.targets.rows_total
 
     def recompute_losses(self, step: Step, batches: Sequence[TaskBatches]) -> dict[int, Tensor]:
         """Recomputes this rank's losses of several batches, forward by forward, with the same dropout masks."""
