@@ -12,13 +12,14 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raysearch.cli import console, outcomes
+from raysearch.cli.options import Address, Data, File, Full, Json, Name, Runs, SchemaName, Set
 from raysearch.errors import RunError, SpecError
-from raysearch.storage.names import name_problem, runs_problem
+from raysearch.storage.names import name_problem
 from raysearch.storage.states import RunState
 
 if TYPE_CHECKING:
@@ -33,33 +34,6 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 FIRST_ROWS = 12  # rows of each report that are printed when no report is named
-
-File = Annotated[str, typer.Argument(metavar="FILE", help="A search of the catalog by its name, or a YAML file.")]
-SchemaName = Literal["search", "space"]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A run by its name, or its folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the search; null removes it."),
-]
-
-
-def _read_runs_folder(text: str | Path) -> Path:
-    if problem := runs_problem(str(text)):
-        raise typer.BadParameter(problem)
-    return Path(text)
-
-
-Runs = Annotated[
-    Path | None,
-    typer.Option(
-        "--runs", metavar="PATH", parser=_read_runs_folder, envvar="RAYSEARCH_RUNS", help="The folder of runs."
-    ),
-]
-Data = Annotated[Path | None, typer.Option("--data", envvar="RAYSEARCH_DATA", help="The folder of data sets.")]
-Address = Annotated[
-    str | None, typer.Option(metavar="auto|HOST:PORT", help="Join the Ray cluster that runs at this address.")
-]
 
 
 def _print_version(requested: bool) -> None:
@@ -97,7 +71,14 @@ def init(
 
 
 @app.command()
-def check(file: File, data: Data = None, overrides: Set = None, address: Address = None, json: Json = False) -> None:
+def check(
+    file: File,
+    data: Data = None,
+    full: Full = False,
+    overrides: Set = None,
+    address: Address = None,
+    json: Json = False,
+) -> None:
     """Checks a search and its data, or a space: prints what there is and what will mislead, or the first error.
 
     With --address the resources of this machine are not checked.
@@ -117,9 +98,13 @@ def check(file: File, data: Data = None, overrides: Set = None, address: Address
     parsed = _load_search(file, overrides, local=address is None)
     if problem := name_problem(parsed.search.name):  # the file's name, where it declares none
         raise SpecError(f"{problem}; set name: in the file", file=file)
-    findings = preflight.examine(parsed, data)
+    findings, notes = preflight.examine(parsed, data), parsed.notes
+    if full:
+        from raysearch.search.rehearsal import try_search
+
+        notes = tuple(try_search(parsed, data))
     summary = outline(parsed.search)
-    outcomes.print_checked(summary, findings, json)
+    outcomes.print_checked(summary, replace(findings, notes=[*notes, *findings.notes]), json)
 
 
 @app.command()

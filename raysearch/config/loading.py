@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raysearch.config.environment import check_machine, check_packages
+from raysearch.config.model_checks import check_models
+from raysearch.config.model_paths import locate_models
 from raysearch.config.parameters import OVERRIDE_KEY
 from raysearch.config.search_config import Search
 from raysearch.config.validation import validate_search
@@ -28,6 +30,7 @@ class ParsedSearch:
     search: Search
     node: Node  # the values and their lines
     text: str = ""  # of the file, after a comment line for each override; empty for a search built in Python
+    notes: tuple[str, ...] = ()  # remarks on the models
 
     def with_location(self, error: SpecError) -> SpecError:
         """Returns the error with the file and line of its key; an error that names a file stays as it is."""
@@ -52,14 +55,19 @@ def load_file(
         raise node.error(problem, "name")
     node.value.setdefault("name", file.stem)
     task = node.value.get("task")
-    if isinstance(task, dict) and not file.is_relative_to(catalog.root() / "trials"):
+    is_shipped = file.is_relative_to(catalog.root() / "trials")
+    if isinstance(task, dict) and not is_shipped:
         task.setdefault("base", str(file.resolve().parent))
+    declared, remarks = locate_models(node.value, Path.cwd() if is_shipped else file.resolve().parent)
+    node = replace(node, value=declared)
     search = Search.read(node, file.parent)
     validate_search(search, node)
     check_packages(search, node)
     if local:
         check_machine(search, node)
-    return ParsedSearch(search, node, "".join(f"# --set {key}={value}\n" for key, value in overrides.items()) + text)
+    remarks += check_models(search, node)
+    text = "".join(f"# --set {key}={value}\n" for key, value in overrides.items()) + text
+    return ParsedSearch(search, node, text, remarks)
 
 
 def load_search(name_or_path: str | Path, overrides: Mapping[str, str] | None = None, *, local: bool = True) -> Search:
@@ -75,8 +83,13 @@ def parse_search(declared: Search | Mapping[str, object]) -> ParsedSearch:
 
     Raises SpecError for what could not work.
     """
-    node = Node(declared.to_dict() if isinstance(declared, Search) else dict(declared))
+    remarks: tuple[str, ...] = ()
+    if isinstance(declared, Search):
+        node = Node(declared.to_dict())
+    else:
+        mapping, remarks = locate_models(dict(declared), Path.cwd())
+        node = Node(mapping)
     search = declared if isinstance(declared, Search) else Search.read(node)
     validate_search(search, node)
     check_packages(search, node)
-    return ParsedSearch(search, node)
+    return ParsedSearch(search, node, notes=remarks)

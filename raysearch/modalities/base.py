@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from raysearch.models.findings import Finding
+from raysearch.models.model_folder import config_findings
 from raysearch.objectives.primitive import EXTRA, Taxonomy
 from raysearch.schema.fields import NoSettings, Settings, config_key, setting
 from raysearch.schema.node import Keys, Node, to_plain
@@ -187,6 +189,27 @@ class Modality(ABC):
     @abstractmethod
     def model_presets(self) -> Mapping[str, Mapping[str, Any]]:
         """Declarations of models by name."""
+
+    def model_findings(self, model: ModelConfig, max_length: int, classes: int | None = None) -> Iterator[Finding]:
+        """Yields what the declaration of a model and its files say, without torch: why it cannot be used, and remarks.
+
+        `max_length` is the largest one of the search; `classes` the number of the end task's labels, once it is known.
+        """
+        del max_length, classes
+        if isinstance(model, HuggingFaceModel) and model.config:
+            yield from config_findings(model.config, ("config",))
+
+    def config_findings(self, model: ModelConfig) -> Iterator[Finding]:
+        """Yields what the libraries that build a declared model say of its configuration, before it is built."""
+        if isinstance(model, HuggingFaceModel) and model.config:
+            from raysearch.models.huggingface import declared_findings
+
+            yield from declared_findings(model.config)
+
+    def network_findings(self, network: Network, plan: TrialPlan, metadata: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yields what a plan's network shows that is built, by small forward passes for instance."""
+        del network, plan, metadata
+        yield from ()
 
     def space_problem(self, task: TaskConfig, space: Space) -> str:
         """Returns why the task cannot have the objectives of the space, of the same modality; empty if it can."""

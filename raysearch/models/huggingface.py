@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging
+
+from raysearch.errors import did_you_mean
+from raysearch.models.findings import Finding
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
@@ -39,15 +44,87 @@ def build_or_load(
         fields = {**defaults, **fields, **overrides, **heads}
         config = AutoConfig.for_model(model["config"]["model_type"], **fields)
         set_dropout(config, dropout)
-        built: PreTrainedModel = family.from_config(config)
+        with _named_refusals(family, config):
+            built: PreTrainedModel = family.from_config(config)
         return built
     assert source is not None
     config = AutoConfig.from_pretrained(source, **heads)
     if model.get("layers"):
         config.num_hidden_layers = model["layers"]
     set_dropout(config, dropout)
-    loaded: PreTrainedModel = family.from_pretrained(source, config=config, dtype=torch.float32, **options)
-    return loaded
+    return _load(family, source, config, options)
+
+
+def _load(family: Any, source: str, config: Any, options: Mapping[str, Any]) -> PreTrainedModel:
+    """Loads a model; its attribute `unset_weights` names the encoder's parameters that the source has no weights for.
+
+    Raises ValueError if the source has weights of other shapes.
+    """
+    with _named_refusals(family, config):
+        loaded, info = family.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+    prefix = f"{loaded.base_model_prefix}."
+    loaded.unset_weights = tuple(
+        sorted(name for name in info["missing_keys"] if name.startswith(prefix) or family.__name__ == "AutoModel")
+    )
+    model: PreTrainedModel = loaded
+    return model
+
+
+@contextmanager
+def _named_refusals(family: Any, config: Any) -> Iterator[None]:
+    """Says in one sentence what transformers says in many."""
+    try:
+        yield
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        purpose = family.__name__.removeprefix("AutoModel").removeprefix("For") or "encoder"
+        raise ValueError(f"transformers has no model for {purpose} of model_type {config.model_type!r}") from error
+    except RuntimeError as error:
+        if "mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"{config.name_or_path} has weights of other shapes than its config and this task need, such as a head for "
+            "another number of labels; pooling: first puts a new head on its encoder"
+        ) from error
+
+
+def missing_weight_findings(network: nn.Module, declared: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yields whether a part of a loaded encoder is randomly initialised; a pooler, which is a part of heads, may be."""
+    for module in network.modules():
+        unset = [name for name in getattr(module, "unset_weights", ()) if ".pooler." not in f".{name}"]
+        if unset:
+            source = declared.get("path") or declared.get("package")
+            yield Finding(
+                f"{source} has no weights for {len(unset)} parameters of the encoder, such as {unset[0]}, which would "
+                "begin at random; name a folder with the whole encoder",
+                ("path",),
+            )
+            return
+
+
+def declared_findings(declared: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yields which fields of a declared config the architecture does not know or cannot have."""
+    kind, fields = declared["model_type"], {name: value for name, value in declared.items() if name != "model_type"}
+    try:
+        known_config: Any = AutoConfig.for_model(kind)
+    except ValueError:
+        near = did_you_mean(kind, CONFIG_MAPPING)
+        hint = near if near.startswith("; did") else "; such as bert or roberta"
+        yield Finding(f"{kind!r} is no architecture of transformers{hint}", ("config", "model_type"))
+        return
+    known = {name for name in dir(known_config) if not name.startswith("_")} | set(known_config.attribute_map)
+    for name in fields:
+        if name not in known:
+            names = [each for each in vars(known_config) if not each.startswith("_")]
+            yield Finding(f"{kind} has no such field{did_you_mean(name, names)}", ("config", name))
+            return
+    try:
+        AutoConfig.for_model(kind, **fields)
+    except Exception as error:  # each architecture checks its fields in its own way
+        yield Finding(f"{kind}: {' '.join(str(error).split())[:300]}", ("config",))
 
 
 def set_dropout(config: Any, dropout: float) -> None:

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from raysearch.config.loading import ParsedSearch, load_file, parse_search
+from raysearch.config.model_checks import try_configs
 from raysearch.config.search_config import Search
 from raysearch.config.sections import Executor
 from raysearch.config.selection_rules import decide_selection
@@ -31,6 +32,7 @@ from raysearch.objectives.user_primitives import load_functions
 from raysearch.search import preflight, resume
 from raysearch.search.progress import Progress
 from raysearch.search.recorder import Recorder
+from raysearch.search.rehearsal import rehearse
 from raysearch.search.study import Study
 from raysearch.storage.cells import cell_of
 from raysearch.storage.ledger import Ledger
@@ -96,14 +98,18 @@ def _launch(
         raise RunError(f"run {fork} exists already; --fork takes the name of a new run")
     if before is not None:
         search = resume.check_resumable(before, search, folder.name, extend=extend)
-    is_new, root = not folder.exists(), resume.data_root_of(folder, data_root)
+    is_new, is_first = not folder.exists(), not folder.parent.exists()
+    root = resume.data_root_of(folder, data_root)
+    is_tried, parsed = before is None and train == TRAIN, replace(parsed, search=search)
+    notes = [*parsed.notes, *(try_configs(search, parsed.node) if is_tried else ())]
     try:
         with Ledger.open(folder) as ledger:
             prepared = prepare(search.task, search.stored_for.to_plain(), folder / "data", root)
+            notes += [*prepared.notes, *(rehearse(parsed, prepared, folder / "data") if is_tried else ())]
             selection, why = decide_selection(search, prepared.sizes)
             search = replace(search, selection=selection)
             recorder = _open_recorder(search, ledger, folder, prepared)
-            notes = [*prepared.notes, *why, *preflight.launch_notes(search, prepared.facts, local=address is None)]
+            notes += [*why, *preflight.launch_notes(search, prepared.facts, local=address is None)]
             with _open_executor(recorder, address, train, notes, quiet=not progress) as run_search:
                 if before is None or before.differences(search) or before.paper != search.paper:
                     ledger.append("searches", [resume.search_row(search, folder.name, prepared, root)], durable=True)
@@ -113,6 +119,8 @@ def _launch(
     finally:
         if is_new and resume.load_stored_search(folder) is None:
             shutil.rmtree(folder)  # it was rejected before it began
+            if is_first:
+                folder.parent.rmdir()
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     return open_run(folder)
 

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from raysearch.config.environment import local_resources
+from raysearch.config.model_paths import locate_model
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError
@@ -65,6 +66,7 @@ def check_resumable(before: Search, now: Search, name: str, *, extend: bool) -> 
     """
     if now.selection.is_auto:  # what was decided when the run began
         now = replace(now, selection=before.selection)
+    now = _with_stored_path(before, now)
     differences = before.differences(now)
     changes = [line for line in differences if not FREE_KEYS.fullmatch(line.partition(":")[0])]
     barred = [line for line in changes if not EXTENDABLE_KEYS.fullmatch(line.partition(":")[0])]
@@ -76,6 +78,14 @@ def check_resumable(before: Search, now: Search, name: str, *, extend: bool) -> 
         limits = "; only budget, confirm, further seeds and trials of baselines can be extended" if extend else ""
         raise RunError(f"run {name} has another search: {listed}{limits}; {remedy}")
     return now if differences else replace(before, paper=now.paper)
+
+
+def _with_stored_path(before: Search, now: Search) -> Search:
+    """Returns `now` with the model's path as an earlier version has stored it, relative, if that is the same folder."""
+    stored, path = getattr(before.model, "path", None), getattr(now.model, "path", None)
+    if stored and path and stored != path and locate_model(stored, Path(now.task.base))[0] == path:
+        return replace(now, model=replace(now.model, path=stored))  # type: ignore[call-arg]  # it has a path
+    return now
 
 
 def save_search(search: Search, folder: Path, text: str = "") -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from raysearch.modalities.base import CardFacts, HuggingFaceModel, Modality, ModelConfig, TaskConfig
 from raysearch.modalities.image.taxonomy import TAXONOMY
+from raysearch.models.findings import Finding
+from raysearch.models.model_folder import folder_findings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +64,22 @@ class ImageModality(Modality):
         from raysearch.modalities.image.config import IMAGE_MODELS
 
         return IMAGE_MODELS
+
+    def model_findings(self, model: ModelConfig, max_length: int, classes: int | None = None) -> Iterator[Finding]:
+        """Yields what the folder that holds a model says."""
+        del classes
+        yield from super().model_findings(model, max_length)
+        if not isinstance(model, HuggingFaceModel) or not model.path or not Path(model.path).is_absolute():
+            return
+        for finding in folder_findings(Path(model.path)):
+            yield Finding(finding.text, ("path",), finding.is_refusal)
+
+    def network_findings(self, network: Network, plan: TrialPlan, metadata: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yields whether a part of a loaded network has no weights in the folder."""
+        from raysearch.models.huggingface import missing_weight_findings
+
+        del metadata
+        yield from missing_weight_findings(network, plan.model)
 
     def space_problem(self, task: TaskConfig, space: Space) -> str:
         """Returns why the task cannot have the objectives of the space; empty if it can."""

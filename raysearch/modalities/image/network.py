@@ -139,7 +139,10 @@ def _split_at_last_linear(whole: nn.Module, classes: int, shape: tuple[int, ...]
     except (RuntimeError, ValueError) as error:
         message = " ".join(str(error).split())[:200]
         size = " x ".join(map(str, shape))
-        raise ValueError(f"{type(whole).__name__} cannot read images of {size}: {message}") from error
+        expected_size = getattr(getattr(whole, "config", None), "image_size", None)
+        scaled = f"; it is made for {expected_size}: task: {{size: {expected_size}}} scales them"
+        remedy = scaled if expected_size not in (None, shape[1]) else ""
+        raise ValueError(f"{type(whole).__name__} cannot read images of {size}: {message}{remedy}") from error
     for place, linear in _last_layers(whole, classes):
         whole.set_submodule(place, nn.Identity())
         body = FeatureExtractor(whole)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from raysearch.modalities.base import CardFacts, HuggingFaceModel, Modality, ModelConfig, TaskConfig
 from raysearch.modalities.text.taxonomy import TAXONOMY
+from raysearch.models.findings import Finding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,26 @@ class TextModality(Modality):
         from raysearch.modalities.text.config import TEXT_MODELS
 
         return TEXT_MODELS
+
+    def model_findings(self, model: ModelConfig, max_length: int, classes: int | None = None) -> Iterator[Finding]:
+        """Yields what the declaration of an encoder says, and the folder that holds it."""
+        from raysearch.modalities.text import model_findings
+
+        yield from super().model_findings(model, max_length)
+        if not isinstance(model, HuggingFaceModel):
+            return
+        if model.config:
+            yield from model_findings.declared_config_findings(model.config, max_length)
+        if model.path and Path(model.path).is_absolute():
+            yield from model_findings.encoder_findings(Path(model.path), max_length, "path")
+            if classes is not None and getattr(model, "pooling", "head") in ("head", "auto"):
+                yield from model_findings.head_findings(Path(model.path), classes, ("path",))
+
+    def network_findings(self, network: Network, plan: TrialPlan, metadata: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yields what is wrong with the encoder and its tokenizer together."""
+        from raysearch.modalities.text.network_findings import network_findings
+
+        yield from network_findings(cast("TextNetwork", network), plan, metadata)
 
     def space_problem(self, task: TaskConfig, space: Space) -> str:
         """Returns why the task cannot have the objectives of the space; empty if it can."""
