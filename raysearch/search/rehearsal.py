@@ -30,6 +30,7 @@ from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 from raysearch.schema.fields import Value
 from raysearch.training.context import TrainingContext, batches_of, build
+from raysearch.training.step.contrast import ContrastStep
 from raysearch.training.step.update import Update
 
 SECONDS = 30.0  # after which no further kind of trial begins its step
@@ -195,9 +196,12 @@ def _try_steps(plan: TrialPlan, network: Network, key: str) -> None:
     phases = METHODS[plan.schedule].load()(plan.training, plan.method_settings("schedule"))
     try:
         update = Update(context)
-        numbers = [1, *_first_request(update)]
-        for phase in phases:
-            for number in numbers:
+        for phase, number in itertools.product(phases, [1, *_first_request(update)]):
+            if phase.contrasts_labels:
+                ContrastStep(context)(number)
+            elif phase.fits_head:
+                assert network.classifier.weight is not None  # its inputs are those of all examples, which take longer
+            else:
                 update(phase, number)
                 update.observe_after_update()
     except ArithmeticError:

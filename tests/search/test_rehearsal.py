@@ -135,3 +135,14 @@ def test_rehearsal_ends_in_time_and_says_what_is_left(write_search: Any, monkeyp
     dimensions = {"precision": {"choice": ["float32", "bfloat16"]}}
     parsed = load_file(write_search({"config": BERT}, dimensions=dimensions))
     assert rehearsal.try_search(parsed) == ["1 of 2 kinds of trials were not tried beforehand: the others took 0 s"]
+
+
+def test_try_search_locates_the_model_of_a_baseline(write_search: Any) -> None:
+    baseline = {"method": {"weighting": "end_task_only"}, "model": {"config": BERT | {"hidden_act": "geluu"}}}
+    file = write_search({"config": BERT}, baselines={"other": baseline})
+    with pytest.raises(SpecError, match=r"tried\.yaml:\d+: baselines\.other\.model: cannot be used: "):
+        rehearsal.try_search(load_file(file))
+
+
+def test_try_search_accepts_every_incumbent(write_search: Any) -> None:
+    assert rehearsal.try_search(load_file(write_search({"config": BERT}, baselines="incumbents"))) == []

@@ -67,23 +67,16 @@ class TextModality(Modality):
 
     def model_findings(self, model: ModelConfig, max_length: int, classes: int | None = None) -> Iterator[Finding]:
         """Yields what the declaration of an encoder says, and the folder that holds it."""
-        from raysearch.modalities.text import model_findings
+        from raysearch.modalities.text.model_findings import text_model_findings
 
         yield from super().model_findings(model, max_length)
-        if not isinstance(model, HuggingFaceModel):
-            return
-        if model.config:
-            yield from model_findings.declared_config_findings(model.config, max_length)
-        if model.path and Path(model.path).is_absolute():
-            yield from model_findings.encoder_findings(Path(model.path), max_length, "path")
-            if classes is not None and getattr(model, "pooling", "head") in ("head", "auto"):
-                yield from model_findings.head_findings(Path(model.path), classes, ("path",))
+        yield from text_model_findings(model, max_length, classes)
 
     def network_findings(self, network: Network, plan: TrialPlan, metadata: Mapping[str, Any]) -> Iterator[Finding]:
         """Yields what is wrong with the encoder and its tokenizer together."""
         from raysearch.modalities.text.network_findings import network_findings
 
-        yield from network_findings(cast("TextNetwork", network), plan, metadata)
+        yield from network_findings(network, plan, metadata)
 
     def space_problem(self, task: TaskConfig, space: Space) -> str:
         """Returns why the task cannot have the objectives of the space; empty if it can."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from raysearch.modalities.base import HuggingFaceModel, ModelConfig
 from raysearch.models.findings import Finding
 from raysearch.models.model_folder import folder_findings, read_json
 
@@ -28,6 +29,18 @@ TOKENIZER_FILES = (  # any one of them is a vocabulary
 ABSOLUTE = frozenset({"bert", "distilbert", "electra", "albert", "mobilebert", "ernie", "big_bird"})
 FROM_PAD = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text"})
 MPNET_OFFSET = 2  # mpnet counts them from 2, whatever its pad id
+
+
+def text_model_findings(model: ModelConfig, max_length: int, classes: int | None) -> Iterator[Finding]:
+    """Yields what is wrong with a declared encoder, and with its head if the number of classes is known."""
+    if not isinstance(model, HuggingFaceModel):
+        return
+    if model.config:
+        yield from declared_config_findings(model.config, max_length)
+    if model.path and Path(model.path).is_absolute():
+        yield from encoder_findings(Path(model.path), max_length, "path")
+        if classes is not None and getattr(model, "pooling", "head") in ("head", "auto"):
+            yield from head_findings(Path(model.path), classes, ("path",))
 
 
 def usable_positions(config: Mapping[str, Any]) -> int | None:

@@ -12,11 +12,14 @@ from raysearch.modalities.text.model_findings import LONGEST_TEXT
 from raysearch.modalities.text.network import TextNetwork
 from raysearch.models.findings import Finding
 from raysearch.models.huggingface import missing_weight_findings
+from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
 
 
-def network_findings(network: TextNetwork, plan: TrialPlan, metadata: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yields why the network cannot train on the prepared texts."""
+def network_findings(network: Network, plan: TrialPlan, metadata: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yields why the network cannot train on the prepared texts; nothing for one that has no encoder."""
+    if not isinstance(network, TextNetwork):
+        return
     yield from missing_weight_findings(network, plan.model)
     tokens = metadata["tokens"]
     source = plan.model.get("path") or plan.model.get("package") or "the declared encoder"
