@@ -5,7 +5,7 @@
     mean       sum_i d^(t - i) theta_i / sum_i d^(t - i), that is
                mean_t = mean_(t-1) + (1 - d) / (1 - d^t) (theta_t - mean_(t-1))
 
-It begins anew with every phase, and a phase ends with its mean. The initial parameters of a phase do not count.
+It starts afresh with every phase, and a phase ends with its mean. The initial parameters of a phase do not count.
 """
 
 from __future__ import annotations
