@@ -56,14 +56,16 @@ def print_runs(folder: Path, json: bool) -> None:
 
 def print_outcome(run: Run, json: bool) -> None:
     """Prints the status of a run that was launched and what to use; raises RunError when no trial has a score."""
+    from raysearch.reports import run_doctor
     from raysearch.reports.next_steps import command, run_reference
     from raysearch.reports.recommendation import recommend
 
-    summary, recommendation = run.status(), recommend(run)
+    summary, recommendation, notes = run.status(), recommend(run), run_doctor.warn(run)
     if json:
-        console.print_json({**summary, "recommendation": asdict(recommendation)})
+        console.print_json({**summary, "recommendation": asdict(recommendation), "notes": notes})
     else:
         console.print_status(summary)
+        console.print_findings({}, notes)
         console.print_recommendation(recommendation.verdict, recommendation.steps)
     analyze = command("analyze", run_reference(run))
     if summary["best"] is None:

@@ -203,8 +203,8 @@ def warn(
     rows = facts.rows.get(CHOOSING, 0)
     if 0 < rows < SMALL_DEV and not is_cross_validated:
         notes.append(
-            f"only {format_count(rows, 'row')} of select-dev choose among configurations; more dev rows (split: {{dev: "
-            "0.3}) or cross-validation choose better"
+            f"only {format_count(rows, 'row')} of select-dev choose configurations; `selection: auto` scores them "
+            "on folds of all labelled rows"
         )
     return notes
 

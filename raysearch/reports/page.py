@@ -27,6 +27,7 @@ from raysearch.formatting import (
     format_value,
 )
 from raysearch.methods import FAMILIES
+from raysearch.reports import run_doctor
 from raysearch.reports.blocks import SYMBOLS, Block
 from raysearch.reports.plots import STATES, Rows, column
 from raysearch.reports.query import Report, ask_reports, open_views, read_report
@@ -106,6 +107,7 @@ def _page(
             task=search["task"]["name"],
             facts=_facts(search, answers.metric),
             recommendation=recommend(run),
+            notes=run_doctor.warn(run),
             tiles=_tiles(run.status(), answers),
             sections=sections,
             origin=_origin(declaration, tables["events"]["event"].to_pylist()),

@@ -10,18 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from raysearch.config.arm import Arm
 from raysearch.config.environment import local_resources
+from raysearch.config.incumbents import incumbents
 from raysearch.config.loading import ParsedSearch, load_file
+from raysearch.config.search_config import Search
 from raysearch.data.columns import read_columns
 from raysearch.errors import MissingFileError, SpecError
+from raysearch.methods import METHODS
 from raysearch.modalities import all_modalities
 from raysearch.modalities.drafting import Draft, DraftRequest, find_siblings, relative_path, render
 from raysearch.search.preflight import Findings, examine
 from raysearch.storage.names import valid_name
 
 CONFIRM_SEEDS = (101, 102, 103, 104, 105)
-SEARCHING = 0.7  # share of the time in which configurations are tried; the rest confirms the best of each arm
-TRIALS = 10  # configurations of an arm that the time is to suffice for
+SEARCHING = 0.6  # share of the time in which configurations are tried; the rest confirms the best of each arm
+TRAININGS = {False: 10, True: 25}  # of an arm that this time is to suffice for, without and with folds
 STEPS = (20, 400)  # of a trial, at least and at most
 EVALUATIONS = 8  # of a trial
 
@@ -30,8 +34,11 @@ HEADER = """\
 # Written by `raysearch init` for $hardware and $minutes. Every value may be changed, and
 # `raysearch show KEY` explains a key. Next: raysearch check $output; raysearch launch $output
 """
+BASELINES = "baselines:  # what one would use instead, each in the same time\n"
+ALL_BASELINES = "baselines: incumbents\n"
+FINE_TUNE = "  fine_tune: {method: {weighting: end_task_only}}  # the same model without auxiliary objectives"
 FOOTER = """\
-baselines: {fine_tune: {method: {weighting: end_task_only}}}  # what to compare with, in the same time
+selection: auto  # with fewer than 200 dev rows, configurations are scored on folds of all labelled rows
 budget: {compute: $compute}  # seconds of training in which each arm tries configurations; then come the confirmations
 confirm: {seeds: $seeds}  # the best of each arm is trained again on these seeds, and compared on them
 resources: {cpus: 1, gpus: $gpus}  # of a trial; $why_resources
@@ -131,15 +138,21 @@ def _write(
     Raises SpecError and leaves no file if it cannot be used.
     """
     unfinished = output.with_name(f".{output.stem}.draft.yaml")
-    template = HEADER + draft.template.read_text(encoding="utf-8") + FOOTER
+    template = HEADER + draft.template.read_text(encoding="utf-8")
+
+    def write(baselines: str, budget: Mapping[str, str]) -> ParsedSearch:
+        text = render(f"{template}{baselines}{FOOTER}", {**values, **budget})
+        unfinished.write_text(text, encoding="utf-8")
+        return load_file(unfinished)
+
     try:
-        arms = 2
-        for _ in range(2):  # the number of arms is known when the file has been read once
-            budget = _budget(minutes, arms, at_once, draft.step_seconds)
-            unfinished.write_text(render(template, {**values, **budget}), encoding="utf-8")
-            parsed = load_file(unfinished)
-            arms = len(parsed.search.arms)
+        first = write(ALL_BASELINES, _budget(minutes, 1, 1, draft.step_seconds, has_folds=False))
+        baselines = _list_baselines(first.search)
+        parsed = write(baselines, _budget(minutes, 1, 1, draft.step_seconds, has_folds=False))
         findings = examine(parsed, None)
+        trained = sum(takes_steps(arm) for arm in parsed.search.arms.values())
+        budget = _budget(minutes, trained, at_once, draft.step_seconds, has_folds=findings.has_folds)
+        write(baselines, budget)
         unfinished.replace(output)
     except SpecError as error:
         if error.file == str(unfinished):
@@ -150,11 +163,24 @@ def _write(
     return load_file(output), findings
 
 
-def _budget(minutes: float, arms: int, at_once: int, step_seconds: float) -> dict[str, str]:
-    """Returns the time that each arm gets, and the steps of a trial with which it tries about TRIALS configurations."""
+def _list_baselines(search: Search) -> str:
+    """Returns the shipped baselines that the search can have, and plain fine-tuning, as lines of a template."""
+    lines = [f"  {name}: {{}}  # {incumbents()[name].meaning}" for name in search.baselines]
+    if FINE_TUNE.partition(":")[0].strip() not in search.baselines:
+        lines.append(FINE_TUNE)
+    return BASELINES + "".join(line.replace("$", "$$") + "\n" for line in lines)
+
+
+def takes_steps(arm: Arm) -> bool:
+    """Returns whether the trials of an arm take optimizer steps, and so use up the time that it has."""
+    return any(METHODS[methods["schedule"]].takes_steps for methods in arm.method_combinations())
+
+
+def _budget(minutes: float, arms: int, at_once: int, step_seconds: float, *, has_folds: bool) -> dict[str, str]:
+    """Returns the time that each arm gets, and the steps of a trial with which it trains about TRAININGS times."""
     compute = SEARCHING * 60 * minutes * at_once / arms
     low, high = STEPS
-    steps = min(high, max(low, round(compute / TRIALS / step_seconds / 10) * 10))
+    steps = min(high, max(low, round(compute / TRAININGS[has_folds] / step_seconds / 10) * 10))
     return {
         "compute": f"{compute:.0f}" if compute >= 1 else f"{compute:.2g}",
         "steps": str(steps),

@@ -33,6 +33,7 @@ class Findings:
 
     facts: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    has_folds: bool = False  # configurations are scored on folds of all labelled rows
 
 
 def examine(parsed: ParsedSearch, data_root: Path | None) -> Findings:
@@ -69,8 +70,9 @@ def _examine(search: Search, data_root: Path | None) -> Findings:
     metadata: dict[str, Any] = {"labels": labels, "sizes": facts.rows}
     metadata["leaks"] = count_leaks({name: examples.keys for name, examples in splits.items()})
     notes = preparation.notes(splits, metadata)
-    described = doctor.describe(facts, search.task.metric, is_cross_validated=_is_cross_validated(search, facts))
-    return Findings(described, [*notes, *data_notes(search, facts), *machine_notes(search)])
+    has_folds = _has_folds(search, facts)
+    described = doctor.describe(facts, search.task.metric, is_cross_validated=has_folds)
+    return Findings(described, [*notes, *data_notes(search, facts), *machine_notes(search)], has_folds)
 
 
 def launch_notes(search: Search, facts: DataFacts | None, *, local: bool) -> list[str]:
@@ -83,9 +85,8 @@ def data_notes(search: Search, facts: DataFacts) -> list[str]:
     """Returns the data doctor's warnings on a search, given the facts of its data."""
     from raysearch.data import doctor
 
-    is_cross_validated = _is_cross_validated(search, facts)
-    length = _max_length(search)
-    return doctor.warn(facts, search.task.metric, max_length=length, is_cross_validated=is_cross_validated)
+    length, has_folds = _max_length(search), _has_folds(search, facts)
+    return doctor.warn(facts, search.task.metric, max_length=length, is_cross_validated=has_folds)
 
 
 def absence_notes(parsed: ParsedSearch) -> list[str]:
@@ -104,7 +105,7 @@ def machine_notes(search: Search) -> list[str]:
     return [f"this machine has {format_count(gpus, 'GPU')} and trials ask for none; {remedy}"]
 
 
-def _is_cross_validated(search: Search, facts: DataFacts) -> bool:
+def _has_folds(search: Search, facts: DataFacts) -> bool:
     """Returns whether configurations are scored on folds of all labelled rows."""
     return decide_selection(search, facts.rows)[0].folds > 0
 
