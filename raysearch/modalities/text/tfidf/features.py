@@ -12,9 +12,7 @@ trial stores neither: they are computed again wherever its network is built, and
 from __future__ import annotations
 
 import functools
-import json
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, cast
 
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -40,14 +38,16 @@ def vectorizer_of(plan: TrialPlan) -> TfidfVectorizer:
 
     Raises ValueError if no n-gram is frequent enough.
     """
-    settings = plan.settings_group(TfidfSettings)
-    return _fitted(plan.task["data"], json.dumps(asdict(settings)))
+    seed = plan.seed if plan.folds else 0  # which decides the rows of a fold, and nothing else here
+    settings = {name: plan.settings[name] for name in TfidfSettings.__dataclass_fields__}
+    what_decides = replace(plan, number=0, arm="", role="", seed=seed, params={}, settings=settings, schedule="")
+    return _fitted(what_decides.to_json())
 
 
 @functools.lru_cache(maxsize=4)  # trials that differ in their head alone follow one another
-def _fitted(data: str, settings: str) -> TfidfVectorizer:
-    from raysearch.modalities.opening import open_splits
+def _fitted(plan_json: str) -> TfidfVectorizer:
+    from raysearch.modalities.opening import open_splits_of
 
-    split = cast(TextSplit, open_splits(Path(data))("train"))
-    vectorizer = make_vectorizer(TfidfSettings(**json.loads(settings)))
-    return vectorizer.fit(split.texts_of(range(len(split))))
+    plan = TrialPlan.from_json(plan_json)
+    split = cast(TextSplit, open_splits_of(plan)("train"))
+    return make_vectorizer(plan.settings_group(TfidfSettings)).fit(split.texts_of(range(len(split))))

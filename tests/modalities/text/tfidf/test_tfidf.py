@@ -21,7 +21,7 @@ import raysearch
 from raysearch.data.prepared import load_metadata
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
-from raysearch.modalities.opening import open_split
+from raysearch.modalities.opening import open_split, open_splits_of
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.tfidf.export import predict_split, save_tfidf
 from raysearch.modalities.text.tfidf.features import vectorizer_of
@@ -91,6 +91,21 @@ def test_vocabulary_is_of_the_training_split_alone(plan: TrialPlan, data: Path) 
     everything = replace(plan, settings={**plan.settings, "min_df": 1, "ngrams": 1, "max_features": 50_000})
     words = {word for text in labelled(data, "train")[0] for word in text.split() if len(word) > 1}
     assert set(vectorizer_of(everything).vocabulary_) == words
+
+
+def test_vocabulary_of_a_fold_is_of_its_training_rows(plan: TrialPlan) -> None:
+    settings = {**plan.settings, "min_df": 1, "ngrams": 1, "max_features": 50_000}
+    vocabularies = {}
+    for seed, fold in ((0, 0), (0, 1), (1, 0)):
+        folded = replace(plan, settings=settings, seed=seed, folds=40, fold=fold)
+        train = open_splits_of(folded)("train")
+        assert isinstance(train, TextSplit)
+        vectorizer = vectorizer_of(folded)
+        words = TfidfVectorizer().fit(train.texts_of(range(len(train))))
+        assert vectorizer.vocabulary_ == words.vocabulary_
+        np.testing.assert_array_equal(vectorizer.idf_, words.idf_)
+        vocabularies[seed, fold] = vectorizer.idf_.tolist()
+    assert len({str(idf) for idf in vocabularies.values()}) == 3
 
 
 def test_network_without_a_frequent_word_raises(plan: TrialPlan, data: Path) -> None:
