@@ -44,17 +44,13 @@ def problem(baselines: Any, **declared: Any) -> str:
 
 def test_baseline_with_a_model_gives_plans_of_that_model() -> None:
     declared = search({"tfidf_lr": {"trials": 3}})
-    plan = declared.resolve(
-        "tfidf_lr", {"probe_c": 1.0, "ngrams": 2, "sublinear_tf": True, "min_df": 1}, number=0, seed=0
-    )
+    arm = declared.arms["tfidf_lr"]
+    drawn = {"probe_c": 1.0, "ngrams": 2, "sublinear_tf": True, "min_df": 1, "class_weights": "none"}
+    plan = declared.resolve("tfidf_lr", drawn, number=0, seed=0)
+    assert arm.dimensions.keys() == drawn.keys()
     assert plan.model == {"tfidf": "words"}
-    assert plan.settings == {
-        "probe_c": 1.0,
-        "ngrams": 2,
-        "sublinear_tf": True,
-        "min_df": 1,
-        "max_features": 50_000,
-    }, "neither steps nor tokens"
+    assert plan.settings.items() >= {**drawn, "max_features": 50_000}.items()
+    assert not {"steps", "lr", "max_length", "dropout", "batch_size"} & plan.settings.keys()
     assert (
         declared.resolve("search", {"lambda_e": 0.5, "batch_size": 8}, number=0, seed=0).model
         == declared.model.to_plain()
