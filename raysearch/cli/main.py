@@ -229,10 +229,12 @@ def analyze(
     file = page.write_html(run, reports or ())
     if json:
         console.print_json({"report": str(file), "tables": {key: rows.to_pylist() for key, rows in answers.items()}})
+        outcomes.refuse_empty(run)
         return
     for key, answer in answers.items():
         console.print_answer(key, answer, run.name, None if reports else FIRST_ROWS)
     console.print_line(f"report   {file}")
+    outcomes.refuse_empty(run)
 
 
 @app.command()

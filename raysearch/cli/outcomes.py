@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from raysearch.cli import console
 from raysearch.errors import RunError
+from raysearch.storage.states import RunState
 
 if TYPE_CHECKING:
     from raysearch.search.drafting import DraftedSearch
@@ -72,3 +73,10 @@ def print_outcome(run: Run, json: bool) -> None:
         raise RunError(f"{summary['name']}: no trial has ended with a score; see `{analyze}`")
     if not json:
         console.print_line(f"next: {analyze}")
+
+
+def refuse_empty(run: Run) -> None:
+    """Raises RunError for a run that has ended without a trial with a score: its tables are no results."""
+    summary = run.status()
+    if summary["best"] is None and summary["state"] != RunState.RUNNING:
+        raise RunError(f"{summary['name']}: no trial has ended with a score, so there is nothing to compare")

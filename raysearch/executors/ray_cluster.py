@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from raysearch.executors.messages import NAMESPACE
 TRIAL_SLOT = "trial_slot"  # the resource that a Tune trial takes, because it computes nothing
 SLOT_CPUS = 0.001  # what it takes instead on a cluster without that resource
 OBJECT_STORE = 256 << 20  # bytes; only small objects pass through it
+LONGEST_SOCKET_PATH = 107  # bytes, of a socket on Linux
+SOCKET_BELOW_TMPDIR = "/ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 TRAIN_RUN_THREAD = "raysearch-run-"  # begins the names of threads that wait for a Ray Train run
 
 
@@ -44,6 +47,7 @@ def open_cluster(address: str | None, resources: Resources, *, dashboard: bool) 
             f"{address}: Ray Client is not supported; run the driver on the cluster: "
             "ray job submit --working-dir . -- raysearch launch FILE --address auto"
         )
+    _refuse_dashboard(address)
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     was_connected, auth_mode = ray.is_initialized(), os.environ.get("RAY_AUTH_MODE")
@@ -87,6 +91,7 @@ def _start(resources: Resources, dashboard: bool) -> Any:
     groups = fitting_groups(resources, cores, gpus)
     if groups < 1:
         raise RunError(f"a trial takes {_needs(resources)}; this machine has {cores} CPUs and {gpus} GPUs")
+    _check_socket_paths()
     os.environ["RAY_AUTH_MODE"] = "disabled"  # the cluster listens to this machine alone
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # no cloud will take this node away
     return ray.init(
@@ -102,12 +107,30 @@ def _start(resources: Resources, dashboard: bool) -> Any:
     )
 
 
+def _refuse_dashboard(address: str | None) -> None:
+    """Raises RunError for the address of Ray's dashboard, which takes jobs and is no cluster that can be joined."""
+    variable = os.environ.get("RAY_ADDRESS", "") if address == "auto" else ""
+    where = variable or address or ""
+    if where.startswith(("http://", "https://")):
+        source = f"RAY_ADDRESS={where}" if variable else where
+        remedy = "give --address HOST:6379, or auto without RAY_ADDRESS on a node of the cluster"
+        raise RunError(f"{source} is the address of Ray's dashboard; {remedy}")
+
+
+def _check_socket_paths() -> None:
+    """Raises RunError if the folder of temporary files is so deep that Ray's sockets in it would have no address."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+    free = LONGEST_SOCKET_PATH - len(SOCKET_BELOW_TMPDIR.format(pid=os.getpid()))
+    if len(os.fsencode(folder)) > free:
+        problem = f"the folder of temporary files, {folder}, has a path of {len(os.fsencode(folder))} bytes"
+        raise RunError(f"{problem}, and Ray's sockets leave room for {free}; set RAY_TMPDIR=/tmp")
+
+
 def _join(address: str) -> Any:
     try:
         return ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(f"cannot join the cluster at {address}: {reason}") from error
 
 

@@ -5,12 +5,13 @@ card, the export, and the recorder when it chooses which trained models to keep.
 
 1. whether they are complete on every cell of the search (each seed; with selection, each fold), then on at least one,
    then stopped, then failed;
-2. the higher score: the mean over the complete trials, or without one the score of the best trial;
+2. the higher score: the mean over the complete trials, or without one the score of the best stopped trial;
 3. the lower number, that is, the configuration that was drawn first.
 
 The trials of a configuration are sorted by state (complete, stopped, failed), then the higher score, then the cell that
-comes first in the search. Trials that repeat a configuration on fresh seeds (role confirm) take no part, and none that
-trains it on all labelled rows (role refit).
+comes first in the search. A configuration whose trials have all failed has no score, whatever they reported before, and
+is never the best. Trials that repeat a configuration on fresh seeds (role confirm) take no part, and none that trains
+it on all labelled rows (role refit).
 
 SQL reports see the same order in two views: `configurations` (schema CONFIGURATIONS, one row each, column `rank`) and
 `best` (the row of `trials` of every arm's best trial).
@@ -46,7 +47,7 @@ CONFIGURATIONS = pa.schema(
             pa.string(),
             "complete, stopped or failed; dropped, if the race gave it no further fold; running while any is missing",
         ),
-        column("score", pa.float64(), "mean over its complete trials; without one, of the best trial"),
+        column("score", pa.float64(), "mean over its complete trials; without one, of the best stopped trial"),
         column("sd", pa.float64(), "sample standard deviation over its complete trials; null with fewer than two"),
         column(
             "error",
@@ -108,9 +109,10 @@ class RankedConfiguration:
 
     @cached_property
     def score(self) -> float | None:
-        """The mean over its complete trials; without one, the score of its best trial."""
-        scores = self.complete_scores
-        return math.fsum(scores) / len(scores) if scores else _score(self.best_trial)
+        """The mean over its complete trials; without one, the score of its best trial unless that has failed."""
+        if scores := self.complete_scores:
+            return math.fsum(scores) / len(scores)
+        return None if self.best_trial["state"] == TrialState.FAILED else _score(self.best_trial)
 
     @cached_property
     def order(self) -> tuple[Any, ...]:

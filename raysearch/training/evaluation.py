@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +23,8 @@ def evaluate(
 ) -> tuple[float, float]:
     """Returns the metric and the mean loss (nat) of `network` on a split.
 
-    The ranks of a process group share the work, and all of them get the same result.
+    The ranks of a process group share the work, and all of them get the same result. Raises ArithmeticError, on all
+    ranks, if an output or the mean loss is not finite: what such a network predicts is no result.
     """
     process_group = process_group or ProcessGroup()
     examples = torch.arange(len(split))[process_group.rank :: process_group.world]
@@ -37,4 +40,9 @@ def evaluate(
     network.train()
     all_logits = process_group.gather_rows(torch.cat(logits))
     all_labels = process_group.gather_rows(torch.cat(labels))
-    return score(metric, all_labels, all_logits), float(example_losses(all_logits, all_labels).mean())
+    loss = float(example_losses(all_logits, all_labels).mean())
+    broken = int((~all_logits.isfinite().all(dim=1)).sum())
+    if broken or not math.isfinite(loss):
+        problem = f"outputs on {broken} of {len(all_logits)} dev examples are not finite, mean loss {loss}"
+        raise ArithmeticError(f"{problem}; use a smaller lr")
+    return score(metric, all_labels, all_logits), loss

@@ -32,7 +32,7 @@ def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup | None =
 
     Every rank of a process group iterates in step. Reports of an earlier attempt in `folder` are yielded again, marked
     as replayed, and the trial resumes from there. If it cannot be resumed, it restarts from scratch, and its first
-    report has the reason. Raises ArithmeticError, on all ranks, if a loss is not finite.
+    report has the reason. Raises ArithmeticError, on all ranks, if a loss or an output is not finite.
     """
     trial = Trial(plan, TrialFolder(folder), process_group or ProcessGroup())
     for report in trial.earlier_reports:
@@ -93,7 +93,10 @@ class Trial:
         context, position, split = self.context, self.runner.position, self.context.splits("select_dev")
         keeps_last = self.plan.folds > 0
         with self.runner.average.loaded():
-            score, loss = evaluate(self.network, split, context.batches, context.metric, self.process_group)
+            try:
+                score, loss = evaluate(self.network, split, context.batches, context.metric, self.process_group)
+            except ArithmeticError as error:
+                raise ArithmeticError(f"step {position.step}: {error}") from None
             if position.record_score(score, keeps_last=keeps_last) and (not keeps_last or self.runner.is_over(phase)):
                 self._save_best(score)
         assert position.best is not None

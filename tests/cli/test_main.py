@@ -302,6 +302,14 @@ def test_launch_without_any_score_exits_1(run_cli: Any) -> None:
     assert result.err == "raysearch: first: no trial has ended with a score; see `raysearch analyze first`\n"
 
 
+def test_analyze_without_any_score_exits_1(run_cli: Any) -> None:
+    write_run("first", trials=0)
+    for arguments in (["--json"], []):
+        result = run_cli("analyze", "first", *arguments)
+        assert result.code == 1
+        assert result.err == "raysearch: first: no trial has ended with a score, so there is nothing to compare\n"
+
+
 def test_resume_launches_the_stored_search_by_name(run_cli: Any, launch_calls: RecordedCalls) -> None:
     write_run("first")
     assert run_cli("resume", "first", "--json").code == 0

@@ -48,11 +48,11 @@ def test_best_trial_on_ties_is_the_earliest_number_then_seed(shuffle: int) -> No
     assert best_id([row for row in rows if row["number"]], [7, 4]) == "search-1-s7"
 
 
-def test_best_trial_prefers_complete_then_stopped_then_failed() -> None:
+def test_best_trial_prefers_complete_and_is_never_failed() -> None:
     rows = [trial(0, 0.9, state="failed"), trial(1, 0.8, state="stopped"), trial(2, 0.1)]
     assert best_id(rows, [0]) == "search-2-s0"
     assert best_id(rows[:2], [0]) == "search-1-s0"
-    assert best_id(rows[:1], [0]) == "search-0-s0"
+    assert best_id(rows[:1], [0]) is None
     assert best_id([trial(0, None, state="failed")], [0]) is None
 
 

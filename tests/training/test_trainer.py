@@ -292,3 +292,14 @@ def test_retrain_restarts_parameters_with_the_learned_weights(data: Path, tmp_pa
 @pytest.mark.parametrize("stop_after", [2, 3, 4])
 def test_retrain_resume_is_bit_equal(data: Path, tmp_path: Path, stop_after: int) -> None:
     assert_resume_is_bit_equal(tiny_plan(data, "aang", "none", "joint_then_retrain"), tmp_path, after=stop_after)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_train_outputs_that_are_not_finite_raise(data: Path, tmp_path: Path, value: float) -> None:
+    trial = Trial(tiny_plan(data, "end_task_only", steps=4, eval_every=2), TrialFolder(tmp_path), ProcessGroup())
+    first = next(trial.run())
+    with torch.no_grad():
+        next(iter(trial.network.end_task.parameters())).fill_(value)
+    with pytest.raises(ArithmeticError, match=r"^step 2: outputs on \d+ of \d+ dev examples are not finite"):
+        trial._evaluate(trial.phases[0])
+    assert trial.runner.position.best == {"score": first.evaluation["score"], "step": 2}
