@@ -44,7 +44,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def shorten(text: str) -> str:
-    """Returns a text for a message, cut after SHOWN_CHARACTERS."""
+    """Returns a text for a message: on one line, and cut after SHOWN_CHARACTERS."""
+    text = text[: SHOWN_CHARACTERS + 1] if text.isprintable() else repr(text[: SHOWN_CHARACTERS + 1])[1:-1]
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.data.places import Place, Row
-from raysearch.data.text_files import refuse_duplicates
+from raysearch.data.text_files import refuse_duplicates, refuse_other_kinds
 from raysearch.errors import SpecError, did_you_mean
 
 INDEX_COLUMN = re.compile(r"|Unnamed: \d+(\.\d+)*|__index_level_\d+__|level_\d+")  # as pandas names an index
@@ -19,6 +19,10 @@ def read_parquet(path: Path, columns: Sequence[str] | None) -> Any:
     """Returns a pyarrow table of these columns, or of all. Raises SpecError for a missing column or another format."""
     import pyarrow.parquet as pq
 
+    with path.open("rb") as opened:
+        beginning = opened.read(64)
+    if not beginning.startswith(b"PAR1"):
+        refuse_other_kinds(path, beginning)
     try:
         names = pq.read_schema(path).names
         refuse_duplicates(path, names, columns)

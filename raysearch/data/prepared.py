@@ -169,6 +169,8 @@ def resolve_path(name: str, key: str, base: str, data_root: Path | None, *, fold
     for path in candidates:
         if path.is_file() or (folders and path.is_dir()):
             return path.absolute()
+        if path.is_dir():
+            raise SpecError(f"{path} is a folder; name a file in it", key=key)
     problem = f"no file {' or '.join(map(str, dict.fromkeys(candidates)))}"
     siblings = {file.name for path in candidates if path.parent.is_dir() for file in path.parent.iterdir()}
     if near := difflib.get_close_matches(Path(name).name, siblings, n=1):

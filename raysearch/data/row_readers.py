@@ -22,6 +22,7 @@ from raysearch.errors import SpecError, did_you_mean
 MISSING_VALUES = {"nan", "null", "na", "n/a", "<na>", "#n/a"}  # as other programs write a missing value
 HIDDEN_LABEL = "-1"  # of a held-out example whose label is not published
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_DECIMAL = re.compile(r"[0-9]{1,5}(\.[0-9]{1,5})?")
 _JSON_DEPTH = "its lists or objects are nested too deeply"
 
 
@@ -94,21 +95,28 @@ def label_notes(source: str, labels: Sequence[str]) -> list[str]:
             notes.append(f"{source}: {count} {rows} the label {label!r}, which may be a missing value")
     spellings: dict[str, list[str]] = {}
     for label in sorted(counts):
-        spellings.setdefault(" ".join(label.lower().split()), []).append(label)
+        spellings.setdefault(_normalise(label), []).append(label)
     similar = [f"{', '.join(map(repr, group))}"[:100] for group in spellings.values() if len(group) > 1]
     if similar:
-        notes.append(f"{source}: labels that differ only in capitals or spaces: {'; '.join(similar[:5])}")
+        notes.append(f"{source}: labels that differ only in how they are written: {'; '.join(similar[:5])}")
     return notes
 
 
+def _normalise(label: str) -> str:
+    """Returns what labels that are written differently have in common: capitals and spaces aside, or as numbers."""
+    words = " ".join(label.lower().split())
+    return f"{float(words):g}" if _DECIMAL.fullmatch(words) else words
+
+
 def is_hidden(labels: Sequence[object], train: Collection[object]) -> bool:
-    """Says whether a held-out part's labels are not published: all are -1, and no row of train has that label."""
-    return bool(labels) and all(label == HIDDEN_LABEL for label in labels) and HIDDEN_LABEL not in train
+    """Says whether a held-out part's labels are not published: all are -1 or empty, and no row of train has -1."""
+    is_unpublished = bool(labels) and set(labels) <= {HIDDEN_LABEL, ""}
+    return is_unpublished and not (HIDDEN_LABEL in labels and HIDDEN_LABEL in train)
 
 
 def hidden_note(source: str, part: str) -> str:
     """Returns the note on a held-out part whose labels are not published."""
-    return f"{source}: every label is -1, that is, not published; it is left out, as if no {part} were declared"
+    return f"{source}: every label is -1 or empty, as if not published; it is left out, as if no {part} were declared"
 
 
 def _jsonl_rows(path: Path, columns: Sequence[str] | None, notes: list[str]) -> Iterator[Row]:

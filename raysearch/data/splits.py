@@ -106,6 +106,9 @@ def split_keeping_classes(
             continue
         for key, name in split_by_hash(class_keys, fractions, salt, remainder=1).items():
             stratified.setdefault(key, name)
+    for class_keys in keys_of.values() if rest_has_all else ():
+        if all(stratified[key] for key in class_keys):  # its last key is also of a class that was split before
+            stratified[order_by_hash(class_keys, salt)[-1]] = ""
     return stratified
 
 
@@ -162,7 +165,12 @@ def split_parts(
     )
     for name, source in (("train", train.source), ("select_dev", dev.source)):
         if not len(splits[name]):
-            raise SpecError(f"no rows are left for {name}; give more rows or other fractions", file=source)
+            content = train if name == "train" or "dev" in fractions else dev
+            counts = f"{len(content)} rows, {len(set(content.keys))} distinct"
+            if classes and (labels := len(set(classes(content)))):
+                counts += f", with {labels} labels"
+            problem = f"no rows are left for {name} ({counts}); give more rows or other fractions"
+            raise SpecError(problem, file=source)
     extra = [name for name in splits if name.startswith(EXTRA_PREFIX)]
     return {name: splits[name] for name in (*SPLITS, *extra) if name in splits}
 

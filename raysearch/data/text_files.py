@@ -14,9 +14,25 @@ _OTHER_ENCODINGS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"
 }
 
 
+_SIGNATURES = {
+    b"version https://git-lfs.github.com/spec/": "is a pointer of Git LFS; fetch the file itself by git lfs pull",
+    b"\x1f\x8b": "is compressed by gzip; unpack it",
+    b"PK\x03\x04": "is a zip archive, as .xlsx is too; save the table as CSV",
+    b"PAR1": "is Parquet; call it .parquet",
+}
+
+
+def refuse_other_kinds(path: Path, content: bytes) -> None:
+    """Raises SpecError for a file whose first bytes say that it is of another kind than its name."""
+    for signature, problem in _SIGNATURES.items():
+        if content.startswith(signature):
+            raise SpecError(problem, file=str(path))
+
+
 def read_utf8(path: Path) -> str:
     """Returns the text of a file without its byte order mark. Raises SpecError with the line that is not UTF-8."""
     content = path.read_bytes()
+    refuse_other_kinds(path, content)
     for mark, encoding in _OTHER_ENCODINGS.items():
         if content.startswith(mark):
             raise SpecError(f"is {encoding}; save the file as UTF-8", file=str(path), line=1)

@@ -1,5 +1,6 @@
 """CSV and TSV as other programs write them: quotes, delimiters, blank lines, headers."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +139,12 @@ def test_file_without_header_is_said_to_be_empty(tmp_path: Path) -> None:
         ("text,label\nx,a\n".encode("utf-16"), "is UTF-16; save the file as UTF-8"),
         ("text,label\nx,a\n".encode("utf-16-le"), "holds NUL characters, as binary files and UTF-16 do"),
         ("text,label\ncaf\u00e9,a\n".encode("latin-1"), "not UTF-8; save the file as UTF-8"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a pointer of Git LFS; fetch the file"),
+        (gzip.compress(b"text,label\nx,a\n"), "is compressed by gzip; unpack it"),
+        (b"PK\x03\x04\x14\x00", "is a zip archive, as .xlsx is too; save the table as CSV"),
     ],
 )
-def test_file_of_another_encoding_is_rejected(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_file_of_another_kind_is_rejected(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(SpecError, match=rf"a\.csv:[12]: {problem}"):
+    with pytest.raises(SpecError, match=rf"a\.csv(:[12])?: {problem}"):
         list(read_rows(tmp_path / "a.csv", COLUMNS, "rows", TABLE_SUFFIXES))

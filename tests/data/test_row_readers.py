@@ -141,5 +141,5 @@ def test_label_notes_name_missing_values_and_similar_labels() -> None:
     assert label_notes("a.csv", ["pos", "neg", "pos"]) == []
     assert label_notes("a.csv", ["Pos", "neg", "pos", "nan", "nan"]) == [
         "a.csv: 2 rows have the label 'nan', which may be a missing value",
-        "a.csv: labels that differ only in capitals or spaces: 'Pos', 'pos'",
+        "a.csv: labels that differ only in how they are written: 'Pos', 'pos'",
     ]

@@ -121,3 +121,17 @@ def test_split_keeping_classes_leaves_equal_keys_together() -> None:
     keys, classes = ["same", "same", "a", "b", "c"], ["x", "y", "x", "y", "y"]
     split_of = split_keeping_classes(keys, classes, {"dev": 0.4}, "split", rest_has_all=True)
     assert set(split_of) == {"same", "a", "b", "c"}
+
+
+def test_split_keeping_classes_leaves_a_key_of_every_class_in_the_rest() -> None:
+    keys = [f"{i % 700}" for i in range(1000)]  # 300 keys are of two classes
+    classes = [f"{i // 2}" for i in range(1000)]
+    split_of = split_keeping_classes(keys, classes, {"dev": 0.1, "test": 0.1}, "split", rest_has_all=True)
+    assert {name for key, name in zip(keys, classes, strict=True) if not split_of[key]} == set(classes)
+
+
+def test_split_parts_says_how_many_labels_left_no_rows() -> None:
+    words = Words("texts.csv", [f"{i}" for i in range(50)])
+    problem = r"no rows are left for select_dev \(50 rows, 50 distinct, with 50 labels\)"
+    with pytest.raises(SpecError, match=problem):
+        split_parts({"train": words}, None, 0.5, lambda words: words.keys)

@@ -55,7 +55,7 @@ def decode_picture(picture: Picture, source: str, facts: PictureFacts | None = N
     """
     if isinstance(picture, np.ndarray):
         return picture[:, :, 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     facts = facts or PictureFacts()
     where = str(picture) if isinstance(picture, Path) else source
@@ -70,8 +70,10 @@ def decode_picture(picture: Picture, source: str, facts: PictureFacts | None = N
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise SpecError(f"has more than {limit} million pixels; scale it down", file=where) from None
     except Exception as error:  # what a damaged picture raises depends on its format
-        reason = " ".join(str(error).split())[:120].replace(" <_io.BytesIO object", "")
-        raise SpecError(f"not a picture: {reason or type(error).__name__}", file=where) from None
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "its bytes are of no image format that is known"
+        raise SpecError(f"not a picture: {reason}", file=where) from None
 
 
 def is_encoded(value: bytes) -> bool:

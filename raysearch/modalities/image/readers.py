@@ -186,7 +186,8 @@ def _read_file_names(path: Path, source: Source, may_be_hidden: bool) -> Images:
     notes: list[str] = []
     for place, row in read_rows(path, _columns(source), "images", FILE_NAME_SUFFIXES, notes):
         name = str(row[source.image] or "")
-        candidates = (path.parent / name, path.parent.parent / name)
+        spellings = dict.fromkeys([name, name.replace("\\", "/")])  # Windows writes the second as the first
+        candidates = [folder / spelling for spelling in spellings for folder in (path.parent, path.parent.parent)]
         file = next((file for file in candidates if name and _is_file(file)), None)
         if file is None:
             raise place.error(source.image, f"no file {shorten(name)!r} beside the table, nor beside its folder")

@@ -23,8 +23,9 @@ from raysearch.errors import SpecError, did_you_mean
 
 LARGEST = 1e38  # absolute value of a feature: the difference of two is a float32 too
 LARGEST_BLUR = 1e-3  # error of float32, as a share of a column's range
-FEWEST_NUMBERED, FEWEST_DISTINCT = 10, 50  # rows from which whole numbers look like an index, or like identifiers
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
+FEWEST_NUMBERED, FEWEST_DISTINCT = 10, 20  # rows from which whole numbers look like an index, or like identifiers
+IDENTIFIERS = {"index", "id", "idx", "row", "rowid", "row_id", "row_number"}  # names of columns of distinct integers
+_INTEGER = re.compile(r"-?[0-9]{1,15}(\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,17 @@ def _without_index(
     """
     index = set(index_columns(path))
     passed_over = [
-        name for name in candidates if name in index or INDEX_COLUMN.fullmatch(name) or _counts_rows(columns[name])
+        name
+        for name in candidates
+        if name in index or INDEX_COLUMN.fullmatch(name) or _counts_rows(name, columns[name])
     ]
     if passed_over:
         names = ", ".join(repr(name) for name in passed_over)
         verb = "numbers the rows and is no feature" if len(passed_over) == 1 else "number the rows and are no features"
-        notes.append(f"{path.name}: {names} {verb}; list it in `features:` if it is one")
+        which = "it in `features:` if it is one" if len(passed_over) == 1 else "in `features:` those that are"
+        notes.append(f"{path.name}: {names} {verb}; list {which}")
     rest = tuple(name for name in candidates if name not in passed_over)
-    identifiers = [name for name in rest if _has_distinct_integers(columns[name])]
+    identifiers = [name for name in rest if _is_distinct(_integers(columns[name]), FEWEST_DISTINCT)]
     if identifiers:
         names = ", ".join(repr(name) for name in identifiers)
         problem = "has another whole number in every row; if it identifies rows, list the others in `features:`"
@@ -144,19 +148,20 @@ def _without_index(
     return rest
 
 
-def _counts_rows(column: Sequence[Any]) -> bool:
-    """Says whether a column is 0, 1, 2, ... or 1, 2, 3, ..., in at least FEWEST_NUMBERED rows."""
+def _counts_rows(name: str, column: Sequence[Any]) -> bool:
+    """Says whether a column has the numbers of the rows, from 0 or 1, or distinct ones and the name of an identifier.
+
+    Columns of less than FEWEST_NUMBERED rows are not looked at.
+    """
     numbers = _integers(column)
-    return len(numbers) >= FEWEST_NUMBERED and numbers[0] in (0, 1) and numbers == list(_count_from(numbers))
+    if not _is_distinct(numbers, FEWEST_NUMBERED):
+        return False
+    has_all = min(numbers) in (0, 1) and max(numbers) - min(numbers) < len(numbers)
+    return has_all or name.strip().lower() in IDENTIFIERS
 
 
-def _count_from(numbers: Sequence[int]) -> range:
-    return range(numbers[0], numbers[0] + len(numbers))
-
-
-def _has_distinct_integers(column: Sequence[Any]) -> bool:
-    numbers = _integers(column)
-    return len(numbers) >= FEWEST_DISTINCT and len(set(numbers)) == len(numbers)
+def _is_distinct(numbers: Sequence[int], fewest: int) -> bool:
+    return len(numbers) >= fewest and len(set(numbers)) == len(numbers)
 
 
 def _integers(column: Sequence[Any]) -> list[int]:
@@ -164,10 +169,13 @@ def _integers(column: Sequence[Any]) -> list[int]:
     numbers = []
     for value in column:
         text = value.strip() if isinstance(value, str) else value
-        is_integer = bool(_INTEGER.fullmatch(text)) if isinstance(text, str) else isinstance(text, int)
-        if not is_integer or isinstance(text, bool):
+        if isinstance(text, str):
+            is_integer = bool(_INTEGER.fullmatch(text))
+        else:
+            is_integer = type(text) is int or (isinstance(text, float) and text.is_integer())
+        if not is_integer:
             return []
-        numbers.append(int(text))
+        numbers.append(int(text.partition(".")[0]) if isinstance(text, str) else int(text))
     return numbers
 
 
@@ -178,7 +186,8 @@ def _parse_numbers(column: Sequence[Any], name: str, places: Sequence[Place]) ->
     numbers = np.empty(len(column))
     for i, value in enumerate(column):
         try:
-            is_number = not (isinstance(value, str) and "_" in value)  # 1_000 is a number to Python alone
+            # Python alone also takes 1_000, and the digits of other scripts
+            is_number = not isinstance(value, str) or (value.isascii() and "_" not in value)
             numbers[i] = float(value) if is_number else math.nan
         except (TypeError, ValueError, OverflowError):
             numbers[i] = math.nan
@@ -202,6 +211,11 @@ def _as_float32(
     stored = matrix.astype(np.float32)
     error = np.abs(stored.astype(np.float64) - matrix).max(axis=0)
     spread = np.ptp(matrix, axis=0)
+    for i in map(int, np.flatnonzero((np.ptp(stored, axis=0) == 0) & (spread > 0))):
+        row = int(np.argmax(matrix[:, i] != matrix[0, i]))
+        values = f"{float(matrix[row, i])!r} from {float(matrix[0, i])!r}"
+        problem = f"float32 does not tell {values}; give the column in another unit"
+        raise places[row].error(names[i], problem)
     blurred = [names[i] for i in map(int, np.flatnonzero((error > LARGEST_BLUR * spread) & (spread > 0)))]
     if blurred:
         source = Path(places[0].source).name

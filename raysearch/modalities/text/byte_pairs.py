@@ -43,26 +43,34 @@ class Losses:
 
 
 def measure_losses(tokenizer: Tokenizer, unknown: str, texts: Sequence[str]) -> Losses:
-    """Returns what word pieces without accents lose of (a sample of) the texts; `unknown` is their unknown token."""
-    characters = lost = marks = accents = 0
-    for whole in order_by_hash(texts, "vocabulary")[:SAMPLE]:
-        text = whole[:LONGEST_TEXT]
+    """Returns what word pieces without accents lose, as the mean over (a sample of) the texts.
+
+    `unknown` is their unknown token.
+    """
+    sample = [text[:LONGEST_TEXT] for text in order_by_hash(texts, "vocabulary")[:SAMPLE]]
+    sums = [0.0, 0.0, 0.0]
+    for text in sample:
         encoding = tokenizer.encode(text, add_special_tokens=False)
         pairs = zip(encoding.tokens, encoding.offsets, strict=True)
-        lost += sum(
-            len(text[start:stop].split()) and stop - start for token, (start, stop) in pairs if token == unknown
-        )
-        base = ""
-        for character in unicodedata.normalize("NFD", text):
-            characters += not character.isspace()
-            if unicodedata.category(character) != "Mn":
-                base = character
-            elif unicodedata.name(base, "").startswith("LATIN") if base else False:
-                accents += 1
-            else:
-                marks += 1
-    size = max(characters, 1)
-    return Losses(min(lost / size, 1.0), marks / size, accents / size)
+        lost = sum(stop - start for token, (start, stop) in pairs if token == unknown)
+        characters, marks, accents = _count_marks(text)
+        sums = [total + count / characters for total, count in zip(sums, (lost, marks, accents), strict=True)]
+    return Losses(*(min(total / max(len(sample), 1), 1.0) for total in sums))
+
+
+def _count_marks(text: str) -> tuple[int, int, int]:
+    """Returns the numbers of characters (at least 1), of marks on other letters than Latin, and of those on Latin."""
+    characters = marks = accents = 0
+    base = ""
+    for character in unicodedata.normalize("NFD", text):
+        characters += not character.isspace()
+        if unicodedata.category(character) != "Mn":
+            base = character
+        elif base and unicodedata.name(base, "").startswith("LATIN"):
+            accents += 1
+        else:
+            marks += 1
+    return max(characters, 1), marks, accents
 
 
 def train_byte_pairs(texts: Sequence[str], size: int, special: dict[str, str]) -> Tokenizer:

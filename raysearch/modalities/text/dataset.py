@@ -117,7 +117,7 @@ class TextPreparation:
         metadata["splits"] = {
             name: _write_split(folder, name, rows, label_names[name], tokenizer) for name, rows in splits.items()
         }
-        self.tokenizer_notes = [*tokenizer.notes, *_unknown_note(folder, tokenizer)]
+        self.tokenizer_notes = [*tokenizer.notes, *_token_notes(folder, tokenizer)]
         metadata |= {"tokens": tokenizer.tokens, "prefix": tokenizer.prefix, "suffix": tokenizer.suffix}
         labelled = {name: splits[name].texts for name in LABELLED if name in splits}
         return metadata | {UNHASHED: {"texts": _write_texts(folder / ORIGINALS, labelled)}}
@@ -166,9 +166,8 @@ def _read_parts(task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, T
             parts[part] = (read_tagged_rows if extra.kind == "token" else read_text_rows)(path, *extra.columns)
         elif path is not None:
             label = None if part in UNLABELLED else task.label
-            parts[part] = read_text_rows(
-                path, task.text, label, needs_labels=part != "train", may_be_hidden=part in ("dev", "test")
-            )
+            may_be_hidden = part in ("dev", "test")
+            parts[part] = read_text_rows(path, task.text, label, needs_labels=False, may_be_hidden=may_be_hidden)
     return parts if task.embedded else _with_unlabelled_rows(task, _without_hidden(parts))
 
 
@@ -178,6 +177,9 @@ def _without_hidden(parts: Mapping[str, TextRows]) -> dict[str, TextRows]:
     hidden = [part for part in ("dev", "test") if part in parts and is_hidden(parts[part].labels, set(train.labels))]
     notes = [hidden_note(Path(parts[part].source).name, part) for part in hidden]
     rest = {part: rows for part, rows in parts.items() if part not in hidden}
+    for rows in (rest[part] for part in ("dev", "test") if part in rest):
+        if "" in rows.labels:
+            raise rows.places[rows.labels.index("")].error("label", "the label is empty")
     return rest | {"train": replace(train, notes=(*train.notes, *notes))}
 
 
@@ -248,12 +250,16 @@ def _write_split(
     return {"rows": len(rows), "sha256": digest.hexdigest(), "tokens_p50": middle, "tokens_p95": long}
 
 
-def _unknown_note(folder: Path, tokenizer: TaskTokenizer) -> list[str]:
-    """Returns a note on the share of train's tokens that are unknown, if that is at least SMALLEST_UNKNOWN."""
-    tokens = cast(TextSplit, read_split(folder, "train", TextPreparation().decode)).tokens
+def _token_notes(folder: Path, tokenizer: TaskTokenizer) -> list[str]:
+    """Returns notes on texts of train without tokens, and on unknown tokens if they are at least SMALLEST_UNKNOWN."""
+    train = cast(TextSplit, read_split(folder, "train", TextPreparation().decode))
+    empty, tokens = int((train.lengths <= tokenizer.prefix + tokenizer.suffix).sum()), train.tokens
+    notes = [f"{empty} train texts have no token, such as texts of invisible characters"] if empty else []
     unknown = int(np.count_nonzero(tokens == tokenizer.unknown)) if tokenizer.unknown is not None else 0
     share = unknown / max(1, int(np.count_nonzero(~np.isin(tokens, tokenizer.tokens["special"]))) + unknown)
-    return [f"{share:.1%} of train's tokens are unknown to the tokenizer"] if share >= SMALLEST_UNKNOWN else []
+    if share >= SMALLEST_UNKNOWN:
+        notes.append(f"{share:.1%} of train's tokens are unknown to the tokenizer")
+    return notes
 
 
 def _write_texts(folder: Path, splits: Mapping[str, Sequence[str]]) -> dict[str, str]:

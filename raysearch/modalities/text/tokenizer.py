@@ -102,7 +102,7 @@ def make_tokenizer(model: Mapping[str, Any], texts: Iterable[str], folder: Path)
     losses = measure_losses(tokenizer, SPECIAL["unk"], texts)
     has_byte_pairs = losses.is_too_large and size >= SMALLEST
     if has_byte_pairs:
-        tokenizer = train_byte_pairs(texts, size, SPECIAL)
+        tokenizer = train_byte_pairs([text[:LONGEST_TEXT] for text in texts], size, SPECIAL)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config: dict[str, Any] = {f"{name}_token": token for name, token in SPECIAL.items()}
@@ -123,10 +123,12 @@ def _loss_notes(losses: Losses, has_byte_pairs: bool) -> list[str]:
     """Returns a sentence on what the vocabulary loses, or would have lost."""
     if not losses.is_too_large:
         return []
-    lost = f"{losses.unknown:.1%} of the characters unknown and {losses.marks + losses.accents:.1%} dropped marks"
+    lost = (
+        f"{losses.total:.1%} of the characters (unknown words {losses.unknown:.1%}, vowel signs and accents the rest)"
+    )
     if has_byte_pairs:
-        return [f"word pieces would leave {lost}: the vocabulary is made of pairs of bytes, which lose nothing"]
-    return [f"the vocabulary leaves {lost}; a vocab_size of at least {SMALLEST} covers every character"]
+        return [f"word pieces would lose {lost}: the vocabulary is made of pairs of bytes, which lose nothing"]
+    return [f"the vocabulary loses {lost}; a vocab_size of at least {SMALLEST} covers every character"]
 
 
 def train_word_pieces(texts: Iterable[str], size: int) -> Tokenizer:
@@ -139,7 +141,8 @@ def train_word_pieces(texts: Iterable[str], size: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
     learned_from = []
-    for text in texts:
+    for whole in texts:
+        text = whole[:LONGEST_TEXT]
         normalised = tokenizer.normalizer.normalize_str(text)
         has_long_word = len(text) > LONGEST_WORD and _LONG_WORD.search(normalised) is not None
         learned_from.append(_LONG_WORD.sub(" ", normalised) if has_long_word else text)

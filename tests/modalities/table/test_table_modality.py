@@ -342,6 +342,16 @@ def read_csv(path: Path, header: str, rows: list[str], **options: Any) -> Any:
     return read_table(path, "label", numbers=False, **options)
 
 
+@pytest.mark.parametrize("shown", ["{}", "{}.0"])
+@pytest.mark.parametrize("order", [1, 7])
+def test_column_of_row_numbers_in_any_order_is_no_feature(tmp_path: Path, shown: str, order: int) -> None:
+    rows = [f"{shown.format(i * order % 20)},{i % 3}.5,{'ab'[i > 9]}" for i in range(20)]
+    assert read_csv(tmp_path / "a.csv", "key,x,label", rows).names == ("x",)
+    rows = [f"{shown.format(i * order % 20 * 3)},{i % 3}.5,{'ab'[i > 9]}" for i in range(20)]
+    assert read_csv(tmp_path / "a.csv", "index,x,label", rows).names == ("x",)
+    assert read_csv(tmp_path / "a.csv", "rank,x,label", rows).names == ("rank", "x")
+
+
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1", "__index_level_0__", "level_0", "id"])
 def test_column_that_numbers_the_rows_is_no_feature(tmp_path: Path, name: str) -> None:
     rows = [f"{i},{i % 3}.5,{'ab'[i > 9]}" for i in range(20)]
@@ -363,9 +373,9 @@ def test_index_that_pandas_stores_is_no_feature(tmp_path: Path) -> None:
 
 def test_column_of_distinct_whole_numbers_is_noted(tmp_path: Path) -> None:
     rows = [f"{i * 7919 % 10007},{i % 5}.5,{'ab'[i % 2]}" for i in range(60)]
-    table = read_csv(tmp_path / "a.csv", "id,x,label", rows)
-    assert table.names == ("id", "x")
-    assert table.notes[0].startswith("a.csv: 'id' has another whole number in every row; if it identifies rows")
+    table = read_csv(tmp_path / "a.csv", "cents,x,label", rows)
+    assert table.names == ("cents", "x")
+    assert table.notes[0].startswith("a.csv: 'cents' has another whole number in every row; if it identifies rows")
 
 
 def test_table_of_an_index_alone_has_no_features(tmp_path: Path) -> None:
@@ -375,7 +385,7 @@ def test_table_of_an_index_alone_has_no_features(tmp_path: Path) -> None:
         read_csv(tmp_path / "a.csv", ",label", [f"{i},a" for i in range(3)])
 
 
-@pytest.mark.parametrize("value", ["1e39", "-4e38", "1_000", "", "nan", "inf", "1,5", "0x10"])
+@pytest.mark.parametrize("value", ["1e39", "-4e38", "1_000", "", "nan", "inf", "1,5", "0x10", "\uff11\uff12"])
 def test_value_that_is_no_float32_names_its_place(tmp_path: Path, value: str) -> None:
     with pytest.raises(SpecError, match=r"a\.csv:3: x: "):
         read_csv(tmp_path / "a.csv", "x;label", ["1;a", f"{value};b"])
@@ -388,9 +398,14 @@ def test_value_of_hundreds_of_digits_names_its_place(tmp_path: Path) -> None:
 
 
 def test_column_that_float32_blurs_is_noted(tmp_path: Path) -> None:
-    rows = [f"{1_700_000_000 + i % 7},0.1,{'ab'[i % 2]}" for i in range(20)]
+    rows = [f"{1_700_000_000 + 300 * (i % 7)},0.1,{'ab'[i % 2]}" for i in range(20)]
     (note,) = read_csv(tmp_path / "a.csv", "time,constant,label", rows).notes
     assert note.startswith("a.csv: 'time': 7 digits are kept of a number")
+    rows = [f"{1_700_000_000 + i % 7},{'ab'[i % 2]}" for i in range(20)]
+    with pytest.raises(SpecError, match=r"a\.csv:3: time: float32 does not tell 1700000001\.0 from 1700000000\.0"):
+        read_csv(tmp_path / "a.csv", "time,label", rows)
+    with pytest.raises(SpecError, match=r"a\.csv:3: x: float32 does not tell 1e-300 from 0\.0"):
+        read_csv(tmp_path / "a.csv", "x,label", ["0,a", "1e-300,b"])
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-9, 1.0, 1e9, 1e30])

@@ -352,7 +352,9 @@ def test_prepare_leaves_out_a_split_of_hidden_labels(task: TextTask, tmp_path: P
     write_jsonl(tmp_path / f"{part}.jsonl", [(f"text number {i}", "-1") for i in range(70, 90)])
     prepared = prepare(task, SMALL_MODEL, tmp_path / "data")
     assert prepared.labels == ("even", "odd")
-    assert prepared.notes[0].startswith(f"{part}.jsonl: every label is -1, that is, not published; it is left out")
+    assert prepared.notes[0].startswith(
+        f"{part}.jsonl: every label is -1 or empty, as if not published; it is left out"
+    )
     held_out = prepared.sizes["test"] if part == "test" else prepared.sizes["meta_dev"] + prepared.sizes["select_dev"]
     assert held_out == 4  # a tenth of train
 
@@ -370,3 +372,20 @@ def test_prepare_with_rare_labels_keeps_them_in_train(task: TextTask, tmp_path: 
     prepared = prepare(alone, SMALL_MODEL, tmp_path / "data")
     assert len(prepared.labels) == 11
     assert not [note for note in prepared.notes if "no test row" in note]
+
+
+def test_prepare_with_a_test_file_without_labels_leaves_it_out(task: TextTask, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [(f"text number {i}", "") for i in range(70, 90)])
+    assert prepare(task, SMALL_MODEL, tmp_path / "data").sizes["test"] == 4
+    write_jsonl(tmp_path / "test.jsonl", [("text number 71", "odd"), ("text number 72", "")])
+    with pytest.raises(SpecError, match=r"test\.jsonl:2: label: the label is empty"):
+        prepare(task, SMALL_MODEL, tmp_path / "other")
+
+
+def test_prepare_notes_texts_without_tokens(task: TextTask, tmp_path: Path) -> None:
+    rows = [*parity_rows(0, 40), ("\u200b", "odd"), ("\u200b\u200b", "even")]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    assert (
+        "2 train texts have no token, such as texts of invisible characters"
+        in prepare(task, SMALL_MODEL, tmp_path / "data").notes
+    )

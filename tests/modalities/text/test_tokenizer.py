@@ -87,7 +87,7 @@ def _task_tokenizer_of(tokenizer: Tokenizer) -> str:
 def test_make_tokenizer_too_small_for_bytes_says_what_is_lost(tmp_path: Path) -> None:
     (note,) = made_tokenizer(tmp_path, CHINESE, size=300).notes
     assert "a vocab_size of at least 512 covers every character" in note
-    share = float(note.split("leaves ")[1].split("%")[0])
+    share = float(note.split("loses ")[1].split("%")[0])
     assert 40 < share < 100
 
 
