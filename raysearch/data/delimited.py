@@ -22,6 +22,7 @@ from raysearch.errors import SpecError, did_you_mean
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _EXCEL_LINE = re.compile(r'"?sep=([,;|\t])"?')  # that Excel writes above the header
 _WHOLE_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _Record = tuple[int, int, list[str]]  # the line in which it begins, its lines, its fields
 
 
@@ -75,13 +76,16 @@ def _count_problem(fields: Sequence[str], header: Sequence[str], delimiter: str)
 def _choose_delimiter(path: Path, text: str, columns: Sequence[str] | None, notes: list[str]) -> tuple[str, int]:
     """Returns the delimiter, and how many lines stand before the header."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = split_lines(text[: 1 << 16])
+    lines = _LINE_END.split(text[: 1 << 16])
     first = next((i for i, line in enumerate(lines) if line.strip()), 0)
     declared = _EXCEL_LINE.fullmatch(lines[first])
     if declared:
         return declared[1], first + 1
     for delimiter in (usual, *(other for other in DELIMITERS if other != usual)):
-        names = next(csv.reader([lines[first]], delimiter=delimiter), [])
+        try:
+            names = next(csv.reader([lines[first]], delimiter=delimiter), [])
+        except csv.Error:
+            continue
         fits = set(columns) <= set(names) if columns else len(names) > 1
         if fits:
             if delimiter != usual:
