@@ -123,7 +123,7 @@ def test_split_keeping_classes_leaves_equal_keys_together() -> None:
     assert set(split_of) == {"same", "a", "b", "c"}
 
 
-def test_split_keeping_classes_leaves_a_key_of_every_class_in_the_rest() -> None:
+def test_split_keeping_classes_leaves_some_of_every_class() -> None:
     keys = [f"{i % 700}" for i in range(1000)]  # 300 keys are of two classes
     classes = [f"{i // 2}" for i in range(1000)]
     split_of = split_keeping_classes(keys, classes, {"dev": 0.1, "test": 0.1}, "split", rest_has_all=True)
