@@ -11,15 +11,15 @@ WITH of_arm AS (
     GROUP BY arm, number
 ),
 chosen AS (
-    SELECT trial_id, arm, seed
+    SELECT trial_id, arm
     FROM trials JOIN of_arm USING (arm, number)
     WHERE state = 'complete' AND role = coalesce(confirmed, 'search')
 ),
 phases AS (
-    SELECT arm, seed, phase, min(step) AS begun, max(step) AS last, max(evaluations.score) AS score
+    SELECT arm, trial_id, phase, min(step) AS begun, max(step) AS last, max(evaluations.score) AS score
     FROM evaluations JOIN chosen USING (trial_id)
     WHERE split = 'select_dev'
-    GROUP BY arm, seed, phase
+    GROUP BY arm, trial_id, phase
 ),
 in_order AS (
     SELECT
@@ -27,7 +27,7 @@ in_order AS (
         row_number() OVER this_trial AS stage,
         max(score) OVER (this_trial ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
     FROM phases
-    WINDOW this_trial AS (PARTITION BY arm, seed ORDER BY begun)
+    WINDOW this_trial AS (PARTITION BY arm, trial_id ORDER BY begun)
 )
 SELECT
     arm,

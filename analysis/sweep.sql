@@ -3,11 +3,16 @@
 -- `error` is the standard error of the mean. `reference` is the dimension's value with the highest mean. `difference` is
 -- the value's score minus the reference's, over `pairs` of trials with the same seed and equal values of all other
 -- dimensions, if there are any. `low` and `high` bound it with 95 % confidence (Student's t) for this value alone,
--- treating pairs on the same seed as independent. The reference was chosen by these same scores, and there are many
+-- treating pairs on the same seed as independent. With selection pairs are of the same fold too, with the correction of
+-- `arms`. The reference was chosen by these same scores, and there are many
 -- values, so only a difference far from 0 is meaningful. `paper` is what `source` printed, for its own data and budget.
 WITH declared AS (SELECT arg_max(spec, time) AS spec FROM searches),
 drawn AS (
-    SELECT trial_id, seed, score, params, unnest(json_keys(params)) AS dimension
+    SELECT
+        trial_id, seed, score, params,
+        coalesce(CAST(plan ->> '$.fold' AS INTEGER), -1) AS fold,
+        coalesce(1 / (nullif(CAST(plan ->> '$.folds' AS INTEGER), 0) - 1), 0) AS overlap,
+        unnest(json_keys(params)) AS dimension
     FROM trials
     WHERE role = 'search' AND arm = 'search' AND state = 'complete' AND isfinite(score)
 ),
@@ -60,13 +65,19 @@ ranked AS (
     )
 ),
 cells AS (
-    SELECT dimension, place, others, seed, avg(score) AS score FROM placed GROUP BY dimension, place, others, seed
+    SELECT dimension, place, others, seed, fold, avg(score) AS score, max(overlap) AS overlap
+    FROM placed
+    GROUP BY dimension, place, others, seed, fold
 ),
 paired AS (
-    SELECT dimension, ranked.place, list(cells.score - reference.score ORDER BY seed, others) AS d
+    SELECT
+        dimension,
+        ranked.place,
+        list(cells.score - reference.score ORDER BY seed, others, fold) AS d,
+        max(cells.overlap) AS overlap
     FROM ranked
     JOIN cells USING (dimension, place)
-    JOIN cells AS reference USING (dimension, others, seed)
+    JOIN cells AS reference USING (dimension, others, seed, fold)
     WHERE reference.place = reference_place AND ranked.place <> reference_place
     GROUP BY dimension, ranked.place
 )
@@ -83,8 +94,8 @@ SELECT
     reference,
     len(d) AS pairs,
     list_avg(d) AS difference,
-    t_interval(d, 1)[1] AS low,
-    t_interval(d, 1)[2] AS high,
+    paired_interval(d, 1, overlap)[1] AS low,
+    paired_interval(d, 1, overlap)[2] AS high,
     CASE WHEN paper IS NOT NULL
          THEN concat_ws(', ', spec ->> '$.paper.source', spec ->> '$.paper.metric') END AS source
 FROM ranked CROSS JOIN declared LEFT JOIN paired USING (dimension, place)

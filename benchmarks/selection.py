@@ -17,7 +17,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from raysearch.data.folds import partition
 from raysearch.data.splits import split_by_hash
+from raysearch.search.race import Race
 
 SETS = {
     "scierc": ("macro_f1", ("train", "dev", "test")),
@@ -254,13 +255,148 @@ def draws(data: Path, cache: Path, *, deadline: float = math.inf) -> Iterator[tu
                 yield name, size, seed, dict(np.load(file))
 
 
+# ---- ways to choose ----
+
+BUDGETS = (12, 24, 48)  # trainings of role search
+Choice = tuple[int, float, float]  # configuration, its reported score, and how many trainings were spent
+
+
+def choose_single(scores: dict[str, Any], order: np.ndarray, budget: int) -> Choice:
+    """Returns the best on the rows that choose in a search without folds."""
+    tried = order[:budget]
+    best = tried[scores["single"][tried].argmax()]
+    return int(best), float(scores["single"][best]), len(tried)
+
+
+def choose_first_fold(scores: dict[str, Any], order: np.ndarray, budget: int) -> Choice:
+    """Returns the best on one fold, which is one split of a fifth."""
+    tried = order[:budget]
+    best = tried[scores["fold"][tried, 0].argmax()]
+    return int(best), float(scores["fold"][best, 0]), len(tried)
+
+
+def choose_all_folds(scores: dict[str, Any], order: np.ndarray, budget: int) -> Choice:
+    """Returns the best mean over all folds, which every configuration has."""
+    tried = order[: max(1, budget // FOLDS)]
+    means = scores["fold"][tried].mean(axis=1)
+    return int(tried[means.argmax()]), float(means.max()), FOLDS * len(tried)
+
+
+def choose_by_race(scores: dict[str, Any], order: np.ndarray, budget: int) -> Choice:
+    """Returns the best mean over all folds of those that the race has left; the last one ends its race."""
+    race, spent, means = Race("search", FOLDS, drops=True), 0, {}
+    for number in order.tolist():
+        if spent >= budget:
+            break
+        for fold in range(FOLDS):
+            spent += 1
+            if race.take(number, float(scores["fold"][number, fold])):
+                break
+        else:
+            means[number] = float(scores["fold"][number].mean())
+    best = max(means, key=lambda number: means[number])
+    return best, means[best], spent
+
+
+WAYS: dict[str, Callable[[dict[str, Any], np.ndarray, int], Choice]] = {
+    "one split, 1 row in 20 chooses (no selection)": choose_single,
+    "one split, 1 row in 5 chooses": choose_first_fold,
+    "5 folds for all": choose_all_folds,
+    "5 folds, race": choose_by_race,
+}
+
+
+def evaluate_ways(measured: list[tuple[str, int, int, dict[str, Any]]]) -> dict[tuple[str, int], np.ndarray]:
+    """Returns for each way and budget the regret, the optimism, its size and the trainings of each draw, (draws, 4).
+
+    Regret is the test score of the best of all 24 configurations less that of the one chosen, both trained on all
+    labelled rows. Optimism is the reported score less the test score of the exported model: without selection the model
+    that was scored, else the one that is trained on all rows. Each draw is a mean over 50 orders of configurations.
+    """
+    rows: dict[tuple[str, int], list[list[float]]] = {}
+    for _, size, seed, scores in measured:
+        for way, choose in WAYS.items():
+            for budget in BUDGETS:
+                generator = np.random.default_rng([size, seed])
+                each = []
+                for _ in range(50):
+                    chosen, reported, spent = choose(scores, generator.permutation(CONFIGURATIONS), budget)
+                    exported = scores["single_test" if choose is choose_single else "test"][chosen]
+                    regret = scores["test"].max() - scores["test"][chosen]
+                    each.append([regret, scores["test"].max() - exported, reported - exported, spent])
+                rows.setdefault((way, budget), []).append(list(np.mean(each, axis=0)))
+    return {key: np.array(values) for key, values in rows.items()}
+
+
+def interval(values: np.ndarray) -> str:
+    """Returns the mean and half of its 95 % interval, in points of 0.01."""
+    half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
+    return f"{100 * values.mean():.1f} ± {100 * half:.1f}"
+
+
+def report(measured: list[tuple[str, int, int, dict[str, Any]]]) -> str:
+    """Returns the tables as Markdown."""
+    ways = evaluate_ways(measured)
+    lines = [
+        "| trainings | way to choose | regret | less the race's | regret of the model | optimism |",
+        "| ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for budget in BUDGETS:
+        for way in WAYS:
+            of_way = ways[way, budget]
+            race = ways["5 folds, race", budget]
+            cells = [interval(of_way[:, column]) for column in range(3)]
+            cells.insert(1, "" if of_way is race else interval(of_way[:, 0] - race[:, 0]))
+            lines.append(f"| {of_way[:, 3].mean():.0f} | {way} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| data set, labels | draws | no selection | 1 in 5 | 5 folds | race |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in SETS:
+        for size in SIZES:
+            part = [each for each in measured if each[:2] == (name, size)]
+            if len(part) > 1:
+                of_part = evaluate_ways(part)
+                cells = [interval(of_part[way, 24][:, 0]) for way in WAYS]
+                lines.append(f"| {name}, {size} | {len(part)} | {' | '.join(cells)} |")
+    lines += ["", "| of small networks | points |", "| --- | ---: |"]
+    differences = {
+        "mean of each fold's best evaluation, less that of the last": ("fold_best", "fold"),
+        "mean at the step that is best over all folds, less that of the last": ("step", "fold"),
+        "test at that step, less test at the last": ("step_test", "test"),
+    }
+    for what, (first, second) in differences.items():
+        means = [_mean_of_networks(scores, first) - _mean_of_networks(scores, second) for *_, scores in measured]
+        lines.append(f"| {what} | {interval(np.array(means))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean_of_networks(scores: dict[str, Any], kind: str) -> float:
+    return float(scores[kind][scores["network"]].mean()) if scores["network"].any() else 0.0
+
+
+def write_report(tables: str, count: int) -> None:
+    """Puts the tables into docs/results/selection.md, between its two marks."""
+    page = Path(__file__).parent.parent / "docs" / "results" / "selection.md"
+    before, rest = page.read_text(encoding="utf-8").split("<!-- tables -->\n")
+    _, after = rest.split("<!-- end -->\n")
+    text = f"{before}<!-- tables -->\n\n{count} draws.\n\n{tables}\n<!-- end -->\n{after}"
+    page.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--report", action="store_true", help="measure nothing")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    started = time.monotonic()
-    for name, size, seed, scores in draws(options.data, options.cache):
-        print(f"{time.monotonic() - started:7.1f} s  {name} {size} {seed}  test {scores['test'].max():.3f}", flush=True)
+    started, measured = time.monotonic(), []
+    for draw_scores in draws(options.data, options.cache, deadline=-math.inf if options.report else math.inf):
+        measured.append(draw_scores)
+        if not options.report:
+            print(f"{time.monotonic() - started:7.1f} s  {' '.join(map(str, draw_scores[:3]))}", flush=True)
+    tables = report(measured)
+    write_report(tables, len(measured))
+    print(tables)

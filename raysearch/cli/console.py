@@ -123,6 +123,14 @@ def print_findings(facts: Mapping[str, str], notes: Iterable[str]) -> None:
         print_line(f"note: {note}")
 
 
+def _selection(declared: Any) -> str:
+    """Returns a selection as text: `auto`, or `5 folds x 2`."""
+    if not isinstance(declared, Mapping):
+        return f"{declared}, decided at launch"
+    repeats = f" x {declared['repeats']}" if declared["repeats"] > 1 else ""
+    return f"{declared['folds']} folds{repeats}"
+
+
 def print_dry_run(outline: Mapping[str, Any], seconds: float | None) -> None:
     """Prints what a search would do; `seconds` is the limit of its budget."""
     spaces = ", ".join(f"{name} ({count} objectives)" for name, count in outline["spaces"].items()) or "no space"
@@ -136,7 +144,9 @@ def print_dry_run(outline: Mapping[str, Any], seconds: float | None) -> None:
     estimate = outline["estimate"]
     time = f"about {format_duration(estimate['seconds'])}" if estimate["seconds"] else f"unknown: {estimate['why']}"
     limit = f"; no new configuration after {format_duration(seconds)}" if seconds else ""
-    print_line(f"trials: {outline['trials'] or 'as many as the time allows'}; time: {time}{limit}")
+    folds = "" if outline["selection"] == "none" else f"; selection {_selection(outline['selection'])}"
+    most = "at most " if folds and outline["trials"] else ""
+    print_line(f"trials: {most}{outline['trials'] or 'as many as the time allows'}; time: {time}{limit}{folds}")
 
 
 def _resources(resources: Mapping[str, Any]) -> str:

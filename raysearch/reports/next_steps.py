@@ -77,7 +77,9 @@ def missing_steps(run: Run, *, has_score: bool, is_repeated: bool) -> Iterator[S
 def open_steps(run: Run, comparison: Comparison, together: int) -> Iterator[Step]:
     """Yields what may settle whether two arms differ, of which `comparison` says what is known."""
     repeated = len(comparison.d)
-    needed = seeds_to_show(comparison.d, together) if repeated > 1 else FRESH_SEEDS
+    needed = seeds_to_show(comparison.d, together, comparison.overlap) if repeated > 1 else FRESH_SEEDS
+    if needed is not None and repeated > 1 and comparison.folds:
+        needed = -(-needed // comparison.folds)  # fresh seeds, each a partition
     if needed is not None:
         settles = f"About {format_count(needed, 'fresh seed')} would settle a difference of this size"
         purpose = settles if repeated > 1 else "More fresh seeds would tell more"

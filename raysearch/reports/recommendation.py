@@ -27,6 +27,7 @@ from raysearch.reports.arm_comparison import (
     Comparison,
     Scores,
     compare,
+    overlap_between,
     repeated_scores,
     seeds_to_show,
 )
@@ -69,8 +70,9 @@ def recommend(run: Run) -> Recommendation:
         else:
             verdict = _unrepeated_verdict(choice, trials, metric)
         return Recommendation(choice.best.arm, verdict, tuple(steps), export_step(run))
-    arm = recommended_arm(scores, simplicity(choice, trials))
-    verdict, comparison = _verdict(arm, scores, metric)
+    overlap = overlap_between(choice)
+    arm = recommended_arm(scores, simplicity(choice, trials), overlap)
+    verdict, comparison = _verdict(arm, scores, metric, overlap)
     if comparison.better == 0:
         steps += open_steps(run, comparison, together=len(scores) - 1)
     elif arm != MAIN_ARM:
@@ -98,10 +100,10 @@ def simplicity(choice: ArmChoice, trials: Iterable[Mapping[str, Any]]) -> dict[s
     }
 
 
-def recommended_arm(scores: Scores, simplicity: Mapping[str, tuple[bool, bool, float]]) -> str:
+def recommended_arm(scores: Scores, simplicity: Mapping[str, tuple[bool, bool, float]], overlap: float = 0.0) -> str:
     """Returns the simplest arm than which no other arm is better; with few common seeds, the one of highest mean."""
     leader = max(scores, key=lambda arm: fmean(scores[arm].values()))
-    comparisons = {arm: compare(scores, arm) for arm in scores}
+    comparisons = {arm: compare(scores, arm, overlap) for arm in scores}
     if any(len(each.d) < LEAST_SEEDS for each in comparisons[leader].values()):
         return leader
     candidates = [arm for arm in scores if all(each.leans >= 0 for each in comparisons[arm].values())]
@@ -111,12 +113,12 @@ def recommended_arm(scores: Scores, simplicity: Mapping[str, tuple[bool, bool, f
 # ---- in words ----
 
 
-def _verdict(arm: str, scores: Scores, metric: str) -> tuple[str, Comparison]:
+def _verdict(arm: str, scores: Scores, metric: str, overlap: float) -> tuple[str, Comparison]:
     """Returns the sentences on the recommended arm, and its comparison with the arm that the first one names."""
     means = {each: fmean(of_arm.values()) for each, of_arm in scores.items()}
     others = [each for each in means if each != arm]
     rival = MAIN_ARM if MAIN_ARM in others else max(others, key=lambda each: means[each])
-    comparison, leader = _pair(scores, arm, rival), max(means, key=lambda each: means[each])
+    comparison, leader = _pair(scores, arm, rival, overlap), max(means, key=lambda each: means[each])
     if rival == MAIN_ARM:
         sentences = _baseline_sentence(arm, comparison, metric)
     else:
@@ -126,10 +128,14 @@ def _verdict(arm: str, scores: Scores, metric: str) -> tuple[str, Comparison]:
             f"{_basis(comparison)}, {_surety(comparison)}."
         )
     if leader not in (arm, rival):
-        ahead = _pair(scores, leader, arm)
+        ahead = _pair(scores, leader, arm, overlap)
         sentences += f" {leader} {_amount(ahead, metric, arm)} {_basis(ahead)}, which shows no difference."
-    if comparison.better == 0 and len(comparison.d) > 1 and seeds_to_show(comparison.d, len(others)) is None:
-        sentences += f" So small a difference would take more than {MOST_SEEDS} seeds to show."
+    if comparison.better == 0 and len(comparison.d) > 1 and seeds_to_show(comparison.d, len(others), overlap) is None:
+        sentences += (
+            " More partitions of the same rows will not show so small a difference; more labelled rows may."
+            if overlap
+            else f" So small a difference would take more than {MOST_SEEDS} seeds to show."
+        )
     return sentences, comparison
 
 
@@ -148,7 +154,8 @@ def _baseline_sentence(arm: str, comparison: Comparison, metric: str) -> str:
 
 def _single_verdict(scores: Scores, metric: str, *, has_baselines: bool) -> str:
     ((arm, of_arm),) = scores.items()
-    basis = f"{fmean(of_arm.values()):.3f} {metric} on average over {format_count(len(of_arm), 'fresh seed')}"
+    over = format_count(len({cell.seed for cell in of_arm}), "fresh seed")
+    basis = f"{fmean(of_arm.values()):.3f} {metric} on average over {over}"
     if has_baselines:
         return f"Use {_name(arm)} for now: it scores {basis}, and no other arm has scores on fresh seeds."
     return f"Use {_name(arm)} for now: it scores {basis}, but it has no baseline, so nothing shows that it helps."
@@ -178,11 +185,11 @@ def _unrepeated_arms(choice: ArmChoice) -> str:
     return f" {', '.join(map(_name, choice.unrepeated))} {are} not repeated on fresh seeds and not compared."
 
 
-def _pair(scores: Scores, first: str, second: str) -> Comparison:
+def _pair(scores: Scores, first: str, second: str, overlap: float) -> Comparison:
     """Returns how two arms differ; with the search, as the report `arms` has it."""
     if second == MAIN_ARM:
-        return compare(scores, second)[first].reversed()
-    return compare(scores, first)[second]
+        return compare(scores, second, overlap)[first].reversed()
+    return compare(scores, first, overlap)[second]
 
 
 def _name(arm: str) -> str:
@@ -200,7 +207,8 @@ def _amount(comparison: Comparison, metric: str, than: str = "") -> str:
 
 def _basis(comparison: Comparison) -> str:
     """Returns the number of seeds and the interval, in brackets."""
-    seeds = format_count(len(comparison.d), "fresh seed")
+    seeds = format_count(len(comparison.d), "fold" if comparison.folds else "fresh seed")
+    seeds += " of fresh partitions" if comparison.folds else ""
     if comparison.low is None or comparison.high is None:
         return f"({seeds})"
     low, high = (f"{bound:+.3f}".replace("-", MINUS) for bound in (comparison.low, comparison.high))

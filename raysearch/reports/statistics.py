@@ -1,6 +1,12 @@
-"""Paired statistics: do two methods differ, when both are scored on the same seeds?
+"""Paired statistics: do two methods differ, when both are scored on the same seeds, or on the same folds?
 
-    d  (n,)  the differences of their scores, one per seed
+    d        (n,)  the differences of their scores, one per seed; with selection one per fold of every fresh partition
+    overlap  the rows that score a fold over those that train, 1 / (folds - 1); 0 without selection
+
+Folds: trainings on other folds share rows, so that the differences are correlated and sd / sqrt(n) is too small a
+standard error of their mean: it is sd sqrt(1/n + overlap) (Nadeau and Bengio, Inference for the generalization error,
+Machine Learning 52, 2003; for repeated partitions Bouckaert and Frank, PAKDD 2004), with n - 1 degrees of freedom. The
+test is Student's t with this error, because signs of correlated differences are not exchangeable.
 
 Intervals: Student's t; BCa bootstrap, Efron, Better bootstrap confidence intervals, JASA 82 (1987).
 Test: exact sign-flip test, Fisher, The design of experiments (1935), section 21. If the methods do not differ, each
@@ -13,6 +19,7 @@ SQL reports call these functions by the names in `FUNCTIONS`, and the table macr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,13 +36,34 @@ def t_interval(d: Sequence[float], compared: int = 1) -> Interval | None:
 
     Returns None for fewer than two seeds.
     """
+    return paired_interval(d, compared, 0.0)
+
+
+def paired_interval(d: Sequence[float], compared: int, overlap: float) -> Interval | None:
+    """Returns `t_interval` of differences on seeds, or on folds of this overlap."""
     if len(d) < 2:
         return None
     from scipy.stats import t
 
-    mean, error = float(np.mean(d)), float(np.std(d, ddof=1)) / len(d) ** 0.5
+    mean, error = float(np.mean(d)), mean_error(d, overlap)
     half = float(t.ppf(1 - ALPHA / (2 * compared), len(d) - 1)) * error
     return [mean - half, mean + half]
+
+
+def mean_error(d: Sequence[float], overlap: float = 0.0) -> float:
+    """Returns the standard error of the mean difference, for at least two seeds or folds."""
+    deviation = float(np.std(d, ddof=1))
+    return deviation * math.sqrt(1 / len(d) + overlap) if overlap else deviation / float(len(d) ** 0.5)
+
+
+def difference_p(d: Sequence[float], overlap: float = 0.0) -> float | None:
+    """Returns the two-sided p-value of the mean difference: of the sign-flip test, or of the t test for folds."""
+    if not overlap or len(d) < 2:
+        return sign_flip_p(d)
+    from scipy.stats import t
+
+    mean, error = abs(float(np.mean(d))), mean_error(d, overlap)
+    return 2 * float(t.sf(mean / error, len(d) - 1)) if error > 0 else float(mean == 0)
 
 
 def bootstrap_interval(d: Sequence[float]) -> Interval | None:
@@ -97,28 +125,39 @@ def better(d: Sequence[float], p_holm: float, compared: int = 1) -> int:
     return int(np.sign(np.mean(d))) if differs else 0
 
 
+def judge(d: Sequence[float], p_holm: float, compared: int, overlap: float) -> int:
+    """Returns `better` of differences on seeds, or what the p-value of `difference_p` says of folds."""
+    if not overlap:
+        return better(d, p_holm, compared)
+    return int(np.sign(np.mean(d))) if len(d) > 1 and p_holm < ALPHA else 0
+
+
 # For SQL: the function, the types of its arguments, the type of its result.
 FUNCTIONS: dict[str, tuple[Callable[..., Any], list[Any], str]] = {
     "t_interval": (t_interval, ["DOUBLE[]", "BIGINT"], "DOUBLE[]"),
+    "paired_interval": (paired_interval, ["DOUBLE[]", "BIGINT", "DOUBLE"], "DOUBLE[]"),
     "bootstrap_interval": (bootstrap_interval, ["DOUBLE[]"], "DOUBLE[]"),
     "sign_flip_p": (sign_flip_p, ["DOUBLE[]"], "DOUBLE"),
+    "difference_p": (difference_p, ["DOUBLE[]", "DOUBLE"], "DOUBLE"),
     "holm": (holm, ["DOUBLE[]"], "DOUBLE[]"),
     "rests_on": (rests_on, ["BIGINT", "BIGINT"], "VARCHAR"),
     "better": (better, ["DOUBLE[]", "DOUBLE", "BIGINT"], "INTEGER"),
+    "judge": (judge, ["DOUBLE[]", "DOUBLE", "BIGINT", "DOUBLE"], "INTEGER"),
 }
 
-# Compares each arm of a table (arm, seed, score) with the search: d is search minus arm by seed; with fewer than two
-# seeds the other columns are null.
+# Compares each arm of a table (arm, seed, fold, overlap, score) with the search: d is search minus arm by seed, fold;
+# with fewer than two of these the other columns are null.
 COMPARED = """
 CREATE MACRO compared(scores) AS TABLE
 WITH paired AS (
-    SELECT other.arm, list(search.score - other.score ORDER BY seed) AS d
-    FROM query_table(scores) AS search JOIN query_table(scores) AS other USING (seed)
+    SELECT other.arm, list(search.score - other.score ORDER BY seed, fold) AS d, max(other.overlap) AS overlap
+    FROM query_table(scores) AS search JOIN query_table(scores) AS other USING (seed, fold)
     WHERE search.arm = 'search' AND other.arm <> 'search'
     GROUP BY other.arm
 ),
 tested AS (
-    SELECT arm, sign_flip_p(d) AS p, count(*) OVER () AS together, t_interval(d, count(*) OVER ()) AS bounds
+    SELECT arm, difference_p(d, overlap) AS p, count(*) OVER () AS together,
+        paired_interval(d, count(*) OVER (), overlap) AS bounds
     FROM paired
     WHERE len(d) > 1
 ),

@@ -26,6 +26,7 @@ def compare_arms(rows: Rows, metric: str) -> list[Block]:
         number("configuration", "configuration", 0),
         number("score when chosen", "chosen_at"),
         number("fresh seeds" if fresh else "seeds", "seeds", 0),
+        *([number("folds of each", "folds", 0)] if any(column(rows, "folds")) else []),
         number("mean", "mean"),
         number("sd", "sd"),
         *_paper_column(rows),
@@ -125,6 +126,9 @@ def _verdict(row: dict[str, Any], metric: str, judged: int) -> Verdict:
     if row["difference"] is None or _is_unrepeated(row):
         return Verdict(f"Search compared with {row['arm']}", row["verdict"], ", so nothing is claimed")
     seeds = format_count(row["seeds"], "fresh seed" if row["fresh"] else "seed")
+    if row["folds"]:
+        partitions = format_count(row["seeds"], "fresh partition" if row["fresh"] else "partition")
+        seeds = f"{format_count(row['folds'], 'fold')} of {partitions}"
     bounds = "" if row["low"] is None else f" (95 % interval {format_differences(row['low'], row['high'])})"
     comparison = (
         f"Search compared with {row['arm']}: {format_difference(row['difference'])} {metric} on average over "

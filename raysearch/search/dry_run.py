@@ -31,6 +31,7 @@ def outline(search: Search) -> dict[str, Any]:
         "arms": arms,
         "trials": None if None in counts else sum(counts),
         "seconds": search.budget.seconds,
+        "selection": search.selection.to_plain(),
         "sampler": search.sampler,
         "scheduler": search.scheduler.to_plain(),
         "executor": search.executor,
@@ -39,20 +40,22 @@ def outline(search: Search) -> dict[str, Any]:
 
 
 def _arm(search: Search, arm: Arm) -> dict[str, Any]:
-    """Returns an arm's methods, its dimensions, and how many trials it has at most, on all seeds."""
+    """Returns an arm's methods, its dimensions, and how many trials it has at most: on all seeds, or all folds.
+
+    A search that leaves selection to launch is counted without folds.
+    """
     configurations = arm.trials
     if configurations is not None and DECLARED_SAMPLERS[search.sampler].lists_values:
         configurations = min(configurations, sum(1 for _ in arm.grid()))
-    seeds = len(search.seeds)
-    confirming = len(search.confirm.seeds) if search.confirm else 0
+    final = len(search.final_cells)
     return {
         "arm": arm.name,
         "methods": [" x ".join(methods.values()) for methods in arm.method_combinations()],
         "dimensions": {name: _values(dimension.to_plain()) for name, dimension in arm.dimensions.items()},
         "configurations": configurations,
-        "seeds": seeds,
-        "confirm": confirming,
-        "trials": None if configurations is None else configurations * seeds + confirming,
+        "seeds": len(search.seeds),
+        "confirm": len(search.confirm.seeds) if search.confirm else 0,
+        "trials": None if configurations is None else configurations * len(search.cells) + final,
     }
 
 
@@ -99,7 +102,7 @@ def estimate(search: Search, runs: Path) -> dict[str, Any]:
         trials = _arm(search, arm)["trials"]
         if search.budget.compute is not None and arm.dimensions:
             total += search.budget.compute
-            trials = len(search.confirm.seeds) if search.confirm else 0
+            trials = len(search.final_cells)
         if not arm_paces or trials is None:
             seconds = search.budget.seconds
             nothing_alike = f"no earlier run in {runs} has a trial of this task, model and method"

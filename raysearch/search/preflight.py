@@ -72,6 +72,8 @@ def _examine(search: Search, data_root: Path | None) -> Findings:
     notes = preparation.notes(splits, metadata)
     has_folds = _has_folds(search, facts)
     described = doctor.describe(facts, search.task.metric, is_cross_validated=has_folds)
+    if why := decide_selection(search, facts.rows)[1]:
+        described |= {"selection": why[0]}
     return Findings(described, [*notes, *data_notes(search, facts), *machine_notes(search)], has_folds)
 
 

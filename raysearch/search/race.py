@@ -5,11 +5,14 @@ configuration has scored its first m cells, it is compared with the leader on th
 
     d (m,)   its scores less the leader's, cell by cell, so that how hard the rows of a fold are cancels out
 
-It goes on to cell m + 1 if the mean of d is above 0, and is dropped otherwise. A tie is a drop: configurations that are
-all alike, such as those that predict one class, cost a fold each. The leader is the configuration that is furthest; of
-several, the one with the highest mean. This is the intensification of SMAC (Hutter, Hoos and Leyton-Brown, LION 5,
-2011) with folds for instances: a challenger is given up as soon as it is no better than the incumbent on what both were
-run on. docs/results/selection.md compares it with rules that wait for significance.
+It gets cell m + 1 if the mean of d is above 0; on its first cell, which says little, if it is behind by no more than
+the standard deviation of the leader's scores over its cells. Otherwise it is dropped. A tie from the second cell on is
+a drop, so that configurations that are all alike, such as those that predict one class, cost two cells each. The
+leader is the configuration that is furthest; of several, the one with the highest mean.
+
+This is the intensification of SMAC (Hutter, Hoos and Leyton-Brown, LION 5, 2011) with folds for instances: a challenger
+is given up as soon as it is no better than the incumbent on what both were run on. The tolerance on the first fold is
+ours. docs/results/selection.md has figures of other rules.
 
 The race is a function of the scores in the order in which they were committed, and is rebuilt from them.
 """
@@ -17,6 +20,7 @@ The race is a function of the scores in the order in which they were committed, 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -58,8 +62,9 @@ class Race:
         leader = self._leader(number, len(scores))
         if leader is None or len(scores) == self.cells:
             return None
-        difference = _mean([a - b for a, b in zip(scores, self._scores[leader], strict=False)])
-        if difference > 0:
+        leading = self._scores[leader]
+        difference = _mean([a - b for a, b in zip(scores, leading, strict=False)])
+        if difference > 0 or (len(scores) == 1 and difference >= -_spread(leading)):
             return None
         del self._scores[number]
         self.dropped[number] = drop = Drop(self.arm, number, leader, len(scores), difference)
@@ -69,6 +74,11 @@ class Race:
         """Returns the other configuration to compare with on the first `cells` cells; None while there is none."""
         others = [(len(s), _mean(s), -n) for n, s in self._scores.items() if n != number and len(s) >= cells]
         return -max(others)[2] if others else None
+
+
+def _spread(scores: Sequence[float]) -> float:
+    """Returns what a configuration may be behind on its first cell: without two scores of the leader, anything."""
+    return statistics.stdev(scores) if len(scores) > 1 else math.inf
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from raysearch.formatting import format_count
 from raysearch.storage.best import rank_configurations
-from raysearch.storage.cells import Cell, cell_of
+from raysearch.storage.cells import Cell, cell_of, overlap_of
 from raysearch.storage.states import TrialRole, TrialState
 
 Rows = list[dict[str, Any]]
@@ -35,8 +35,10 @@ class ArmScore:
     arm: str
     number: int  # of the configuration that stands for the arm
     score: float  # the mean over `seeds`, or without fresh seeds the score that chose the configuration
-    fresh: dict[int, float]  # score by fresh seed, of every complete repetition
+    fresh: dict[int, float]  # score by fresh seed, of every complete repetition; with selection the mean over its folds
     seeds: tuple[int, ...]  # the fresh seeds that `score` is the mean over; empty without
+    cells: dict[Cell, float] = field(default_factory=dict)  # the scores that `fresh` is made of
+    overlap: float = 0.0  # with selection, the rows that score a fold over those that train
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ def _by_seed(repeated: Rows) -> dict[int, float]:
 def _fresh_score(arm: str, repeated: Rows, shared: set[int]) -> ArmScore:
     scores = _by_seed(repeated)
     seeds = tuple(seed for seed in scores if not shared or seed in shared)
-    return ArmScore(arm, repeated[0]["number"], math.fsum(scores[seed] for seed in seeds) / len(seeds), scores, seeds)
+    score = math.fsum(scores[seed] for seed in seeds) / len(seeds)
+    by_cell = {cell_of(row): row["score"] for row in sorted(repeated, key=cell_of)}
+    return ArmScore(arm, repeated[0]["number"], score, scores, seeds, by_cell, overlap_of(repeated[0]))
 
 
 def _search_score(arm: str, rows: Rows, cells: Sequence[Cell]) -> ArmScore | None:
