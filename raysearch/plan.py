@@ -21,6 +21,9 @@ from raysearch.training_settings import TrainingSettings
 
 S = TypeVar("S", bound=Settings)
 
+# Keys of a model that earlier versions lack, at the values that mean what those versions did.
+MODEL_BEFORE: dict[str, Any] = {"pooling": "head"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialPlan:
@@ -71,6 +74,7 @@ class TrialPlan:
             del content["weights"]
         if not self.folds:
             del content["folds"], content["fold"]
+        content["model"] = model_identity(self.model)
         content["task"] = {name: value for name, value in content["task"].items() if name != "data"}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
@@ -122,6 +126,11 @@ class TrialPlan:
             )
         objectives = tuple(Objective(**objective) for objective in plain["objectives"])
         return cls(**{**plain, "objectives": objectives, "weights": tuple(plain.get("weights", ()))})
+
+
+def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a declared model without the keys that only say what earlier versions did as well."""
+    return {name: value for name, value in model.items() if MODEL_BEFORE.get(name) != value}
 
 
 def _canonical(value: object) -> str:

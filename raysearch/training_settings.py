@@ -90,6 +90,27 @@ class TrainingSettings(Settings):
         choices=("tied", "shared", "low_rank", "untied"),
         needs=AUXILIARIES,
     )
+    trained_layers: int = setting(
+        -1,
+        "layers of the encoder that are trained, from the top; the layers below and the embeddings are frozen; "
+        "0: the heads alone, -1: the whole encoder",
+        low=-1,
+        unit="layer",
+        is_late=True,
+    )
+    lora_rank: int = setting(
+        0,
+        "rank of the LoRA matrices that are trained in place of the trained layers' weights; 0: none",
+        low=0,
+        is_late=True,
+    )
+    cache_states: str = setting(
+        "auto",
+        "auto: the states of the end task's texts after the frozen layers of a pre-trained encoder are computed once a "
+        "run; off: at every step",
+        choices=("auto", "off"),
+        is_late=True,
+    )
     lm_rank: int = setting(8, "rank of the correction of lm_head 'low_rank'", low=1, needs=AUXILIARIES)
     layer_decay: float = setting(
         1.0,

@@ -33,10 +33,12 @@ from raysearch.config.sections import (
 from raysearch.config.selection import Selection
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
+from raysearch.modalities import load_modality
 from raysearch.modalities.base import ModelConfig, TaskConfig
 from raysearch.modalities.loading import read_model, read_task
+from raysearch.objectives.primitive import DEFAULT_MODALITY
 from raysearch.objectives.space import Space
-from raysearch.plan import TrialPlan
+from raysearch.plan import TrialPlan, model_identity
 from raysearch.schema.fields import Value, config_key, late_defaults
 from raysearch.schema.node import Keys, Node, to_plain
 from raysearch.storage.cells import NO_FOLD, Cell
@@ -108,6 +110,7 @@ class Search:
                 raise node.error(f"{family} is also fixed under `method:`; leave one out", "dimensions", family)
         search = replace(
             search,
+            model=load_modality(search.task.modality).complete_model(search.model),
             method=replace(search.method, **searched),
             spaces=load_spaces(node, search.space, search.dimensions, search.baselines, folder),
         )
@@ -125,6 +128,12 @@ class Search:
     def from_dict(cls, declared: Mapping[str, Any]) -> Search:
         """Returns the search that `to_dict` wrote, or that a program declares with the keys of a file."""
         return cls.read(Node(dict(declared)))
+
+    @classmethod
+    def from_stored(cls, declared: Mapping[str, Any]) -> Search:
+        """Returns the search that a run has stored, perhaps by an earlier version."""
+        kind = declared["task"].get("kind", DEFAULT_MODALITY)
+        return cls.from_dict({**declared, "model": load_modality(kind).stored_model(declared["model"])})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the declaration, resolved, in values that JSON can hold."""
@@ -221,7 +230,7 @@ class Search:
             settings=configuration.settings,
             params=configuration.params,
             task={"name": self.task.name, "data": data, "metric": self.task.metric, "labels": labels},
-            model=self.arms[arm].model.to_plain(),
+            model=load_modality(self.task.modality).plan_model(self.arms[arm].model),
             workers=self.resources.workers,
             primitives=configuration.primitives,
             weights=configuration.weights,
@@ -257,6 +266,7 @@ class Search:
 
     def _fingerprint_fields(self) -> dict[str, Any]:
         declared = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs", "paper")}
+        declared["model"] = model_identity(declared["model"])
         declared["task"] = {key: value for key, value in declared["task"].items() if key != "base"}
         late = late_defaults(type(self))
         declared = {key: value for key, value in declared.items() if key not in late or value != to_plain(late[key])}

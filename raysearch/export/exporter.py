@@ -33,11 +33,13 @@ from raysearch.export.refit import check_is_whole, final_training, fold_score
 from raysearch.export.retrain import Verification, compare, retrain_trial, sha256_of
 from raysearch.formatting import format_count
 from raysearch.modalities import modality_of
+from raysearch.modalities.loading import read_model
 from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import open_split, open_splits_of
 from raysearch.plan import TrialPlan
 from raysearch.reports.page import refresh_html
 from raysearch.reports.recommendation import recommend
+from raysearch.schema.node import Node
 from raysearch.storage.names import valid_name
 from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, TrialRole
@@ -244,7 +246,8 @@ def _make_readable(folder: Path) -> None:
 def _write_documents(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported: Exported, folder: Path) -> None:
     """Writes search.yaml, plan.json, result.json and the model card."""
     name = valid_name(f"{run.name}-{row['arm']}-{row['number']:04d}")
-    search = Search.from_dict(run.search).single_trial(row["arm"], row["params"], seed=row["seed"], name=name)
+    search = Search.from_stored(run.search).single_trial(row["arm"], row["params"], seed=row["seed"], name=name)
+    search = replace(search, model=read_model(Node(plan.model)))  # with what the encoder's folder declared
     resolved = search.resolve(MAIN_ARM, {}, number=0, seed=row["seed"], labels=plan.task["labels"])
     assert resolved.key == plan.key, "the exported search describes another trial than the exported one"
     heading = f"# Trial {row['trial_id']} of run {run.name} as a search with this one configuration.\n"

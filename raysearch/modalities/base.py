@@ -180,6 +180,18 @@ class Modality(ABC):
     def model_configs(self) -> tuple[type[ModelConfig], ...]:
         """The classes of its models' declarations."""
 
+    def complete_model(self, model: ModelConfig) -> ModelConfig:
+        """Returns the model with what is only known once the task's modality is."""
+        return model
+
+    def stored_model(self, declared: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the declaration of a model that a run has stored, as this version reads it."""
+        return dict(declared)
+
+    def plan_model(self, model: ModelConfig) -> dict[str, Any]:
+        """Returns what a plan holds of the model."""
+        return model.to_plain()
+
     @property
     @abstractmethod
     def task_presets(self) -> Mapping[str, Mapping[str, Any]]:

@@ -31,6 +31,7 @@ class Targets:
     labels: Tensor  # (b,) classes or float numbers, or (b, L) of 0 and 1 for several at once; empty if there are none
     selected_total: int  # selected positions over all ranks
     rows_total: int  # examples over all ranks
+    real: Tensor | None = None  # (b, S) bool: the positions that hold something; None where every one does
 
 
 Output = Callable[[Tensor, Targets, nn.Module], Tensor]  # the loss of hidden states, targets and a head
@@ -58,7 +59,10 @@ class TaskBatch:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
         t = self.targets
-        targets = replace(t, original=change(t.original), selected=change(t.selected), labels=change(t.labels))
+        real = None if t.real is None else change(t.real)
+        targets = replace(
+            t, original=change(t.original), selected=change(t.selected), labels=change(t.labels), real=real
+        )
         return TaskBatch(tuple(change(examples) for examples in self.inputs), targets)
 
 

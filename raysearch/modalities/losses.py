@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F  # noqa: N812, torch's own habit
 from torch import Tensor, nn
 
+from raysearch.models.heads import LabelHead
+
 if TYPE_CHECKING:
     from raysearch.modalities.batch import Targets
 
@@ -25,5 +27,9 @@ def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def label_loss(hidden: Tensor, targets: Targets, head: nn.Module) -> Tensor:
-    """Returns the mean loss of the examples' labels, read at position 0 by the objective's own head."""
-    return example_losses(head(hidden[:, 0]), targets.labels).sum() / max(targets.rows_total, 1)
+    """Returns the mean loss of the examples' labels, read by the objective's own head.
+
+    It reads the examples' pooled vectors, and position 0 if it has no pooling.
+    """
+    vectors = head.vectors(hidden, targets.real) if isinstance(head, LabelHead) else hidden[:, 0]
+    return example_losses(head(vectors), targets.labels).sum() / max(targets.rows_total, 1)

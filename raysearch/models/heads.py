@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from raysearch.models.pooling import pool
+
 
 class PrecomputedBody(nn.Module):
     """A replacement for the body of a Hugging Face model that returns hidden states computed before."""
@@ -45,13 +47,17 @@ class HuggingFaceHead(nn.Module):
         self.model = model
         setattr(model, model.base_model_prefix, PrecomputedBody(pooler))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Returns the logits of `hidden` (B, S, H): (B, C) for classification, (B, S, V) for a language model."""
+    def forward(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
+        """Returns the logits of `hidden` (B, S, H): (B, C) for classification, (B, S, V) for a language model.
+
+        `real` (B, S) is for heads that pool over positions.
+        """
         body = getattr(self.model, self.model.base_model_prefix)
         body.hidden = hidden
         tokens = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         try:
-            logits: Tensor = self.model(input_ids=tokens).logits
+            mask = None if real is None else real.long()
+            logits: Tensor = self.model(input_ids=tokens, attention_mask=mask).logits
         finally:
             body.hidden = None
         return logits
@@ -107,17 +113,27 @@ class DenoiseHead(nn.Module):
 
 
 class LabelHead(nn.Module):
-    """A head of two layers: it maps the hidden states at position 0 (b, H) to logits (b, C)."""
+    """A head of two layers: it maps the examples' vectors (b, H) to logits (b, C).
 
-    def __init__(self, width: int, classes: int, activation: type[nn.Module], dropout: float) -> None:
+    A vector is the state at position 0, or what `pooling` names (`models.pooling`).
+    """
+
+    def __init__(
+        self, width: int, classes: int, activation: type[nn.Module], dropout: float, pooling: str = "first"
+    ) -> None:
         super().__init__()
+        self.pooling = pooling
         self.layers = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(width, width), activation(), nn.Dropout(dropout), nn.Linear(width, classes)
         )
 
-    def forward(self, first: Tensor) -> Tensor:
+    def vectors(self, hidden: Tensor, real: Tensor | None) -> Tensor:
+        """Returns what the head reads of hidden states (b, S, H): the examples' vectors (b, H)."""
+        return pool(hidden, real, self.pooling)
+
+    def forward(self, vectors: Tensor) -> Tensor:
         """Returns the logits (b, C)."""
-        logits: Tensor = self.layers(first)
+        logits: Tensor = self.layers(vectors)
         return logits
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
+
+from raysearch.models.frozen_layers import FrozenLayers
 
 if TYPE_CHECKING:
     from raysearch.data.prepared import Split
@@ -22,6 +25,22 @@ class Network(nn.Module):
     body: nn.Module
     end_task: nn.Module  # hidden states to logits
     heads: nn.ModuleList
+    frozen: FrozenLayers | None = None  # the lower part of the body, where only its upper layers are trained
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches between training and evaluation, in which the frozen part always is."""
+        super().train(mode)
+        if self.frozen is not None:
+            self.frozen.hold_still()
+        return self
+
+    def with_cached_states(self, batches: Any, folder: Path) -> Any:
+        """Returns a BatchBuilder that gives the end task's batches with states of the frozen part, where it has any.
+
+        `folder` is the folder of prepared data, beside whose splits the states are cached.
+        """
+        del folder
+        return batches
 
     @property
     def width(self) -> int:
@@ -31,6 +50,17 @@ class Network(nn.Module):
     def hidden(self, *inputs: Any, **more: Any) -> Tensor:
         """Returns the body's hidden states (B, S, H) for a batch's inputs."""
         raise NotImplementedError
+
+    def logits(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
+        """Returns the end task's logits (B, C) of hidden states; `real` (B, S) as in `modalities.batch.Targets`."""
+        del real
+        logits: Tensor = self.end_task(hidden)
+        return logits
+
+    def vectors(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
+        """Returns one vector of each example (B, H), which heads for labels read."""
+        del real
+        return hidden[:, 0]
 
     @property
     def classifier(self) -> nn.Linear:
@@ -62,7 +92,7 @@ class Network(nn.Module):
             with torch.no_grad():
                 for rows in torch.from_numpy(order).split(READ_TOGETHER):
                     batch = batches.end_task_batch(split, rows).to(device)
-                    self.end_task(self.hidden(*batch.inputs))
+                    self.logits(self.hidden(*batch.inputs), batch.targets.real)
         finally:
             hook.remove()
             self.train(was_training)

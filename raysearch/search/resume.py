@@ -52,7 +52,7 @@ def load_stored_search(folder: Path) -> Search | None:
     """Returns the search of a run's folder; None where no run has begun. Raises RunError if it cannot be read."""
     file = folder / "search.json"
     try:
-        return Search.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        return Search.from_stored(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:

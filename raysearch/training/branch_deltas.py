@@ -146,7 +146,7 @@ class MetaDevEvaluator:
         for part in rows.split(MAX_ROWS):
             batch = context.batches.end_task_batch(split, part).to(slope.device)
             with context.autocast():
-                logits = context.network.end_task(context.network.hidden(*batch.inputs))
+                logits = context.network.logits(context.network.hidden(*batch.inputs), batch.targets.real)
             loss = example_losses(logits, batch.targets.labels).sum() / len(rows)
             slope += flat_gradient(loss, context.parameters)
             value += float(loss.detach())

@@ -38,8 +38,8 @@ class TrainingContext:
         """Opens the plan's data and builds its network, with the parameters that the trial begins with."""
         folder = Path(plan.task["data"])
         metadata, splits = load_metadata(folder), open_splits_of(plan)
-        batches = batches_of(plan, metadata, splits)
         network = build(plan, metadata).to(process_group.device)
+        batches = network.with_cached_states(batches_of(plan, metadata, splits), folder)
         return cls(plan, metadata, network, splits, batches, process_group)
 
     def on_one_rank(self) -> TrainingContext:

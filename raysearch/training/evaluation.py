@@ -35,7 +35,7 @@ def evaluate(
     with torch.no_grad():
         for rows in by_length.split(EVALUATION_BATCH):
             batch = batches.end_task_batch(split, rows).to(process_group.device)
-            logits.append(network.end_task(network.hidden(*batch.inputs)).float())
+            logits.append(network.logits(network.hidden(*batch.inputs), batch.targets.real).float())
             labels.append(batch.targets.labels)
     network.train()
     all_logits = process_group.gather_rows(torch.cat(logits))

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 
 def parameters_of(network: nn.Module) -> dict[str, Tensor]:
-    """Returns what a network has learned, each tensor once: its parameters, and the statistics that its layers keep."""
-    return dict(network.named_parameters()) | layer_statistics(network)
+    """Returns what a network has learned, each tensor once: its trained parameters, and its layers' statistics."""
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    return trained | layer_statistics(network)
 
 
 def layer_statistics(network: nn.Module) -> dict[str, Tensor]:

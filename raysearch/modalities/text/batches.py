@@ -23,6 +23,7 @@ from raysearch.modalities.batch import OpenSplit, Output, Targets, TaskBatch, la
 from raysearch.modalities.text.primitives.attention_masks import bidirectional
 from raysearch.modalities.text.primitives.outputs import Predicted, Statistics, TextExamples, selected_tokens
 from raysearch.modalities.text.primitives.transforms import Vocabulary, make_view, select
+from raysearch.modalities.text.state_files import SplitStates
 from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.primitive import STAGES, load_target
@@ -49,7 +50,9 @@ def pad_texts(split: Split, rows: Sequence[int], vocabulary: Vocabulary, longest
 class TextBatchBuilder:
     """A builder of task batches whose inputs are tokens (b, S) and the mask visible (b, S, S).
 
-    Where embeddings get noise, a third input says where, noise (b, S): 0, or the seed of the example's noise.
+    Where embeddings get noise, a third input says where, noise (b, S): 0, or the seed of the example's noise. Batches
+    of the end task may have their cached states (b, S, H) as a fourth, and as a fifth that they are there (b,): all
+    true. Collated, the fourth is of the examples that have states, and the fifth says which these are.
     """
 
     open_split: OpenSplit
@@ -58,14 +61,22 @@ class TextBatchBuilder:
     probability: float  # that a token is selected by a transform
     user_functions: Functions = field(default_factory=dict)  # the user's primitives
     statistics: Statistics = field(default_factory=dict)  # of data, computed when they are first needed
+    states: Callable[[Split], SplitStates | None] | None = None  # what is cached of a split, if anything is
 
     def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
         """Returns the examples `rows` unchanged, each position seeing all others."""
-        tokens = pad_texts(split, rows.tolist(), self.vocabulary, self.longest)
+        cached = self.states(split) if self.states is not None else None
+        longest = 1 if cached is not None and cached.is_pooled else self.longest
+        tokens = pad_texts(split, rows.tolist(), self.vocabulary, longest)
         real = tokens != self.vocabulary.pad
         visible = bidirectional(real, Generator())
         nothing = torch.zeros_like(real)
-        return TaskBatch((tokens, visible), Targets(tokens, nothing, labels_of(split, rows), 0, len(rows)))
+        targets = Targets(tokens, nothing, labels_of(split, rows), 0, len(rows), real)
+        inputs: tuple[Tensor, ...] = (tokens, visible)
+        if cached is not None:
+            states, is_cached = cached.read(rows, tokens.shape[1]), torch.ones(len(rows), dtype=torch.bool)
+            inputs += (torch.zeros_like(tokens), states, is_cached)
+        return TaskBatch(inputs, targets)
 
     def objective_batch(self, objective: Objective, count: int, generator: Generator) -> TaskBatch:
         """Returns `count` examples for `objective`, drawn with replacement, transformed and masked.
@@ -84,7 +95,7 @@ class TextBatchBuilder:
         labels = labels_of(split, rows)
         if objective.output == "end_task" and not len(labels):
             raise ValueError(f"{objective.name}: its data has no labels")
-        targets = Targets(predicted, positions, labels, int(positions.sum()), count)
+        targets = Targets(predicted, positions, labels, int(positions.sum()), count, view.real)
         inputs: tuple[Tensor, ...] = (view.tokens, visible)
         if view.noise.any():
             seeds = torch.randint(1, 1 << 62, (count, 1), generator=generator)
@@ -104,8 +115,11 @@ class TextBatchBuilder:
         width = max(batch.inputs[0].shape[1] for batch in task_batches)
         noisy = any(len(batch.inputs) > 2 for batch in task_batches)
         tokens, masks, noises = [], [], []
+        cached: list[Tensor] = []
         for batch in task_batches:
-            short, mask, *noise = batch.inputs
+            short, mask, *noise = batch.inputs[:3]
+            if len(batch.inputs) > 3:
+                cached.append(F.pad(batch.inputs[3], (0, 0, 0, width - short.shape[1])))
             length = short.shape[1]
             missing = width - length
             tokens.append(F.pad(short, (0, missing), value=self.vocabulary.pad))
@@ -114,7 +128,13 @@ class TextBatchBuilder:
                 visible[:, range(length, width), range(length, width)] = True
             masks.append(visible)
             noises.append(F.pad(noise[0], (0, missing)) if noise else torch.zeros_like(tokens[-1]))
-        return (torch.cat(tokens), torch.cat(masks), *([torch.cat(noises)] if noisy else []))
+        collated = (torch.cat(tokens), torch.cat(masks), *([torch.cat(noises)] if noisy else []))
+        if not cached:
+            return collated
+        has_states = [
+            torch.full((len(batch),), len(batch.inputs) > 3, device=batch.inputs[0].device) for batch in task_batches
+        ]
+        return (*collated, torch.cat(cached), torch.cat(has_states))
 
     @cached_property
     def _functions(self) -> dict[str, dict[str, Callable[..., Any]]]:

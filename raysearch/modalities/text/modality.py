@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from raysearch.modalities.base import CardFacts, HuggingFaceModel, Modality, ModelConfig, TaskConfig
 from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.models.findings import Finding
+from raysearch.schema.node import Node
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,25 @@ class TextModality(Modality):
         from raysearch.modalities.text.tfidf.config import TfidfModel
 
         return TextModel, TfidfModel, HuggingFaceModel
+
+    def complete_model(self, model: ModelConfig) -> ModelConfig:
+        """Returns an encoder of a folder or of the hub with its pooling."""
+        from raysearch.modalities.text.config import TextModel
+
+        if isinstance(model, HuggingFaceModel) and not isinstance(model, TextModel) and model.path:
+            return TextModel.read(Node({**model.to_plain(), "pooling": "auto"}))
+        return model
+
+    def stored_model(self, declared: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a model of a run with its pooling; runs of version 0.3 and before had the architecture's own head."""
+        is_loaded = bool(declared.get("path") or declared.get("package"))
+        return {"pooling": "head", **declared} if is_loaded else dict(declared)
+
+    def plan_model(self, model: ModelConfig) -> dict[str, Any]:
+        """Returns what a plan holds of the model, with the pooling that its folder declares."""
+        from raysearch.modalities.text.pooling import resolve_pooling
+
+        return resolve_pooling(self.complete_model(model).to_plain(), fetch=True)
 
     @property
     def task_presets(self) -> Mapping[str, Mapping[str, Any]]:

@@ -59,7 +59,7 @@ class BasisJacobian:
         """Returns the loss of each example by itself, (b,), by one forward pass."""
         batch = self.context.batches.end_task_batch(self.split, rows).to(self.context.device)
         with self.context.autocast():
-            logits = self.network.end_task(self.network.hidden(*batch.inputs))
+            logits = self.network.logits(self.network.hidden(*batch.inputs), batch.targets.real)
         return self.context.end_task_losses(logits, batch.targets.labels)
 
     def _rows(self, step: int) -> Tensor:

@@ -56,7 +56,7 @@ class DevGradients:
         batch = self.context.batches.end_task_batch(split, rows).to(self.context.device)
         network = self.context.network
         with self.context.autocast():
-            logits = network.end_task(network.hidden(*batch.inputs))
+            logits = network.logits(network.hidden(*batch.inputs), batch.targets.real)
             return example_losses(logits, batch.targets.labels).mean()
 
     def _left_out_loss(self, step: int) -> Tensor:
@@ -73,8 +73,9 @@ class DevGradients:
         return leave_one_out_errors(features.float(), labels, self.context.classes, settings.gate_ridge)
 
     def _encode(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the hidden states at position 0 (n, H) and the labels of examples of a split."""
+        """Returns the vectors (n, H) and the labels of examples of a split."""
         context = self.context
         batch = context.batches.end_task_batch(context.splits(split), rows).to(context.device)
         with context.autocast():
-            return context.network.hidden(*batch.inputs)[:, 0], batch.targets.labels
+            hidden = context.network.hidden(*batch.inputs)
+            return context.network.vectors(hidden, batch.targets.real), batch.targets.labels

@@ -51,8 +51,8 @@ class TaskForward:
         if task != END_TASK:
             output = self.context.batches.output(self.context.plan.objectives[task])
             return output(hidden, batch.targets, self.network.heads[task])
-        losses = self.context.end_task_losses(self.network.end_task(hidden), batch.targets.labels)
-        return losses.sum() / batch.targets.rows_total
+        logits, targets = self.network.logits(hidden, batch.targets.real), batch.targets
+        return self.context.end_task_losses(logits, targets.labels).sum() / targets.rows_total
 
     def recompute_losses(self, step: Step, batches: Sequence[TaskBatches]) -> dict[int, Tensor]:
         """Recomputes this rank's losses of several batches, forward by forward, with the same dropout masks."""
