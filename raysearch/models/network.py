@@ -67,12 +67,12 @@ class Network(nn.Module):
         """The last linear layer of the end task's head, which gives the logits."""
         return [module for module in self.end_task.modules() if isinstance(module, nn.Linear)][-1]
 
-    def pooled(self, hidden: Tensor) -> Tensor:
+    def pooled(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
         """Returns what `classifier` reads (B, F) of the body's hidden states (B, S, H), with its gradient."""
         read: list[Tensor] = []
         hook = self.classifier.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
         try:
-            self.end_task(hidden)
+            self.logits(hidden, real)
         finally:
             hook.remove()
         (vectors,) = read

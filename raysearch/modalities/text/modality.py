@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from raysearch.modalities.base import CardFacts, HuggingFaceModel, Modality, ModelConfig, TaskConfig
 from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.models.findings import Finding
-from raysearch.schema.node import Node
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,16 +53,13 @@ class TextModality(Modality):
 
     def complete_model(self, model: ModelConfig) -> ModelConfig:
         """Returns an encoder of a folder or of the hub with its pooling."""
-        from raysearch.modalities.text.config import TextModel
+        from raysearch.modalities.text.config import with_pooling
 
-        if isinstance(model, HuggingFaceModel) and not isinstance(model, TextModel) and model.path:
-            return TextModel.read(Node({**model.to_plain(), "pooling": "auto"}))
-        return model
+        return with_pooling(model)
 
     def stored_model(self, declared: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a model of a run with its pooling; runs of version 0.3 and before had the architecture's own head."""
-        is_loaded = bool(declared.get("path") or declared.get("package"))
-        return {"pooling": "head", **declared} if is_loaded else dict(declared)
+        return {**({"pooling": "head"} if declared.keys() & {"path", "package"} else {}), **declared}
 
     def plan_model(self, model: ModelConfig) -> dict[str, Any]:
         """Returns what a plan holds of the model, with the pooling that its folder declares."""
@@ -191,20 +187,9 @@ class TextModality(Modality):
             from raysearch.modalities.text.tfidf import export
 
             return export.card_facts()
-        model = plan.model
-        usage = (
-            "from transformers import pipeline\n\n"
-            'classify = pipeline("text-classification", model="PATH OF THIS FOLDER")\n'
-            'print(classify("a text", truncation=True))\n'
-        )
-        return CardFacts(
-            library="transformers",
-            pipeline="text-classification",
-            task="Sequence classification",
-            encoder=str((model.get("config") or {}).get("model_type", "")),
-            loaded_from=model.get("path") or model.get("package"),
-            usage=usage,
-        )
+        from raysearch.modalities.text.card import encoder_card_facts
+
+        return encoder_card_facts(plan)
 
 
 def _is_bag_of_words(plan: TrialPlan) -> bool:

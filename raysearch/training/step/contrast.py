@@ -68,7 +68,7 @@ class ContrastStep:
         context = self.context
         batch = context.batches.end_task_batch(context.splits("train"), pairs.flatten()).to(context.device)
         with context.autocast():
-            vectors = context.network.pooled(context.network.hidden(*batch.inputs))
+            vectors = context.network.pooled(context.network.hidden(*batch.inputs), batch.targets.real)
         first, second = vectors.float().chunk(2)
         return (F.cosine_similarity(first, second) - same.to(first)).square().sum()
 
