@@ -12,6 +12,9 @@ JOINT_PHASE = "a phase that trains the end task and its auxiliaries together"
 MAIN_PHASE = "a main phase"
 OPTIMIZER_STEPS = "a phase that takes optimizer steps"
 
+# settings of what is trained of an encoder made of layers
+LAYER_SETTINGS = ("trained_layers", "lora_rank", "cache_states")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Settings):

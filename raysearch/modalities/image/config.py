@@ -15,6 +15,7 @@ from raysearch.errors import did_you_mean
 from raysearch.modalities.base import ModelConfig, TaskConfig, check_split, is_missing
 from raysearch.schema.fields import config_key, setting
 from raysearch.schema.node import Keys, Node, to_plain
+from raysearch.training_settings import LAYER_SETTINGS
 
 ImageMetric = Literal["accuracy", "macro_f1", "micro_f1", "mean_auc"]
 REST = "rest"  # `auxiliary: rest`: what the end task leaves of its own source
@@ -190,6 +191,7 @@ class ImageModel(ModelConfig):
     """A convolutional network of raysearch or timm."""
 
     own_keys: ClassVar[tuple[str, ...]] = ("image", "timm")
+    unused_settings: ClassVar[tuple[str, ...]] = LAYER_SETTINGS
 
     image: Literal["small_cnn", "lenet", "wide_resnet"] | None = config_key(
         "a network of raysearch's own", default=None

@@ -34,7 +34,7 @@ class ImageModality(Modality):
     hugging_face_types: ClassVar[frozenset[str]] = frozenset(
         {"resnet", "vit", "convnext", "convnextv2", "swin", "deit", "beit", "regnet", "mobilenet_v2", "dinov2"}
     )
-    unused_settings: ClassVar[tuple[str, ...]] = ("max_length", "lm_head", "lm_rank")
+    unused_settings: ClassVar[tuple[str, ...]] = ("max_length", "lm_head", "lm_rank", "cache_states")
     no_export = ""
 
     @property

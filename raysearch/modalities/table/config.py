@@ -14,6 +14,7 @@ from raysearch.errors import did_you_mean
 from raysearch.modalities.base import ModelConfig, TaskConfig, check_extra, check_split
 from raysearch.schema.fields import Settings, config_key, setting
 from raysearch.schema.node import Node, to_plain
+from raysearch.training_settings import LAYER_SETTINGS
 
 TableMetric = Literal["r2", "accuracy", "macro_f1", "micro_f1", "mean_auc"]
 EXTRA = "extra_"
@@ -146,6 +147,7 @@ class TableModel(ModelConfig):
     """A multilayer perceptron: the widths of its layers, of which the last is the representation that heads read."""
 
     own_keys: ClassVar[tuple[str, ...]] = ("mlp",)
+    unused_settings: ClassVar[tuple[str, ...]] = LAYER_SETTINGS
 
     mlp: tuple[int, ...] = config_key("the widths of the layers; the last one is the representation")
     activation: Literal["relu", "tanh"] = config_key("the function after each layer", default="relu")

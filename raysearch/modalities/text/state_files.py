@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,31 @@ CHECKSUM_BYTES = 4  # a CRC-32, little-endian
 
 
 @dataclass(frozen=True)
-class SplitStates:
-    """The states of a split, mapped from disk."""
+class StoredStates:
+    """The states of the texts of one file, mapped from disk."""
 
-    values: NDArray[Any]  # (tokens, H), or (n, H) if pooled
+    values: NDArray[Any]  # (tokens, H), or (n, H) of pooled texts
     offsets: NDArray[np.int64]  # (n + 1,) between which the states of each text lie
+
+
+@dataclass(frozen=True)
+class SplitStates:
+    """Where the states of a split's texts lie."""
+
+    files: dict[int, StoredStates]
+    places: Sequence[tuple[int, int]]  # of each text: its file, and its number there
     is_pooled: bool
 
     def read(self, rows: Tensor, width: int) -> Tensor:
         """Returns the states of texts (b, width, H), 0 where a text is shorter; or of pooled ones (b, 1, H)."""
-        if self.is_pooled:
-            return torch.from_numpy(self.values[rows.numpy()])[:, None]
-        states = np.zeros((len(rows), width, self.values.shape[1]), dtype=self.values.dtype)
-        for line, row in zip(states, rows.tolist(), strict=True):
-            begin, end = self.offsets[row : row + 2]
-            line[: end - begin] = self.values[begin:end]
+        parts = []
+        for row in rows.tolist():
+            file, number = self.places[row]
+            begin, end = self.files[file].offsets[number : number + 2]
+            parts.append(self.files[file].values[begin:end])
+        states = np.zeros((len(parts), 1 if self.is_pooled else width, parts[0].shape[1]), dtype=parts[0].dtype)
+        for line, part in zip(states, parts, strict=True):
+            line[: len(part)] = part
         return torch.from_numpy(states)
 
 

@@ -1,7 +1,8 @@
 """Cached states of frozen layers: the end task's texts go through them once a run, not once a step.
 
 What enters the trained layers of a text depends on nothing that is trained. It is computed when a split is first read
-and written beside the prepared data, half precision, for all trials of the run:
+and written beside the prepared data, half precision, for all trials of the run. Folds share the files of the prepared
+splits, as their texts are the same:
 
     data/states/KEY.npy   the states (tokens, H) of all texts of a split, one after another, then a CRC-32 of them
 
@@ -20,6 +21,7 @@ import os
 import shutil
 import uuid
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysearch.data.prepared import Split
+from raysearch.data.folds import LABELLED
+from raysearch.data.prepared import Split, Splits
 from raysearch.modalities.text.batches import TextBatchBuilder
-from raysearch.modalities.text.state_files import CHECKSUM_BYTES, SplitStates, checked, checksum_of, read_array
+from raysearch.modalities.text.dataset import TextPreparation
+from raysearch.modalities.text.state_files import (
+    CHECKSUM_BYTES,
+    SplitStates,
+    StoredStates,
+    checked,
+    checksum_of,
+    read_array,
+)
 from raysearch.models.pooling import PooledClassifier, pool
 
 logger = logging.getLogger(__name__)
@@ -49,15 +60,43 @@ class StateCache:
         assert network.frozen is not None
         self.network, self.batches, self.folder = network, batches, folder
         self.is_pooled = network.frozen.is_whole and isinstance(network.end_task, PooledClassifier)
+        self.prepared = Splits(folder.parent, TextPreparation().decode)
         self._splits: dict[int, tuple[Split, SplitStates | None]] = {}  # by id; the split is held, so its id is its own
+        self._stored: dict[int, StoredStates | None] = {}  # by the number of the prepared split
 
     def __call__(self, split: Split) -> SplitStates | None:
-        """Returns the states of a split; None if it is too large to be cached."""
+        """Returns the states of a split, which may be any choice of the labelled texts; None if they are not cached."""
         if id(split) not in self._splits:
-            self._splits[id(split)] = (split, self._open_or_compute(split))
+            self._splits[id(split)] = (split, self._states_of(split))
         return self._splits[id(split)][1]
 
-    def _open_or_compute(self, split: Split) -> SplitStates | None:
+    def _states_of(self, split: Split) -> SplitStates | None:
+        places = [self._places.get(_content(split, row)) for row in range(len(split))]
+        complete = [place for place in places if place is not None]
+        if len(complete) < len(places):
+            return None
+        files = {}
+        for number in sorted({number for number, _ in complete}):
+            if number not in self._stored:
+                self._stored[number] = self._open_or_compute(self.prepared(LABELLED[number]))
+            states = self._stored[number]
+            if states is None:
+                return None
+            files[number] = states
+        return SplitStates(files, complete, self.is_pooled)
+
+    @cached_property
+    def _places(self) -> dict[bytes, tuple[int, int]]:
+        """The prepared split and the row of every labelled text, by its tokens."""
+        places: dict[bytes, tuple[int, int]] = {}
+        for number, name in enumerate(LABELLED):
+            if (self.prepared.folder / f"{name}.arrow").exists():
+                split = self.prepared(name)
+                for row in range(len(split)):
+                    places.setdefault(_content(split, row), (number, row))
+        return places
+
+    def _open_or_compute(self, split: Split) -> StoredStates | None:
         lengths = np.ones(len(split), np.int64) if self.is_pooled else np.minimum(split.lengths, self.batches.longest)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         dtype = np.dtype(np.float32 if self.is_pooled else np.float16)
@@ -68,7 +107,7 @@ class StateCache:
             if not self._has_room(shape[0] * shape[1] * dtype.itemsize):
                 return None
             values = self._compute(split, offsets, path, shape, dtype)
-        return None if values is None else SplitStates(values, offsets, self.is_pooled)
+        return None if values is None else StoredStates(values, offsets)
 
     def _key(self, split: Split) -> str:
         """Returns the hash of all that the states of a split depend on."""
@@ -82,8 +121,8 @@ class StateCache:
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
         digest.update(_weights_digest(network))
         for row in range(len(split)):
-            tokens = np.asarray(split.row(row), dtype=np.int32)
-            digest.update(len(tokens).to_bytes(4, "little") + tokens.tobytes())
+            tokens = _content(split, row)
+            digest.update(len(tokens).to_bytes(4, "little") + tokens)
         return digest.hexdigest()[:32]
 
     def _has_room(self, size: int) -> bool:
@@ -132,6 +171,10 @@ class StateCache:
                     begin, end = offsets[row : row + 2]
                     values[begin:end] = one[: end - begin]
         network.train(was_training)
+
+
+def _content(split: Split, row: int) -> bytes:
+    return np.asarray(split.row(row), dtype=np.int32).tobytes()
 
 
 def with_states(network: Any, batches: TextBatchBuilder, folder: Path) -> TextBatchBuilder:

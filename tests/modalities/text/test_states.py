@@ -10,6 +10,7 @@ import torch
 from helpers.encoders import ENCODERS, LAYERS, encoder_context, encoder_plan, prepare_encoder
 from torch import Tensor
 
+from raysearch.data.folds import LABELLED
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK
 from raysearch.modalities.text import state_files
@@ -208,6 +209,28 @@ def test_head_inputs_of_a_frozen_encoder_come_from_the_cache(
     np.testing.assert_allclose(*inputs, atol=1e-5 if pooling != "head" else 5e-3)
     values = np.load(cached_files(plan)[0], mmap_mode="r")
     assert (values.dtype == np.float32) == (pooling != "head")
+
+
+def test_folds_read_the_files_of_the_prepared_splits(
+    tiny_task: dict[str, str], tmp_path: Path, model: dict[str, Any]
+) -> None:
+    plan = encoder_plan(tiny_task, tmp_path, model, "end_task_only", trained_layers=1)
+    context = encoder_context(plan)
+    prepared = [context.splits(name) for name in LABELLED]
+    for split in prepared:
+        context.batches.end_task_batch(split, torch.arange(2))
+    files = cached_files(plan)
+    for fold in range(3):
+        folded = encoder_context(replace(plan, folds=3, fold=fold))
+        for name in ("train", "select_dev"):
+            split, rows = folded.splits(name), torch.arange(5)
+            assert len(split) not in {len(each) for each in prepared}
+            with torch.no_grad():
+                cached = folded.batches.end_task_batch(split, rows).inputs
+                computed = folded.network.frozen_states(*cached[:2])
+            real = folded.batches.end_task_batch(split, rows).targets.real
+            torch.testing.assert_close(cached[3][real].float(), computed[real], atol=5e-3, rtol=1e-2)
+    assert cached_files(plan) == files
 
 
 @pytest.mark.parametrize("trained", [0, 1])

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from raysearch.modalities.base import ModelConfig
 from raysearch.schema.fields import Settings, config_key, setting
+from raysearch.training_settings import LAYER_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class TfidfModel(ModelConfig):
 
     own_keys: ClassVar[tuple[str, ...]] = ("tfidf",)
     settings: ClassVar[type[Settings]] = TfidfSettings
-    unused_settings: ClassVar[tuple[str, ...]] = ("max_length", "precision")
+    unused_settings: ClassVar[tuple[str, ...]] = ("max_length", "precision", *LAYER_SETTINGS)
     takes_steps: ClassVar[bool] = False
     reads_stored: ClassVar[bool] = False
 

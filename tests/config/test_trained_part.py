@@ -1,0 +1,47 @@
+from typing import Any
+
+import pytest
+
+from raysearch.config.loading import parse_search
+from raysearch.errors import SpecError
+
+SEARCH: dict[str, Any] = {"name": "parts", "task": "docstrings", "model": "tiny", "budget": {"trials": 1}}
+AUXILIARIES: dict[str, Any] = {"method": {"weighting": "static"}, "space": "aang_td"}
+ALONE: dict[str, Any] = {"method": {"weighting": "end_task_only"}}
+
+
+@pytest.mark.parametrize(
+    ("declared", "problem"),
+    [
+        (AUXILIARIES | {"settings": {"trained_layers": 0}}, "settings.trained_layers: 0 trains nothing"),
+        (AUXILIARIES | {"dimensions": {"trained_layers": {"choice": [-1, 0]}}}, "dimensions.trained_layers: 0 trains"),
+        (ALONE | {"settings": {"trained_layers": 0, "lora_rank": 4}}, "lora_rank: has no effect with trained_layers 0"),
+        (
+            AUXILIARIES | {"baselines": {"static": AUXILIARIES | {"settings": {"trained_layers": 0}, "trials": 1}}},
+            "baselines.static.settings.trained_layers: 0 trains nothing",
+        ),
+        (ALONE | {"settings": {"trained_layers": -2}}, "trained_layers: must be"),
+    ],
+)
+def test_contradicting_settings_are_refused(declared: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SpecError, match=problem):
+        parse_search(SEARCH | declared)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        AUXILIARIES | {"settings": {"trained_layers": 1, "lora_rank": 4}},
+        ALONE | {"settings": {"trained_layers": 0}},
+        ALONE | {"dimensions": {"trained_layers": {"choice": [0, 1]}, "lora_rank": {"choice": [0, 4]}}},
+    ],
+)
+def test_settings_that_fit_are_accepted(declared: dict[str, Any]) -> None:
+    assert parse_search(SEARCH | declared).search.arms
+
+
+@pytest.mark.parametrize("name", ["trained_layers", "lora_rank"])
+def test_models_without_layers_refuse_the_settings(name: str) -> None:
+    digits = {"name": "digits", "task": "digits", "model": {"image": "small_cnn"}, "budget": {"trials": 1}}
+    with pytest.raises(SpecError, match=f"settings.{name}: has no effect on this model"):
+        parse_search(digits | ALONE | {"settings": {name: 2}})
