@@ -8,7 +8,7 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -22,12 +22,13 @@ from raysearch.data.prepared import Split
 from raysearch.modalities.batch import OpenSplit, Output, Targets, TaskBatch, labels_of
 from raysearch.modalities.text.primitives.attention_masks import bidirectional
 from raysearch.modalities.text.primitives.outputs import Predicted, Statistics, TextExamples, selected_tokens
-from raysearch.modalities.text.primitives.transforms import Vocabulary, make_view, select
+from raysearch.modalities.text.primitives.transforms import Vocabulary, make_view, select, vocabulary_of
 from raysearch.modalities.text.state_files import SplitStates
 from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.primitive import STAGES, load_target
-from raysearch.objectives.user_primitives import Functions
+from raysearch.objectives.user_primitives import Functions, load_functions
+from raysearch.plan import TrialPlan
 
 
 def pad_texts(split: Split, rows: Sequence[int], vocabulary: Vocabulary, longest: int) -> Tensor:
@@ -151,3 +152,10 @@ class TextBatchBuilder:
         """Opens the data that an objective draws from; `extra_NAME` is the split of that name."""
         source = self._functions["data"].get(objective.data)
         return source(self.open_split) if source is not None else self.open_split(objective.data)
+
+
+def text_batches(plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> TextBatchBuilder:
+    """Returns the builder of a trial's batches."""
+    training, functions = plan.training, load_functions(plan.primitives)
+    vocabulary = vocabulary_of(metadata)
+    return TextBatchBuilder(open_split, vocabulary, training.max_length, training.select_probability, functions)

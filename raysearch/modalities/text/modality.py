@@ -134,18 +134,9 @@ class TextModality(Modality):
             from raysearch.modalities.text.tfidf.network import TfidfBatchBuilder
 
             return TfidfBatchBuilder(vectorizer_of(plan))
-        from raysearch.modalities.text.batches import TextBatchBuilder
-        from raysearch.modalities.text.primitives.transforms import vocabulary_of
-        from raysearch.objectives.user_primitives import load_functions
+        from raysearch.modalities.text.batches import text_batches
 
-        training = plan.training
-        return TextBatchBuilder(
-            open_split,
-            vocabulary_of(metadata),
-            training.max_length,
-            training.select_probability,
-            load_functions(plan.primitives),
-        )
+        return text_batches(plan, metadata, open_split)
 
     def network(self, plan: TrialPlan, metadata: Mapping[str, Any]) -> Network:
         """Returns the plan's network, randomly initialised or loaded."""
