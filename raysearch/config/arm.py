@@ -168,13 +168,14 @@ class Arm:
 def baseline_arm(name: str, baseline: Baseline, main: Arm) -> Arm:
     """Returns a baseline's arm: it shares those settings and dimensions of the main arm that it uses.
 
-    One with dimensions of its own searches these alone, and the settings of its own profile come before the main arm's.
+    One with dimensions of its own searches these alone, and the settings of its own profile come before the main arm's,
+    but for the steps of its phases: these say how much a trial of this search may cost.
     """
     methods, model = baseline.method.fixed, baseline.model or main.model
     searched = [family for family in FAMILIES if family not in methods]
     possible = [methods | dict(zip(searched, values, strict=True)) for values in _choices_of(baseline, searched)]
     ours = [bundle(baseline.profile, each) for each in possible] if baseline.dimensions else []
-    barred = {*baseline.dimensions, *(key for settings in ours for key in settings)}
+    barred = {*baseline.dimensions, *(key for settings in ours for key in settings if key not in PHASE_LENGTHS)}
     used = {key for key in main.settings if any(uses_setting(each, key, model) for each in possible)}
     settings = {key: main.settings[key] for key in main.settings if key in used - barred} | baseline.settings
     fixed = settings | methods | ({"space": baseline.space} if baseline.space else {})

