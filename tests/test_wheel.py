@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-CATALOGS = {"spaces": "*.yaml", "trials": "*.yaml", "analysis": "*.sql"}
+CATALOGS = {"spaces": "*.yaml", "trials": "*.yaml", "baselines": "*.yaml", "analysis": "*.sql"}
 
 
 def build(kind: str, source: Path, folder: Path) -> Path:

@@ -124,6 +124,8 @@ def _why_absent(incumbent: Incumbent, task: TaskConfig, model: ModelConfig) -> s
     model = read_model(Node(declared["model"])) if "model" in declared else model
     if not accepts_model(modality, model):
         return f"its model is none for {modality.noun}"
+    if not model.takes_steps and incumbent.needs_pretrained:
+        return "it needs a pre-trained encoder, and the search's model has none"
     if not model.takes_steps and METHODS[declared["method"].get("schedule", DEFAULT_METHODS["schedule"])].takes_steps:
         return "it trains an encoder, and the search's model has none"
     if incumbent.needs_pretrained and not model.is_pretrained:

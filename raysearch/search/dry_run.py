@@ -108,7 +108,7 @@ def estimate(search: Search, runs: Path) -> dict[str, Any]:
             nothing_alike = f"no earlier run in {runs} has a trial of this task, model and method"
             why = "only time ends the search" if arm_paces else nothing_alike
             return {"seconds": None, "at_most": seconds, "why": f"{why} (arm {arm.name})"}
-        total += statistics.median(arm_paces) * trials * arm.max_steps
+        total += statistics.median(arm_paces) * trials * max(1, arm.max_steps)
     seconds = total / parallel_trials(search)
     limit = search.budget.seconds
     return {"seconds": seconds if limit is None else min(seconds, limit), "from": sorted({run for *_, run in paces})}

@@ -114,7 +114,7 @@ def _has_folds(search: Search, facts: DataFacts) -> bool:
 
 def _max_length(search: Search) -> int | None:
     """Returns the tokens to which texts are cut, the largest number if it is searched; None without texts."""
-    if MAX_LENGTH in load_modality(search.task.modality).unused_settings:
+    if MAX_LENGTH in (*load_modality(search.task.modality).unused_settings, *search.stored_for.unused_settings):
         return None
     dimension = search.dimensions.get(MAX_LENGTH)
     if dimension is not None and dimension.values:

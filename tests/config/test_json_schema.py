@@ -95,6 +95,29 @@ def test_schema_rejects_invalid_search(old: str, new: str, tmp_path: Path) -> No
     assert problems(SEARCH, VALID_SEARCH.replace(old, new), tmp_path)
 
 
+BASELINE = "baselines:\n  fine_tune: {method: {weighting: end_task_only}, trials: 2}\n"
+
+
+@pytest.mark.parametrize(
+    ("baselines", "is_valid"),
+    [
+        ("baselines: incumbents", True),
+        ("baselines: tfidf_lr", True),
+        ("baselines: [tfidf_lr, fine_tune]", True),
+        ("baselines: {tfidf_lr: {}, fine_tune: {trials: 3}}", True),
+        ("baselines: {x: {method: {}, model: tfidf, dimensions: {ngrams: {int: [1, 2]}}}}", True),
+        ("baselines: incumbent", False),
+        ("baselines: [tfdif_lr]", False),
+        ("baselines: {tfdif_lr: {}}", False),
+        ("baselines: {tfidf_lr: {trials: 0}}", False),
+        ("baselines: {x: {method: {}, model: tfdif}}", False),
+    ],
+)
+def test_schema_knows_the_forms_of_baselines(baselines: str, is_valid: bool, tmp_path: Path) -> None:
+    assert BASELINE in VALID_SEARCH
+    assert (problems(SEARCH, VALID_SEARCH.replace(BASELINE, f"{baselines}\n"), tmp_path) == []) == is_valid
+
+
 VALID_SPACE = """\
 stages:
   data: [end_task, extra_spans]

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.plans import MODEL, QUICK
+import torch
+from helpers.plans import MODEL, QUICK, prepare_tiny_task
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 import raysearch
+from raysearch.config.incumbents import incumbents
 from raysearch.config.search_config import Search
 from raysearch.export.exporter import export
 from raysearch.export.test_split import score_arms_on_test
@@ -111,3 +114,37 @@ def test_search_of_a_bag_of_words_alone_is_exported(tiny_task: dict[str, str], t
     exported = export(run, tmp_path / "model", verify=True)
     assert exported.arm == "search"
     assert raysearch.load_model(tmp_path / "model").labels == ["fruit", "metal", "river"]
+
+
+def test_every_shipped_baseline_is_trained_exported_and_loaded(tiny_task: dict[str, str], tmp_path: Path) -> None:
+    encoder = tmp_path / "encoder"
+    data = prepare_tiny_task(tiny_task, tmp_path / "data")
+    torch.manual_seed(0)
+    BertModel(BertConfig(**MODEL["config"])).save_pretrained(encoder)
+    AutoTokenizer.from_pretrained(str(data / "tokenizer")).save_pretrained(str(encoder))
+    short = {"steps": 3, "pretrain_steps": 2, "contrast_steps": 2, "contrast_pairs": 4}
+    arms: dict[str, Any] = {}
+    for name, incumbent in incumbents().items():
+        arm = Search.from_dict(
+            {
+                "name": "x",
+                "task": tiny_task,
+                "model": {"path": str(encoder)},
+                "baselines": [name],
+                "budget": {"trials": 1},
+            }
+        ).arms[name]
+        methods = arm.method_combinations()
+        used = {key: short[key] for key in short if any(arm.uses(each, key) for each in methods)}
+        arms[name] = {"trials": 1, "settings": used}
+        assert incumbent.meaning
+    settings = {"steps": 3, "eval_every": 2, "max_length": 16, "lr": 1e-5}
+    run = launched(tiny_task, tmp_path / "runs", model={"path": str(encoder)}, baselines=arms, settings=settings)
+    states = {row["arm"]: row["state"] for row in run.trials().to_pylist()}
+    assert states == dict.fromkeys(["search", *incumbents()], "complete")
+    for name in incumbents():
+        exported = export(run, tmp_path / name, arm=name, test=False)
+        loaded = raysearch.load_model(tmp_path / name)
+        texts, labels = texts_of(run, "select_dev")
+        accuracy = float((loaded.predict_proba(texts).argmax(axis=1) == labels).mean())
+        assert accuracy == pytest.approx(exported.select_dev), name
