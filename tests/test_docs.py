@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import duckdb
 import pytest
+from helpers.runs import write_run
 
 from raysearch import load_search
 from raysearch.reports import query
+from raysearch.storage.run import open_run
 from raysearch.storage.schemas import TABLES
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +49,17 @@ def test_comments_and_docstrings_name_pages_that_exist() -> None:
     ]
     named = {page for path in files for page in re.findall(r"\bdocs/[\w/]+\.md", path.read_text())}
     assert {page for page in named if not (ROOT / page).exists()} == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/guide/reading_a_run.md"])
+def test_sql_of_a_page_gives_the_numbers_of_the_report(name: str, tmp_path: Path) -> None:
+    (sql,) = re.findall(r'duckdb\.sql\("""\n(.*?)"""\)', (ROOT / name).read_text(), re.DOTALL)
+    run = open_run(write_run(tmp_path / "quickstart"))
+    printed = duckdb.sql(sql.replace("runs/quickstart", str(run.path))).fetchall()
+    report = query.analyze(run, ["arms"])["arms"].to_pylist()
+    assert len(report) == 2
+    expected = {row["arm"]: (row["configuration"], row["seeds"], pytest.approx(row["mean"])) for row in report}
+    assert {arm: tuple(numbers) for arm, *numbers in printed} == expected
 
 
 def test_every_page_is_in_the_index() -> None:

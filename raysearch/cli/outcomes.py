@@ -58,8 +58,8 @@ def print_runs(folder: Path, json: bool) -> None:
 def print_outcome(run: Run, json: bool) -> None:
     """Prints the status of a run that was launched and what to use; raises RunError when no trial has a score."""
     from raysearch.reports import run_doctor
-    from raysearch.reports.next_steps import command, run_reference
     from raysearch.reports.recommendation import recommend
+    from raysearch.storage.commands import command, run_reference
 
     summary, recommendation, notes = run.status(), recommend(run), run_doctor.warn(run)
     if json:
@@ -68,7 +68,7 @@ def print_outcome(run: Run, json: bool) -> None:
         console.print_status(summary)
         console.print_findings({}, notes)
         console.print_recommendation(recommendation.verdict, recommendation.steps)
-    analyze = command("analyze", run_reference(run))
+    analyze = command("analyze", run_reference(run.path))
     if summary["best"] is None:
         raise RunError(f"{summary['name']}: no trial has ended with a score; see `{analyze}`")
     if not json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,10 @@ SLOT_CPUS = 0.001  # what it takes instead on a cluster without that resource
 OBJECT_STORE = 256 << 20  # bytes; only small objects pass through it
 LONGEST_SOCKET_PATH = 107  # bytes, of a socket on Linux
 SOCKET_BELOW_TMPDIR = "/ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
+REACH_SECONDS = 10.0  # in which a cluster's host has to answer
 TRAIN_RUN_THREAD = "raysearch-run-"  # begins the names of threads that wait for a Ray Train run
+_SETTINGS = b"\x04"  # the type of an HTTP/2 frame
+_CLIENT_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00" + _SETTINGS + b"\x00" * 5  # and empty settings
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,35 @@ def _check_socket_paths() -> None:
 
 
 def _join(address: str) -> Any:
+    check_reachable(address)
     try:
         return ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(f"cannot join the cluster at {address}: {reason}") from error
+
+
+def check_reachable(address: str, patience: float = REACH_SECONDS) -> None:
+    """Raises RunError unless a server that may be Ray's answers at host:port; Ray would try for many minutes.
+
+    Ray's control service speaks HTTP/2 (gRPC): a server answers the client's first bytes with a frame of type SETTINGS
+    (RFC 9113, section 3.4). An address that is to be found on this machine (`auto`) is not checked.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=patience / 2) as connection:
+            connection.settimeout(patience / 2)
+            connection.sendall(_CLIENT_PREFACE)
+            is_http2 = connection.recv(9)[3:4] == _SETTINGS
+    except (OSError, OverflowError) as error:
+        reason = "no answer" if isinstance(error, TimeoutError) else str(error)
+        raise RunError(f"cannot join the cluster at {address}: {reason}") from error
+    if not is_http2:
+        raise RunError(f"cannot join the cluster at {address}: what answers there is no Ray cluster")
 
 
 def _measure(resources: Resources, *, lacks_dashboard: bool) -> Cluster:

@@ -61,12 +61,14 @@ def overlap_between(choice: ArmChoice) -> float:
 def repeated_scores(choice: ArmChoice, trials: Iterable[Mapping[str, Any]]) -> dict[str, dict[Cell, float]]:
     """Returns the scores of each arm's configuration on seeds that took no part in choosing it.
 
-    Without fresh seeds these are its own seeds, if every arm had one configuration only; else there are none.
+    Without fresh seeds these are its own seeds, if every arm had one configuration only and no folds; else there are
+    none.
     """
     if choice.is_fresh:
         return {each.arm: dict(each.cells) for each in choice.ranked}
     ours = [row for row in trials if row["role"] == TrialRole.SEARCH]
-    if len({(row["arm"], row["number"]) for row in ours}) > len({row["arm"] for row in ours}):
+    is_chosen = len({(row["arm"], row["number"]) for row in ours}) > len({row["arm"] for row in ours})
+    if is_chosen or any(cell_of(row)[1] >= 0 for row in ours):
         return {}
     scores: dict[str, dict[Cell, float]] = {}
     for row in ours:

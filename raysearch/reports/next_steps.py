@@ -7,8 +7,6 @@ be found, and quotes what a shell would change.
 from __future__ import annotations
 
 import json
-import os
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
@@ -16,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysearch.formatting import format_count
-from raysearch.reports.arm_comparison import Comparison, seeds_to_show
+from raysearch.reports.arm_comparison import LEAST_SEEDS, Comparison, seeds_to_show
+from raysearch.storage.commands import command, run_reference, shorten_path
 from raysearch.storage.states import MAIN_ARM, RunState
 
 if TYPE_CHECKING:
@@ -36,33 +35,21 @@ class Step:
     command: str
 
 
-def run_reference(run: Run) -> str:
-    """Returns what names the run on the command line, in the present folder: its name, or else its path."""
-    default = Path(os.environ.get("RAYSEARCH_RUNS") or "runs") / run.name
-    if default.resolve() == run.path.resolve():
-        return run.name
-    path = run.path.resolve()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def command(*words: str) -> str:
-    """Returns a command line of raysearch, quoted for a shell."""
-    return shlex.join(["raysearch", *words])
-
-
 def export_step(run: Run) -> Step:
     """Returns the step that writes the recommended model to a new folder in the present one."""
-    return Step("To write its model", command("export", run_reference(run), _free_name(Path(), f"{run.name}-model")))
+    return Step(
+        "To write its model", command("export", run_reference(run.path), _free_name(Path(), f"{run.name}-model"))
+    )
 
 
 def missing_steps(run: Run, *, has_score: bool, is_repeated: bool) -> Iterator[Step]:
     """Yields the steps for what a run lacks: its end, a score, fresh seeds, baselines."""
     search, state = run.search, run.status()["state"]
     if state == RunState.INTERRUPTED:
-        yield Step("The search is not finished; to continue it", command("resume", run_reference(run)))
+        yield Step("The search is not finished; to continue it", command("resume", run_reference(run.path)))
         return
     if not has_score:
-        yield Step("Why the trials failed", command("analyze", run_reference(run), "failures"))
+        yield Step("Why the trials failed", command("analyze", run_reference(run.path), "failures"))
         return
     if not is_repeated:
         seeds = _more_seeds(search, FRESH_SEEDS)
@@ -76,13 +63,13 @@ def missing_steps(run: Run, *, has_score: bool, is_repeated: bool) -> Iterator[S
 
 def open_steps(run: Run, comparison: Comparison, together: int) -> Iterator[Step]:
     """Yields what may settle whether two arms differ, of which `comparison` says what is known."""
-    repeated = len(comparison.d)
-    needed = seeds_to_show(comparison.d, together, comparison.overlap) if repeated > 1 else FRESH_SEEDS
-    if needed is not None and repeated > 1 and comparison.folds:
+    is_known = len(comparison.d) >= LEAST_SEEDS
+    needed = seeds_to_show(comparison.d, together, comparison.overlap) if is_known else FRESH_SEEDS
+    if needed is not None and is_known and comparison.folds:
         needed = -(-needed // comparison.folds)  # fresh seeds, each a partition
     if needed is not None:
         settles = f"About {format_count(needed, 'fresh seed')} would settle a difference of this size"
-        purpose = settles if repeated > 1 else "More fresh seeds would tell more"
+        purpose = settles if is_known else "More fresh seeds would tell more"
         yield Step(purpose, _extend(run, _confirm(_more_seeds(run.search, needed))))
     yield from budget_steps(run)
     yield from _label_steps(run)
@@ -113,17 +100,17 @@ def _label_steps(run: Run) -> Iterator[Step]:
 
 
 def _extend(run: Run, *settings: str) -> str:
-    return command("resume", run_reference(run), *(word for each in settings for word in ("--set", each)))
+    return command("resume", run_reference(run.path), *(word for each in settings for word in ("--set", each)))
 
 
 def _launch(run: Run, *words: str) -> str:
     """Returns the command that launches the run's stored search again, with further options."""
     path, runs = run.path.resolve(), Path(run.search.get("runs", "runs"))
-    file = path / "search.json"
-    name = str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
     elsewhere = [] if runs.resolve() == path.parent else ["--runs", str(path.parent)]
     root = _declared_data(run).get("root")
-    return command("launch", name, *words, *elsewhere, *(["--data", root] if root else []))
+    return command(
+        "launch", shorten_path(path / "search.json"), *words, *elsewhere, *(["--data", root] if root else [])
+    )
 
 
 def _declared_data(run: Run) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def _verdict(arm: str, scores: Scores, metric: str, overlap: float) -> tuple[str
     if leader not in (arm, rival):
         ahead = _pair(scores, leader, arm, overlap)
         sentences += f" {leader} {_amount(ahead, metric, arm)} {_basis(ahead)}, which shows no difference."
-    if comparison.better == 0 and len(comparison.d) > 1 and seeds_to_show(comparison.d, len(others), overlap) is None:
+    is_open = comparison.better == 0 and len(comparison.d) >= LEAST_SEEDS
+    if is_open and seeds_to_show(comparison.d, len(others), overlap) is None:
         sentences += (
             " More partitions of the same rows will not show so small a difference; more labelled rows may."
             if overlap

@@ -1,21 +1,14 @@
 """Launches a declared search, or resumes it.
 
-The study says what to try, workers train it, and the recorder writes down what they report. On Ray, `tune_adapter` and
-`executors.worker_groups` bring these together; without Ray, `executors.in_process` does.
+The study says what to try, workers train it, and the recorder writes down what they report; `execution` brings them
+together.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 from raysearch.config.loading import ParsedSearch, load_file, parse_search
 from raysearch.config.model_checks import try_configs
@@ -23,28 +16,21 @@ from raysearch.config.search_config import Search
 from raysearch.config.sections import Executor
 from raysearch.config.selection_rules import decide_selection
 from raysearch.data.prepared import PreparedData
-from raysearch.errors import RunError, SearchInterrupted, SpecError
-from raysearch.executors.in_process import run_in_process
-from raysearch.executors.ray_environment import set_ray_environment
+from raysearch.errors import RunError, SpecError
 from raysearch.executors.trial_runner import TRAIN
 from raysearch.modalities.opening import prepare
 from raysearch.objectives.user_primitives import load_functions
 from raysearch.search import preflight, resume
-from raysearch.search.progress import Progress
+from raysearch.search.background import BackgroundCall
+from raysearch.search.execution import Execution
 from raysearch.search.recorder import Recorder
 from raysearch.search.rehearsal import rehearse
+from raysearch.search.session import Session
 from raysearch.search.study import Study
-from raysearch.storage.cells import cell_of
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.names import name_problem, runs_problem
 from raysearch.storage.run import Run, open_run
 from raysearch.storage.states import EventName
-
-if TYPE_CHECKING:  # a search in this process needs no Ray
-    from raysearch.executors.ray_cluster import Cluster
-    from raysearch.executors.worker_groups import WorkerGroups
-
-END_SECONDS, ABORT_SECONDS = 60.0, 10.0  # that worker groups have to end by themselves
 
 
 def launch(
@@ -102,19 +88,32 @@ def _launch(
     root = resume.data_root_of(folder, data_root)
     is_tried, parsed = before is None and train == TRAIN, replace(parsed, search=search)
     notes = [*parsed.notes, *(try_configs(search, parsed.node) if is_tried else ())]
+
+    def prepare_data() -> PreparedData:
+        prepared = prepare(search.task, search.stored_for.to_plain(), folder / "data", root)
+        notes.extend([*prepared.notes, *(rehearse(parsed, prepared, folder / "data") if is_tried else ())])
+        return prepared
+
     try:
-        with Ledger.open(folder) as ledger:
-            prepared = prepare(search.task, search.stored_for.to_plain(), folder / "data", root)
-            notes += [*prepared.notes, *(rehearse(parsed, prepared, folder / "data") if is_tried else ())]
-            selection, why = decide_selection(search, prepared.sizes)
-            search = replace(search, selection=selection)
-            recorder = _open_recorder(search, ledger, folder, prepared)
-            notes += [*why, *preflight.launch_notes(search, prepared.facts, local=address is None)]
-            with _open_executor(recorder, address, train, notes, quiet=not progress) as run_search:
-                if before is None or before.differences(search) or before.paper != search.paper:
-                    ledger.append("searches", [resume.search_row(search, folder.name, prepared, root)], durable=True)
-                    resume.save_search(search, folder, parsed.text)
-                run_search()
+        with Ledger.open(folder) as ledger, Session(folder, quiet=not progress) as session:
+
+            def begin(prepared: PreparedData) -> Recorder:
+                selection, why = decide_selection(search, prepared.sizes)
+                decided = replace(search, selection=selection)
+                recorder = _open_recorder(decided, ledger, folder, prepared)
+                facts = preflight.launch_notes(decided, prepared.facts, local=address is None)
+                session.follow(recorder, [*notes, *why, *facts])
+                return recorder
+
+            def declare(recorder: Recorder, prepared: PreparedData) -> None:
+                decided = recorder.study.search
+                if before is None or before.differences(decided) or before.paper != decided.paper:
+                    row = resume.search_row(decided, folder.name, prepared, root)
+                    ledger.append("searches", [row], durable=True)
+                    resume.save_search(decided, folder, parsed.text)
+
+            preparing = BackgroundCall(prepare_data)
+            Execution(search, session, preparing, begin, declare, address, train).run(is_resumed=before is not None)
             ledger.event(EventName.FINISHED)
     finally:
         if is_new and resume.load_stored_search(folder) is None:
@@ -155,102 +154,3 @@ def _open_recorder(search: Search, ledger: Ledger, folder: Path, prepared: Prepa
     recorder = Recorder(study, ledger, folder, attempts=history.attempts)
     recorder.reconcile(history.committed, history.reported)
     return recorder
-
-
-@contextmanager
-def _open_executor(
-    recorder: Recorder, address: str | None, train: str, notes: Iterable[str], *, quiet: bool
-) -> Iterator[Callable[[], None]]:
-    """Yields, once its resources are there, the function that runs the search; it does nothing if the search is done.
-
-    `notes` on the data are printed first.
-    """
-    name, search = recorder.folder.name, recorder.study.search
-    with Progress(name, recorder.progress, quiet=quiet) as panel, _catch_interrupts(panel) as interrupted:
-        recorder.on_commit, recorder.on_restart = panel.show_end, panel.print
-        for note in notes:
-            panel.print(note)
-        try:
-            if recorder.done:
-                yield lambda: None
-            elif search.executor == "in_process":
-                yield lambda: run_in_process(
-                    recorder.next_trial,
-                    recorder.handle,
-                    resources=search.resources,
-                    folder=recorder.folder / "trials",
-                    train=train,
-                    interrupted=interrupted,
-                )
-            else:
-                set_ray_environment()
-                from raysearch.executors import ray_cluster, worker_groups
-
-                per_trial = search.executor == "train_run"
-                with ray_cluster.open_cluster(address, search.resources, dashboard=per_trial) as cluster:
-                    for note in cluster.notes:
-                        panel.print(note)
-                    executor = worker_groups.TrainRunPerTrial if per_trial else worker_groups.WorkerGroups
-                    yield lambda: _run_on_ray(recorder, cluster, executor, train, interrupted)
-        except SearchInterrupted:
-            panel.print(f"interrupted; {_count_unfinished(recorder)}resume it with: raysearch resume {name}")
-            raise KeyboardInterrupt from None
-
-
-def _run_on_ray(
-    recorder: Recorder, cluster: Cluster, executor: type[WorkerGroups], train: str, interrupted: threading.Event
-) -> None:
-    """Runs the search: Ray Tune asks for trials, Ray Train trains them."""
-    from raysearch.search.tune_adapter import run_on_tune
-
-    def heartbeat() -> None:
-        if interrupted.is_set():
-            raise SearchInterrupted
-
-    workers = executor(recorder.study.search.resources, cluster.groups, recorder.folder, train)
-    patience = ABORT_SECONDS
-    try:
-        run_on_tune(recorder, workers, cluster, evaluations=_competing_evaluations(recorder), heartbeat=heartbeat)
-        patience = END_SECONDS
-    finally:
-        recorder.close()
-        workers.close(patience)
-
-
-def _competing_evaluations(recorder: Recorder) -> list[dict[str, Any]]:
-    """Returns the evaluations of committed trials that the scheduler has compared, in the order of their time."""
-    run, competes = open_run(recorder.folder), recorder.study.competes
-    rows = run.trials().select(["trial_id", "arm", "role", "seed", "plan"]).to_pylist()
-    competing = {row["trial_id"] for row in rows if competes(row["arm"], row["role"], cell_of(row))}
-    evaluations = run.evaluations().select(["trial_id", "step", "best", "time"]).to_pylist()
-    scored = [row for row in evaluations if row["trial_id"] in competing and row["best"] is not None]
-    return sorted(scored, key=lambda row: row["time"])
-
-
-def _count_unfinished(recorder: Recorder) -> str:
-    count = len(recorder.running)
-    return f"{count} {'trial is' if count == 1 else 'trials are'} unfinished; " if count else ""
-
-
-@contextmanager
-def _catch_interrupts(panel: Progress) -> Iterator[threading.Event]:
-    """Yields an event that the first Ctrl-C sets; the second ends the process at once.
-
-    Signals reach the main thread alone: in another thread the event is never set.
-    """
-    pressed = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if pressed.is_set():
-            panel.console.show_cursor()
-            os._exit(130)
-        pressed.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -10,6 +10,7 @@ import json
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,8 +22,9 @@ from raysearch.plan import TrialPlan
 from raysearch.search.model_files import ModelFiles
 from raysearch.search.progress import SearchProgress, TrialProgress
 from raysearch.search.study import Study
+from raysearch.search.time_estimate import Timings
 from raysearch.storage.ledger import Ledger
-from raysearch.storage.states import MAIN_ARM, EventName, TrialState
+from raysearch.storage.states import MAIN_ARM, EventName, TrialRole, TrialState
 
 
 @dataclass
@@ -117,7 +119,11 @@ class Recorder:
         self._models = ModelFiles(study.search, folder / "trials")
         self._lock = threading.RLock()
         self._closed = False
-        self._started, self._ended_now = time.monotonic(), 0
+        self.on_start: Callable[[TrialPlan], None] | None = None  # called with the plan of a trial that begins
+        self.committed = 0  # trials, of all sessions
+        self._first_start: float | None = None  # of this session, seconds since 1970
+        self._ended: dict[str, list[float]] = {}  # by arm, the times of trials that have ended in this session
+        self._finals: Counter[str] = Counter()  # by arm, trials of its winner that were handed out
 
     def reconcile(self, committed: Iterable[Mapping[str, Any]], reported: Iterable[str]) -> None:
         """Does for trials of earlier sessions what their driver could not: writes events, and tidies files.
@@ -125,6 +131,8 @@ class Recorder:
         `committed`: rows of the table of trials; `reported`: the trials of which there is an event that says so.
         """
         known, rows = set(reported), list(committed)
+        self.committed = len(rows)
+        self._finals.update(row["arm"] for row in rows if row["role"] != TrialRole.SEARCH)
         for row in rows:
             if row["trial_id"] not in known:
                 self.ledger.event(EventName.TOLD, row["trial_id"], detail=self._result(row["trial_id"], row))
@@ -150,6 +158,7 @@ class Recorder:
                 return None
             plan, attempt = proposal.plan, self._attempts.get(proposal.plan.trial_id, 0)
             self.running[plan.trial_id] = RunningTrial(plan, attempt)
+            self._finals.update([plan.arm] if plan.role != TrialRole.SEARCH else [])
             detail = {} if proposal.resumed else {"plan": plan.to_dict()}
             name = EventName.RESUMED if proposal.resumed else EventName.ASKED
             self.ledger.event(name, plan.trial_id, attempt, detail, durable=True)
@@ -165,6 +174,9 @@ class Recorder:
                 trial.begin(event.attempt, event.time, event.device)
                 detail = {"device": event.device}
                 self.ledger.event(EventName.STARTED, event.trial_id, event.attempt, detail, durable=True)
+                self._first_start = self._first_start or event.time
+                if self.on_start:
+                    self.on_start(trial.plan)
             elif event.kind == EventKind.REPORTS:
                 self._record_reports(trial, event)
             elif event.kind == EventKind.LOST:
@@ -198,7 +210,8 @@ class Recorder:
         self.study.tell(event.trial_id, state, score, row["steps"], row["seconds"])
         self.ledger.event(EventName.TOLD, event.trial_id, event.attempt, self._result(event.trial_id, row))
         del self.running[event.trial_id]
-        self._ended_now += 1
+        self.committed += 1
+        self._ended.setdefault(row["arm"], []).append(event.time - (trial.started or event.time))
         self._models.add(row)
         self._models.tidy([row])
         if self.on_commit:
@@ -213,12 +226,22 @@ class Recorder:
         """Returns what the live panel shows."""
         with self._lock:
             study, now, best = self.study, time.time(), self._models.best(MAIN_ARM)
+            running = [
+                (trial.plan.arm, now - trial.started if trial.started else 0.0) for trial in self.running.values()
+            ]
+            finals = len(study.search.final_cells)
             return SearchProgress(
                 counts=study.counts,
                 expected=study.expected,
                 seconds=study.seconds,
                 limit=study.search.budget.seconds,
-                session=(self._ended_now, time.monotonic() - self._started),
+                timings=Timings(
+                    elapsed=now - (self._first_start or now),
+                    ended={arm: list(times) for arm, times in self._ended.items()},
+                    running=running,
+                    to_come=study.to_come,
+                ),
+                final_trials={arm: max(0, finals - self._finals[arm]) for arm in study.search.arms},
                 best=None if best is None else (best["score"], best["trial_id"], json.loads(best["params"])),
                 running=[trial.progress(now) for trial in self.running.values()],
             )

@@ -166,12 +166,18 @@ class Study:
         return Counter([*states, *[TrialState.RUNNING] * len(self._in_flight)])
 
     @property
-    def expected(self) -> int | None:
-        """How many trials there will be if none fails or is stopped; None when only time ends the search."""
-        total = len(self._results) + len(self._in_flight) + len(self._to_resume)
+    def to_come(self) -> dict[str, int] | None:
+        """How many trials of each arm are to be handed out if none fails; None when only time ends the search."""
+        counts = Counter(plan.arm for plan in self._to_resume)
         for arm in self._arms.values():
             remaining = remaining_trials(arm, self.search, is_full=self._is_full(arm))
             if remaining is None:
                 return None
-            total += remaining
-        return total
+            counts[arm.arm.name] += remaining
+        return dict(counts)
+
+    @property
+    def expected(self) -> int | None:
+        """How many trials there will be if none fails or is stopped; None when only time ends the search."""
+        to_come = self.to_come
+        return None if to_come is None else len(self._results) + len(self._in_flight) + sum(to_come.values())

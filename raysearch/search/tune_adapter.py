@@ -227,7 +227,7 @@ def run_on_tune(
     evaluations: Iterable[Mapping[str, Any]],
     heartbeat: Callable[[], None],
 ) -> None:
-    """Runs a search to its end.
+    """Runs a search to its end on worker groups that have been started.
 
     `evaluations` are those of earlier sessions, of trials that compete; `heartbeat` is called all the time and ends the
     search by raising.
@@ -261,7 +261,6 @@ def run_on_tune(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    workers.start()
     with listener:
         tuner.fit()
         check()

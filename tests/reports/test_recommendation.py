@@ -190,7 +190,8 @@ def test_two_seeds_conclude_nothing(recommended: Any) -> None:
     result = recommended({"search": [0.5, 0.6], "tfidf_lr": [0.45, 0.4]})
     assert result.arm == "search"
     assert result.verdict.startswith("Use the search's winner for now: it scores 0.125 macro_f1 more than tfidf_lr (2 ")
-    assert "and so few seeds show nothing" in result.verdict
+    assert result.verdict.endswith("and so few seeds show nothing.")
+    assert "raysearch resume mine --set 'confirm.seeds=[101, 102, 103, 104, 105]'" in steps(result)
 
 
 def test_one_seed_has_no_interval_and_asks_for_more(recommended: Any) -> None:

@@ -181,8 +181,9 @@ def test_launch_after_ctrl_c_resumes_the_unfinished_trial(
     search = make_search()
     with pytest.raises(KeyboardInterrupt):
         launch(search, train=STUB_TRAINING)
-    assert "interrupted; 1 trial is unfinished; resume it with: raysearch resume tried" in capsys.readouterr().err
-    run = open_run(Path(search.runs) / "tried")
+    run, printed = open_run(Path(search.runs) / "tried"), capsys.readouterr().err
+    assert f"interrupted; 1 trial is unfinished; resume it with: raysearch resume {run.path.resolve()}\n" in printed
+    assert "stopping: 1 trial saved, 1 unfinished trial to be resumed; Ctrl-C again leaves at once" in printed
     assert run.trials().num_rows == 1
     assert run.status()["state"] == "interrupted"
     monkeypatch.undo()
@@ -191,6 +192,40 @@ def test_launch_after_ctrl_c_resumes_the_unfinished_trial(
     second = run.trials().to_pylist()[1]
     assert second["attempts"] == 2
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_launch_with_bad_data_is_refused_before_ray_starts(make_search: Any, tmp_path: Path) -> None:
+    task = {"name": "tiny", "metric": "accuracy", "train": str(tmp_path / "absent.jsonl")}
+    search = make_search(task=task, executor="fleet")
+    with pytest.raises(SpecError, match="no file"):
+        launch_stub(search)
+    assert not (Path(search.runs) / "tried").exists()
+
+
+def test_launch_says_what_it_waits_for(make_search: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    launch(make_search(), train=STUB_TRAINING)
+    lines = capsys.readouterr().err.splitlines()
+    stages = [line for line in lines if line.endswith(" ...")]
+    assert stages[:2] == ["reading the data ...", "starting the first trial ..."]
+    assert stages[2].startswith("the first trial began after ")
+    assert len(stages) == 3
+    assert [line.split()[0] for line in lines if "complete" in line] == ["1/4", "2/4", "3/4", "4/4"]
+
+
+@pytest.mark.slow
+def test_interrupt_while_ray_starts_is_answered_and_leaves_nothing(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "from raysearch.cli.main import main; main()", "launch", "smoke"]
+    with subprocess.Popen([*words, "--runs", tmp_path / "runs"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "starting Ray while the data are read ...\n"
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        answer = process.stderr.readline()
+        assert time.monotonic() - start < 2  # on a busy machine; 0.5 s are aimed at
+        assert answer == "stopping: no trial has begun; Ctrl-C again leaves at once\n"
+        assert process.stderr.read() == "raysearch: interrupted\n"
+        assert process.wait(60) == 130
+    assert not (tmp_path / "runs" / "smoke").exists()
 
 
 def test_launch_trial_without_a_score_has_failed(make_search: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """What the live view shows, with and without a terminal."""
 
 import io
+import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from raysearch.search.progress import ROWS, Progress, SearchProgress, TrialProgress
+from raysearch.search.time_estimate import Timings
 
 
 def snapshot(**more: Any) -> SearchProgress:
@@ -16,7 +19,8 @@ def snapshot(**more: Any) -> SearchProgress:
         "expected": 20,
         "seconds": 100.0,
         "limit": None,
-        "session": (5, 50.0),
+        "timings": Timings(50.0, {"search": [10.0] * 5}, [], {"search": 15}),
+        "final_trials": {"search": 0},
         "best": (0.75, "search-0002-s0-abcdef", {"lr": 0.00123456, "k": 4, "surgery": "none"}),
         "running": [
             TrialProgress("search-0005-s0-aaaaaa", 40, 0.5, 12.0),
@@ -57,12 +61,55 @@ def test_panel_before_the_first_worker_says_waiting() -> None:
         ({"limit": 200.0}, 0.25, 100.0),
         ({"limit": 200.0, "expected": None}, 0.5, 100.0),
         ({"limit": 50.0, "expected": None}, 1.0, 0.0),
-        ({"session": (0, 9.0)}, 0.25, None),
+        ({"limit": 200.0, "final_trials": {"search": 3}}, 0.25, 130.0),
+        ({"limit": 90.0, "final_trials": {"search": 3}}, 0.25, 30.0),
+        ({"timings": Timings(9.0, {}, [("search", 9.0)], {"search": 19})}, 0.25, None),
     ],
 )
 def test_progress_bar_follows_trials_or_else_time(more: dict[str, Any], share: float, remaining: float | None) -> None:
     assert snapshot(**more).share == share
     assert snapshot(**more).remaining == remaining
+
+
+def test_panel_before_the_search_says_what_it_waits_for() -> None:
+    console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
+    progress = Progress("first", console=console)
+    with progress:
+        progress.wait_for("starting Ray while the data are read")
+        console.print(progress.render())
+    assert "first  starting Ray while the data are read; " in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_panel_is_redrawn_without_holding_up_its_source() -> None:
+    """The source of the panel may wait for a lock whose holder prints a line, see `Progress._draw`."""
+    console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
+    lock = threading.RLock()
+
+    def state() -> SearchProgress:
+        with lock:
+            return snapshot()
+
+    progress = Progress("first", console=console)
+    with progress:
+        progress.progress = state
+        with lock:
+            time.sleep(0.6)  # more than a redraw: the panel's thread waits for the lock now
+            progress.print("a line")
+        time.sleep(0.6)
+    assert "a line" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "5 of 20 ended" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_progress_without_terminal_says_what_it_waits_for() -> None:
+    out = io.StringIO()
+    with Progress("first", console=Console(file=out, width=140)) as progress:
+        progress.wait_for("reading the data")
+        progress.show_start("search-0000-s0-aaaaaa", 25)
+        progress.show_start("search-0001-s0-bbbbbb", 25)
+    first, second = out.getvalue().splitlines()
+    assert first == "reading the data ..."
+    assert second.startswith("the first trial began after 0")
+    assert second.endswith(" s: search-0000-s0-aaaaaa; it is first evaluated at step 25 ...")
 
 
 def test_progress_without_terminal_prints_a_line_per_trial() -> None:

@@ -227,7 +227,11 @@ def _read_files() -> None:
             texts += [(label, text) for text in first_paragraphs(source)]
         except (SyntaxError, UnicodeDecodeError):  # a file for another version of Python
             continue
-    json.dump(texts, sys.stdout)
+    with contextlib.suppress(BrokenPipeError):  # the process that asked for them was ended
+        sys.stdout.write(json.dumps(texts))
+        sys.stdout.flush()
+        return
+    os._exit(1)  # without another attempt to write
 
 
 if __name__ == "__main__":
