@@ -25,12 +25,16 @@ class BackgroundCall(Generic[ResultT]):
         except BaseException as error:
             self._error = error
 
+    def wait(self, patience: float) -> None:
+        """Waits for the end of the call at most `patience` seconds."""
+        self._thread.join(patience)
+
     def check(self, interrupt: Callable[[], None], patience: float = 0.0) -> None:
         """Waits for the end of the call at most `patience` seconds, then raises what it has raised so far.
 
         `interrupt`, which may raise, is called first.
         """
-        self._thread.join(patience)
+        self.wait(patience)
         interrupt()
         if self._error is not None:
             raise self._error

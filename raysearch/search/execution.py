@@ -43,6 +43,12 @@ class Execution:
 
     def run(self, *, is_resumed: bool) -> None:
         """Runs the search until its budget is met; does nothing if it is met already."""
+        try:
+            self._run(is_resumed=is_resumed)
+        finally:
+            self.preparing.wait(ABORT_SECONDS)  # it writes to the run's folder
+
+    def _run(self, *, is_resumed: bool) -> None:
         recorder = None
         if is_resumed or self.search.executor == "in_process":
             recorder = self._recorder("reading the data")

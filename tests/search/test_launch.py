@@ -213,7 +213,7 @@ def test_launch_says_what_it_waits_for(make_search: Any, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-def test_interrupt_while_ray_starts_is_answered_and_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupt_while_ray_starts_is_answered(tmp_path: Path) -> None:
     words = [sys.executable, "-c", "from raysearch.cli.main import main; main()", "launch", "smoke"]
     with subprocess.Popen([*words, "--runs", tmp_path / "runs"], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

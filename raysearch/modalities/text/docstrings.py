@@ -116,7 +116,11 @@ def collect() -> dict[str, list[str]]:
     texts: list[tuple[str, str]] = []
     with contextlib.ExitStack() as stack:
         running = [
-            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            stack.enter_context(
+                subprocess.Popen(  # in sessions of their own, so that a terminal's Ctrl-C does not reach them
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+                )
+            )
             for _ in range(workers)
         ]
         for i, process in enumerate(running):
