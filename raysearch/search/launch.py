@@ -74,16 +74,9 @@ def _launch(
     train: str,
 ) -> Run:
     """Does the work of `launch` for a validated search. A SpecError about a key has no line yet."""
-    search = parsed.search
-    for space in search.spaces.values():
-        # Rejects here what would fail in every worker.
+    for space in parsed.search.spaces.values():  # what would fail in every worker
         load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
-    folder = _run_folder(search, name, fork)
-    before = resume.load_stored_search(folder)
-    if before is not None and fork:
-        raise RunError(f"run {fork} exists already; --fork takes the name of a new run")
-    if before is not None:
-        search = resume.check_resumable(before, search, folder.name, extend=extend)
+    folder, before, search = _find_run(parsed.search, name, fork, extend=extend)
     is_new, is_first = not folder.exists(), not folder.parent.exists()
     root = resume.data_root_of(folder, data_root)
     is_tried, parsed = before is None and train == TRAIN, replace(parsed, search=search)
@@ -99,18 +92,15 @@ def _launch(
 
             def begin(prepared: PreparedData) -> Recorder:
                 selection, why = decide_selection(search, prepared.sizes)
-                decided = replace(search, selection=selection)
-                recorder = _open_recorder(decided, ledger, folder, prepared)
-                facts = preflight.launch_notes(decided, prepared.facts, local=address is None)
+                recorder = _open_recorder(replace(search, selection=selection), ledger, folder, prepared)
+                facts = preflight.launch_notes(recorder.study.search, prepared.facts, local=address is None)
                 session.follow(recorder, [*notes, *why, *facts])
                 return recorder
 
             def declare(recorder: Recorder, prepared: PreparedData) -> None:
                 decided = recorder.study.search
                 if before is None or before.differences(decided) or before.paper != decided.paper:
-                    row = resume.search_row(decided, folder.name, prepared, root)
-                    ledger.append("searches", [row], durable=True)
-                    resume.save_search(decided, folder, parsed.text)
+                    resume.declare(ledger, decided, folder, prepared, root, parsed.text)
 
             preparing = BackgroundCall(prepare_data)
             Execution(search, session, preparing, begin, declare, address, train).run(is_resumed=before is not None)
@@ -122,6 +112,19 @@ def _launch(
                 folder.parent.rmdir()
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     return open_run(folder)
+
+
+def _find_run(
+    search: Search, name: str | None, fork: str | None, *, extend: bool
+) -> tuple[Path, Search | None, Search]:
+    """Returns the folder of the run, the search that it stores if it has begun, and the search to run."""
+    folder = _run_folder(search, name, fork)
+    before = resume.load_stored_search(folder)
+    if before is None:
+        return folder, None, search
+    if fork:
+        raise RunError(f"run {fork} exists already; --fork takes the name of a new run")
+    return folder, before, resume.check_resumable(before, search, folder.name, extend=extend)
 
 
 def _run_folder(search: Search, name: str | None, fork: str | None) -> Path:

@@ -26,6 +26,7 @@ from raysearch.config.search_config import Search
 from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
+from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import open_run, planned_trials
 from raysearch.storage.states import EventName
 from raysearch.version import version_of
@@ -86,6 +87,14 @@ def _with_stored_path(before: Search, now: Search) -> Search:
     if stored and path and stored != path and locate_model(stored, Path(now.task.base))[0] == path:
         return replace(now, model=replace(now.model, path=stored))  # type: ignore[call-arg]  # it has a path
     return now
+
+
+def declare(
+    ledger: Ledger, search: Search, folder: Path, prepared: PreparedData, data_root: Path | None, text: str
+) -> None:
+    """Stores the search in the run's tables and in its folder; `text` is that of its file."""
+    ledger.append("searches", [search_row(search, folder.name, prepared, data_root)], durable=True)
+    save_search(search, folder, text)
 
 
 def save_search(search: Search, folder: Path, text: str = "") -> None:
