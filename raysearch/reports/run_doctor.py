@@ -13,7 +13,7 @@ from raysearch.data.doctor import DataFacts, choosing_rows, majority_score, stan
 from raysearch.data.prepared import load_metadata
 from raysearch.errors import SpecError
 from raysearch.formatting import format_count
-from raysearch.reports.next_steps import command, run_reference
+from raysearch.storage.commands import command, run_reference
 from raysearch.storage.states import MAIN_ARM, TrialRole, TrialState
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _has_folds(run: Run) -> bool:
 def _failures(run: Run, trials: Rows) -> Iterator[str]:
     failed = sum(row["state"] == TrialState.FAILED for row in trials)
     if failed:
-        reasons = command("analyze", run_reference(run), "failures")
+        reasons = command("analyze", run_reference(run.path), "failures")
         yield f"{failed} of {format_count(len(trials), 'trial')} failed, and no result rests on these: {reasons}"
 
 
