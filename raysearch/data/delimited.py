@@ -134,10 +134,8 @@ def _tab_records(path: Path, text: str, skipped: int, notes: list[str]) -> Itera
         notes.append(f"{path.name}: {len(whole)} fields are in quotes, which are left out")
     elif starting:
         count = len(starting) - len(whole)
-        quantity = (
-            "1 field begins with a quote that does" if count == 1 else f"{count} fields begin with a quote that do"
-        )
-        notes.append(f"{path.name}: {quantity} not end it, so quotes are part of the text, as usual in TSV")
+        quantity = "1 field is" if count == 1 else f"{count} fields are"
+        notes.append(f"{path.name}: {quantity} only begun by a quote, so quotes are part of the text, as usual in TSV")
     for number, line in enumerate(lines, 1):
         fields = line.split("\t") if line.strip(" ") else []
         if is_quoted:

@@ -17,7 +17,7 @@ from raysearch.data.delimited import delimited_rows
 from raysearch.data.parquet import parquet_rows
 from raysearch.data.places import Place, Row
 from raysearch.data.text_files import number_lines
-from raysearch.errors import SpecError, did_you_mean
+from raysearch.errors import SpecError, did_you_mean, shorten
 
 MISSING_VALUES = {"nan", "null", "na", "n/a", "<na>", "#n/a"}  # as other programs write a missing value
 HIDDEN_LABEL = "-1"  # of a held-out example whose label is not published
@@ -125,9 +125,11 @@ def _jsonl_rows(path: Path, columns: Sequence[str] | None, notes: list[str]) -> 
         repeated: list[str] = []
 
         def collect(pairs: list[tuple[str, Any]], repeated: list[str] = repeated) -> dict[str, Any]:
-            names = [name for name, _ in pairs]
-            repeated += (name for name in names if names.count(name) > 1 and (columns is None or name in columns))
-            return dict(pairs)
+            values = dict(pairs)
+            if len(values) < len(pairs):
+                counts = Counter(name for name, _ in pairs)
+                repeated.extend(name for name in counts if counts[name] > 1 and (columns is None or name in columns))
+            return values
 
         try:
             row = json.loads(line, object_pairs_hook=collect)
@@ -139,7 +141,7 @@ def _jsonl_rows(path: Path, columns: Sequence[str] | None, notes: list[str]) -> 
         if not isinstance(row, dict):
             raise SpecError("a line must be one JSON object", file=source, line=number)
         if repeated:
-            raise SpecError(f"the key {repeated[0]!r} stands twice", file=source, line=number)
+            raise SpecError(f"the key {shorten(repeated[0])!a} stands twice", file=source, line=number)
         place = Place(source, number, is_line=True)
         if "\\ud" in line.lower():
             _refuse_half_characters(row, columns, place)

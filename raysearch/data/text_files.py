@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from raysearch.errors import SpecError
+from raysearch.errors import SpecError, shorten
 
 _OTHER_ENCODINGS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"} | {
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -71,6 +72,7 @@ def add_blank_note(path: Path, count: int, notes: list[str]) -> None:
 
 def refuse_duplicates(path: Path, names: Sequence[str], used: Sequence[str] | None, line: int = 0) -> None:
     """Raises SpecError if a used column, or any column if `used` is None, has a name that stands twice."""
-    for name in dict.fromkeys(names) if used is None else used:
-        if name and names.count(name) > 1:
-            raise SpecError(f"{names.count(name)} columns are called {name!r}", file=str(path), line=line)
+    counts = Counter(names)
+    for name in counts if used is None else used:
+        if name and counts[name] > 1:
+            raise SpecError(f"{counts[name]} columns are called {shorten(name)!r}", file=str(path), line=line)

@@ -31,9 +31,7 @@ def test_tsv_with_raw_quotes_keeps_every_line(tmp_path: Path) -> None:
     content = 'text\tlabel\n"It was good, he said\tneg\nfine\tpos\nall "well" here\tneg\nanother "\tpos\n'
     rows, notes = read(tmp_path / "a.tsv", content)
     assert rows == [('"It was good, he said', "neg"), ("fine", "pos"), ('all "well" here', "neg"), ('another "', "pos")]
-    assert notes == [
-        "a.tsv: 1 field begins with a quote that does not end it, so quotes are part of the text, as usual in TSV"
-    ]
+    assert notes == ["a.tsv: 1 field is only begun by a quote, so quotes are part of the text, as usual in TSV"]
 
 
 def test_tsv_of_whole_quoted_fields_is_read_without_quotes(tmp_path: Path) -> None:
