@@ -1,0 +1,246 @@
+"""The evidence: few labels of real text sets, every arm, paired draws of the labels; what each arm scores on the test split.
+
+    python benchmarks/evidence.py DATA [--sets scierc reuters_r8] [--sizes 8 32 128] [--draws 0 1 2 3 4]
+                                  [--compute 30] [--output runs/evidence] [--table docs/results/evidence.md]
+
+A cell is a set and a number of labels a class. For each draw of the labels, all arms search for `compute` measured
+seconds each, and each arm's chosen configuration is exported as a user would export it and scored on the test split.
+Which arm is recommended is decided without the test split, by the run itself. It can be interrupted: a draw that has a
+result is not repeated, and sets whose files DATA lacks are named and left out. The texts come from
+`evidence_sets.READERS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evidence_sets import READERS, DataSet, read_set
+
+import raysearch
+from raysearch.export.exporter import export
+from raysearch.reports.statistics import bootstrap_interval
+from raysearch.storage.run import Run
+
+INCUMBENTS = ("tfidf_lr", "frozen_lr", "setfit", "fine_tune", "tapt")
+UNLABELLED = 4000  # texts at most, from the set's own unlabelled text, then from the pool without its labels
+MAX_LENGTH = 64
+
+
+def draw_labels(data: DataSet, size: int, draw: int) -> list[tuple[str, str]]:
+    """Returns `size` rows a class, or as many as the class has, drawn with the seed `draw`."""
+    order = np.random.default_rng(1000 + draw).permutation(len(data.pool))
+    taken: dict[str, int] = {}
+    rows = []
+    for i in order:
+        text, label = data.pool[i]
+        if taken.get(label, 0) < size:
+            taken[label] = taken.get(label, 0) + 1
+            rows.append((text, label))
+    return rows
+
+
+def write_task(data: DataSet, rows: Sequence[tuple[str, str]], folder: Path) -> dict[str, Any]:
+    """Writes the files of a draw and returns the task's declaration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labelled = {text for text, _ in rows}
+    rest = [text for text, _ in data.pool if text not in labelled]
+    unlabelled = (data.unlabelled + rest)[:UNLABELLED]
+    for name, part in (("train", rows), ("test", data.test)):
+        lines = (json.dumps({"text": text, "label": label}) for text, label in part)
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    text = "\n".join(json.dumps({"text": text}) for text in unlabelled)
+    (folder / "domain.jsonl").write_text(text, encoding="utf-8")
+    files = {part: str((folder / f"{part}.jsonl").resolve()) for part in ("train", "test", "domain")}
+    return {"name": data.name, "metric": "macro_f1", **files}
+
+
+def declare(task: dict[str, Any], folder: Path, compute: float, arms: Sequence[str]) -> raysearch.Search:
+    """Returns the search of a draw."""
+    return raysearch.Search.from_dict(
+        {
+            "name": "run",
+            "runs": str(folder),
+            "task": task,
+            "model": "minilm",
+            **MAIN_ARM,
+            "baselines": {arm: {} for arm in arms},
+            "budget": {"compute": compute},
+            "selection": {"folds": 4},
+            "executor": "in_process",
+            "keep": 1,
+        }
+    )
+
+
+MAIN_ARM: dict[str, Any] = {}
+
+
+def run_draw(data: DataSet, size: int, draw: int, folder: Path, compute: float, arms: Sequence[str]) -> dict[str, Any]:
+    """Runs the search of one draw, exports every arm, and returns test scores and costs by arm."""
+    started = time.perf_counter()
+    rows = draw_labels(data, size, draw)
+    search = declare(write_task(data, rows, folder / "task"), folder, compute, arms)
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    run = raysearch.launch(search, progress=False)
+    choice = run.best_arm()
+    test = {}
+    for arm in dict.fromkeys(["search", *arms]):
+        if any(score.arm == arm for score in choice.ranked):
+            exported = export(run, folder / "models" / arm, arm)
+            test[arm] = exported.test
+            shutil.rmtree(folder / "models" / arm)
+    result = {
+        "set": data.name,
+        "size": size,
+        "draw": draw,
+        "labels": len(rows),
+        "classes": len({label for _, label in rows}),
+        "test": test,
+        "choosing": {score.arm: score.score for score in choice.ranked},
+        "chosen": choice.best.arm,
+        "seconds": seconds_by_arm(run),
+        "wall": time.perf_counter() - started,
+    }
+    shutil.rmtree(folder / "run")
+    return result
+
+
+def seconds_by_arm(run: Run) -> dict[str, float]:
+    """Returns the measured training seconds that each arm has used, those of its fresh seeds included."""
+    rows = run.trials().select(["arm", "seconds"]).to_pylist()
+    return {arm: sum(row["seconds"] or 0.0 for row in rows if row["arm"] == arm) for arm in {row["arm"] for row in rows}}
+
+
+# ---- the table ----
+
+
+def markdown(results: Sequence[dict[str, Any]], missing: Sequence[str]) -> str:
+    """Returns the tables of all draws so far."""
+    cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for result in sorted(results, key=lambda each: (each["set"], each["size"], each["draw"])):
+        cells.setdefault((result["set"], result["size"]), []).append(result)
+    arms = list(dict.fromkeys(arm for result in results for arm in result["test"]))
+    incumbents = [arm for arm in arms if arm != "search"]
+    head = ["set", "labels a class", "draws", *arms, "recommended", "recommended minus best incumbent", "search minus it"]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    gains: dict[str, list[float]] = {"recommended": [], "search": []}
+    for (name, size), draws in cells.items():
+        scores = {arm: np.array([100 * draw["test"].get(arm, np.nan) for draw in draws]) for arm in arms}
+        recommended = np.array([100 * draw["test"][draw["chosen"]] for draw in draws])
+        best = max(incumbents, key=lambda arm: np.nan_to_num(scores[arm].mean(), nan=-1.0))
+        row = [name, str(size), str(len(draws))]
+        row += [f"**{scores[arm].mean():.1f}**" if arm == best else f"{scores[arm].mean():.1f}" for arm in arms]
+        row.append(f"{recommended.mean():.1f}")
+        for arm, values in (("recommended", recommended), ("search", scores["search"])):
+            row.append(_difference(values - scores[best]))
+            gains[arm].append(float((values - scores[best]).mean()))
+        lines.append("| " + " | ".join(row) + " |")
+    lines += ["", "Mean over cells, with the interval over cells:", ""]
+    lines += [f"- {arm} minus the best incumbent of the cell: {_difference(np.array(gain))}" for arm, gain in gains.items()]
+    lines += ["", f"Sets that were not run, because their files are not there: {', '.join(missing) or 'none'}.", ""]
+    return "\n".join([*lines, *_costs(cells, arms), *_choices(cells, arms)])
+
+
+def _difference(values: np.ndarray) -> str:
+    interval = bootstrap_interval([float(value) for value in values])
+    text = f"{values.mean():+.1f}"
+    return f"{text} [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else text
+
+
+def _costs(cells: dict[tuple[str, int], list[dict[str, Any]]], arms: Sequence[str]) -> list[str]:
+    """Returns a table of the measured training seconds a draw."""
+    lines = ["Measured training seconds of a draw, mean:", "", "| set | labels a class | " + " | ".join(arms) + " |"]
+    lines.append("| " + " | ".join(["---"] * (len(arms) + 2)) + " |")
+    for (name, size), draws in cells.items():
+        means = [np.mean([draw["seconds"].get(arm, np.nan) for draw in draws]) for arm in arms]
+        lines.append(f"| {name} | {size} | " + " | ".join(f"{mean:.0f}" for mean in means) + " |")
+    return [*lines, ""]
+
+
+def _choices(cells: dict[tuple[str, int], list[dict[str, Any]]], arms: Sequence[str]) -> list[str]:
+    """Returns a table of how often each arm was recommended, and how often the recommendation lost to TF-IDF."""
+    lines = ["How often each arm was recommended:", "", "| set | labels a class | " + " | ".join(arms) + " |"]
+    lines.append("| " + " | ".join(["---"] * (len(arms) + 2)) + " |")
+    for (name, size), draws in cells.items():
+        counts = [sum(draw["chosen"] == arm for draw in draws) for arm in arms]
+        lines.append(f"| {name} | {size} | " + " | ".join(map(str, counts)) + " |")
+    return [*lines, ""]
+
+
+# ---- the command ----
+
+
+def main() -> None:
+    """Runs the draws that have no result yet, and writes the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="the data root: what shared sets and package clients have left there")
+    parser.add_argument("--sets", nargs="+", choices=list(READERS), default=list(READERS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=[8, 32, 128], help="labels a class")
+    parser.add_argument("--draws", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds of the draws of labels")
+    parser.add_argument("--arms", nargs="+", default=list(INCUMBENTS), help="incumbents to compare with")
+    parser.add_argument("--compute", type=float, default=30.0, help="measured training seconds of an arm")
+    parser.add_argument("--test-rows", type=int, default=1000, help="rows of the test split at most")
+    parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--table", type=Path, help="a Markdown file for the tables")
+    options = parser.parse_args()
+    missing, data_sets = [], []
+    for name in options.sets:
+        try:
+            data_sets.append(read_set(name, options.data, test_rows=options.test_rows))
+        except FileNotFoundError as error:
+            missing.append(name)
+            print(f"{name}: {error}")
+    for draw in options.draws:
+        for size in options.sizes:
+            for data in data_sets:
+                _run_if_missing(data, size, draw, options)
+                _write_table(options, missing)
+
+
+def _run_if_missing(data: DataSet, size: int, draw: int, options: argparse.Namespace) -> None:
+    folder = options.output / f"{data.name}-{size}-{draw}"
+    if _result(folder).exists() or not _claim(folder):
+        return
+    result = run_draw(data, size, draw, folder, options.compute, options.arms)
+    _result(folder).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    scores = "  ".join(f"{arm} {100 * score:.1f}" for arm, score in result["test"].items())
+    print(f"{folder.name}: {scores}  recommended {result['chosen']}  {result['wall']:.0f} s", flush=True)
+
+
+def _result(folder: Path) -> Path:
+    return folder / "result.json"
+
+
+def _claim(folder: Path) -> bool:
+    """Returns whether this process may run the draw; several processes may share the output folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = folder / "claimed_by"
+    try:
+        with claim.open("x") as file:
+            file.write(str(os.getpid()))
+        return True
+    except FileExistsError:
+        pid = int(claim.read_text() or 0)
+        if pid and Path(f"/proc/{pid}").exists():
+            return False
+        claim.unlink(missing_ok=True)
+        return _claim(folder)
+
+
+def _write_table(options: argparse.Namespace, missing: Iterable[str]) -> None:
+    results = [json.loads(path.read_text()) for path in sorted(options.output.glob("*/result.json"))]
+    if results:
+        text = markdown(results, list(missing))
+        (options.table or options.output / "table.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
