@@ -135,7 +135,9 @@ class TextBatchBuilder:
         has_states = [
             torch.full((len(batch),), len(batch.inputs) > 3, device=batch.inputs[0].device) for batch in task_batches
         ]
-        return (*collated, torch.cat(cached), torch.cat(has_states))
+        with torch.autocast(tokens[0].device.type, enabled=False):  # which refuses half precision on a CPU
+            states = torch.cat(cached)
+        return (*collated, states, torch.cat(has_states))
 
     @cached_property
     def _functions(self) -> dict[str, dict[str, Callable[..., Any]]]:

@@ -233,13 +233,12 @@ def test_folds_read_the_files_of_the_prepared_splits(
     assert cached_files(plan) == files
 
 
-@pytest.mark.parametrize("trained", [0, 1])
+@pytest.mark.parametrize(("trained", "precision"), [(0, "float32"), (1, "float32"), (1, "bfloat16")])
 def test_training_with_cached_states_ends_where_it_does_without(
-    tiny_task: dict[str, str], tmp_path: Path, model: dict[str, Any], trained: int
+    tiny_task: dict[str, str], tmp_path: Path, model: dict[str, Any], trained: int, precision: str
 ) -> None:
-    plan = encoder_plan(
-        tiny_task, tmp_path, model, "end_task_only", trained_layers=trained, dropout=0.0, steps=20, eval_every=20
-    )
+    settings = {"trained_layers": trained, "precision": precision, "dropout": 0.0, "steps": 20, "eval_every": 20}
+    plan = encoder_plan(tiny_task, tmp_path, model, "end_task_only", **settings)
     losses = [
         [report.evaluation["loss"] for report in train(each, folder=tmp_path / name)]
         for name, each in (("with", plan), ("without", uncached(plan)))
