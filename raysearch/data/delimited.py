@@ -70,6 +70,8 @@ def _count_problem(fields: Sequence[str], header: Sequence[str], delimiter: str)
     problem = f"{len(fields)} fields where the header has {len(header)}"
     if delimiter == "\t" and any(field.startswith('"') for field in fields):
         return f"{problem}; a field of a TSV holds no tab and no line break, even in quotes: save the file as CSV"
+    if len(fields) > len(header) and delimiter != "\t":
+        return f"{problem}; a field that holds the delimiter {delimiter!r} is put in double quotes"
     return problem
 
 

@@ -62,6 +62,12 @@ def test_csv_unclosed_quote_is_reported_where_it_opens(tmp_path: Path, content: 
     assert problem.endswith(where)
 
 
+def test_csv_with_an_unquoted_comma_says_what_to_do(tmp_path: Path) -> None:
+    problem = problem_of(tmp_path / "a.csv", "text,label\nwell, well,a\n")
+    counts = "3 fields where the header has 2; a field that holds the delimiter ',' is put in double quotes"
+    assert problem == f"a.csv:2: {counts}"
+
+
 def test_csv_rows_of_several_lines_are_noted(tmp_path: Path) -> None:
     rows, notes = read(tmp_path / "a.csv", 'text,label\n"one\ntwo",a\nx,b\n"1\n2\n3",a\n')
     assert [text for text, _ in rows] == ["one\ntwo", "x", "1\n2\n3"]

@@ -41,7 +41,7 @@ class PictureFacts:
 
     def notes(self) -> list[str]:
         """Returns a sentence for each thing that was done to some pictures."""
-        notes = [f"{count} images {what}" for what, count in self.counts.items()]
+        notes = [f"images {what}: {count}" for what, count in self.counts.items()]
         if 0 < self.brightest < DIM * WHITE:
             share = f"{self.brightest} of {WHITE}"
             notes.append(f"the brightest pixel of the images of 16 bits is {share}: they are dark; scale their values")
@@ -102,16 +102,16 @@ def _upright(opened: Any, facts: PictureFacts) -> Any:
     from PIL import ImageOps
 
     if getattr(opened, "is_animated", False):
-        facts.counts["have several frames, of which the first is read"] += 1
+        facts.counts["with several frames, of which the first is read"] += 1
     if opened.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in opened.info:
-        facts.counts["have transparency, which is dropped"] += 1
+        facts.counts["with transparency, which is dropped"] += 1
     try:
         is_turned = opened.getexif().get(_ORIENTATION, 1) not in (None, 0, 1)
     except Exception:  # EXIF of another kind
         is_turned = False
     if not is_turned:
         return opened
-    facts.counts["are turned as their EXIF orientation says"] += 1
+    facts.counts["turned as their EXIF orientation says"] += 1
     return ImageOps.exif_transpose(opened)
 
 
@@ -122,7 +122,7 @@ def _pixels(opened: Any, where: str, facts: PictureFacts) -> NDArray[np.uint8]:
         if lowest < 0 or highest > WHITE:
             problem = f"has pixels from {lowest} to {highest}; more than 8 bits are read as 0 black to {WHITE} white"
             raise SpecError(problem, file=where)
-        facts.counts[f"have 16 bits, of which the upper 8 are kept ({WHITE} is white)"] += 1
+        facts.counts[f"of 16 bits, of which the upper 8 are kept ({WHITE} is white)"] += 1
         facts.brightest = max(facts.brightest, highest)
         return np.asarray((values / 257).round().astype(np.uint8))
     if opened.mode == "F":
@@ -130,7 +130,7 @@ def _pixels(opened: Any, where: str, facts: PictureFacts) -> NDArray[np.uint8]:
         if not (shades.min() >= 0 and shades.max() <= 1):
             problem = f"has pixels from {shades.min():g} to {shades.max():g}; floats are read as 0 black to 1 white"
             raise SpecError(problem, file=where)
-        facts.counts["have floats as pixels, rounded to 8 bits (1 is white)"] += 1
+        facts.counts["of floats, rounded to 8 bits (1 is white)"] += 1
         return np.asarray((shades * 255).round().astype(np.uint8))
     return np.asarray(opened.convert("L" if opened.mode in _GREY else "RGB"), dtype=np.uint8)
 

@@ -47,6 +47,7 @@ class TaskTokenizer:
     suffix: int  # the number of special tokens after a text
     unknown: int | None = None  # the token of what is not in the vocabulary; None if there is none
     notes: tuple[str, ...] = ()  # what was unusual about making it
+    source: str = "the vocabulary made of the texts"
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Returns the token ids of all texts, concatenated, and offsets (n + 1,) between which each text lies."""
@@ -81,7 +82,7 @@ class TaskTokenizer:
             return encode(texts)
         except Exception as error:  # the library has no error of its own: it has a text without an unknown token, ...
             reason = " ".join(str(error).split())[:200]
-            raise SpecError(f"its tokenizer cannot encode the texts: {reason}", key="model") from None
+            raise SpecError(f"the tokenizer of {self.source} cannot encode the texts: {reason}", key="model") from None
 
 
 def make_tokenizer(model: Mapping[str, Any], texts: Iterable[str], folder: Path) -> TaskTokenizer:
@@ -193,18 +194,22 @@ def _load_pretrained(source: str, folder: Path) -> TaskTokenizer:
         raise SpecError(problem, key="model.path")
     pretrained.save_pretrained(str(folder))
     tokenizer = Tokenizer.from_str(pretrained.backend_tokenizer.to_str())
-    return _task_tokenizer(tokenizer, ids, sorted(pretrained.all_special_ids), pretrained.unk_token_id)
+    return _task_tokenizer(tokenizer, ids, sorted(pretrained.all_special_ids), pretrained.unk_token_id, source)
 
 
 def _task_tokenizer(
-    tokenizer: Tokenizer, ids: dict[str, int], special: list[int], unknown: int | None
+    tokenizer: Tokenizer,
+    ids: dict[str, int],
+    special: list[int],
+    unknown: int | None,
+    source: str = TaskTokenizer.source,
 ) -> TaskTokenizer:
     tokenizer = Tokenizer.from_str(tokenizer.to_str())
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.no_padding()
     tokens = {**ids, "special": special, "vocab_size": tokenizer.get_vocab_size()}
-    made = TaskTokenizer(tokenizer, tokens, 0, 0, unknown)
+    made = TaskTokenizer(tokenizer, tokens, 0, 0, unknown, source=source)
     mask = made.encode_one("a").special_tokens_mask
     if 0 not in mask:
-        raise SpecError("its tokenizer makes no token of the text 'a'", key="model")
+        raise SpecError(f"the tokenizer of {source} makes no token of the text 'a'", key="model")
     return replace(made, prefix=mask.index(0), suffix=mask[::-1].index(0))

@@ -428,7 +428,7 @@ def test_decode_picture_turns_as_transformers_pipelines_do(tmp_path: Path, orien
     decoded = decode_picture(tmp_path / "a.png", "", facts)
     np.testing.assert_array_equal(decoded, np.asarray(load_image(str(tmp_path / "a.png"))))
     assert decoded.shape[:2] == ((5, 8) if orientation < 5 else (8, 5))
-    assert facts.notes() == ["1 images are turned as their EXIF orientation says"] * (orientation > 1)
+    assert facts.notes() == ["images turned as their EXIF orientation says: 1"] * (orientation > 1)
     with Image.open(tmp_path / "a.png") as opened:
         np.testing.assert_array_equal(to_pixels(opened), decoded)
 
@@ -489,8 +489,8 @@ def test_pictures_with_frames_or_transparency_are_noted(tmp_path: Path) -> None:
     for name in ("a.gif", "a.png"):
         assert decode_picture(tmp_path / name, "", facts).shape == (8, 8, 3)
     assert facts.notes() == [
-        "1 images have several frames, of which the first is read",
-        "1 images have transparency, which is dropped",
+        "images with several frames, of which the first is read: 1",
+        "images with transparency, which is dropped: 1",
     ]
 
 
