@@ -13,7 +13,7 @@ MAIN_PHASE = "a main phase"
 OPTIMIZER_STEPS = "a phase that takes optimizer steps"
 
 # settings of what is trained of an encoder made of layers
-LAYER_SETTINGS = ("trained_layers", "lora_rank", "cache_states")
+LAYER_SETTINGS = ("trained_layers", "lora_rank", "cache_states", "layer_decay", "reinit_layers")
 
 
 @dataclass(frozen=True, kw_only=True)

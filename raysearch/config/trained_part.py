@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from raysearch.config.arm import Arm
 from raysearch.config.compatibility import has_auxiliaries
+from raysearch.config.parameters import DEFAULTS
+from raysearch.methods import METHODS
 from raysearch.schema.fields import Value
 from raysearch.schema.node import Keys, Node
 from raysearch.storage.states import MAIN_ARM
@@ -26,6 +28,35 @@ def check_trained_part(search: Search, node: Node) -> None:
             raise node.error(problem, *_location(search, arm, "trained_layers"))
         if layers == (0,) and any(ranks):
             raise node.error("has no effect with trained_layers 0", *_location(search, arm, "lora_rank"))
+        _check_new_layers(search, arm, node)
+
+
+def check_class_settings(search: Search, node: Node) -> None:
+    """Checks that nothing is declared that needs classes, where the task predicts numbers."""
+    if search.task.metric != "r2":
+        return
+    for arm in search.arms.values():
+        for name in ("label_smoothing", "class_weights"):
+            if any(value != DEFAULTS[name] for value in _values(arm, name)):
+                raise node.error("needs classes, and this task predicts numbers", *_location(search, arm, name))
+        for methods in arm.method_combinations():
+            if METHODS[methods["schedule"]].needs_classes:
+                problem = f"schedule {methods['schedule']!r} needs classes, and this task predicts numbers"
+                raise node.error(problem, *(("baselines", arm.name) if arm.name != MAIN_ARM else ()), "method")
+
+
+def _check_new_layers(search: Search, arm: Arm, node: Node) -> None:
+    """Checks that all layers that begin with new parameters are trained."""
+    counts = [int(value) for value in _values(arm, "reinit_layers")]
+    trained = [int(value) for value in _values(arm, "trained_layers")]
+    if not any(counts):
+        return
+    if any(_values(arm, "lora_rank")):
+        problem = "cannot be combined with lora_rank: the new parameters of a layer would stay as they are drawn"
+        raise node.error(problem, *_location(search, arm, "reinit_layers"))
+    if trained and min(trained) >= 0 and max(counts) > min(trained):
+        problem = f"{max(counts)} is more than trained_layers {min(trained)}: the layers below would stay random"
+        raise node.error(problem, *_location(search, arm, "reinit_layers"))
 
 
 def _values(arm: Arm, name: str) -> tuple[Value, ...]:

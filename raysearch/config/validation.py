@@ -20,7 +20,7 @@ from raysearch.config.objective_weights import why_weight_unused
 from raysearch.config.parameters import DEFAULTS, INCLUDE_PREFIX, WEIGHT_PREFIX
 from raysearch.config.run_validation import check_budget, check_executor, check_runs_folder, check_sampler, check_seeds
 from raysearch.config.selection_rules import check_selection
-from raysearch.config.trained_part import check_trained_part
+from raysearch.config.trained_part import check_class_settings, check_trained_part
 from raysearch.errors import did_you_mean
 from raysearch.formatting import describe_value
 from raysearch.methods import METHODS, methods_of
@@ -46,6 +46,7 @@ def validate_search(search: Search, node: Node) -> None:
         check_methods,
         check_settings_are_used,
         check_trained_part,
+        check_class_settings,
         check_profiles,
         _check_modalities,
         _check_spaces,

@@ -52,6 +52,7 @@ class Method:
     trains_jointly: bool = True  # has a phase that trains the end task and its auxiliaries together
     has_main_phase: bool = True  # has a phase of `steps` steps
     takes_steps: bool = True  # has a phase that takes optimizer steps
+    needs_classes: bool = False  # of the end task, whose labels are then not numbers
 
     @cached_property
     def setting_names(self) -> tuple[str, ...]:

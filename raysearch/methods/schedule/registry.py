@@ -84,5 +84,6 @@ SCHEDULES: tuple[Method, ...] = (
         ),
         trains_jointly=False,
         has_main_phase=False,
+        needs_classes=True,
     ),
 )

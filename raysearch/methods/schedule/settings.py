@@ -39,7 +39,7 @@ class ProbeSettings(Settings):
     """A phase that fits the end task's last layer to the fixed encoder."""
 
     probe_c: float = setting(
-        10.0,
+        30.0,
         "inverse strength of the L2 penalty of the logistic regression, on vectors with a mean squared norm of 1",
         low=0,
         open_low=True,
