@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raysearch.config.search_config import Search
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -30,6 +34,17 @@ def locate_model(path: str, base: Path) -> tuple[str, str]:
 
 def _absolute(path: str, base: Path) -> str:
     return os.path.normpath(base.absolute() / Path(path).expanduser())
+
+
+def with_located_models(search: Search) -> Search:
+    """Returns a search that was built in Python with absolute paths of its models, from the current folder."""
+
+    def located(model: Any) -> Any:
+        path = getattr(model, "path", None)
+        return replace(model, path=locate_model(path, Path.cwd())[0]) if path else model
+
+    baselines = {name: replace(each, model=located(each.model)) for name, each in search.baselines.items()}
+    return replace(search, model=located(search.model), baselines=baselines)
 
 
 def locate_models(declared: dict[str, Any], base: Path) -> tuple[dict[str, Any], tuple[str, ...]]:

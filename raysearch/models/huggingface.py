@@ -41,6 +41,8 @@ def build_or_load(
     heads = {} if labels is None else {"num_labels": labels}
     if model.get("config"):
         fields = {name: value for name, value in model["config"].items() if name != "model_type"}
+        if "vocab_size" in overrides:  # the tokenizer is made of the texts, and pads with 0
+            defaults = {**defaults, "pad_token_id": 0}
         fields = {**defaults, **fields, **overrides, **heads}
         config = AutoConfig.for_model(model["config"]["model_type"], **fields)
         set_dropout(config, dropout)

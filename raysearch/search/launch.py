@@ -12,6 +12,7 @@ from pathlib import Path
 
 from raysearch.config.loading import ParsedSearch, load_file, parse_search
 from raysearch.config.model_checks import try_configs
+from raysearch.config.model_paths import with_located_models
 from raysearch.config.search_config import Search
 from raysearch.config.sections import Executor
 from raysearch.config.selection_rules import decide_selection
@@ -76,7 +77,8 @@ def _launch(
     """Does the work of `launch` for a validated search. A SpecError about a key has no line yet."""
     for space in parsed.search.spaces.values():  # what would fail in every worker
         load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
-    folder, before, search = _find_run(parsed.search, name, fork, extend=extend)
+    declared = parsed.search if parsed.text else with_located_models(parsed.search)  # those of a file are located
+    folder, before, search = _find_run(declared, name, fork, extend=extend)
     is_new, is_first = not folder.exists(), not folder.parent.exists()
     root = resume.data_root_of(folder, data_root)
     is_tried, parsed = before is None and train == TRAIN, replace(parsed, search=search)

@@ -16,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from raysearch.config.arm import Arm
+from raysearch.config.compatibility import why_incompatible
 from raysearch.config.dimension import Dimension
 from raysearch.config.loading import ParsedSearch
 from raysearch.config.model_checks import examine_models, try_configs
+from raysearch.config.parameters import SETTINGS
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import PreparedData, load_metadata
 from raysearch.distributed import ProcessGroup
@@ -34,7 +36,7 @@ from raysearch.training.step.contrast import ContrastStep
 from raysearch.training.step.update import Update
 
 SECONDS = 30.0  # after which no further kind of trial begins its step
-EXAMPLES = 4  # of a batch
+SIZES = (4, 8, 16, 32)  # examples of a batch, of which the smallest is taken that the methods allow
 LONGEST = 32  # tokens of a text in a step; the longest text is tried apart
 ATTEMPTS = 100  # random draws among which one is sought that a trial can have
 FIRST_STEPS = 500  # among which the first one is tried for which a weighting requests gradients
@@ -138,12 +140,16 @@ def _is_number(dimension: Dimension) -> bool:
 
 
 def _with_small_batches(plan: TrialPlan) -> TrialPlan:
-    """Returns the plan with batches of a few short examples; the largest m stays, because k depends on it."""
-    limits = {"batch_size": EXAMPLES, "aux_batch_size": EXAMPLES, "max_length": LONGEST}
-    small = {name: min(int(plan.settings[name]), limit) for name, limit in limits.items() if name in plan.settings}
-    if plan.settings.get("basis_rows") == "same":
-        small.pop("batch_size")
-    return replace(plan, settings={**plan.settings, **small})
+    """Returns the plan with as few and as short examples as its methods allow."""
+    methods: dict[str, str] = {family: getattr(plan, family) for family in FAMILIES}
+    units = {name: SETTINGS[name].metadata["unit"] for name in plan.settings}
+    sizes = {name: int(v) for name, v in plan.settings.items() if units[name] == "example" and v}
+    lengths = {name: min(int(v), LONGEST) for name, v in plan.settings.items() if units[name] == "token"}
+    for limit in SIZES:
+        small = plan.settings | lengths | {name: min(size, limit) for name, size in sizes.items()}
+        if not why_incompatible(methods, small, len(plan.objectives)):
+            return replace(plan, settings=small)
+    return replace(plan, settings=plan.settings | lengths)
 
 
 def _kind(plan: TrialPlan) -> str:
@@ -179,7 +185,8 @@ def _network(plan: TrialPlan, networks: dict[str, Network], key: str) -> Network
         except SpecError:
             raise
         except Exception as error:  # each library refuses in its own way
-            raise SpecError(f"cannot be used: {_first_words(error)}", key=key) from error
+            words = _first_words(error)
+            raise SpecError(words if "cannot" in words else f"cannot be used: {words}", key=key) from error
         for finding in modality_of(metadata).network_findings(network, plan, metadata):
             if finding.is_refusal:
                 raise SpecError(finding.text, key=key)

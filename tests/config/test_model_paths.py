@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from raysearch.config.loading import load_file, parse_search
-from raysearch.config.model_paths import locate_model, locate_models
+from raysearch.config.model_paths import locate_model, locate_models, with_located_models
+from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
 from raysearch.search.resume import check_resumable
 
@@ -67,6 +68,14 @@ def test_check_resumable_keeps_the_relative_path_of_an_older_run() -> None:
     elsewhere = type(before).from_dict({**now.to_dict(), "task": {**before.task.to_plain(), "base": "/other"}})
     with pytest.raises(Exception, match=r"model\.path"):
         check_resumable(older, elsewhere, "a", extend=False)
+
+
+def test_models_of_a_search_in_python_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    search = Search.from_dict(SEARCH | {"model": {"path": "./enc"}})
+    assert with_located_models(search).model.to_plain()["path"] == str(tmp_path / "enc")
+    named = Search.from_dict(SEARCH | {"model": {"path": "org/name"}})
+    assert with_located_models(named) == named
 
 
 def _text_model_keys() -> set[str]:

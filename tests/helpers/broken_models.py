@@ -173,7 +173,7 @@ IN_FILES: dict[Maker, str] = {
 ON_TRIAL: dict[Maker, str] = {
     missing_weights: "has no weights for 10 parameters of the encoder, such as ",
     other_labels: "holds a classifier of 5 labels, and the task has 3; pooling: first puts a new head on its encoder",
-    other_architecture: "cannot be used: ",
+    other_architecture: "GPT2ForSequenceClassification (model_type 'gpt2') cannot be used: it takes no attention mask",
 }
 
 

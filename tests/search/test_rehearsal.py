@@ -121,13 +121,21 @@ def test_rehearsal_tries_every_combination_of_methods(name: str, tmp_path: Path)
         plans = list(rehearsal.kinds_of_trials(search, arm, str(tmp_path / "data"), prepared))
         tried = [{family: getattr(plan, family) for family in ("weighting", "surgery", "schedule")} for plan in plans]
         assert [methods for methods in arm.method_combinations() if methods not in tried] == []
-        assert all(plan.settings["batch_size"] <= rehearsal.EXAMPLES for plan in plans)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smoke", "quickstart", "digits", "planted", "field"])
 def test_try_search_accepts_searches_of_the_catalog(name: str) -> None:
     assert rehearsal.try_search(load_file(catalog.path("trials", name), local=False)) == []
+
+
+def test_small_batches_leave_a_subspace_its_rank(write_search: Any, tmp_path: Path) -> None:
+    method = {"weighting": "static", "surgery": "attittud"}
+    file = write_search({"config": BERT}, method=method, space="aang_td", settings={"m": 32, "k": 6, "steps": 2})
+    search = load_file(file).search
+    prepared = prepare(search.task, search.model.to_plain(), tmp_path / "data")
+    (plan,) = rehearsal.kinds_of_trials(search, search.arms["search"], str(tmp_path / "data"), prepared)
+    assert (plan.settings["m"], plan.settings["k"], plan.settings["batch_size"]) == (8, 6, 8)
 
 
 def test_rehearsal_ends_in_time_and_says_what_is_left(write_search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,3 +154,13 @@ def test_try_search_locates_the_model_of_a_baseline(write_search: Any) -> None:
 
 def test_try_search_accepts_every_incumbent(write_search: Any) -> None:
     assert rehearsal.try_search(load_file(write_search({"config": BERT}, baselines="incumbents"))) == []
+
+
+def test_try_search_takes_the_encoder_of_another_classifier(write_search: Any, tmp_path: Path) -> None:
+    broken_models.fresh(broken_models.other_labels, tmp_path / "model")
+    assert rehearsal.try_search(load_file(write_search({"path": "./model", "pooling": "first"}))) == []
+
+
+def test_try_search_tries_every_share_of_trained_layers(write_search: Any) -> None:
+    dimensions = {"trained_layers": {"choice": [-1, 1, 0]}, "lora_rank": {"choice": [0, 2]}}
+    assert rehearsal.try_search(load_file(write_search({"config": BERT}, dimensions=dimensions))) == []

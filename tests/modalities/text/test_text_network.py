@@ -13,14 +13,14 @@ from raysearch.plan import TrialPlan
 
 REPRESENTATIONS = TAXONOMY.functions("representation")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-ROBERTA = SIZES | {"max_position_embeddings": 66, "pad_token_id": 0}
+ROBERTA = SIZES | {"max_position_embeddings": 66}
 ENCODERS = {
     "bert": SIZES,
     "roberta": ROBERTA,
     "electra": SIZES | {"embedding_size": 32},
     "mpnet": ROBERTA,
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
-    "modernbert": SIZES | dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id"), 0),
+    "modernbert": SIZES | dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id"), 0),
 }
 
 
@@ -45,6 +45,22 @@ def test_text_body_and_head_logits_equal_exported_model(model_type: str, tmp_pat
     text_network.merged().save_pretrained(tmp_path)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(input_ids=tokens, attention_mask=real.long()).logits, logits)
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet"])
+def test_exported_positions_ignore_the_length_of_padding(model_type: str, tmp_path: Path) -> None:
+    text_network = network(model_type)
+    assert text_network.config.pad_token_id == 0  # that of the tokenizer which is made of the texts
+    tokens, padded = torch.randint(1, 50, (1, 5), generator=Generator().manual_seed(0)), torch.zeros(1, 9).long()
+    padded[:, :5] = tokens
+    model = text_network.merged()
+    model.config.pad_token_id = 0  # as an export sets it
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    visible = torch.ones(1, 5, 5, dtype=torch.bool)
+    expected = text_network.end_task(text_network.hidden(tokens, visible))
+    logits = loaded(input_ids=padded, attention_mask=(padded != 0).long()).logits
+    torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize("model_type", ["albert", "deberta-v2"])
