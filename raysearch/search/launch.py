@@ -77,8 +77,7 @@ def _launch(
     """Does the work of `launch` for a validated search. A SpecError about a key has no line yet."""
     for space in parsed.search.spaces.values():  # what would fail in every worker
         load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
-    declared = parsed.search if parsed.text else with_located_models(parsed.search)  # those of a file are located
-    folder, before, search = _find_run(declared, name, fork, extend=extend)
+    folder, before, search = _find_run(parsed, name, fork, extend=extend)
     is_new, is_first = not folder.exists(), not folder.parent.exists()
     root = resume.data_root_of(folder, data_root)
     is_tried, parsed = before is None and train == TRAIN, replace(parsed, search=search)
@@ -117,13 +116,14 @@ def _launch(
 
 
 def _find_run(
-    search: Search, name: str | None, fork: str | None, *, extend: bool
+    parsed: ParsedSearch, name: str | None, fork: str | None, *, extend: bool
 ) -> tuple[Path, Search | None, Search]:
     """Returns the folder of the run, the search that it stores if it has begun, and the search to run."""
+    search = parsed.search
     folder = _run_folder(search, name, fork)
     before = resume.load_stored_search(folder)
     if before is None:
-        return folder, None, search
+        return folder, None, search if parsed.text else with_located_models(search)  # those of a file are located
     if fork:
         raise RunError(f"run {fork} exists already; --fork takes the name of a new run")
     return folder, before, resume.check_resumable(before, search, folder.name, extend=extend)
