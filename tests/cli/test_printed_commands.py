@@ -93,4 +93,17 @@ def test_commands_of_a_failed_search_work(run_cli: Any) -> None:
     code, out = run_cli("launch", "mine.yaml", "--data", "../data", "--set", "settings.lr=1e30")
     assert code == 1
     (command,) = printed(out)
-    assert run_cli(*shlex.split(command)[1:])[0] == 0
+    code, out = run_cli(*shlex.split(command)[1:])
+    assert "failures" in out  # analyze fails too, because there is no score
+    assert "ArithmeticError" in out or "finite" in out
+
+
+def test_commands_of_a_search_without_baselines_work(run_cli: Any) -> None:
+    commands = launch(run_cli, confirm={"seeds": [101]}, budget={"trials": 1})
+    (command,) = (each for each in commands if shlex.split(each)[1] == "launch")
+    code, out = run_cli(*shlex.split(command)[1:])
+    assert code == 0, out
+    compared = open_run("mine-compared")
+    assert len(compared.search["baselines"]) > 1
+    assert compared.status()["state"] == "finished"
+    assert recommend(compared).arm in ["search", *compared.search["baselines"]]
