@@ -138,7 +138,7 @@ def test_every_shipped_baseline_is_trained_exported_and_loaded(tiny_task: dict[s
         used = {key: short[key] for key in short if any(arm.uses(each, key) for each in methods)}
         arms[name] = {"trials": 1, "settings": used}
         assert incumbent.meaning
-    settings = {"steps": 3, "eval_every": 2, "max_length": 16, "lr": 1e-5}
+    settings = {"steps": 3, "eval_every": 2, "max_length": 16, "lr": 1e-5, "cache_states": "off"}
     run = launched(tiny_task, tmp_path / "runs", model={"path": str(encoder)}, baselines=arms, settings=settings)
     states = {row["arm"]: row["state"] for row in run.trials().to_pylist()}
     assert states == dict.fromkeys(["search", *incumbents()], "complete")
