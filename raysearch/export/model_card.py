@@ -112,12 +112,13 @@ def _arm_row(run: Run, arm: str) -> tuple[str, str, str, str]:
         row["score"] for row in run.configurations().to_pylist() if row["arm"] == arm and row["score"] is not None
     ]
     fresh = [
-        trial["score"]
-        for trial in run.trials().select(["arm", "role", "score"]).to_pylist()
+        (trial["seed"], trial["score"])
+        for trial in run.trials().select(["arm", "role", "seed", "score"]).to_pylist()
         if (trial["arm"], trial["role"]) == (arm, TrialRole.CONFIRM) and trial["score"] is not None
     ]
     best = f"{scores[0]:.4f}" if scores else "-"
-    return arm, str(len(scores)), best, f"{mean(fresh):.4f} ({len(fresh)})" if fresh else "-"
+    seeds = len({seed for seed, _ in fresh})
+    return arm, str(len(scores)), best, f"{mean(score for _, score in fresh):.4f} ({seeds})" if fresh else "-"
 
 
 def _training(plan: TrialPlan) -> str:

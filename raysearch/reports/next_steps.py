@@ -13,8 +13,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysearch.data.folds import LABELLED
 from raysearch.formatting import format_count
 from raysearch.reports.arm_comparison import LEAST_SEEDS, Comparison, seeds_to_show
+from raysearch.storage.cells import has_folds
 from raysearch.storage.commands import command, run_reference, shorten_path
 from raysearch.storage.states import MAIN_ARM, RunState
 
@@ -90,7 +92,9 @@ def budget_steps(run: Run) -> Iterator[Step]:
 
 def _label_steps(run: Run) -> Iterator[Step]:
     """Yields the step to more labelled examples, if a file of the user has few."""
-    examples = _declared_data(run).get("sizes", {}).get("select_dev", 0)
+    sizes = _declared_data(run).get("sizes", {})
+    scoring = LABELLED if has_folds(run.cells) else ("select_dev",)
+    examples = sum(sizes.get(name, 0) for name in scoring)
     file = run.search.get("task", {}).get("train")
     if isinstance(file, str) and 0 < examples < FEW_EXAMPLES:
         purpose = (

@@ -25,7 +25,7 @@ LAST_SHARE = 0.8  # of an arm's trials; if so many were best at the end, all may
 LEAST_TRIALS = 3  # of which that can be said
 SAME = 1e-9  # scores that differ by less are equal
 FOLD_TOLERANCE = 0.005  # by which a majority's score on folds may differ from that on all labelled rows
-_COLUMNS = ["arm", "role", "number", "state", "score", "best_step", "steps"]
+_COLUMNS = ["trial_id", "arm", "role", "number", "state", "score", "best_step", "steps"]
 
 
 def warn(run: Run) -> list[str]:
@@ -91,11 +91,22 @@ def _ties(searched: Rows, metric: str) -> list[str]:
     ]
 
 
+def _best_steps(run: Run) -> dict[str, int]:
+    """Returns the first step at which each trial had its highest score; with selection its score is the last one."""
+    best: dict[str, tuple[float, int]] = {}
+    for row in run.evaluations().select(["trial_id", "step", "split", "score"]).to_pylist():
+        score, step = row["score"], row["step"]
+        if row["split"] == "select_dev" and score is not None:
+            best[row["trial_id"]] = max(best.get(row["trial_id"], (score, -step)), (score, -step))
+    return {trial_id: -step for trial_id, (_, step) in best.items()}
+
+
 def _unfinished_trials(run: Run, searched: Rows) -> Iterator[str]:
     """Yields a sentence for each arm whose trials were best at their last evaluation."""
+    best_steps = _best_steps(run) if _has_folds(run) else {}
     for arm in dict.fromkeys(row["arm"] for row in searched):
         rows = [row for row in searched if row["arm"] == arm and (row["steps"] or 0) > 1]
-        last = sum(row["best_step"] == row["steps"] for row in rows)
+        last = sum(best_steps.get(row["trial_id"], row["best_step"]) == row["steps"] for row in rows)
         if len(rows) >= LEAST_TRIALS and last >= LAST_SHARE * len(rows):
             longer = command("launch", "FILE", "--fork", f"{run.name}-longer", "--set", "settings.steps=N")
             name = "the search" if arm == MAIN_ARM else arm
