@@ -135,3 +135,11 @@ def test_settings_at_their_defaults_change_nothing(data: Path, tmp_path: Path) -
     states = [load(tmp_path / name / "state.safetensors") for name in ("older", "newer")]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[1]["parameters"][name], value) for name, value in states[0]["parameters"].items())
+
+
+@pytest.mark.parametrize("engine", ["jvp", "difference"])
+def test_forward_engines_train_with_every_setting(data: Path, tmp_path: Path, engine: str) -> None:
+    settings = BOTH | {"layer_decay": 0.8, "weight_average": 0.9, "reinit_layers": 1, "similarity": "dot"}
+    plan = tiny_plan(data, "meta_tartan", steps=2, engine=engine, **settings)  # the engine checks its own products
+    (report,) = train(plan, folder=tmp_path)
+    assert report.last

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.plans import prepare_tiny_task, tiny_plan
+from helpers.plans import MODEL, prepare_tiny_task, tiny_plan
 from helpers.ranks import train_on_ranks
 from torch import Generator, Tensor
 
@@ -142,3 +142,15 @@ def test_contrast_on_two_ranks_is_that_of_one(data: Path, tmp_path: Path) -> Non
 def test_contrast_has_no_reports_of_its_own(data: Path, tmp_path: Path) -> None:
     plan = tiny_plan(data, "end_task_only", schedule="contrast_then_probe")
     assert [report.step for report in train(plan, folder=tmp_path)] == [5]
+
+
+def test_vectors_of_pairs_do_not_depend_on_padding(data: Path) -> None:
+    gradients = []
+    for micro_batches in (1, 4):
+        settings = {"dropout": 0.0, "contrast_pairs": 8, "micro_batches": micro_batches}
+        plan = tiny_plan(data, "end_task_only", schedule="contrast_then_probe", **settings)
+        context = TrainingContext.from_plan(replace(plan, model=MODEL | {"pooling": "mean"}), ProcessGroup())
+        ContrastStep(context)(1)
+        gradients.append(torch.cat([p.grad.flatten() for p in context.body if p.grad is not None]))
+    torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-3)
+    assert gradients[0].norm() > 1e-6
