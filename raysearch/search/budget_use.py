@@ -61,6 +61,26 @@ def remaining_trials(arm: ArmStudy, search: Search, *, is_full: bool) -> int | N
             return None
         each = _trials_each(arm, search) if search.selection.folds else len(arm.cells)
         total += (int(arm.size) - len(arm.configurations)) * each
+    return round(total) + _promised_trials(arm, search)
+
+
+def expected_trials(arm: ArmStudy, search: Search, *, is_full: bool) -> int | None:
+    """Returns how many trials an arm will still hand out: `remaining_trials`, or an estimate from its computing time.
+
+    None while an arm with a share of computing time has had no trial, or if only time ends the search.
+    """
+    remaining = remaining_trials(arm, search, is_full=is_full)
+    if remaining is not None or search.budget.compute is None or not arm.trial_seconds:
+        return remaining
+    seconds = statistics.fmean(arm.trial_seconds)
+    count = (search.budget.compute - compute_seconds(arm)) / seconds if seconds else math.inf
+    most = (arm.size - len(arm.configurations)) * len(arm.cells)
+    left = min(count, most)
+    return None if left == math.inf else max(0, round(left)) + _promised_trials(arm, search)
+
+
+def _promised_trials(arm: ArmStudy, search: Search) -> int:
+    """Returns how many trials come whatever the budget: of configurations that have begun, and of the winner."""
     unsettled = [configuration for configuration in arm.configurations.values() if configuration.trial is not None]
-    total += sum(len(arm.cells) - len(configuration.results) for configuration in unsettled)
-    return round(total) + max(0, len(search.final_cells) - len(arm.finals))
+    total = sum(len(arm.cells) - len(configuration.results) for configuration in unsettled)
+    return total + max(0, len(search.final_cells) - len(arm.finals))

@@ -16,7 +16,7 @@ from typing import Any
 from raysearch.config.search_config import Search
 from raysearch.plan import TrialPlan
 from raysearch.search.arm_study import ArmStudy, Result
-from raysearch.search.budget_use import awaits_first_cost, is_full, remaining_trials, used_share
+from raysearch.search.budget_use import awaits_first_cost, expected_trials, is_full, remaining_trials, used_share
 from raysearch.search.race import Drop
 from raysearch.search.restoring import restore_arms
 from raysearch.storage.cells import Cell
@@ -167,17 +167,22 @@ class Study:
 
     @property
     def to_come(self) -> dict[str, int] | None:
-        """How many trials of each arm are to be handed out if none fails; None when only time ends the search."""
+        """About how many trials of each arm are still to be handed out; None while that cannot be said."""
         counts = Counter(plan.arm for plan in self._to_resume)
         for arm in self._arms.values():
-            remaining = remaining_trials(arm, self.search, is_full=self._is_full(arm))
-            if remaining is None:
+            to_come = expected_trials(arm, self.search, is_full=self._is_full(arm))
+            if to_come is None:
                 return None
-            counts[arm.arm.name] += remaining
+            counts[arm.arm.name] += to_come
         return dict(counts)
 
     @property
     def expected(self) -> int | None:
         """How many trials there will be if none fails or is stopped; None when only time ends the search."""
-        to_come = self.to_come
-        return None if to_come is None else len(self._results) + len(self._in_flight) + sum(to_come.values())
+        total = len(self._results) + len(self._in_flight) + len(self._to_resume)
+        for arm in self._arms.values():
+            remaining = remaining_trials(arm, self.search, is_full=self._is_full(arm))
+            if remaining is None:
+                return None
+            total += remaining
+        return total

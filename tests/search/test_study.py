@@ -270,6 +270,17 @@ def test_study_compute_budget_is_equal_for_all_arms() -> None:
     assert Counter([plan.arm for plan in plans[:10]] + rest) == {"search": 15, "dear": 2, "lone": 1}
 
 
+def test_study_compute_budget_says_about_how_many_trials_come() -> None:
+    study = Study(search_of(budget={"compute": 60}, confirm={"seeds": [7, 8]}), data="", labels=2)
+    assert study.to_come is None
+    for _ in range(2):
+        proposal = study.ask()
+        assert proposal is not None
+        study.tell(proposal.plan.trial_id, "complete", 0.5, 10, 4.0)
+    assert study.to_come == {"search": (60 - 8) // 4 + 2}
+    assert study.expected is None
+
+
 def test_study_compute_budget_waits_for_the_first_cost() -> None:
     study = Study(search_of(budget={"compute": 60}), data="", labels=2)
     first = study.ask()
