@@ -148,7 +148,7 @@ def _baseline_sentence(arm: str, comparison: Comparison, metric: str) -> str:
         finding = f"{winner} {_amount(other, metric)} {_basis(other)}, which is no evidence that it helps"
         return f"Use {arm}, which is simpler: {finding}."
     return (
-        f"Use {arm}, not {winner}{_for_now(comparison)}: it {_amount(comparison, metric)} {basis}, "
+        f"Use {arm}{_for_now(comparison)}, not {winner}: it {_amount(comparison, metric)} {basis}, "
         f"{_surety(comparison)}."
     )
 

@@ -198,7 +198,7 @@ def test_one_seed_has_no_interval_and_asks_for_more(recommended: Any) -> None:
     result = recommended({"search": [0.4], "fine_tune": [0.45]})
     assert result.arm == "fine_tune"
     assert result.verdict == (
-        "Use fine_tune, not the search's winner for now: it scores 0.050 macro_f1 more (1 fresh seed), and so few "
+        "Use fine_tune for now, not the search's winner: it scores 0.050 macro_f1 more (1 fresh seed), and so few "
         "seeds show nothing."
     )
     assert "raysearch resume mine --set 'confirm.seeds=[101, 102, 103, 104, 105]'" in steps(result)
