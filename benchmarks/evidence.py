@@ -70,12 +70,12 @@ UNLABELLED = 4000  # texts at most, from the set's own unlabelled text, then fro
 def draw_labels(data: DataSet, size: int, draw: int) -> list[tuple[str, str]]:
     """Returns `size` rows a class, or as many as the class has, drawn with the seed `draw`."""
     order = np.random.default_rng(1000 + draw).permutation(len(data.pool))
-    taken: dict[str, int] = {}
+    counts: dict[str, int] = {}
     rows = []
     for i in order:
         text, label = data.pool[i]
-        if taken.get(label, 0) < size:
-            taken[label] = taken.get(label, 0) + 1
+        if counts.get(label, 0) < size:
+            counts[label] = counts.get(label, 0) + 1
             rows.append((text, label))
     return rows
 
@@ -157,13 +157,14 @@ def seconds_by_arm(run: Run) -> dict[str, float]:
 
 PREFACE = """# Evidence: what the exported model is worth
 
-`python benchmarks/evidence.py DATA --table docs/results/evidence.md` writes this page. Macro-F1 on the test split, in percent,
-mean over draws of the labels; the same draws for every arm. The encoder is MiniLM-L6 (mean pooling) with its upper layer trained,
-in bfloat16; the linear arms try all configurations of their shipped grids, the others {trials} each. Every configuration is scored
-by cross-validation (3 folds, in a race) on the labelled rows alone; there is no other dev split. Each arm's chosen configuration is
-refitted on all labels and exported. *recommended* is the arm with the best cross-validated score: the test split has no part in it.
-Bold is the best incumbent of a cell by its test score, which nobody could know beforehand, so that the differences to it are strict.
-Intervals are bootstrap intervals (95 %, BCa) over draws.
+`python benchmarks/evidence.py DATA --table docs/results/evidence.md` writes this page. Macro-F1 on the test split, in
+percent, mean over draws of the labels; the same draws for every arm. The encoder is MiniLM-L6 (mean pooling) with its
+upper layer trained, in bfloat16; the linear arms try all configurations of their shipped grids, the others {trials}
+each. Every configuration is scored by cross-validation (3 folds, in a race) on the labelled rows alone; there is no
+other dev split. Each arm's chosen configuration is refitted on all labels and exported. *recommended* is the arm with
+the best cross-validated score: the test split has no part in it. Bold is the best incumbent of a cell by its test
+score, which nobody could know beforehand, so that the differences to it are strict. Intervals are bootstrap intervals
+(95 %, BCa) over draws.
 
 """
 
