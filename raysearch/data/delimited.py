@@ -45,6 +45,9 @@ def delimited_rows(path: Path, columns: Sequence[str] | None, notes: list[str]) 
         blank, pending = blank + pending, 0
         if len(fields) != len(header):
             raise SpecError(_count_problem(fields, header, delimiter), file=str(path), line=start)
+        if fields == header and len(header) > 1:
+            problem = "repeats the header, as when files were joined; remove the line"
+            raise SpecError(problem, file=str(path), line=start)
         if height > 1:
             multiline.append((height, -start))
         yield Place(str(path), start, is_line=True), dict(zip(header, fields, strict=True))

@@ -132,6 +132,15 @@ def test_header_with_a_name_twice_is_rejected_if_used(tmp_path: Path, name: str)
     assert read(tmp_path / name, content, ("label",))[0] == [("c", "b", "e")]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_header_repeated_between_rows_is_rejected(tmp_path: Path, name: str) -> None:
+    content = "text,label\nx,a\ntext,label\ny,b\n".replace(",", "\t" if name == "a.tsv" else ",")
+    assert (
+        problem_of(tmp_path / name, content)
+        == f"{name}:3: repeats the header, as when files were joined; remove the line"
+    )
+
+
 def test_file_without_header_is_said_to_be_empty(tmp_path: Path) -> None:
     for name, content in (("a.csv", ""), ("a.tsv", "\n\n"), ("a.csv", "\ufeff")):
         assert problem_of(tmp_path / name, content) == f"{name}: is empty: it has no header"

@@ -109,8 +109,7 @@ def test_delimited_texts_are_read_whole_or_refused(data: st.DataObject, rows: li
     damaged = damage(data, content)
     result = in_file(name, damaged, read_texts)
     if result is not None and damaged == content:
-        assert len(result) == len(rows)
-        assert len(result.labels) == len(rows)
+        assert len(result) == len(result.labels) == len(rows)
         if delimiter != "\t":  # a TSV may have its quotes as text
             assert list(result.texts) == [text.strip() for text, _ in rows]
 

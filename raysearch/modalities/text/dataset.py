@@ -7,7 +7,7 @@ A split is one Arrow file: `tokens`, the ids of every text, and `label` or, of a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -117,7 +117,7 @@ class TextPreparation:
         metadata["splits"] = {
             name: _write_split(folder, name, rows, label_names[name], tokenizer) for name, rows in splits.items()
         }
-        self.tokenizer_notes = [*tokenizer.notes, *_token_notes(folder, tokenizer)]
+        self.tokenizer_notes = [*tokenizer.notes, *_token_notes(folder, splits, tokenizer)]
         metadata |= {"tokens": tokenizer.tokens, "prefix": tokenizer.prefix, "suffix": tokenizer.suffix}
         labelled = {name: splits[name].texts for name in LABELLED if name in splits}
         return metadata | {UNHASHED: {"texts": _write_texts(folder / ORIGINALS, labelled)}}
@@ -250,11 +250,14 @@ def _write_split(
     return {"rows": len(rows), "sha256": digest.hexdigest(), "tokens_p50": middle, "tokens_p95": long}
 
 
-def _token_notes(folder: Path, tokenizer: TaskTokenizer) -> list[str]:
-    """Returns notes on texts of train without tokens, and on unknown tokens if they are at least SMALLEST_UNKNOWN."""
-    train = cast(TextSplit, read_split(folder, "train", TextPreparation().decode))
-    empty, tokens = int((train.lengths <= tokenizer.prefix + tokenizer.suffix).sum()), train.tokens
-    notes = [f"{empty} train texts have no token, such as texts of invisible characters"] if empty else []
+def _token_notes(folder: Path, names: Iterable[str], tokenizer: TaskTokenizer) -> list[str]:
+    """Returns notes on texts without tokens, and on train's unknown tokens if they are at least SMALLEST_UNKNOWN."""
+    splits = {name: cast(TextSplit, read_split(folder, name, TextPreparation().decode)) for name in names}
+    notes = []
+    for name, split in splits.items():
+        if empty := int((split.lengths <= tokenizer.prefix + tokenizer.suffix).sum()):
+            notes.append(f"{name}: texts without a token, such as those of invisible characters: {empty}")
+    tokens = splits["train"].tokens
     unknown = int(np.count_nonzero(tokens == tokenizer.unknown)) if tokenizer.unknown is not None else 0
     share = unknown / max(1, int(np.count_nonzero(~np.isin(tokens, tokenizer.tokens["special"]))) + unknown)
     if share >= SMALLEST_UNKNOWN:

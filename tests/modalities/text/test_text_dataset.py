@@ -383,9 +383,9 @@ def test_prepare_with_a_test_file_without_labels_leaves_it_out(task: TextTask, t
 
 
 def test_prepare_notes_texts_without_tokens(task: TextTask, tmp_path: Path) -> None:
-    rows = [*parity_rows(0, 40), ("\u200b", "odd"), ("\u200b\u200b", "even")]
-    write_jsonl(tmp_path / "train.jsonl", rows)
-    assert (
-        "2 train texts have no token, such as texts of invisible characters"
-        in prepare(task, SMALL_MODEL, tmp_path / "data").notes
-    )
+    for part, start in (("train", 0), ("test", 60)):
+        rows = [*parity_rows(start, start + 10), ("\u200b", "odd"), ("\u200b\u200b", "even")]
+        write_jsonl(tmp_path / f"{part}.jsonl", rows)
+    notes = prepare(task, SMALL_MODEL, tmp_path / "data").notes
+    for part in ("train", "test"):
+        assert f"{part}: texts without a token, such as those of invisible characters: 2" in notes
