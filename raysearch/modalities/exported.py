@@ -21,6 +21,7 @@ from raysearch.objectives.primitive import load_target
 FORMAT_KEY = "raysearch_format"
 FORMATS: dict[str, str] = {  # the name, and the target "module:function" that loads it: (folder, config) -> classifier
     "": "raysearch.modalities.text.classifier:load_sequence_classifier",
+    "pooled_encoder": "raysearch.modalities.text.pooled_model:load_pooled_classifier",
     "tfidf": "raysearch.modalities.text.tfidf.export:load_tfidf",
 }
 LARGEST_CONFIG = 64 << 20  # bytes

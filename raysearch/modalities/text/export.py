@@ -1,4 +1,8 @@
-"""An exported text model: a Hugging Face sequence classifier and its tokenizer."""
+"""An exported text model: a sequence classifier, or a pooled encoder and its classifier; and the tokenizer.
+
+A model whose head is its architecture's own is of a class of `transformers`. One with a pooling is of the format that
+`pooled_model` describes. Texts are truncated as in training, and the files are readable by everyone.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raysearch.data.prepared import Split
 from raysearch.modalities.batch import labels_of
+from raysearch.modalities.exported import FORMAT_KEY, read_json
 from raysearch.modalities.text.batches import pad_texts
 from raysearch.modalities.text.network import TextNetwork
+from raysearch.modalities.text.pooled_model import FORMAT, load_pooled_model, save_pooled_model
 from raysearch.modalities.text.primitives.transforms import vocabulary_of
+from raysearch.models.pooling import PooledClassifier
 from raysearch.plan import TrialPlan
 
 BATCH = 64  # texts in a forward
@@ -24,19 +31,39 @@ def save_text_model(
     network: TextNetwork, plan: TrialPlan, metadata: Mapping[str, Any], data: Path, folder: Path
 ) -> None:
     """Writes body and end-task head of `network` as one model, and the tokenizer of the prepared data."""
-    model = network.merged()
+    model: Any = network.merged()
     model.config.id2label = dict(enumerate(metadata["labels"]))
     model.config.label2id = {label: i for i, label in enumerate(metadata["labels"])}
-    model.config.pad_token_id = metadata["tokens"]["pad"]
-    model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(str(data / "tokenizer"), model_max_length=plan.training.max_length)
+    if model.config.pad_token_id is None:  # else positions may depend on it, as roberta's do: it stays as in training
+        model.config.pad_token_id = metadata["tokens"]["pad"]
+    longest = plan.training.max_length
+    if isinstance(network.end_task, PooledClassifier):
+        save_pooled_model(model, network.end_task, longest, folder)
+    else:
+        model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(str(data / "tokenizer"), model_max_length=longest)
+    tokenizer.backend_tokenizer.enable_truncation(longest)
     tokenizer.save_pretrained(str(folder))
+    make_readable(folder)
+
+
+def make_readable(folder: Path) -> None:
+    """Lets everyone read the files of a folder; safetensors writes them for their owner alone."""
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def load_classifier_module(folder: Path) -> Any:
+    """Returns the model of a folder, which takes input_ids and attention_mask and returns logits."""
+    if read_json(folder, "config.json").get(FORMAT_KEY) == FORMAT:
+        return load_pooled_model(folder)
+    return AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
 
 
 def predict_texts(folder: Path, split: Split, longest: int, metadata: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Returns logits (n, C) and labels (n,) of a split, by the model that `folder` holds, loaded as users load it."""
     vocabulary = vocabulary_of(metadata)
-    model = AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+    model = load_classifier_module(folder)
     logits, labels = [], []
     with torch.no_grad():
         for rows in torch.arange(len(split)).split(BATCH):
