@@ -90,8 +90,8 @@ def test_pooled_folder_is_an_encoder_of_its_own(tiny_task: dict[str, str], tmp_p
     tokens, mask = encoded(folder)
     with torch.no_grad():
         hidden = AutoModel.from_pretrained(folder).eval()(input_ids=tokens, attention_mask=mask).last_hidden_state
-        own = context.network.hidden(tokens, mask.bool()[:, None, :].expand(-1, tokens.shape[1], -1))
-    torch.testing.assert_close(hidden[mask.bool()], own[mask.bool()])
+        states = context.network.hidden(tokens, mask.bool()[:, None, :].expand(-1, tokens.shape[1], -1))
+    torch.testing.assert_close(hidden[mask.bool()], states[mask.bool()])
     # it declares its pooling as sentence-transformers does, and so as `pooling: auto` reads it
     again = encoder_context(
         encoder_plan(tiny_task, tmp_path / "again", {"path": str(folder), "pooling": "auto"}, "end_task_only")
