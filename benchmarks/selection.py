@@ -41,6 +41,7 @@ SETS = {
 SIZES = (100, 300)
 DRAWS, CONFIGURATIONS, FOLDS, TEST_ROWS = 20, 24, 5, 1000
 EVALUATIONS = 8  # of a network
+ORDERS = 20  # of the configurations of a draw
 POOL = 2500  # rows of a set that are embedded
 Matrix = Any  # (n, H), dense or sparse
 
@@ -311,7 +312,7 @@ def evaluate_ways(measured: list[tuple[str, int, int, dict[str, Any]]]) -> dict[
 
     Regret is the test score of the best of all 24 configurations less that of the one chosen, both trained on all
     labelled rows. Optimism is the reported score less the test score of the exported model: without selection the model
-    that was scored, else the one that is trained on all rows. Each draw is a mean over 50 orders of configurations.
+    that was scored, else the one that is trained on all rows. A draw is a mean over ORDERS orders of these.
     """
     rows: dict[tuple[str, int], list[list[float]]] = {}
     for _, size, seed, scores in measured:
@@ -319,7 +320,7 @@ def evaluate_ways(measured: list[tuple[str, int, int, dict[str, Any]]]) -> dict[
             for budget in BUDGETS:
                 generator = np.random.default_rng([size, seed])
                 each = []
-                for _ in range(50):
+                for _ in range(ORDERS):
                     chosen, reported, spent = choose(scores, generator.permutation(CONFIGURATIONS), budget)
                     exported = scores["single_test" if choose is choose_single else "test"][chosen]
                     regret = scores["test"].max() - scores["test"][chosen]
