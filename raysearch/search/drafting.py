@@ -190,5 +190,5 @@ def _budget(minutes: float, arms: int, at_once: int, step_seconds: float, *, has
         "compute": f"{compute:.0f}" if compute >= 1 else f"{compute:.2g}",
         "steps": str(steps),
         "seeds": f"[{', '.join(map(str, CONFIRM_SEEDS[:FEW_SEEDS] if has_folds else CONFIRM_SEEDS))}]",
-        "eval_every": str(max(1, steps // EVALUATIONS)),
+        "eval_every": str(min(steps, max(5, steps // EVALUATIONS))),
     }
