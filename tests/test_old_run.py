@@ -12,6 +12,7 @@ from test_pinned import EVENTS, PINNED, machine
 
 from raysearch import Run, load_search, open_run
 from raysearch.cli import main
+from raysearch.reports.recommendation import recommend
 from raysearch.training import checkpoint
 
 pytestmark = pytest.mark.slow  # whole runs, exported or resumed
@@ -126,9 +127,11 @@ def test_resumed_old_run_is_analysed(resumed: Run, capsys: pytest.CaptureFixture
 def test_old_trial_is_exported(resumed: Run, tmp_path: Path, trial: str, capsys: pytest.CaptureFixture[str]) -> None:
     run_command("export", str(resumed.path), str(tmp_path / "model"), "--trial", trial, "--json")
     exported = json.loads(capsys.readouterr().out)
-    assert exported["trial_id"] == resumed.best("search" if trial == "best" else trial)["trial_id"]
+    arm = recommend(resumed).arm if trial == "best" else trial
+    assert arm is not None
+    assert exported["trial_id"] == resumed.best(arm)["trial_id"]
     assert not exported["trained_again"]
-    assert exported["select_dev"] == pytest.approx(resumed.best("search" if trial == "best" else trial)["score"])
+    assert exported["select_dev"] == pytest.approx(resumed.best(arm)["score"])
     assert {"config.json", "model.safetensors", "plan.json", "search.yaml", "result.json", "README.md"} <= {
         path.name for path in (tmp_path / "model").iterdir()
     }
