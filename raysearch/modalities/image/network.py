@@ -22,10 +22,13 @@ from transformers import AutoModelForImageClassification
 
 from raysearch.modalities.image.backbones import Decoder, build_backbone
 from raysearch.modalities.image.taxonomy import TAXONOMY
+from raysearch.models.adapters import add_adapters, merge_adapters
+from raysearch.models.frozen_layers import EVERYTHING, FrozenLayers, trained_layers
 from raysearch.models.heads import LabelHead, PooledHead
 from raysearch.models.huggingface import build_or_load
 from raysearch.models.network import Network
 from raysearch.plan import TrialPlan
+from raysearch.training_settings import TrainingSettings
 
 
 class _OutOfPlace(TorchFunctionMode):
@@ -76,6 +79,7 @@ class ImageNetwork(Network):
         self.body, linear, self.place = split_classifier(plan.model, classes, shape, plan.training.dropout)
         self.end_task = PooledHead(linear)
         self.features = linear.in_features
+        self._train_a_part(plan.training, shape)
         self.heads = nn.ModuleList()
         for objective in plan.objectives:
             output = TAXONOMY.find("output", objective.output)
@@ -93,6 +97,18 @@ class ImageNetwork(Network):
         """F, the size of an image's vector."""
         return self.features
 
+    def _train_a_part(self, training: TrainingSettings, shape: tuple[int, ...]) -> None:
+        """Freezes the lower layers of the body, and adds adapters, as the settings say."""
+        if training.trained_layers != EVERYTHING:
+            self.body.eval()
+            with torch.no_grad():
+                self.frozen = FrozenLayers(
+                    self.body, training.trained_layers, lambda: self.body(torch.zeros(1, *shape))
+                )
+            self.train()
+        if training.lora_rank and training.trained_layers:
+            add_adapters(self.body, trained_layers(self.body, self.frozen), training.lora_rank)
+
     def hidden(self, pixels: Tensor) -> Tensor:
         """Returns the images' vectors (b, 1, F)."""
         features: Tensor = self.body(pixels)
@@ -100,7 +116,9 @@ class ImageNetwork(Network):
 
     def merged(self) -> nn.Module:
         """Returns a copy of body and end-task head as one model, from pixels to logits or a Hugging Face output."""
-        return merge_classifier(copy.deepcopy(self.body), copy.deepcopy(self.end_task.linear), self.place).eval()
+        body = copy.deepcopy(self.body)
+        merge_adapters(body)
+        return merge_classifier(body, copy.deepcopy(self.end_task.linear), self.place).eval()
 
 
 def split_classifier(

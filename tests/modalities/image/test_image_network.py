@@ -136,3 +136,22 @@ def test_lenet_accepts_any_image_size(side: int) -> None:
     assert place == ""
     assert linear(body(torch.randn(2, 1, side, side))).shape == (2, 3)
     assert linear.in_features == 7
+
+
+@pytest.mark.parametrize("settings", [{"trained_layers": 1}, {"trained_layers": 0}, {"lora_rank": 2}], ids=str)
+def test_upper_layers_or_adapters_alone_are_trained(settings: dict[str, int], tmp_path: Path) -> None:
+    if "lora_rank" in settings:
+        pytest.importorskip("peft")
+    whole = plan({"config": {"model_type": "vit", **VIT, "num_hidden_layers": 2}})
+    parted = ImageNetwork(replace(whole, settings=whole.settings | settings), METADATA)
+    trained = [name for name, parameter in parted.body.named_parameters() if parameter.requires_grad]
+    parts = {"trained_layers": ("layer.1.", "layers.1.", "layernorm."), "lora_rank": ("lora_",)}[next(iter(settings))]
+    assert bool(trained) == (settings != {"trained_layers": 0})
+    assert all(any(part in name for part in parts) for name in trained)
+    with torch.no_grad():
+        for parameter in parted.body_parameters():
+            parameter += 0.1
+    logits = parted.eval().end_task(parted.hidden(pixels()))
+    parted.merged().save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(pixel_values=pixels()).logits, logits)
