@@ -19,7 +19,7 @@ BATCHES: dict[str, str | None] = {"aux_batch_size": "16", "meta_every": "2", "ob
 RANDOM_VALUES = {
     **BATCHES,
     "trained_layers": None,
-    "schedule": "joint",
+    "schedule": "",
     "why_schedule": "all train together",
     "head_lr": "2e-3",
     "lr": "[5e-4, 3e-3]",
@@ -63,7 +63,7 @@ def _pretrained_values(request: DraftRequest) -> dict[str, str | None]:
         "objectives_per_step": "[1, 2]",
     }
     values = {**BATCHES, "trained_layers": None} if request.gpus else cheap
-    schedule = {"schedule": "probe_then_finetune", "why_schedule": "it starts from a linear probe"}
+    schedule = {"schedule": ", schedule: probe_then_finetune", "why_schedule": "it starts from a linear probe"}
     return {**values, **schedule, "head_lr": "1e-3", "lr": "[2e-5, 5e-4]"}
 
 
