@@ -58,9 +58,9 @@ ARMS: dict[str, dict[str, Any]] = {  # what differs from the shipped baselines, 
     "tfidf_lr": {},
     "frozen_lr": {},
     "setfit": {"settings": {"contrast_steps": STEPS}, "dimensions": {"contrast_lr": RATES}},
-    "fine_tune": {"settings": {"steps": STEPS}, "dimensions": {"lr": RATES}},
-    "tapt": {"settings": {"steps": STEPS}, "dimensions": {"lr": RATES}},
-    "post_train": {"settings": {"steps": STEPS}, "dimensions": {"lr": RATES}},
+    "fine_tune": {"settings": {"steps": STEPS, "head_lr": 1e-3}, "dimensions": {"lr": RATES}},
+    "tapt": {"settings": {"steps": STEPS, "head_lr": 1e-3}, "dimensions": {"lr": RATES}},
+    "post_train": {"settings": {"steps": STEPS, "head_lr": 1e-3}, "dimensions": {"lr": RATES}},
 }
 LINEAR = ("tfidf_lr", "frozen_lr")
 UNLABELLED = 4000  # texts at most, from the set's own unlabelled text, then from the pool without its labels
