@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raysearch.data.parquet import stored_class_names
 from raysearch.data.prepared import ORIGINALS, UNHASHED, read_split, write_split
 from raysearch.data.row_readers import hidden_note, is_hidden
 from raysearch.data.splits import EXTRA_PREFIX, UNLABELLED, declared_fractions, leak_notes, sort_labels, split_parts
@@ -160,6 +161,8 @@ def _read_parts(task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, T
         parts = read_hub_data_set(task.hub, task.text, task.label)
         if "train" not in parts:
             raise SpecError(f"data set {task.hub!r} has no train split", key="task.hub")
+    train = paths.get("train")
+    class_names = stored_class_names(train, task.label) if train is not None else []
     for part, path in paths.items():
         if path is not None and part.startswith(EXTRA_PREFIX):
             extra = task.extra[part.removeprefix(EXTRA_PREFIX)]
@@ -167,7 +170,14 @@ def _read_parts(task: TextTask, paths: Mapping[str, Path | None]) -> dict[str, T
         elif path is not None:
             label = None if part in UNLABELLED else task.label
             may_be_hidden = part in ("dev", "test")
-            parts[part] = read_text_rows(path, task.text, label, needs_labels=False, may_be_hidden=may_be_hidden)
+            parts[part] = read_text_rows(
+                path,
+                task.text,
+                label,
+                needs_labels=False,
+                may_be_hidden=may_be_hidden,
+                class_names=class_names if may_be_hidden else (),
+            )
     return parts if task.embedded else _with_unlabelled_rows(task, _without_hidden(parts))
 
 

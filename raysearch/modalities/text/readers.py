@@ -55,18 +55,24 @@ class TextRows:
 
 
 def read_text_rows(
-    path: Path, text: str, label: str | None, *, needs_labels: bool = True, may_be_hidden: bool = False
+    path: Path,
+    text: str,
+    label: str | None,
+    *,
+    needs_labels: bool = True,
+    may_be_hidden: bool = False,
+    class_names: Sequence[str] = (),
 ) -> TextRows:
     """Reads the texts of a file; `text` and `label` name its columns, and texts are unlabelled if `label` is None.
 
-    Class numbers are replaced by names if the file stores names; `may_be_hidden` as for `parse_label`. Raises SpecError
-    with file and line for a row that cannot be used, such as one without a label if the rows need one, and for a file
-    of another format.
+    Class numbers are replaced by the names that the file stores, or else by `class_names` if there are any;
+    `may_be_hidden` as for `parse_label`. Raises SpecError with file and line for a row that cannot be used, such as one
+    without a label if the rows need one, and for a file of another format.
     """
     suffixes = TABLE_SUFFIXES if label is not None else (*TABLE_SUFFIXES, ".txt")
     columns = [text] if label is None else [text, label]
     notes: list[str] = []
-    class_names = stored_class_names(path, label) if label is not None else []
+    class_names = (stored_class_names(path, label) if label is not None else []) or class_names
 
     def read_label(value: object, place: Place) -> str:
         if not needs_labels and is_empty(value):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
@@ -389,3 +390,16 @@ def test_prepare_notes_texts_without_tokens(task: TextTask, tmp_path: Path) -> N
     notes = prepare(task, SMALL_MODEL, tmp_path / "data").notes
     for part in ("train", "test"):
         assert f"{part}: texts without a token, such as those of invisible characters: 2" in notes
+
+
+def test_prepare_reads_class_numbers_by_the_names_of_train(task: TextTask, tmp_path: Path) -> None:
+    stored = json.dumps({"info": {"features": {"label": {"names": ["even", "odd"], "_type": "ClassLabel"}}}})
+    texts = [text for text, _ in parity_rows(0, 40)]
+    table = pa.table({"text": texts, "label": [i % 2 for i in range(40)]}).replace_schema_metadata(
+        {"huggingface": stored}
+    )
+    pq.write_table(table, tmp_path / "train.parquet")
+    (tmp_path / "test.csv").write_text("text,label\nnumber 71,1\nnumber 72,0\n")
+    prepared = prepare(replace(task, train="train.parquet", test="test.csv"), SMALL_MODEL, tmp_path / "data")
+    assert prepared.labels == ("even", "odd")
+    assert open_split(prepared.folder, "test").labels.tolist() == [1, 0]
