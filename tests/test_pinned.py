@@ -145,8 +145,8 @@ def first_draw(search: Any, arm: str) -> str:
     """The key of the first plan of an arm that can be drawn: the first choice, or the low end, of every dimension."""
     for nth in range(4):
         params = {}
-        for name in search.arms[arm].dimensions:
-            dimension = search.to_dict()["dimensions"][name]
+        for name, declared in search.arms[arm].dimensions.items():
+            dimension = declared.to_plain()
             values = dimension["choice"] if "choice" in dimension else dimension.get("float") or dimension["int"]
             params[name] = values[min(nth, len(values) - 1)]
         try:
