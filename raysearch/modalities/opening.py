@@ -21,6 +21,11 @@ def prepare(task: TaskConfig, model: Mapping[str, Any], folder: Path, data_root:
     return pipeline.prepare(load_modality(task.modality).preparation, task, model, folder, data_root)
 
 
+def check_files(task: TaskConfig, data_root: Path | None = None) -> None:
+    """Raises SpecError, with the key that names it, for a file of the task that is missing."""
+    pipeline.find_files(load_modality(task.modality).preparation, task, data_root)
+
+
 def preparation_of(folder: Path) -> Preparation[Any, Any]:
     """Returns the preparation that wrote a folder. Raises SpecError if it holds no prepared data."""
     return modality_of(load_metadata(folder)).preparation

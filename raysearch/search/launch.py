@@ -19,7 +19,7 @@ from raysearch.config.selection_rules import decide_selection
 from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError, SpecError
 from raysearch.executors.trial_runner import TRAIN
-from raysearch.modalities.opening import prepare
+from raysearch.modalities.opening import check_files, prepare
 from raysearch.objectives.user_primitives import load_functions
 from raysearch.search import preflight, resume
 from raysearch.search.background import BackgroundCall
@@ -80,6 +80,7 @@ def _launch(
     folder, before, search = _find_run(parsed, name, fork, extend=extend)
     is_new, is_first = not folder.exists(), not folder.parent.exists()
     root = resume.data_root_of(folder, data_root)
+    check_files(search.task, root)
     is_tried, parsed = before is None and train == TRAIN, replace(parsed, search=search)
     notes = [*parsed.notes, *(try_configs(search, parsed.node) if is_tried else ())]
 

@@ -199,9 +199,9 @@ def test_check_with_address_skips_local_resource_limits(run_cli: Any) -> None:
 
 def test_plan_counts_trials_and_shows_the_first(run_cli: Any) -> None:
     parsed = run_cli("plan", "quickstart", "--first", "3", "--json").json
-    search, fine_tune = parsed["arms"]
+    search, *baselines = parsed["arms"]
     assert search["trials"] == search["configurations"] * search["seeds"] + search["confirm"]
-    assert parsed["trials"] == search["trials"] + fine_tune["trials"]
+    assert parsed["trials"] == search["trials"] + sum(baseline["trials"] for baseline in baselines)
     assert len(parsed["first"]) == 3
     assert set(parsed["first"][0]) == {"trial", *load_search("quickstart").arms["search"].dimensions}
     assert parsed["estimate"]["seconds"] is None
