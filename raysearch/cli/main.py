@@ -245,6 +245,7 @@ def export(
     arm: Annotated[str, typer.Option(metavar="ARM", help="The arm to export; by default the recommended one.")] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Train it again; exit with 1 if it differs.")] = False,
     test: Annotated[bool, typer.Option(help="Score the test split; the run records the access.")] = True,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, and compare its logits.")] = False,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
@@ -254,7 +255,7 @@ def export(
     from raysearch.storage.run import open_run
 
     run = open_run(name, _runs_folder(runs))
-    outcome = asdict(write(run, folder, trial=trial, verify=verify, test=test, arm=arm))
+    outcome = asdict(write(run, folder, trial=trial, verify=verify, test=test, arm=arm, onnx=onnx))
     verified = outcome.pop("verified")
     if json:
         console.print_json({**outcome, "verified": verified})

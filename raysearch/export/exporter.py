@@ -5,6 +5,7 @@
     plan.json      the same with every default filled in
     result.json    scores, the number of configurations they were chosen from, hashes
     README.md      the model card
+    model.onnx     if it was requested, the model as ONNX
 
 The export reads the test split for this trial only and records the access, see `test_split`.
 """
@@ -33,6 +34,7 @@ from raysearch.export.refit import check_is_whole, final_training, fold_score
 from raysearch.export.retrain import Verification, compare, retrain_trial, sha256_of
 from raysearch.formatting import format_count
 from raysearch.modalities import modality_of
+from raysearch.modalities.base import OnnxWriter
 from raysearch.modalities.loading import read_model
 from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import open_split, open_splits_of
@@ -71,20 +73,27 @@ class Exported:
     test_loss: float | None
     openings: int  # how often this run has read the test split so far
     weights_sha256: str
+    onnx_difference: float | None  # largest one between logits of model.onnx and the model; None if not requested
     trained_again: bool  # because the run had no weights of this trial
     verified: Verification | None
     notes: tuple[str, ...]
 
 
 def export(
-    run: Run, folder: Path | str, trial: str = "best", verify: bool = False, test: bool = True, arm: str = ""
+    run: Run,
+    folder: Path | str,
+    trial: str = "best",
+    verify: bool = False,
+    test: bool = True,
+    arm: str = "",
+    onnx: bool = False,
 ) -> Exported:
     """Writes a trial of `run` to `folder`: the recommended arm's, that of `arm`, or another one.
 
     The recommended arm is that of `reports.recommendation`. `trial` may be "best", an arm's name for its best trial, or
     the id of a trial. `verify` trains the plan a second time and compares. `test` scores the test split, unless the run
-    has recorded this trial's test score. Raises RunError when there is no such trial, the folder is not empty, or
-    another process writes to the run.
+    has recorded this trial's test score. `onnx` writes model.onnx too. Raises RunError when there is no such trial, the
+    folder is not empty, another process writes to the run, or the model has no ONNX form that gives its logits.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -94,11 +103,12 @@ def export(
     plan = test_split.load_plan(run, row)
     if problem := modality_of(load_metadata(Path(plan.task["data"]))).no_export:
         raise RunError(f"{run.path}: {problem}; the weights are in best.safetensors of a trial")
+    save_onnx = modality_of(load_metadata(Path(plan.task["data"]))).onnx_writer(plan) if onnx else None
     draft = folder.parent / f".{folder.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        exported = _export(run, row, reason, plan, folder, draft, verify, test)
+        exported = _export(run, row, reason, plan, folder, draft, verify, test, save_onnx)
         _make_readable(draft)
         draft.replace(folder)
     finally:
@@ -108,7 +118,15 @@ def export(
 
 
 def _export(
-    run: Run, row: Mapping[str, Any], reason: str, plan: TrialPlan, folder: Path, draft: Path, verify: bool, test: bool
+    run: Run,
+    row: Mapping[str, Any],
+    reason: str,
+    plan: TrialPlan,
+    folder: Path,
+    draft: Path,
+    verify: bool,
+    test: bool,
+    save_onnx: OnnxWriter | None,
 ) -> Exported:
     """Fills `draft`. The test split is read last, when nothing else can fail."""
     parameters, retrained = test_split.load_or_retrain(run, row, plan)
@@ -119,6 +137,7 @@ def _export(
         row = {**row, "score": retrained.score, "best_step": retrained.best_step}
     select_dev, loss = _score(draft, open_splits_of(plan)("select_dev"), plan)
     _check_reproduced(run, row, select_dev, loss)
+    difference = save_onnx(draft, open_splits_of(plan)("select_dev"), load_metadata(data)) if save_onnx else None
     over_folds = fold_score(run, row)
     verified = compare(row, parameters, retrained or retrain_trial(run, row, plan)) if verify else None
     weights = sha256_of(parameters)
@@ -141,6 +160,7 @@ def _export(
         test_loss=test_score[1] if test_score else None,
         openings=len(test_split.test_accesses(run)),
         weights_sha256=weights,
+        onnx_difference=difference,
         trained_again=retrained is not None,
         verified=verified,
         notes=(*notes, *load_prepared_data(data).notes),

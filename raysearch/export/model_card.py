@@ -30,6 +30,7 @@ def model_card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: Prepared
         f"# {data.task}: {row['trial_id']} of run {run.name}\n",
         f"{_first_sentence(plan, data, facts)}\n",
         f"```python\n{facts.usage}```\n",
+        *([] if result["onnx_difference"] is None else [f"## ONNX\n\n{_onnx(result)}\n"]),
         f"## Recommendation\n\n{_recommendation(run)}\n",
         f"## Scores\n\n{_scores(row, result)}\n",
         f"## The search it was chosen from\n\n{_search(run, row, result)}\n",
@@ -48,6 +49,14 @@ def _first_sentence(plan: TrialPlan, data: PreparedData, facts: CardFacts) -> st
     start = facts.start or start
     layers = f", its first {plan.model['layers']} layers" if plan.model.get("layers") else ""
     return f"{facts.task} over {len(data.labels)} labels ({labels}), {start}{layers}."
+
+
+def _onnx(result: Mapping[str, Any]) -> str:
+    return (
+        "`model.onnx` is the same model: from int64 `input_ids` and `attention_mask`, both (texts, tokens) as the "
+        "tokenizer in this folder gives them, to `logits` (texts, labels). On padded texts of this task the largest "
+        f"difference between onnxruntime's logits and this model's is {result['onnx_difference']:.2g}."
+    )
 
 
 def _recommendation(run: Run) -> str:

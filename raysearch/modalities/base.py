@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from raysearch.errors import RunError
 from raysearch.models.findings import Finding
 from raysearch.models.model_folder import config_findings
 from raysearch.objectives.primitive import EXTRA, Taxonomy
@@ -155,6 +156,17 @@ class CardFacts:
     start: str = ""  # what it is and how it began, in words, where it is no encoder
 
 
+class OnnxWriter(Protocol):
+    """A function that writes an exported model as ONNX too."""
+
+    def __call__(self, folder: Path, split: Split, metadata: Mapping[str, Any]) -> float:
+        """Writes model.onnx beside the model that `folder` holds; `metadata` is what data.json holds.
+
+        Returns the largest difference between the logits of both on padded examples of a split. Raises RunError if it
+        is too large, or the model cannot be converted.
+        """
+
+
 class Modality(ABC):
     """A modality: everything that raysearch knows about one kind of data.
 
@@ -282,6 +294,14 @@ class Modality(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Returns logits and labels of a split, by the model that `folder` holds, loaded as its users will load it."""
         raise NotImplementedError(self.no_export)
+
+    def onnx_writer(self, plan: TrialPlan) -> OnnxWriter:
+        """Returns what writes the exported model of a plan as ONNX too.
+
+        Raises RunError where there is no such form, or a package is missing.
+        """
+        del plan
+        raise RunError(f"a model of {self.noun} has no ONNX form here; export without --onnx")
 
     def card_facts(self, plan: TrialPlan) -> CardFacts:
         """Returns the facts that a model card states of the plan's model."""

@@ -369,11 +369,12 @@ def test_export_prints_scores_and_fails_if_verify_differs(run_cli: Any, monkeypa
     call = calls[0]
     assert (call["positional"][1], call["trial"], call["verify"], call["test"]) == (Path("out"), "best", False, True)
     calls.answer = Exported("search-0", 0.25, {"same_score": False, "score": 0.2})
-    result = run_cli("export", "first", "out", "--trial", "fine_tune", "--verify", "--no-test", "--json")
+    result = run_cli("export", "first", "out", "--trial", "fine_tune", "--verify", "--no-test", "--onnx", "--json")
     assert result.code == 1
     assert result.json["verified"]["score"] == 0.2
     assert result.err == "raysearch: search-0 has another score after a second training: 0.2000\n"
     assert (calls[1]["trial"], calls[1]["verify"], calls[1]["test"]) == ("fine_tune", True, False)
+    assert [call["onnx"] for call in calls] == [False, True]
 
 
 # ---- ls and show ----

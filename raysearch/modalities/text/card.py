@@ -1,4 +1,4 @@
-"""What a model card states of a text encoder."""
+"""What a model card states of a text model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ _LOAD_MODEL = (
 )
 
 
-def encoder_card_facts(plan: TrialPlan) -> CardFacts:
-    """Returns the facts that a model card states of the plan's encoder."""
+def card_facts(plan: TrialPlan) -> CardFacts:
+    """Returns the facts that a model card states of the plan's model."""
+    if "tfidf" in plan.model:
+        from raysearch.modalities.text.tfidf import export
+
+        return export.card_facts()
     model = plan.model
     pooling = model.get("pooling", HEAD)
     is_stock = pooling == HEAD  # a class of transformers has encoder and head

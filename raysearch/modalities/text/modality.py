@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from raysearch.modalities.base import CardFacts, HuggingFaceModel, Modality, ModelConfig, TaskConfig
+from raysearch.modalities.base import CardFacts, HuggingFaceModel, Modality, ModelConfig, OnnxWriter, TaskConfig
 from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.models.findings import Finding
 
@@ -172,15 +172,17 @@ class TextModality(Modality):
 
         return predict_texts(folder, split, plan.training.max_length, metadata)
 
+    def onnx_writer(self, plan: TrialPlan) -> OnnxWriter:
+        """Returns what writes the exported model of a plan as ONNX too."""
+        from raysearch.modalities.text.onnx_export import onnx_writer
+
+        return onnx_writer(plan)
+
     def card_facts(self, plan: TrialPlan) -> CardFacts:
         """Returns the facts that a model card states of the plan's model."""
-        if _is_bag_of_words(plan):
-            from raysearch.modalities.text.tfidf import export
+        from raysearch.modalities.text.card import card_facts
 
-            return export.card_facts()
-        from raysearch.modalities.text.card import encoder_card_facts
-
-        return encoder_card_facts(plan)
+        return card_facts(plan)
 
 
 def _is_bag_of_words(plan: TrialPlan) -> bool:
