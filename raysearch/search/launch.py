@@ -109,11 +109,16 @@ def _launch(
             ledger.event(EventName.FINISHED)
     finally:
         if is_new and resume.load_stored_search(folder) is None:
-            shutil.rmtree(folder)  # it was rejected before it began
-            if is_first:
-                folder.parent.rmdir()
+            _remove_rejected(folder, is_first)
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     return open_run(folder)
+
+
+def _remove_rejected(folder: Path, is_first: bool) -> None:
+    """Removes the folder of a run that was rejected before it began, and that of runs if it was made for it."""
+    shutil.rmtree(folder)
+    if is_first:
+        folder.parent.rmdir()
 
 
 def _find_run(

@@ -14,6 +14,7 @@ from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.export.exporter import export
 from raysearch.export.test_split import score_arms_on_test
+from raysearch.export.test_split import test_accesses as accesses
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan
 from raysearch.reports.page import write_html
@@ -242,7 +243,9 @@ def test_export_updates_what_the_page_says_of_test(run: Run, tmp_path: Path) -> 
     copied = Run(Path(shutil.copytree(run.path, tmp_path / "first")))
     page = write_html(copied)
     before = openings(copied)
-    export(copied, tmp_path / "model", trial=copied.trials()["trial_id"].to_pylist()[-1])
+    opened = {access["trial_id"] for access in accesses(copied)}
+    unopened = [trial for trial in copied.trials()["trial_id"].to_pylist() if trial not in opened]
+    export(copied, tmp_path / "model", trial=unopened[-1])
     assert openings(copied) == before + 1
     assert f"read {before + 1} time" in page.read_text()
     question = tmp_path / "seeds.sql"

@@ -8,7 +8,8 @@ from helpers.plans import MODEL
 
 from raysearch.config.search_config import Search
 from raysearch.reports import query
-from raysearch.search import launch as module
+from raysearch.search import session as module
+from raysearch.search.launch import launch
 from raysearch.search.model_files import ModelFiles
 from raysearch.storage.run import Run
 
@@ -97,12 +98,13 @@ def test_everybody_names_the_same_best_trial(
 
     monkeypatch.setattr(module, "Progress", RecordedProgress)
     search = declared(task=tiny_task, runs=str(tmp_path), confirm={"seeds": [7]})
-    run: Run = module.launch(search, train="helpers.stub_training:train", progress=False)
+    run: Run = launch(search, train="helpers.stub_training:train", progress=False)
     best = run.best()
     tied = [row for row in run.trials().to_pylist() if row["score"] == best["score"] and row["role"] == "search"]
     assert len(tied) == 3 * 2
     assert (best["number"], best["seed"]) == (min(row["number"] for row in tied), 3)
-    live = panels[0]._progress().best
+    assert panels[0].progress is not None
+    live = panels[0].progress().best
     assert live is not None
     assert live[1] == best["trial_id"] == run.status()["best"]["trial_id"]
     assert run.configurations()["trial_id"][0].as_py() == best["trial_id"]

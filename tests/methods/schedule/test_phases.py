@@ -2,6 +2,7 @@
 
 import pytest
 
+from raysearch import load_search
 from raysearch.config.compatibility import uses_setting
 from raysearch.config.parameters import DEFAULTS, PHASE_LENGTHS
 from raysearch.methods import METHODS, methods_of
@@ -17,7 +18,7 @@ def phases_of(name: str) -> tuple[Phase, ...]:
 @pytest.mark.parametrize("name", methods_of("schedule"))
 def test_declared_phase_lengths_add_up_to_the_steps_of_a_trial(name: str) -> None:
     methods = {"weighting": "end_task_only", "surgery": "none", "schedule": name}
-    lengths = [key for key in PHASE_LENGTHS if uses_setting(methods, key)]
+    lengths = [key for key in PHASE_LENGTHS if uses_setting(methods, key, load_search("smoke").model)]
     optimised = [phase for phase in phases_of(name) if not phase.fits_head]
     assert sum(int(DEFAULTS[key]) for key in lengths) == sum(phase.steps for phase in optimised)
     assert METHODS[name].takes_steps == bool(optimised)

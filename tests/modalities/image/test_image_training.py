@@ -133,7 +133,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     runs = tmp_path_factory.mktemp("runs")
     run = raysearch.launch(Search.from_dict(declared(MODELS[request.param], runs)), progress=False)
     folder = runs / "model"
-    export(run, folder, verify=True)
+    export(run, folder, trial="search", verify=True)
     return request.param, run, folder
 
 
@@ -197,7 +197,10 @@ def test_load_image_model_from_empty_folder_raises(tmp_path: Path) -> None:
     [
         ({"space": "aang_td"}, "space: aang_td has objectives on text, and the task is of images"),
         ({"task": "docstrings", "model": "tiny"}, "space: auxiliary_label has objectives on images, and the task is"),
-        ({"task": "docstrings", "space": "aang_td"}, "model: is no model for text; such as minilm, narrow, tiny"),
+        (
+            {"task": "docstrings", "space": "aang_td"},
+            "model: is no model for text; such as minilm, narrow, tfidf, tiny",
+        ),
         ({"model": "tiny"}, "model: is no model for images; such as lenet, resnet18, small_cnn"),
         ({"model": {"config": {"model_type": "bert"}}}, "model: is no model for images"),
         ({"model": {"image": "wide_resnet", "depth": 11}}, "model.depth: must be 6 n [+] 4"),
