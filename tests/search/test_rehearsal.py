@@ -162,5 +162,6 @@ def test_try_search_takes_the_encoder_of_another_classifier(write_search: Any, t
 
 
 def test_try_search_tries_every_share_of_trained_layers(write_search: Any) -> None:
+    pytest.importorskip("peft")
     dimensions = {"trained_layers": {"choice": [-1, 1, 0]}, "lora_rank": {"choice": [0, 2]}}
     assert rehearsal.try_search(load_file(write_search({"config": BERT}, dimensions=dimensions))) == []
