@@ -33,7 +33,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sdist = build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
     source = tmp_path_factory.mktemp("source")
     with tarfile.open(sdist) as archive:
-        archive.extractall(source, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later
+        archive.extractall(source)
     (tree,) = source.iterdir()
     return build("wheel", tree, tmp_path_factory.mktemp("wheel"))
 
