@@ -183,6 +183,9 @@ def test_seconds_count_only_search_sessions(ledger):
 
 
 def test_open_run_imports_neither_torch_nor_ray(run):
-    code = f"import sys; from raysearch import open_run; open_run({str(run.path)!r}).status(); print(*sys.modules)"
+    status = f"from raysearch import open_run; open_run({str(run.path)!r}).status()"
+    code = (
+        f"import os, sys; {status}; print(*sys.modules, flush=True); os._exit(0)"  # what libraries do at exit is theirs
+    )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "ray", "optuna", "matplotlib"} & set(modules)
