@@ -88,7 +88,7 @@ def check_profiles(search: Search, node: Node) -> None:
             if "engine" in values and arm.uses(methods, "similarity") and "similarity" not in arm.dimensions:
                 values.setdefault("similarity", DEFAULTS["similarity"])
             if values and (problem := _why_values_incompatible(methods, values)):
-                keys = _setting_location(search, arm, *values)
+                keys = setting_location(search, arm, *values)
                 raise node.error(problem, *(keys if keys[-1] in arm.settings else ("profile",)))
     arms = [arm for name, arm in search.arms.items() if name == MAIN_ARM or not search.baselines[name].profile]
     if search.profile and not any(bundle(search.profile, m) for arm in arms for m in arm.method_combinations()):
@@ -106,10 +106,10 @@ def check_values(search: Search, node: Node) -> None:
                 worst = {"k": low.get("k", 0), "m": high.get("m", 0)}
             worst |= {key: arm.settings[key] for key in ("basis", "basis_rows") if key in arm.settings and key in low}
             if problem := _why_values_incompatible(methods, worst):
-                raise node.error(problem, *_setting_location(search, arm, "k", "m"))
+                raise node.error(problem, *setting_location(search, arm, "k", "m"))
             if (batch := low.get("batch_size", search.resources.workers)) < search.resources.workers:
                 problem = f"{batch:g} examples cannot be split over {search.resources.workers} workers"
-                raise node.error(problem, *_setting_location(search, arm, "batch_size"))
+                raise node.error(problem, *setting_location(search, arm, "batch_size"))
             steps = sum(high[key] for key in PHASE_LENGTHS if key in high)
             if arm.name == MAIN_ARM and search.scheduler.stops_trials and search.scheduler.grace >= steps:
                 grace = search.scheduler.grace
@@ -164,7 +164,7 @@ def _why_values_incompatible(methods: Methods, values: Mapping[str, Value]) -> s
     return None if why_incompatible(methods, {}) else why_incompatible(methods, values)
 
 
-def _setting_location(search: Search, arm: Arm, *names: str) -> Keys:
+def setting_location(search: Search, arm: Arm, *names: str) -> Keys:
     """Returns the keys of the first of these settings that the search sets."""
     baseline = search.baselines.get(arm.name)
     for name in names:

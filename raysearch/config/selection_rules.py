@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from raysearch.config.compatibility import needs_meta_dev
 from raysearch.config.selection import Selection
+from raysearch.data.doctor import SMALL_DEV
 from raysearch.schema.node import Node
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
 
 AUTO_FOLDS = 5
-AUTO_BELOW = 200  # rows of select_dev; with so many, the standard error of an accuracy is at most 0.035
 
 
 def check_selection(search: Search, node: Node) -> None:
@@ -49,7 +49,7 @@ def decide_selection(search: Search, sizes: Mapping[str, int]) -> tuple[Selectio
         what = f"configurations are scored on {_describe(selection)} of {labelled} labelled rows"
         return selection, [what] if selection.folds else []
     select_dev, folds = f"configurations are scored on {rows} rows (select_dev)", Selection(folds=AUTO_FOLDS)
-    if rows >= AUTO_BELOW:
+    if rows >= SMALL_DEV:
         return Selection(), [select_dev]
     if all(arm.trials == 1 for arm in search.arms.values()):
         return Selection(), [f"{select_dev}; there is one configuration of each arm, and nothing to choose"]
@@ -58,7 +58,7 @@ def decide_selection(search: Search, sizes: Mapping[str, int]) -> tuple[Selectio
     if labelled < 2 * AUTO_FOLDS:
         return Selection(), [f"{select_dev}; {labelled} labelled rows are too few for {AUTO_FOLDS} folds"]
     what = f"configurations are scored on {_describe(folds)} of {labelled} labelled rows"
-    return folds, [f"{what}, because select_dev has {rows} rows, fewer than {AUTO_BELOW}"]
+    return folds, [f"{what}, because select_dev has {rows} rows, fewer than {SMALL_DEV}"]
 
 
 def _describe(selection: Selection) -> str:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from raysearch.config.arm import Arm
 from raysearch.config.compatibility import has_auxiliaries
+from raysearch.config.method_validation import setting_location
 from raysearch.config.parameters import DEFAULTS
 from raysearch.methods import METHODS
 from raysearch.schema.fields import Value
-from raysearch.schema.node import Keys, Node
+from raysearch.schema.node import Node
 from raysearch.storage.states import MAIN_ARM
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ def check_trained_part(search: Search, node: Node) -> None:
         layers, ranks = _values(arm, "trained_layers"), _values(arm, "lora_rank")
         if 0 in layers and any(map(has_auxiliaries, arm.method_combinations())):
             problem = "0 trains nothing of the encoder, so that auxiliary objectives cannot help the end task"
-            raise node.error(problem, *_location(search, arm, "trained_layers"))
+            raise node.error(problem, *setting_location(search, arm, "trained_layers"))
         if layers == (0,) and any(ranks):
-            raise node.error("has no effect with trained_layers 0", *_location(search, arm, "lora_rank"))
+            raise node.error("has no effect with trained_layers 0", *setting_location(search, arm, "lora_rank"))
         _check_new_layers(search, arm, node)
 
 
@@ -38,7 +39,7 @@ def check_class_settings(search: Search, node: Node) -> None:
     for arm in search.arms.values():
         for name in ("label_smoothing", "class_weights"):
             if any(value != DEFAULTS[name] for value in _values(arm, name)):
-                raise node.error("needs classes, and this task predicts numbers", *_location(search, arm, name))
+                raise node.error("needs classes, and this task predicts numbers", *setting_location(search, arm, name))
         for methods in arm.method_combinations():
             if METHODS[methods["schedule"]].needs_classes:
                 problem = f"schedule {methods['schedule']!r} needs classes, and this task predicts numbers"
@@ -53,10 +54,10 @@ def _check_new_layers(search: Search, arm: Arm, node: Node) -> None:
         return
     if any(_values(arm, "lora_rank")):
         problem = "cannot be combined with lora_rank: the new parameters of a layer would stay as they are drawn"
-        raise node.error(problem, *_location(search, arm, "reinit_layers"))
+        raise node.error(problem, *setting_location(search, arm, "reinit_layers"))
     if trained and min(trained) >= 0 and max(counts) > min(trained):
         problem = f"{max(counts)} is more than trained_layers {min(trained)}: the layers below would stay random"
-        raise node.error(problem, *_location(search, arm, "reinit_layers"))
+        raise node.error(problem, *setting_location(search, arm, "reinit_layers"))
 
 
 def _values(arm: Arm, name: str) -> tuple[Value, ...]:
@@ -64,13 +65,3 @@ def _values(arm: Arm, name: str) -> tuple[Value, ...]:
     if name in arm.dimensions:
         return arm.dimensions[name].values or ()
     return (arm.settings[name],) if name in arm.settings else ()
-
-
-def _location(search: Search, arm: Arm, name: str) -> Keys:
-    """Returns the keys of the place where an arm gets the setting."""
-    baseline = search.baselines.get(arm.name)
-    below: Keys = ("baselines", arm.name) if baseline and arm.name != MAIN_ARM else ()
-    for under in ("dimensions", "settings"):
-        if baseline and name in getattr(baseline, under):
-            return (*below, under, name)
-    return ("dimensions" if name in search.dimensions else "settings", name)

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raysearch.models.layers import layer_list
+
 EVERYTHING = -1  # the value of `trained_layers` under which nothing is frozen
 EMBEDDINGS = "embeddings"  # the name of the part of a text encoder that makes states of tokens
 PROJECTION = "embeddings_project"  # an architecture may have a further one, from the embeddings' size to the layers'
@@ -47,7 +49,7 @@ class FrozenLayers:
         Raises ValueError for a body without a list of layers, or with fewer than `trained`.
         """
         self.body = body
-        self.parent, self.name, layers = layer_list(body)
+        self.parent, self.name, layers = layer_list(body, "trained_layers")
         if trained > len(layers):
             raise ValueError(f"trained_layers {trained}: the encoder has {len(layers)} layers")
         self.count = len(layers) - trained  # of the frozen layers
@@ -133,20 +135,4 @@ class FrozenLayers:
 
 def trained_layers(body: nn.Module, frozen: FrozenLayers | None) -> list[nn.Module]:
     """Returns the layers of a body that are trained."""
-    return list(layer_list(body)[2]) if frozen is None else frozen.upper
-
-
-def layer_list(body: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
-    """Returns a body's layers, the longest list of modules in it, with the module that has them and their name there.
-
-    Raises ValueError for a body without a list of layers.
-    """
-    lists = [
-        (parent, name, child)
-        for parent in body.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.ModuleList)
-    ]
-    if not lists:
-        raise ValueError(f"trained_layers: {type(body).__name__} has no list of layers")
-    return max(lists, key=lambda entry: len(entry[2]))
+    return list(layer_list(body, "trained_layers")[2]) if frozen is None else frozen.upper

@@ -7,25 +7,29 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def layers_of(body: nn.Module, setting: str) -> list[nn.Module]:
-    """Returns the layers of a body: its longest list of modules.
+def layer_list(body: nn.Module, setting: str) -> tuple[nn.Module, str, nn.ModuleList]:
+    """Returns a body's layers, the longest list of modules in it, with the module that has them and their name there.
 
     Raises ValueError, in the name of the setting that asks for them, for a body without such a list.
     """
-    lists = [module for module in body.modules() if isinstance(module, nn.ModuleList)]
+    lists = [
+        (parent, name, child)
+        for parent in body.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList)
+    ]
     if not lists:
         raise ValueError(f"{setting}: {type(body).__name__} has no list of layers; leave it out")
-    longest: nn.ModuleList = max(lists, key=len)
-    return list(longest)
+    return max(lists, key=lambda entry: len(entry[2]))
 
 
 def distances_from_top(body: nn.Module, setting: str) -> dict[int, int]:
     """Returns how many layers lie above each parameter of a body, by the parameter's id.
 
     It is 0 for the top layer and all that comes after it, and the number of layers for what comes before the first.
-    Raises ValueError as `layers_of`.
+    Raises ValueError as `layer_list`.
     """
-    layers = layers_of(body, setting)
+    layers = layer_list(body, setting)[2]
     of_layers = {id(p): len(layers) - 1 - i for i, layer in enumerate(layers) for p in layer.parameters()}
     distances: dict[int, int] = {}
     outside = len(layers)  # of parameters in no layer, in the order of registration
@@ -45,7 +49,7 @@ def reinitialise_top(body: nn.Module, head: nn.Module, count: int) -> None:
     model = next((module for module in body.modules() if isinstance(module, PreTrainedModel)), None)
     if model is None:
         raise ValueError(f"reinit_layers: {type(body).__name__} is no Hugging Face model; leave it out")
-    layers = layers_of(body, "reinit_layers")
+    layers = list(layer_list(body, "reinit_layers")[2])
     if count > len(layers):
         raise ValueError(f"reinit_layers {count}: the encoder has {len(layers)} layers")
     top = layers[len(layers) - count :]

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,14 @@ def test_export_result_records_how_the_score_was_selected(run: Run, exported: Pa
     assert outcome["configurations"] == 2
     assert len(outcome["confirmed"]) == 1
     assert outcome["trial_id"] == run.best()["trial_id"]
+
+
+def test_exported_files_have_the_rights_of_new_files(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    rights = {path.is_dir(): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    for path in exported.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == rights[path.is_dir()], path
 
 
 def test_model_card_lists_scores_settings_and_objectives(run: Run, exported: Path) -> None:

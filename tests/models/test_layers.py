@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from raysearch.models.layers import distances_from_top, layers_of, reinitialise_top
+from raysearch.models.layers import distances_from_top, layer_list, reinitialise_top
 
 SIZES = {
     "hidden_size": 32,
@@ -27,7 +27,7 @@ def encoder(model_type: str = "bert") -> nn.Module:
 def test_distances_grow_from_the_top_layer_to_the_embeddings(model_type: str) -> None:
     body = encoder(model_type)
     distances = distances_from_top(body, "layer_decay")
-    layers = layers_of(body, "layer_decay")
+    layers = layer_list(body, "layer_decay")[2]
     for i, layer in enumerate(layers):
         assert {distances[id(p)] for p in layer.parameters()} == {2 - i}
     assert {distances[id(p)] for p in body.get_input_embeddings().parameters()} == {3}  # type: ignore[operator]
@@ -47,7 +47,7 @@ def test_top_layers_and_head_are_drawn_as_the_architecture_does() -> None:
             p.fill_(7.0)
     torch.manual_seed(1)
     reinitialise_top(body, head, 2)
-    first, *top = layers_of(body, "reinit_layers")
+    first, *top = layer_list(body, "reinit_layers")[2]
     assert all(bool((p == 7).all()) for p in (*first.parameters(), *body.get_input_embeddings().parameters()))  # type: ignore[operator]
     for layer in top:
         for name, p in layer.named_parameters():
@@ -61,7 +61,7 @@ def test_top_layers_and_head_are_drawn_as_the_architecture_does() -> None:
     again, head = encoder(), nn.Linear(32, 3)
     torch.manual_seed(1)
     reinitialise_top(again, head, 2)
-    expected = dict(layers_of(again, "")[2].named_parameters())
+    expected = dict(layer_list(again, "")[2][2].named_parameters())
     for name, p in top[1].named_parameters():
         assert torch.equal(p, expected[name])
 

@@ -1,7 +1,7 @@
 """An exported text model: a sequence classifier, or a pooled encoder and its classifier; and the tokenizer.
 
 A model whose head is its architecture's own is of a class of `transformers`. One with a pooling is of the format that
-`pooled_model` describes. Texts are truncated as in training, and the files are readable by everyone.
+`pooled_model` describes. Texts are truncated as in training.
 """
 
 from __future__ import annotations
@@ -44,13 +44,6 @@ def save_text_model(
     tokenizer = AutoTokenizer.from_pretrained(str(data / "tokenizer"), model_max_length=longest)
     tokenizer.backend_tokenizer.enable_truncation(longest)
     tokenizer.save_pretrained(str(folder))
-    make_readable(folder)
-
-
-def make_readable(folder: Path) -> None:
-    """Lets everyone read the files of a folder; safetensors writes them for their owner alone."""
-    for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def load_classifier_module(folder: Path) -> Any:

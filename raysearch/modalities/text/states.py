@@ -119,11 +119,16 @@ class StateCache:
         }
         parts = [FORMAT, network.frozen.count, batches.longest, pooling, batches.vocabulary.special, config]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-        digest.update(_weights_digest(network))
+        digest.update(self._weights_digest)
         for row in range(len(split)):
             tokens = _content(split, row)
             digest.update(len(tokens).to_bytes(4, "little") + tokens)
         return digest.hexdigest()[:32]
+
+    @cached_property
+    def _weights_digest(self) -> bytes:
+        """The hash of the frozen weights."""
+        return _hash_frozen(self.network)
 
     def _has_room(self, size: int) -> bool:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +190,7 @@ def with_states(network: Any, batches: TextBatchBuilder, folder: Path) -> TextBa
     return replace(batches, states=StateCache(network, batches, folder / "states"))
 
 
-def _weights_digest(network: Any) -> bytes:
+def _hash_frozen(network: Any) -> bytes:
     """Returns a hash of the frozen weights."""
     assert network.frozen is not None
     names = {module: name for name, module in network.body.named_modules()}
