@@ -13,7 +13,7 @@ MAIN_PHASE = "a main phase"
 OPTIMIZER_STEPS = "a phase that takes optimizer steps"
 
 # settings of what is trained of an encoder made of layers
-LAYER_SETTINGS = ("trained_layers", "lora_rank", "cache_states", "layer_decay", "reinit_layers")
+LAYER_SETTINGS = ("encoder_layers", "trained_layers", "lora_rank", "cache_states", "layer_decay", "reinit_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,15 @@ class TrainingSettings(Settings):
         "low_rank, tied plus a correction of rank lm_rank; untied, a copy (the papers)",
         choices=("tied", "shared", "low_rank", "untied"),
         needs=AUXILIARIES,
+    )
+    encoder_layers: int = setting(
+        0,
+        "layers of the encoder that are used, from the bottom; the vector of a text is made of what the last "
+        "of them gives; 0: all. Lower layers know more of how a text is written, the top ones of its topic (Tenney et "
+        "al. 2019)",
+        low=0,
+        unit="layer",
+        is_late=True,
     )
     trained_layers: int = setting(
         -1,

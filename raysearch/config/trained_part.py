@@ -29,6 +29,10 @@ def check_trained_part(search: Search, node: Node) -> None:
             raise node.error(problem, *setting_location(search, arm, "trained_layers"))
         if layers == (0,) and any(ranks):
             raise node.error("has no effect with trained_layers 0", *setting_location(search, arm, "lora_rank"))
+        used = [int(value) for value in _values(arm, "encoder_layers") if value]
+        if used and layers and max(map(int, layers)) > min(used):
+            problem = f"{max(map(int, layers))} is more than encoder_layers {min(used)}"
+            raise node.error(problem, *setting_location(search, arm, "trained_layers"))
         _check_new_layers(search, arm, node)
 
 

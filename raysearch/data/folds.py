@@ -54,6 +54,10 @@ class FoldedSplits(Splits):
             self._open[name] = self._decode(_one_batch(self._labelled.take(pa.array(rows))))
         return super().__call__(name)
 
+    def rows(self, name: str) -> NDArray[np.int64]:
+        """Returns the numbers of a split's examples (n,): of a labelled split those among all labelled rows."""
+        return np.flatnonzero(self._takes(name)) if name in LABELLED else super().rows(name)
+
     @cached_property
     def _labelled(self) -> pa.Table:
         """The rows of all labelled splits, one after another."""

@@ -77,6 +77,10 @@ class Splits:
             self._open[name] = read_split(self.folder, name, self._decode)
         return self._open[name]
 
+    def rows(self, name: str) -> NDArray[np.int64]:
+        """Returns the numbers of a split's examples (n,), by which different trainings tell that they are the same."""
+        return np.arange(len(self(name)))
+
 
 def load_prepared_data(folder: Path) -> PreparedData:
     """Returns what data.json in `folder` says. Raises SpecError if there is none."""

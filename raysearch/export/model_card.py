@@ -47,7 +47,8 @@ def _first_sentence(plan: TrialPlan, data: PreparedData, facts: CardFacts) -> st
     random = f"trained from a randomly initialised {facts.encoder} encoder"
     start = f"trained from `{facts.loaded_from}`" if facts.loaded_from else random
     start = facts.start or start
-    layers = f", its first {plan.model['layers']} layers" if plan.model.get("layers") else ""
+    count = plan.training.encoder_layers or plan.model.get("layers")
+    layers = f", its first {format_count(count, 'layer')}" if count else ""
     return f"{facts.task} over {len(data.labels)} labels ({labels}), {start}{layers}."
 
 

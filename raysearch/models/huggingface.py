@@ -45,16 +45,24 @@ def build_or_load(
             defaults = {**defaults, "pad_token_id": 0}
         fields = {**defaults, **fields, **overrides, **heads}
         config = AutoConfig.for_model(model["config"]["model_type"], **fields)
+        _keep_layers(config, model.get("layers", 0))
         set_dropout(config, dropout)
         with _named_refusals(family, config):
             built: PreTrainedModel = family.from_config(config)
         return built
     assert source is not None
     config = AutoConfig.from_pretrained(source, **heads)
-    if model.get("layers"):
-        config.num_hidden_layers = model["layers"]
+    _keep_layers(config, model.get("layers", 0))
     set_dropout(config, dropout)
     return _load(family, source, config, options)
+
+
+def _keep_layers(config: Any, layers: int) -> None:
+    """Keeps the lower `layers` of an encoder; 0: all. Raises ValueError if it has fewer."""
+    if layers > config.num_hidden_layers:
+        raise ValueError(f"encoder_layers {layers}: the encoder has {config.num_hidden_layers} layers")
+    if layers:
+        config.num_hidden_layers = layers
 
 
 def _load(family: Any, source: str, config: Any, options: Mapping[str, Any]) -> PreTrainedModel:

@@ -195,6 +195,8 @@ class Recorder:
             self.ledger.append("evaluations", [report.evaluation], fill=key)
             if report.weights is not None:
                 self.ledger.append("weights", report.weights, fill=key)
+            if report.predictions is not None:
+                self.ledger.append("predictions", report.predictions, fill=key)
             trial.step = report.step
             trial.seconds = report.evaluation.get("seconds") or trial.seconds
             score = report.evaluation.get("score")

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysearch.errors import RunError
-from raysearch.storage.schemas import TABLES, VERSION
+from raysearch.storage.schemas import ADDED_LATER, TABLES, VERSION
 
 PART_ROWS, PART_BYTES, PART_GROUPS = 1 << 20, 64 << 20, 32  # a part with so much is full
 _SEGMENT = re.compile(r"(\d{10})-([a-z]+)-([0-9a-f]{8})\.arrow")
@@ -181,6 +181,8 @@ def last_segment(part: pq.ParquetFile) -> int:
 
 def read_table(folder: Path, table: str) -> pa.Table:
     """Returns every row of a table, parts and journal, in the order of writing, as of one moment during this call."""
+    if table in ADDED_LATER and (folder / "tables").is_dir() and not (folder / "tables" / table).exists():
+        return TABLES[table].empty_table()
     if not (folder / "tables" / table).is_dir():
         raise RunError(f"{folder}: not the folder of a run (it has no tables/{table})")
     for _ in range(_TRIES):

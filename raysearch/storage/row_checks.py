@@ -51,7 +51,7 @@ def _checked_column(table: str, field: pa.Field, values: Any) -> pa.Array | pa.C
                 raise ValueError(f"{table}.{field.name} holds {field.type}, got {value!r}")
         try:
             values = pa.array(values, type=field.type)
-        except (pa.ArrowInvalid, OverflowError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise ValueError(f"{table}.{field.name} holds {field.type}: {str(error).splitlines()[0]}") from error
     if values.type != field.type:
         raise ValueError(f"{table}.{field.name} holds {field.type}, got {values.type}")
@@ -65,4 +65,6 @@ def _python_type(arrow_type: pa.DataType) -> type:
         return numbers.Integral
     if pa.types.is_floating(arrow_type):
         return numbers.Real
+    if pa.types.is_list(arrow_type):
+        return list
     return datetime if pa.types.is_timestamp(arrow_type) else str

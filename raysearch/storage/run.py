@@ -1,6 +1,7 @@
 """Reads a run's folder. It may be read while it is written, and needs neither ray nor torch.
 
-    open_run("first").trials()         # pyarrow.Table; also evaluations(), weights(), events(), searches()
+    open_run("first").trials()         # pyarrow.Table; also evaluations(), weights(), predictions(),
+                                       # events(), searches()
     open_run("first").best()           # the best trial, its plan and params parsed
     open_run("first").best_arm()       # the arms by their scores, the best first
     open_run("first").configurations() # all configurations, best first
@@ -91,6 +92,10 @@ class Run:
     def weights(self, trial_id: str = "") -> pa.Table:
         """Returns the logged weights of objectives, primitives and tasks, of every trial or of one, each once."""
         return self._rows_once("weights", trial_id)
+
+    def predictions(self, trial_id: str = "") -> pa.Table:
+        """Returns what the trials gave for the rows that scored them, of every trial that took all its steps."""
+        return self._rows_once("predictions", trial_id)
 
     def _rows_once(self, table: str, trial_id: str) -> pa.Table:
         trials = self.trials()  # read before the rows: when a trial is there, so are its rows

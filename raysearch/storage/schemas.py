@@ -1,4 +1,4 @@
-"""The five tables of a run, each declared once: the writer, the readers and the tests use these schemas.
+"""The six tables of a run, each declared once: the writer, the readers and the tests use these schemas.
 
 Every stored number leads through `trial_id` to its plan, its seed and the versions of the libraries.
 """
@@ -103,6 +103,16 @@ WEIGHTS = _table(
     column("score", pa.float64(), "similarity of its gradient to the dev gradient at this step; null if not computed"),
 )
 
+PREDICTIONS = _table(
+    "predictions",
+    _TRIAL,
+    _ATTEMPT,
+    _STEP,
+    column("row", pa.int32(), "the row of select_dev; with selection, among all labelled rows"),
+    column("target", pa.list_(pa.float32()), "what is right: the class's number, 0 or 1 for each label, or the number"),
+    column("outputs", pa.list_(pa.float32()), "what the best network of the trial gave: logits, or the number"),
+)
+
 EVENTS = _table(
     "events",
     _TIME,
@@ -117,8 +127,10 @@ TABLES: dict[str, pa.Schema] = {
     "trials": TRIALS,
     "evaluations": EVALUATIONS,
     "weights": WEIGHTS,
+    "predictions": PREDICTIONS,
     "events": EVENTS,
 }
+ADDED_LATER = ("predictions",)  # runs of earlier versions lack them
 
 # Columns that may not be null. Of evaluations and weights, all but the attempt identify a row.
 ROW_KEYS: dict[str, tuple[str, ...]] = {
@@ -126,6 +138,7 @@ ROW_KEYS: dict[str, tuple[str, ...]] = {
     "trials": ("trial_id", "arm", "role", "number", "seed", "state"),
     "evaluations": ("trial_id", "attempt", "step", "split"),
     "weights": ("trial_id", "attempt", "step", "kind", "stage", "name"),
+    "predictions": ("trial_id", "attempt", "step", "row"),
     "events": ("time", "event", "trial_id", "attempt"),
 }
 
@@ -139,4 +152,5 @@ class Report:
     weights: pa.RecordBatch | None  # rows of WEIGHTS since the last report, without trial_id and attempt
     replayed: bool = False  # reported before an interruption, and now again
     last: bool = False  # the trial has taken all its steps
+    predictions: pa.RecordBatch | None = None  # of the last report: rows of PREDICTIONS without trial_id and attempt
     restart_reason: str = ""  # why an earlier attempt's checkpoint was not used; in the first report of an attempt

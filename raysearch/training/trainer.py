@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from raysearch.distributed import ProcessGroup
 from raysearch.methods import METHODS
@@ -19,11 +22,12 @@ from raysearch.storage.schemas import Report
 from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.context import TrainingContext
-from raysearch.training.evaluation import evaluate
+from raysearch.training.evaluation import Evaluation, predict
 from raysearch.training.optimizer import make_optimizer
 from raysearch.training.parameters import parameters_of, set_parameters
 from raysearch.training.phase_runner import PhaseRunner
 from raysearch.training.position import Position
+from raysearch.training.predictions import prediction_rows
 from raysearch.training.weight_log import WeightLog
 
 
@@ -36,7 +40,7 @@ def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup | None =
     """
     trial = Trial(plan, TrialFolder(folder), process_group or ProcessGroup())
     for report in trial.earlier_reports:
-        if (yield report):
+        if (yield replace(report, predictions=trial.predictions()) if report.last else report):
             return
     for report in trial.run():
         if (yield report):
@@ -57,6 +61,7 @@ class Trial:
         self.seconds_before = 0.0
         self.started = time.perf_counter()
         self.earlier_reports: list[Report] = []
+        self.best: dict[str, Any] = {}  # what the best network gave, if it was trained in this attempt
         self.restart_reason: str = process_group.broadcast(files.ready() if process_group.rank == 0 else "")
         if process_group.broadcast(files.state.exists()):
             self._resume()
@@ -94,20 +99,21 @@ class Trial:
         keeps_last = self.plan.folds > 0
         with self.runner.average.loaded():
             try:
-                score, loss = evaluate(self.network, split, context.batches, context.metric, self.process_group)
+                evaluation = predict(self.network, split, context.batches, context.metric, self.process_group)
             except ArithmeticError as error:
                 raise ArithmeticError(f"step {position.step}: {error}") from None
-            if position.record_score(score, keeps_last=keeps_last) and (not keeps_last or self.runner.is_over(phase)):
-                self._save_best(score)
+            is_best = position.record_score(evaluation.score, keeps_last=keeps_last)
+            if is_best and (not keeps_last or self.runner.is_over(phase)):
+                self._save_best(evaluation)
         assert position.best is not None
         mean_losses = position.take_mean_losses()
-        evaluation = {
+        row = {
             "step": position.step,
             "phase": phase.name,
             "split": "train" if self.plan.is_refit else "select_dev",
             "metric": context.metric,
-            "score": score,
-            "loss": loss,
+            "score": evaluation.score,
+            "loss": evaluation.loss,
             "best": position.best["score"],
             "lambda_e": self.update.weighting.lambda_e if phase.trains_objectives else 1.0,
             "train_loss": mean_losses.end_task,
@@ -116,17 +122,33 @@ class Trial:
         }
         is_last = self.runner.is_over(phase) and position.phase == len(self.phases) - 1
         reason, self.restart_reason = self.restart_reason, ""
-        return Report(position.step, evaluation, self.weight_log.flush(), last=is_last, restart_reason=reason)
+        predictions = self.predictions() if is_last else None
+        weights = self.weight_log.flush()
+        return Report(position.step, row, weights, last=is_last, predictions=predictions, restart_reason=reason)
+
+    def predictions(self) -> pa.RecordBatch | None:
+        """Returns what the best network gave for select-dev; None on other ranks, and for a refit, which has no dev."""
+        if self.process_group.rank > 0 or self.plan.is_refit or not self.files.best.exists():
+            return None
+        best = self.best or checkpoint.load(self.files.best)
+        if "outputs" not in best:  # an earlier version began the trial
+            return None
+        return prediction_rows(best["step"], self.context.splits.rows("select_dev"), best["outputs"], best["labels"])
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
 
     # ---- checkpoints ----
 
-    def _save_best(self, score: float) -> None:
+    def _save_best(self, evaluation: Evaluation) -> None:
         if self.process_group.rank == 0:
-            step, parameters = self.runner.position.step, parameters_of(self.network)
-            checkpoint.save(self.files.best, {"step": step, "score": score, "parameters": parameters})
+            self.best = {
+                "step": self.runner.position.step,
+                "score": evaluation.score,
+                "outputs": evaluation.outputs,
+                "labels": evaluation.labels,
+            }
+            checkpoint.save(self.files.best, self.best | {"parameters": parameters_of(self.network)})
 
     def _save(self, report: Report | None) -> None:
         """Writes the report, if there is one, and then the checkpoint that includes it."""

@@ -40,6 +40,10 @@ ALONE: dict[str, Any] = {"method": {"weighting": "end_task_only"}}
             AUXILIARIES | {"method": {"weighting": "static", "schedule": "probe"}},
             "trains no auxiliary objectives, and weighting 'static' does",
         ),
+        (
+            ALONE | {"settings": {"encoder_layers": 2, "trained_layers": 3}},
+            "trained_layers: 3 is more than encoder_layers",
+        ),
         (ALONE | {"settings": {"trained_layers": -2}}, "trained_layers: must be"),
     ],
 )

@@ -151,6 +151,9 @@ class SyntheticWriter:
             self.ended.append((best, plan.number, state))
         if plan.objectives:
             self.ledger.append("weights", synthetic_weights(plan, steps, rng, self.moving), fill=key)
+        if state == "complete":
+            guesses = [{"step": best_step, "row": i, "target": [i % 2], "outputs": [best, 1 - best]} for i in range(2)]
+            self.ledger.append("predictions", guesses, fill=key)
         why = {"complete": "took all its steps", "stopped": f"stopped by the scheduler at step {steps}"}
         self.ledger.commit(
             {

@@ -50,6 +50,8 @@ class TextNetwork(Network):
         """Builds or loads the encoder; `extra` is the number of classes of each extra data set."""
         super().__init__()
         model = resolve_pooling(plan.model, fetch=True)
+        if plan.training.encoder_layers:
+            model["layers"] = plan.training.encoder_layers
         self.pooling = model.get("pooling", HEAD)
         family: Any = AutoModelForSequenceClassification if self.pooling == HEAD else AutoModel
         labels = classes if self.pooling == HEAD else None

@@ -122,12 +122,25 @@ def test_body_and_heads_partition_the_parameters() -> None:
     assert len(text_network.heads) == len(OBJECTIVES)
 
 
-def test_pretrained_model_is_truncated_to_first_layers(tmp_path: Path) -> None:
+def with_layers(declared: TrialPlan, count: int) -> TrialPlan:
+    return replace(declared, settings={**declared.settings, "encoder_layers": count})
+
+
+@pytest.mark.parametrize("by", ["model", "setting"])
+def test_pretrained_model_is_truncated_to_first_layers(tmp_path: Path, by: str) -> None:
     whole = network()
     whole.merged().save_pretrained(tmp_path)
-    loaded = TextNetwork(replace(plan(), model={"path": str(tmp_path), "layers": 1}), classes=3, vocabulary_size=50)
+    declared = with_layers(plan(), 1 if by == "setting" else 0)
+    model = {"path": str(tmp_path)} | ({"layers": 1} if by == "model" else {})
+    loaded = TextNetwork(replace(declared, model=model), classes=3, vocabulary_size=50)
     assert loaded.config.num_hidden_layers == 1
     loaded_parameters = dict(loaded.body.named_parameters())
     for name, parameter in whole.body.named_parameters():
         assert name not in loaded_parameters or torch.equal(loaded_parameters[name], parameter)
     assert len(loaded_parameters) < len(list(whole.body.parameters()))
+
+
+def test_encoder_layers_apply_to_random_encoders_and_are_bounded() -> None:
+    assert TextNetwork(with_layers(plan(), 1), classes=3, vocabulary_size=50).config.num_hidden_layers == 1
+    with pytest.raises(ValueError, match="encoder_layers 99: the encoder has 2 layers"):
+        TextNetwork(with_layers(plan(), 99), classes=3, vocabulary_size=50)
