@@ -63,7 +63,7 @@ class StepGradients(Protocol):
         """Returns g_E and g_aux, (D + H,) each."""
 
     def task_coefficients(self) -> list[float]:
-        """Returns c_E and every c_aux w_k, with 1 for those that are 0: a task that only takes part in G."""
+        """Returns c_E and every c_aux w_k; if c_E is 0, 1 in its place: the end task then only takes part in G."""
 
     def gramian(self) -> Tensor:
         """Returns the Gramian (n + 1, n + 1) of g_E and every g_k in the body, if the surgery has `needs_gramian`."""
@@ -78,7 +78,10 @@ class StepGradients(Protocol):
         """
 
     def from_body(self, gradient: Tensor) -> NetworkGradient:
-        """Adds the heads to a gradient of the body (D,): each has its own, times its task's coefficient."""
+        """Adds the heads to a gradient of the body (D,): each has its own, times its task's coefficient.
+
+        The end task's is as in `from_sides`.
+        """
 
 
 class Surgery(ABC):
@@ -112,7 +115,10 @@ class GramianSurgery(Surgery):
         self.settings = settings
 
     def combine(self, gradients: StepGradients, basis: Basis | None, generator: Generator) -> NetworkGradient:
-        """Returns the sum of the rows by their factors; an end task with c_E = 0 is a row, but not in the sum."""
+        """Returns the sum of the rows by their factors.
+
+        An end task with c_E = 0 is a row, but not in the sum; an objective with weight 0 is a row of zeros.
+        """
         del basis
         rows = torch.diag(torch.tensor(gradients.task_coefficients(), dtype=torch.float64))
         if self.settings.conflict_between == "sum":

@@ -29,6 +29,7 @@ class Step:
     coefficients: Coefficients
     rows: dict[int, int]  # examples of each sampled objective
     sets: tuple[tuple[int, ...], ...] = ()  # the sets whose union was sampled, if each micro-batch has its own
+    has_surgery: bool = False
 
     def weight(self, task: int) -> float:
         """Returns w_k, and 1 for the end task."""
@@ -38,12 +39,14 @@ class Step:
         """Returns the factor of a task's gradient in the update without surgery: c_E, or c_aux w_k."""
         return self.coefficients.end_task if task == END_TASK else self.coefficients.aux * self.weight(task)
 
-    def nonzero_coefficient(self, task: int) -> float:
-        """Returns a task's coefficient, or 1 if that is 0: the scale of its gradient in its own head and in a surgery.
+    def head_coefficient(self, task: int) -> float:
+        """Returns the scale of a task's gradient in its own head, and of its row in a surgery: its coefficient.
 
-        So the head of a task that does not move the body still learns.
+        It is 1 for an end task with c_E = 0 that a surgery compares objectives with: there is something to compare
+        with only if its head learns.
         """
-        return self.coefficient(task) or 1.0
+        coefficient = self.coefficient(task)
+        return 1.0 if task == END_TASK and self.has_surgery and coefficient == 0 else coefficient
 
     def side_weights(self) -> Tensor:
         """Returns the weights (2, tasks) of the tasks' gradients in the two sides g_E and sum_k w_k g_k."""

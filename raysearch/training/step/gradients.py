@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raysearch.gradients.task_gradients import TaskGradients
 from raysearch.methods.surgery.base import NetworkGradient
-from raysearch.methods.weighting.base import Coefficients
+from raysearch.methods.weighting.base import END_TASK, Coefficients
 from raysearch.training.step.description import Step
 from raysearch.training.step.head_scaling import HeadScaling
 
@@ -39,8 +39,8 @@ class ComputedGradients(ABC):
         raise NotImplementedError
 
     def task_coefficients(self) -> list[float]:
-        """Returns every task's coefficient, with 1 for those that are 0."""
-        return [self.step.nonzero_coefficient(task) for task in self.step.tasks]
+        """Returns every task's coefficient, with 1 for an end task whose is 0."""
+        return [self.step.head_coefficient(task) for task in self.step.tasks]
 
     def gramian(self) -> Tensor:
         """Returns the Gramian (tasks, tasks) of the tasks' gradients in the body, on the CPU."""
@@ -54,7 +54,7 @@ class ComputedGradients(ABC):
         """Splits a combination (D + H,) of the sides; the end task's head gets g_E times c_E, or 1 if that is 0."""
         g_e, _ = self.sides()
         D, is_of_end_task = len(g_e) - len(self.heads.is_of_end_task), self.heads.is_of_end_task
-        end_task_head = (self.coefficients.end_task or 1.0) * g_e[D:]
+        end_task_head = self.step.head_coefficient(END_TASK) * g_e[D:]
         return NetworkGradient(gradient[:D], torch.where(is_of_end_task, end_task_head, gradient[D:]))
 
     def from_body(self, gradient: Tensor) -> NetworkGradient:
@@ -135,7 +135,7 @@ class PerTaskGradients(ComputedGradients):
         return self._reduce(total)
 
     def from_body(self, gradient: Tensor) -> NetworkGradient:
-        """Adds the heads, each with its own gradient times its task's coefficient, or 1 if that is 0."""
+        """Adds the heads, each with its own gradient times its `Step.head_coefficient`."""
         return NetworkGradient(gradient, self.heads.scale_by_coefficient(self.step, self.head_gradient))
 
     def without_surgery(self) -> NetworkGradient:

@@ -37,8 +37,8 @@ class HeadScaling:
         return self._scale(step, heads, step.weight)
 
     def scale_by_coefficient(self, step: Step, heads: Tensor) -> Tensor:
-        """Returns the heads' gradient (H,) with each task's part times `Step.nonzero_coefficient`."""
-        return self._scale(step, heads, step.nonzero_coefficient)
+        """Returns the heads' gradient (H,) with each task's part times `Step.head_coefficient`."""
+        return self._scale(step, heads, step.head_coefficient)
 
     def _scale(self, step: Step, heads: Tensor, factor: Callable[[int], float]) -> Tensor:
         factors = {SHARED: 1.0} | {task: factor(task) for task in step.tasks}

@@ -67,7 +67,7 @@ class Update:
             self.dev_gradients,
             self.weighting,
             needs_gramian=needs_gramian,
-            shared_factor=Step.weight if needs_sides else Step.nonzero_coefficient,
+            shared_factor=Step.weight if needs_sides else Step.head_coefficient,
         )
         self.last_similarities: tuple[list[int], GradientSimilarities] | None = None  # sampled objectives, theirs
         self._last: tuple[Step, TaskBatches] | None = None  # a step and its batches on this rank, until it is observed
@@ -101,7 +101,8 @@ class Update:
         query = self.weighting.required_gradients(number) if sample.sampled else GradientQuery()
         tasks = [END_TASK] * (phase.trains_end_task or has_surgery) + sample.sampled
         coefficients = coefficients_in(phase, sample.coefficients)
-        return Step(number, tasks, sample.sampled, coefficients, sample.batch_sizes, sample.sets), query
+        sizes, sets = sample.batch_sizes, sample.sets
+        return Step(number, tasks, sample.sampled, coefficients, sizes, sets, has_surgery=has_surgery), query
 
     def _strategy(self, step: Step, query: GradientQuery) -> StepStrategy:
         """Returns the cheapest strategy that gives the surgery and the weighting what they need."""
