@@ -6,13 +6,14 @@ Every function raises SpecError with the line of the key that is wrong.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from raysearch.config.arm import Arm
 from raysearch.config.compatibility import (
     Methods,
     has_auxiliaries,
+    needs_meta_dev,
     quoted_choice,
     why_incompatible,
 )
@@ -106,7 +107,8 @@ def check_values(search: Search, node: Node) -> None:
                 worst = {"k": low.get("k", 0), "m": high.get("m", 0)}
             worst |= {key: arm.settings[key] for key in ("basis", "basis_rows") if key in arm.settings and key in low}
             if problem := _why_values_incompatible(methods, worst):
-                raise node.error(problem, *setting_location(search, arm, "k", "m"))
+                names = ("m", "k") if problem.startswith("m ") else ("k", "m")
+                raise node.error(problem, *setting_location(search, arm, *names))
             if (batch := low.get("batch_size", search.resources.workers)) < search.resources.workers:
                 problem = f"{batch:g} examples cannot be split over {search.resources.workers} workers"
                 raise node.error(problem, *setting_location(search, arm, "batch_size"))
@@ -115,6 +117,30 @@ def check_values(search: Search, node: Node) -> None:
                 grace = search.scheduler.grace
                 problem = f"grace {grace} is not below the {steps:g} steps of a trial: no trial would be stopped"
                 raise node.error(problem, "scheduler", search.scheduler.name, "grace")
+
+
+def check_examples(search: Search, node: Node, sizes: Mapping[str, int], folds: int) -> None:
+    """Checks that the methods can do with the training examples of data of these sizes, or of a fold of them."""
+    labelled = sum(sizes.get(name, 0) for name in ("train", "meta_dev", "select_dev"))
+    for arm in search.arms.values():
+        for methods in arm.method_combinations():
+            left_out = 1 + needs_meta_dev(methods)  # the parts that score and that the weighting learns from
+            examples = labelled * (folds - left_out) // folds if folds else sizes["train"]
+            for why_too_few in (METHODS[methods[family]].why_too_few_examples for family in FAMILIES):
+                for settings in _extreme_settings(arm, methods) if why_too_few else ():
+                    if problem := why_too_few(settings, examples) if why_too_few else None:
+                        raise node.error(problem, *setting_location(search, arm, problem.split()[0]))
+
+
+def _extreme_settings(arm: Arm, methods: Methods) -> Iterator[dict[str, Value]]:
+    """Yields complete settings with the largest numbers that the arm can draw, and each word of each dimension."""
+    settings: dict[str, Value] = {**DEFAULTS, **bundle(arm.profile, methods), **arm.settings}
+    used = [dimension for dimension in arm.dimensions.values() if arm.uses(methods, dimension.name)]
+    words = {d.name: d.choices for d in used if any(isinstance(choice, str) for choice in d.choices)}
+    settings |= {d.name: arm.bound(d.name, max) for d in used if d.name not in words}
+    settings |= {name: choices[0] for name, choices in words.items()}
+    yield settings
+    yield from (settings | {name: choice} for name, choices in words.items() for choice in choices[1:])
 
 
 def _no_profile(profile: str) -> str:

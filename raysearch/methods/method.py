@@ -48,6 +48,8 @@ class Method:
     merges_branches: bool = False  # trains branches by themselves in rounds and merges them
     # what a surgery needs
     remembers_gradients: bool = False  # of each objective from step to step, so all of them take part in every step
+    # of any family: why so many training examples are too few with complete settings; None if they are enough
+    why_too_few_examples: Callable[[Mapping[str, Value], int], str | None] | None = None
     # what a schedule does
     trains_jointly: bool = True  # has a phase that trains the end task and its auxiliaries together
     has_main_phase: bool = True  # has a phase of `steps` steps

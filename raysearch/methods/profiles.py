@@ -49,7 +49,9 @@ BUNDLES: dict[str, dict[str, tuple[Value, Value]]] = {
     "attittud": {
         "basis": ("randomized_svd", "range_finder"),
         "basis_rows": ("same", "fresh"),
+        "sign_gradient": ("basis", "step"),
         "scope": ("body", "all"),
+        "batch_norm": ("coupled", "coupled"),
     },
 }
 

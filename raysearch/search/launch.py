@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raysearch.config.loading import ParsedSearch, load_file, parse_search
+from raysearch.config.method_validation import check_examples
 from raysearch.config.model_checks import try_configs
 from raysearch.config.model_paths import with_located_models
 from raysearch.config.search_config import Search
@@ -94,6 +95,8 @@ def _launch(
 
             def begin(prepared: PreparedData) -> Recorder:
                 selection, why = decide_selection(search, prepared.sizes)
+                if before is None:
+                    check_examples(search, parsed.node, prepared.sizes, selection.folds)
                 recorder = _open_recorder(replace(search, selection=selection), ledger, folder, prepared)
                 facts = preflight.launch_notes(recorder.study.search, prepared.facts, local=address is None)
                 session.follow(recorder, [*notes, *why, *facts])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raysearch.config.environment import local_resources
 from raysearch.config.incumbents import absent_incumbents
 from raysearch.config.loading import ParsedSearch
+from raysearch.config.method_validation import check_examples
 from raysearch.config.parameters import DEFAULTS
 from raysearch.config.search_config import Search
 from raysearch.config.selection_rules import decide_selection
@@ -46,7 +47,7 @@ def examine(parsed: ParsedSearch, data_root: Path | None) -> Findings:
     has_place = bool(search.task.base or data_root or os.environ.get("RAYSEARCH_DATA"))
     left_out = absence_notes(parsed)
     try:
-        findings = _examine(search, data_root)
+        findings = _examine(parsed, data_root)
         return replace(findings, notes=[*findings.notes, *left_out])
     except SpecError as error:
         if has_place or not isinstance(error, MissingFileError):
@@ -54,7 +55,8 @@ def examine(parsed: ParsedSearch, data_root: Path | None) -> Findings:
         return Findings(notes=[f"its data were not checked: {error.problem}", *machine_notes(search), *left_out])
 
 
-def _examine(search: Search, data_root: Path | None) -> Findings:
+def _examine(parsed: ParsedSearch, data_root: Path | None) -> Findings:
+    search = parsed.search
     if search.task.train is None:
         return Findings(notes=machine_notes(search))
     from raysearch.data import doctor
@@ -70,9 +72,11 @@ def _examine(search: Search, data_root: Path | None) -> Findings:
     metadata: dict[str, Any] = {"labels": labels, "sizes": facts.rows}
     metadata["leaks"] = count_leaks({name: examples.keys for name, examples in splits.items()})
     notes = preparation.notes(splits, metadata)
-    has_folds = _has_folds(search, facts)
+    selection, why = decide_selection(search, facts.rows)
+    check_examples(search, parsed.node, facts.rows, selection.folds)
+    has_folds = selection.folds > 0
     described = doctor.describe(facts, search.task.metric, is_cross_validated=has_folds)
-    if why := decide_selection(search, facts.rows)[1]:
+    if why:
         described |= {"selection": why[0]}
     return Findings(described, [*notes, *data_notes(search, facts), *machine_notes(search)], has_folds)
 

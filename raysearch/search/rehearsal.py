@@ -60,7 +60,8 @@ def rehearse(parsed: ParsedSearch, prepared: PreparedData, folder: Path) -> list
             left = f"{len(plans) - tried} of {len(plans)} kinds of trials were not tried beforehand"
             return [*remarks, f"{left}: the others took {SECONDS:.0f} s"]
         key = _model_key(search, plan.arm)
-        _try_steps(plan, _network(plan, networks, key), key)
+        remark = _try_steps(plan, _network(plan, networks, key), key)
+        remarks += (remark,) * (bool(remark) and remark not in remarks)
     return list(remarks)
 
 
@@ -195,8 +196,11 @@ def _network(plan: TrialPlan, networks: dict[str, Network], key: str) -> Network
     return networks[structure]
 
 
-def _try_steps(plan: TrialPlan, network: Network, key: str) -> None:
-    """Takes a step in each phase of a plan, on a CPU. Raises SpecError about the model at `key` if that fails."""
+def _try_steps(plan: TrialPlan, network: Network, key: str) -> str:
+    """Takes a step in each phase of a plan, on a CPU; returns a remark on its surgery, or "".
+
+    Raises SpecError about the model at `key` if a step fails.
+    """
     folder = Path(plan.task["data"])
     metadata, splits = load_metadata(folder), open_splits(folder)
     context = TrainingContext(plan, metadata, network, splits, batches_of(plan, metadata, splits), ProcessGroup())
@@ -211,8 +215,9 @@ def _try_steps(plan: TrialPlan, network: Network, key: str) -> None:
             else:
                 update(phase, number)
                 update.observe_after_update()
+        return update.basis.remark if update.basis else ""
     except ArithmeticError:
-        return  # of the values of this batch, not of the kind
+        return ""  # of the values of this batch, not of the kind
     except Exception as error:
         methods = " x ".join((plan.weighting, plan.surgery, plan.schedule))
         problem = f"a trial of arm {plan.arm!r} ({methods}) fails with it: {_first_words(error)}"

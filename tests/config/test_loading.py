@@ -115,6 +115,7 @@ INVALID_SEARCHES = [
     ("steps: 60", "surgery: none", "5: settings.surgery: is set by `method:`, not here"),
     ("steps: 60", "k: 2", "8: dimensions.k: is also fixed under `settings:`; leave one out"),
     ("m: 16", "m: 4", "8: dimensions.k: k must be at most m, the examples that span the subspace: k 8, m 4"),
+    ("m: 16", "m: 16, basis_rows: same", "5: settings.m: m has no meaning with basis_rows 'same', which takes the step's examples: leave it out (m 16)"),
     ("eta_perp: {float: [0, 1]}", "eta_prep: {float: [0, 1]}", "7: dimensions.eta_prep: unknown setting 'eta_prep'; did you mean 'eta_perp'?"),
     ("float: [0, 1]", "flaot: [0, 1]", "7: dimensions.eta_perp.flaot: unknown key 'flaot'; did you mean 'float'?"),
     ("float: [0, 1]", "log: true", "7: dimensions.eta_perp: must have one of float: [low, high], int: [low, high] and choice: [...]"),

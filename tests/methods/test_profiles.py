@@ -32,7 +32,7 @@ def test_bundle_sets_valid_values_of_its_method(method: str) -> None:
     used = {*METHODS[method].setting_names, *(field.name for field in fields(TrainingSettings))}
     for name, values in BUNDLES[method].items():
         assert name in used
-        assert values[0] != values[1]
+        assert values[0] != values[1] or values[0] != DEFAULTS[name]
         for value in values:
             check_value(SETTINGS[name], value)
 
@@ -65,9 +65,11 @@ def test_bundle_values_match_the_paper_and_its_code() -> None:
     attittud = {"weighting": "eta_prim", "surgery": "attittud"}
     assert bundle("paper", attittud) == {
         "eta_prim_form": "factor", "basis": "randomized_svd", "basis_rows": "same", "scope": "body",
+        "sign_gradient": "basis", "batch_norm": "coupled",
     }  # fmt: skip
     assert bundle("official", attittud) == {
         "eta_prim_form": "count_ratio", "basis": "range_finder", "basis_rows": "fresh", "scope": "all",
+        "sign_gradient": "step", "batch_norm": "coupled",
     }  # fmt: skip
     assert bundle(None, attittud) == {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,43 @@ def test_examine_refuses_missing_files_columns_and_labels(tmp_path: Path, task: 
     write_rows(tmp_path / "dev.jsonl", [{"text": f"row {i} of dev", "label": "prime"} for i in range(4)])
     with pytest.raises(SpecError, match=problem):
         preflight.examine(write_search(tmp_path, task), None)
+
+
+ATTITTUD = (
+    "{{name: t, train: train.jsonl}}\nspace: bert_style\nmethod: {{weighting: static, surgery: attittud}}\n{}\n"
+    "settings: {{steps: 4, m: 64{}}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "settings", "problem"),
+    [
+        ("seeds: [1]", ", k: 48", ""),
+        ("seeds: [1]", ", k: 49", r"mine.yaml:5: settings.k: k must be at most the 48 training examples.*: k 49"),
+        ("seeds: [1]", ", k: 49, basis: random", ""),
+        ("dimensions: {k: {int: [1, 50]}}", "", r"mine.yaml:4: dimensions.k: k must be at most the 48 .*: k 50"),
+        ("dimensions: {basis: {choice: [random, exact]}}", ", k: 60", r"mine.yaml:5: settings.k: .* 48 .*: k 60"),
+        ("selection: {folds: 3}", ", k: 36", ""),
+        ("selection: {folds: 3}", ", k: 37", r"mine.yaml:5: settings.k: k must be at most the 36 training examples"),
+    ],
+)
+@pytest.mark.usefixtures("rows")
+def test_examine_and_launch_refuse_more_directions_than_examples(
+    tmp_path: Path, dimensions: str, settings: str, problem: str
+) -> None:
+    text = f"task: {ATTITTUD.format(dimensions, settings)}model: {MODEL}\nbudget: {{trials: 1}}\n"
+    (tmp_path / "mine.yaml").write_text(
+        text.replace("trials: 1", "trials: 2") if "{choice" in text or "{int" in text else text
+    )
+    parsed = load_file(tmp_path / "mine.yaml")
+    if not problem:
+        preflight.examine(parsed, None)
+        return
+    with pytest.raises(SpecError, match=problem):
+        preflight.examine(parsed, None)
+    with pytest.raises(SpecError, match=problem):
+        launch(replace(parsed, search=replace(parsed.search, runs=str(tmp_path / "runs"))))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_examine_notes_missing_data_of_a_catalog_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ Dery, Dauphin & Grangier (ICLR 2021), Algorithm 1, https://arxiv.org/abs/2108.11
     J (m, D)  per-example end-task gradients, the paper's J*;   G = J J^T (m, m)
     V (k, D)  orthonormal rows that span about what J's rows do, V = C^T J
 Directions agree when the product is >= 0, as printed; the authors' code has > 0. Only shared parameters are projected,
-as the paper says, unless `scope` says more (their vision code includes the heads). The gradient that decides the signs
-is that of the step's own end-task batch; the basis comes from other examples (their code's documentation recommends
-it), or from the same ones (`basis_rows`). Two things in the authors' code are left out: an end-task head whose gradient
-is never zeroed, and a monitor batch that is run at each step for a plot.
+as the paper says, unless `scope` says more (their vision code includes the heads). By default, as in the authors' code,
+the gradient that decides the signs is that of the step's own end-task batch, and the basis comes from other examples,
+without dropout. With `basis_rows: same` and `sign_gradient: basis` both are as in Algorithm 1: of one batch and of one
+function, g_prim = J^T 1/m. Two things in the authors' code are left out: an end-task head whose gradient is never
+zeroed, and a monitor batch that is run at each step for a plot.
 
 With C, the projected gradient is a re-weighting of the basis examples, and V is not materialised:
 
@@ -26,9 +27,9 @@ from torch import Generator, Tensor
 from raysearch.gradients import subspace
 from raysearch.gradients.jacobian import Jacobian
 from raysearch.methods.surgery.base import Basis, BasisQuery, NetworkGradient, StepGradients, Surgery
-from raysearch.methods.surgery.settings import AttittudSettings
+from raysearch.methods.surgery.settings import SPANNED_BY_EXAMPLES, AttittudSettings
 
-Jacobians = Callable[[], list[Jacobian]]  # computes J, one for each block of parameters
+Jacobians = Callable[[], list[Jacobian]]  # returns J, one for each block of parameters
 
 
 def check_rank(k: int, m: int, D: int) -> None:
@@ -75,9 +76,23 @@ class Attittud(Surgery):
         assert basis is not None
         g_prim, g_aux = gradients.sides()
         blocks, coefficients = basis.blocks, gradients.coefficients
-        surrogates = self.surrogates(blocks.split(g_aux), blocks.split(g_prim), basis.jacobians, generator)
+        signs = self._sign_gradients(blocks.split(g_prim), basis)
+        surrogates = self.surrogates(blocks.split(g_aux), signs, basis.jacobians, generator)
         total = blocks.replace(g_aux, surrogates).mul_(coefficients.aux).add_(g_prim, alpha=coefficients.end_task)
         return gradients.from_sides(total)
+
+    def _sign_gradients(self, g_prim: list[Tensor], basis: Basis) -> list[Tensor]:
+        """Returns the gradient that decides the signs, of each block, (D_block,); `g_prim` is the step's."""
+        if self.settings.sign_gradient == "step" or self.settings.basis not in SPANNED_BY_EXAMPLES:
+            return g_prim
+        if self._is_due:
+            basis.jacobians()  # J is computed once, and has the mean
+        return basis.mean_gradients()
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether a new basis is computed at this step."""
+        return self.settings.basis_every == 1 or not self.V or self.age >= self.settings.basis_every
 
     def surrogates(
         self, g_aux: list[Tensor], g_prim: list[Tensor], jacobians: Jacobians, generator: Generator
@@ -95,7 +110,7 @@ class Attittud(Surgery):
         if basis != "random" and eta.basis_every == 1:
             blocks = zip(g_aux, g_prim, jacobians(), strict=True)
             return [self._surrogate_from_gramian(a, p, J, generator) for a, p, J in blocks]
-        if not self.V or self.age >= eta.basis_every:
+        if self._is_due:
             self.V, self.age = self._bases(g_aux, jacobians, generator), 0
         self.age += 1
         return [surrogate_gradient(a, p, V, eta) for a, p, V in zip(g_aux, g_prim, self.V, strict=True)]

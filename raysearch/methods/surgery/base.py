@@ -11,7 +11,6 @@ factors (n + 1,)      its update is sum_j factors_j r_j; ones are plain multitas
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -44,12 +43,18 @@ class BasisQuery:
     sketch_rows: int  # a random combination of so many rows of J is all that is needed where rows are coupled; 0: J
 
 
-@dataclass(frozen=True)
-class Basis:
-    """The answer to a `BasisQuery` at one step."""
+class Basis(Protocol):
+    """The answer to a `BasisQuery` at one step; what is not asked for is not computed."""
 
-    blocks: ParameterBlocks
-    jacobians: Callable[[], list[Jacobian]]  # computes J (m, D_block) of every block
+    @property
+    def blocks(self) -> ParameterBlocks:
+        """The parameters."""
+
+    def jacobians(self) -> list[Jacobian]:
+        """Returns J (m, D_block) of every block."""
+
+    def mean_gradients(self) -> list[Tensor]:
+        """Returns the mean of J's rows in every block, (D_block,)."""
 
 
 class StepGradients(Protocol):

@@ -48,6 +48,7 @@ SURGERIES: tuple[Method, ...] = (
         "the parts of the auxiliary gradient are weighted by their effect on the end task",
         _ATTITTUD,
         constraints=(requires_settings(settings.why_no_subspace),),
+        why_too_few_examples=settings.why_too_few_examples,
     ),
     _surgery(
         "gcs",

@@ -105,6 +105,13 @@ class AttittudSettings(Settings):
     basis_rows: str = setting(
         "fresh", "span it by fresh examples (code) or by those of the step (same)", choices=("fresh", "same")
     )
+    sign_gradient: str = setting(
+        "step",
+        "the end-task gradient by which directions agree or oppose: that of the step, with its dropout (step), or the "
+        "mean of the examples' gradients that span the subspace, a gradient of the same function (basis, Algorithm 1)",
+        choices=("step", "basis"),
+        is_late=True,
+    )
     scope: str = setting(
         "body",
         "parameters whose gradient is projected: the shared body, its last layers, each layer separately, or heads too "
@@ -115,9 +122,12 @@ class AttittudSettings(Settings):
     batch_norm: str = setting(
         "frozen",
         "statistics of BatchNorm in per-example gradients: frozen, its running statistics as constants; coupled, those "
-        "of the batch, through which its examples depend on each other",
+        "of the batch, as in the gradients that are cut; its examples then depend on each other",
         choices=("frozen", "coupled"),
     )
+
+
+SPANNED_BY_EXAMPLES = ("exact", "randomized_svd", "range_finder")
 
 
 def why_no_subspace(settings: Mapping[str, Value]) -> str | None:
@@ -125,7 +135,10 @@ def why_no_subspace(settings: Mapping[str, Value]) -> str | None:
     k, basis = settings.get("k"), settings.get("basis")
     m, meaning = settings.get("m"), "m, the examples that span the subspace"
     if settings.get("basis_rows") == "same":
-        m, meaning = settings.get("batch_size"), "batch_size, whose examples span the subspace"
+        batch_size = settings.get("batch_size")
+        if m not in (None, AttittudSettings.m, batch_size) and basis in (None, *SPANNED_BY_EXAMPLES):
+            return f"m has no meaning with basis_rows 'same', which takes the step's examples: leave it out (m {m})"
+        m, meaning = batch_size, "batch_size, whose examples span the subspace"
     if basis == "canonical":
         return (
             None
@@ -136,4 +149,12 @@ def why_no_subspace(settings: Mapping[str, Value]) -> str | None:
         return None if k in (None, 1, AttittudSettings.k) else f"basis 'unit_average' is one direction: k is 1, not {k}"
     if isinstance(k, int) and isinstance(m, int) and k > m and basis != "random":
         return f"k must be at most {meaning}: k {k}, {meaning.split(',')[0]} {m}"
+    return None
+
+
+def why_too_few_examples(settings: Mapping[str, Value], examples: int) -> str | None:
+    """Returns why the gradients of so many training examples cannot span ATTITTUD's subspace; None if they can."""
+    k, is_spanned = settings["k"], settings["basis"] in SPANNED_BY_EXAMPLES
+    if is_spanned and int(k) > examples:
+        return f"k must be at most the {examples} training examples, whose gradients span the subspace: k {k}"
     return None

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
 from raysearch.gradients.capture import LayerCapture
+from raysearch.gradients.flat import flat_gradient
 from raysearch.gradients.jacobian import (
     ExplicitJacobian,
     FactoredJacobian,
@@ -46,14 +48,18 @@ class BasisJacobian:
         self._is_checked = False
 
     def at_step(self, step: int, generator: Generator) -> Basis:
-        """Returns the basis of a step; its Jacobians are computed on request."""
+        """Returns the basis of a step."""
+        return StepBasis(self, step, generator)
 
-        def jacobians() -> list[Jacobian]:
-            rows = self._rows(step)
-            with self._without_dropout():
-                return self._split_into_blocks(self._jacobian(rows, generator))
-
-        return Basis(self.blocks, jacobians)
+    @property
+    def remark(self) -> str:
+        """A sentence if the basis is of another function than the gradients that are cut; else empty."""
+        if self.network.couples_examples and not self.query.couples_rows:
+            return (
+                "the model has BatchNorm, and with batch_norm: frozen the subspace is that of a network with fixed "
+                "statistics, not of the one that trains: batch_norm: coupled (slower), or a model without BatchNorm"
+            )
+        return ""
 
     def losses(self, rows: Tensor) -> Tensor:
         """Returns the loss of each example by itself, (b,), by one forward pass."""
@@ -62,7 +68,8 @@ class BasisJacobian:
             logits = self.network.logits(self.network.hidden(*batch.inputs), batch.targets.real)
         return self.context.end_task_losses(logits, batch.targets.labels)
 
-    def _rows(self, step: int) -> Tensor:
+    def rows(self, step: int) -> Tensor:
+        """Returns the examples of a step, (m,); fresh ones at each call if the surgery asks for such."""
         if not self.query.fresh:
             size = self.context.training.batch_size
             return self.step_order.rows((step - 1) * size, size)
@@ -70,10 +77,28 @@ class BasisJacobian:
         self.count += 1
         return rows
 
+    @property
+    def is_sketched(self) -> bool:
+        """Whether J has random combinations of the examples' gradients as rows."""
+        return self.is_coupled and self.query.sketch_rows > 0
+
+    def mean_gradients(self, rows: Tensor) -> list[Tensor]:
+        """Returns the gradient of the examples' mean loss in every block, by backward passes."""
+        with self._without_dropout():
+            parts = [rows] if self.is_coupled else rows.chunk(self.context.training.micro_batches)
+            gradients = [flat_gradient(self.losses(part).sum() / len(rows), self.parameters) for part in parts]
+        mean = ExplicitJacobian(torch.stack(gradients).sum(dim=0, keepdim=True))
+        return [block.combine(mean.J.new_ones(1, 1))[0] for block in self._split_into_blocks(mean)]
+
+    def jacobians(self, rows: Tensor, generator: Generator) -> list[Jacobian]:
+        """Returns J of every block."""
+        with self._without_dropout():
+            return self._split_into_blocks(self._jacobian(rows, generator))
+
     def _jacobian(self, rows: Tensor, generator: Generator) -> Jacobian:
         """Returns J from the layers' factors; by backward passes if rows are coupled, or for the engine `backward`."""
         training = self.context.training
-        if self.is_coupled and self.query.sketch_rows:  # as many backward passes as rows of Omega^T J
+        if self.is_sketched:  # as many backward passes as rows of Omega^T J
             count = min(self.query.sketch_rows, len(rows))
             sketch = torch.randn(count, len(rows), generator=generator).to(self.context.device)
             return explicit_jacobian(
@@ -117,6 +142,33 @@ class BasisJacobian:
         finally:
             _use_batch_statistics(layers, active=False)
             self.network.train()
+
+
+class StepBasis:
+    """The basis of one step: its examples are drawn, and their J is computed, at most once and on request."""
+
+    def __init__(self, examples: BasisJacobian, step: int, generator: Generator) -> None:
+        self.examples, self.step, self.generator = examples, step, generator
+        self.blocks = examples.blocks
+        self._jacobians: list[Jacobian] | None = None
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The examples, (m,)."""
+        return self.examples.rows(self.step)
+
+    def jacobians(self) -> list[Jacobian]:
+        """Returns J (m, D_block) of every block."""
+        if self._jacobians is None:
+            self._jacobians = self.examples.jacobians(self.rows, self.generator)
+        return self._jacobians
+
+    def mean_gradients(self) -> list[Tensor]:
+        """Returns the mean of J's rows in every block, by a backward pass of its own where there is no J."""
+        if self._jacobians is None or self.examples.is_sketched:
+            return self.examples.mean_gradients(self.rows)
+        mean = torch.full((1, len(self.rows)), 1 / len(self.rows), device=self.examples.context.device)
+        return [J.combine(mean)[0] for J in self._jacobians]
 
 
 def _use_batch_statistics(layers: list[BatchNorm], *, active: bool) -> None:
