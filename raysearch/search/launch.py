@@ -16,6 +16,7 @@ from raysearch.config.model_checks import try_configs
 from raysearch.config.model_paths import with_located_models
 from raysearch.config.search_config import Search
 from raysearch.config.sections import Executor
+from raysearch.config.selection import Selection
 from raysearch.config.selection_rules import decide_selection
 from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError, SpecError
@@ -94,9 +95,7 @@ def _launch(
         with Ledger.open(folder) as ledger, Session(folder, quiet=not progress) as session:
 
             def begin(prepared: PreparedData) -> Recorder:
-                selection, why = decide_selection(search, prepared.sizes)
-                if before is None:
-                    check_examples(search, parsed.node, prepared.sizes, selection.folds)
+                selection, why = _decide_selection(parsed, prepared, is_new=before is None)
                 recorder = _open_recorder(replace(search, selection=selection), ledger, folder, prepared)
                 facts = preflight.launch_notes(recorder.study.search, prepared.facts, local=address is None)
                 session.follow(recorder, [*notes, *why, *facts])
@@ -115,6 +114,14 @@ def _launch(
             _remove_rejected(folder, is_first)
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     return open_run(folder)
+
+
+def _decide_selection(parsed: ParsedSearch, prepared: PreparedData, *, is_new: bool) -> tuple[Selection, list[str]]:
+    """Returns how configurations are scored, and why. Raises SpecError for a new search that needs more examples."""
+    selection, why = decide_selection(parsed.search, prepared.sizes)
+    if is_new:
+        check_examples(parsed.search, parsed.node, prepared.sizes, selection.folds)
+    return selection, why
 
 
 def _remove_rejected(folder: Path, is_first: bool) -> None:
