@@ -31,16 +31,19 @@ SHOWN_NAMES, SHOWN_CHARACTERS = 20, 60  # of a message that lists names
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns the end of an error message about an unknown name: the nearest known name, or all of them.
+    """Returns the end of an error message about an unknown name: the nearest known name, or all of them."""
+    names = sorted(known)
+    return nearest(word, names) or (f"; known: {shorten_list(names)}" if names else "")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns the end of an error message that asks for the nearest known name; empty if none is near.
 
     Long names, and those beyond some thousands, are not compared, because that takes time squared in their length.
     """
-    names = sorted(known)
-    short = [name for name in names if len(name) <= SHOWN_CHARACTERS][:5000]
+    short = [name for name in sorted(known) if len(name) <= SHOWN_CHARACTERS][:5000]
     near = difflib.get_close_matches(word, short, n=1, cutoff=0.6) if len(word) <= SHOWN_CHARACTERS else []
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; known: {shorten_list(names)}" if names else ""
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def shorten(text: str) -> str:

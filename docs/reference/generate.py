@@ -1,4 +1,4 @@
-"""Writes the pages of this folder from the code: settings, methods, primitives, search keys, tables and commands.
+"""Writes the pages of this folder from the code: settings, methods, primitives, keys, tables, commands, synonyms.
 
     python docs/reference/generate.py           # writes them
     python docs/reference/generate.py --check   # exits with 1 if one of them is not current
@@ -17,6 +17,7 @@ import typer
 
 from raysearch.cli import describe
 from raysearch.cli.main import app
+from raysearch.config import synonyms
 from raysearch.config.json_schema import search_keys
 from raysearch.config.parameters import SETTINGS
 from raysearch.methods import FAMILIES, METHODS
@@ -174,6 +175,28 @@ def commands_page() -> str:
     return "\n\n".join(parts)
 
 
+def synonyms_page() -> str:
+    """Returns a page with the words of other tools and what to write here."""
+
+    def rows(words: dict[str, str]) -> list[list[str]]:
+        grouped: dict[str, list[str]] = {}
+        for word, remedy in words.items():
+            grouped.setdefault(remedy, []).append(word)
+        return [[code(names), remedy if " " in remedy else f"`{remedy}`"] for remedy, names in grouped.items()]
+
+    intro = (
+        "What other tools call a key or write for a dimension, and what to write here. A search that uses such a word "
+        "is refused with one line that says so; `raysearch show WORD` says it too."
+    )
+    parts = ["# Synonyms", intro, "## Settings", table(["elsewhere", "here"], rows(synonyms.SETTINGS_ELSEWHERE))]
+    for section, words in synonyms.KEYS_ELSEWHERE.items():
+        parts += [f"## {section or 'The search'}", table(["elsewhere", "here"], rows(words))]
+    for key, words in synonyms.WORDS_ELSEWHERE.items():
+        parts += [f"## Values of {key}", table(["elsewhere", "here"], rows(words))]
+    parts += ["## Dimensions", table(["elsewhere", "here"], rows(synonyms.DISTRIBUTIONS))]
+    return "\n\n".join(parts)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings": settings_page,
     "methods": methods_page,
@@ -181,6 +204,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "search": search_page,
     "tables": tables_page,
     "commands": commands_page,
+    "synonyms": synonyms_page,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from raysearch.reports.next_steps import Step
 
 SHORT = 28  # characters; a column of shorter text is never wrapped
-WIDTH = 140  # characters in a line when the output is not a terminal
+WIDTH = 140  # characters in a line when the output is not a terminal and COLUMNS is not set
 
 
 def print_json(value: Any) -> None:
@@ -58,7 +59,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: 
     from rich.text import Text
 
     console = Console(file=sys.stdout)
-    if not console.is_terminal:
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():  # rich heeds COLUMNS by itself
         console.width = WIDTH
     widths = {name: _width(rows, name) for name in (columns if columns is not None else rows[0])}
     for names in _split_columns(widths, console.width):

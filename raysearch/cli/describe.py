@@ -10,7 +10,8 @@ from raysearch.config.incumbents import incumbents
 from raysearch.config.json_schema import search_keys
 from raysearch.config.loading import load_search
 from raysearch.config.parameters import DEFAULTS, SETTINGS
-from raysearch.errors import SpecError, did_you_mean
+from raysearch.config.synonyms import explain
+from raysearch.errors import SpecError, did_you_mean, nearest
 from raysearch.formatting import format_interval
 from raysearch.methods import METHODS
 from raysearch.methods.profiles import BUNDLES, PROFILES, RECIPES
@@ -81,15 +82,11 @@ def described(thing: str) -> list[Row]:
             *(p.name for modality in all_modalities() for p in modality.taxonomy.primitives),
         }
         known |= {name for each in catalog.CATALOGS for name in catalog.names(each)}
-        raise SpecError(f"nothing is called {thing!r}; did you mean {_nearest(thing, known)}")
+        if remedy := explain(thing):
+            raise SpecError(f"nothing is called {thing!r}; {remedy}")
+        lists = "; did you mean one of `ls spaces|searches|baselines|methods|settings|profiles`?"
+        raise SpecError(f"nothing is called {thing!r}{nearest(thing, known) or lists}")
     return rows
-
-
-def _nearest(word: str, known: set[str]) -> str:
-    suggestion, prefix = did_you_mean(word, known), "; did you mean "
-    if prefix in suggestion:
-        return suggestion.removeprefix(prefix)
-    return "one of `ls spaces|trials|baselines|methods|settings|profiles`?"
 
 
 def _title(category: str, name: str) -> str:

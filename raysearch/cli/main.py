@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysearch.cli import console, outcomes
+from raysearch.cli import console, options, outcomes
 from raysearch.cli.options import Address, Data, File, Full, Json, Name, Runs, SchemaName, Set
 from raysearch.errors import RunError, SpecError
 from raysearch.storage.names import name_problem
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="raysearch",
     add_completion=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -46,11 +47,14 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback prints it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Searches objective spaces for auxiliary learning, on Ray."""
+    """Search objective spaces for auxiliary learning, on Ray."""
+    if context.invoked_subcommand is None:
+        console.print_line(context.get_help())
 
 
 @app.command()
@@ -121,7 +125,7 @@ def plan(
     search = _load_search(file, overrides).search
     summary = dry_run.outline(search)
     plans = dry_run.first_plans(search, first)
-    summary["first"] = [{"trial": plan.trial_id, **plan.params} for plan in plans]
+    summary["first"] = [{"trial": plan.number, **plan.params} for plan in plans]  # ids need the labels of the data
     summary["estimate"] = dry_run.estimate(search, runs or Path(search.runs))
     console.print_json(summary) if json else console.print_dry_run(summary, search.budget.seconds)
 
@@ -290,7 +294,10 @@ def list_(
 
 @app.command()
 def show(
-    thing: Annotated[str, typer.Argument(help="A space, search, baseline, report, method, setting, primitive or key.")],
+    thing: Annotated[
+        str,
+        typer.Argument(metavar="THING", help="A space, search, baseline, report, method, setting, primitive or key."),
+    ],
     why_not: Annotated[
         str | None,
         typer.Option(
@@ -334,7 +341,7 @@ def main(arguments: list[str] | None = None) -> None:
         if code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
             _print_error("interrupted", code)
     except typer.TyperException as error:
-        code = _print_error(error.format_message(), error.exit_code)
+        code = _print_error(options.with_example(error), error.exit_code)
     except SpecError as error:
         code = _print_error(str(error), 2)
     except BrokenPipeError:

@@ -36,3 +36,25 @@ Address = Annotated[
     str | None, typer.Option(metavar="auto|HOST:PORT", help="Join the Ray cluster that runs at this address.")
 ]
 Full = Annotated[bool, typer.Option("--full", help="Also try its models and a step of every kind of trial.")]
+
+EXAMPLES = {  # by verb, for the message that an argument is missing
+    "init": "init reviews.csv",
+    "check": "check quickstart",
+    "plan": "plan quickstart",
+    "launch": "launch quickstart",
+    "resume": "resume quickstart",
+    "analyze": "analyze quickstart",
+    "export": "export quickstart quickstart-model",
+    "ls": "ls methods",
+    "show": "show lambda_e",
+}
+
+
+def with_example(error: typer.TyperException) -> str:
+    """Returns the message of a wrong command line, with an example where an argument is missing."""
+    context = getattr(error, "ctx", None)
+    example = EXAMPLES.get(context.info_name) if context is not None else None
+    message = error.format_message()
+    if example is None or not message.startswith("Missing argument"):
+        return message
+    return f"{message.rstrip('.')}, such as: raysearch {example}"

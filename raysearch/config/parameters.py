@@ -10,7 +10,7 @@ import re
 from dataclasses import Field, fields
 from typing import Any, cast
 
-from raysearch.errors import did_you_mean
+from raysearch.errors import did_you_mean, nearest
 from raysearch.methods import FAMILIES, METHODS, Family, methods_of
 from raysearch.modalities import all_modalities
 from raysearch.objectives.primitive import STAGES
@@ -57,7 +57,7 @@ def check_name(node: Node, name: str) -> None:
         if not stage:
             raise node.error("name a primitive, weight.STAGE.PRIMITIVE, an objective, weight.D/T/R/O, or all, weight.*")
     elif name not in (known := {*SETTINGS, *FAMILIES, "space"}):
-        raise node.error(f"unknown setting {name!r}{did_you_mean(name, known)}")
+        raise node.error(f"unknown setting {name!r}{nearest(name, known) or '; `raysearch ls settings` lists them'}")
 
 
 def fixed_settings(node: Node) -> dict[str, Value]:

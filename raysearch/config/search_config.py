@@ -31,6 +31,7 @@ from raysearch.config.sections import (
     Scheduler,
 )
 from raysearch.config.selection import Selection
+from raysearch.config.synonyms import refuse_synonyms
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.modalities import load_modality
@@ -96,6 +97,7 @@ class Search:
 
         Raises SpecError for the first section that is wrong. `validation` checks what concerns several sections.
         """
+        refuse_synonyms(node, cls)
         settings = fixed_settings(node["settings"]) if "settings" in node else {}
         readers: dict[str, Callable[[Node], Any]] = {"task": read_task, "model": read_model}
         sections = {name: read(node[name]) for name, read in readers.items() if name in node}

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from raysearch.cli import console, describe, main
+from raysearch.cli import console, describe, main, options
 from raysearch.config.loading import load_search
 from raysearch.errors import RunError
 from raysearch.plan import TrialPlan
@@ -90,6 +91,29 @@ def row(plan: TrialPlan, score: float, seconds: float) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(autouse=True)
+def _default_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+# ---- help ----
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_help_is_printed_without_an_error(run_cli: Any, arguments: list[str]) -> None:
+    result = run_cli(*arguments)
+    assert (result.code, result.err) == (0, "")
+    assert "Usage: " in result.out
+    assert run_cli("show", "-h").code == 0
+
+
+def test_every_verb_with_an_argument_has_an_example() -> None:
+    commands = typer.main.get_command(main.app).commands
+    needy = {name for name, command in commands.items() if any(each.required for each in command.params)}
+    assert needy == options.EXAMPLES.keys()
+    assert {example.split()[0] for example in options.EXAMPLES.values()} == needy
+
+
 # ---- check and plan ----
 
 
@@ -140,7 +164,15 @@ def test_check_invalid_search_prints_one_line_and_exits_2(run_cli: Any) -> None:
     ("arguments", "problem"),
     [
         (["checkk"], "raysearch: No such command 'checkk'. Did you mean 'check'?\n"),
-        (["check"], "raysearch: Missing argument 'FILE'.\n"),
+        (["check"], "raysearch: Missing argument 'FILE', such as: raysearch check quickstart\n"),
+        (["show"], "raysearch: Missing argument 'THING', such as: raysearch show lambda_e\n"),
+        (["ls"], "raysearch: Missing argument 'KIND', such as: raysearch ls methods\n"),
+        (["export"], "raysearch: Missing argument 'NAME', such as: raysearch export quickstart quickstart-model\n"),
+        (["export", "a"], "raysearch: Missing argument 'DIR', such as: raysearch export quickstart quickstart-model\n"),
+        (
+            ["show", "learning_rate"],
+            "raysearch: nothing is called 'learning_rate'; it is called lr here\n",
+        ),
         (["check", "quickstrat"], "raysearch: no such search 'quickstrat'; did you mean 'quickstart'?\n"),
         (["check", "smoke", "--set", "lr"], "raysearch: --set lr: must be KEY=VALUE\n"),
         (["check", "smoke", "--set", "keep=-2"], "raysearch: --set keep=-2: keep: must be in [-1, inf), got -2\n"),
@@ -465,6 +497,16 @@ def test_table_wraps_long_text_and_keeps_every_word(capsys: pytest.CaptureFixtur
     assert "search-0001-s0-faadd8" in out
     assert "T [bold]" in out
     assert max(map(len, out.splitlines())) <= console.WIDTH
+
+
+def test_piped_table_heeds_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {f"a_long_name_{i}": "word " * 4 for i in "abcdef"}
+    widths = []
+    for columns in ("60", "100", "not a number"):
+        monkeypatch.setenv("COLUMNS", columns)
+        console.print_table([row])
+        widths.append(max(map(len, capsys.readouterr().out.splitlines())))
+    assert widths[0] <= 60 < widths[1] <= 100 < widths[2] <= console.WIDTH
 
 
 def test_table_continues_excess_columns_below_first_column(capsys: pytest.CaptureFixture[str]) -> None:

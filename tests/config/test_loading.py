@@ -175,7 +175,7 @@ INVALID_SEARCHES = [
     ("budget:", "sampler: cmaes\nbudget:", "10: dimensions.objectives_per_step: sampler 'cmaes' draws numbers only; use sampler: tpe, or int and float"),
     ("budget:", "keep: -2\nbudget:", "13: keep: must be in [-1, inf), got -2"),
     ("grace: 20", "grace: 60", "14: scheduler.asha.grace: grace 60 is not below the 60 steps of a trial: no trial would be stopped"),
-    ("asha:", "hyperband:", "14: scheduler.hyperband: unknown key 'hyperband'; known: asha"),
+    ("asha:", "hyperband:", "14: scheduler.hyperband: unknown key 'hyperband'; write asha: {grace: 20, reduction: 3}"),
     ("reduction: 3", "reduction: 1", "14: scheduler.asha.reduction: must be in [2, inf), got 1"),
     ("budget:", "executor: in_process\nbudget:", "15: scheduler: executor 'in_process' stops no trial; use scheduler: fifo"),
     ("budget:", "resources: {workers: 100, cpus: 4}\nbudget:", "5: settings.batch_size: 32 examples cannot be split over 100 workers"),
