@@ -22,6 +22,16 @@ def format_value(value: object) -> str:
     return str(value)
 
 
+def printable(text: str) -> str:
+    """Returns a text that a terminal only shows: control and other unprintable characters as escapes, lines kept.
+
+    Names and messages that are read from a run's files may come from elsewhere.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
+
+
 def describe_value(value: object) -> str:
     """Returns what an error message calls a value from a YAML file: `nothing`, `a list`, `a mapping`, or the value."""
     if value is None:
@@ -46,9 +56,26 @@ def format_duration(seconds: float | None) -> str:
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
+def format_age(seconds: float) -> str:
+    """Returns how long ago something was, in its largest unit: `40 s`, `5 min`, `3 h`, `2 days`."""
+    for unit, size in (("day", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            number = int(seconds // size)
+            return format_count(number, unit) if unit == "day" else f"{number} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
 def format_count(number: int, noun: str) -> str:
     """Returns `1 seed`, `3 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_bytes(number: int) -> str:
+    """Returns a size as `812 bytes`, `3.4 MB` or `1.2 GB`, in powers of ten."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return format_count(number, "byte")
 
 
 def format_interval(low: float | None, high: float | None, *, open_low: bool = False) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from raysearch.formatting import format_count, format_duration, format_value
+from raysearch.formatting import format_age, format_count, format_duration, format_value, printable
 from raysearch.storage.states import ENDED_STATES, RunState
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def _finite(value: Any) -> Any:
 
 
 def print_line(text: str) -> None:
-    """Prints one line."""
-    sys.stdout.write(text + "\n")
+    """Prints one line, or several."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def clear_screen() -> None:
@@ -103,8 +103,8 @@ def _text(value: Any) -> str:
     """Returns a value as short text; a text that holds a JSON object is parsed first."""
     if isinstance(value, str) and value.startswith("{"):
         with suppress(json.JSONDecodeError):
-            return format_value(json.loads(value))
-    return format_value(value)
+            return printable(format_value(json.loads(value)))
+    return printable(format_value(value))
 
 
 # ---- searches and runs ----
@@ -178,10 +178,18 @@ def print_statuses(statuses: Sequence[Mapping[str, Any]]) -> None:
     """Prints one row per run, given each run's `status()`."""
     rows: list[dict[str, Any]] = []
     for status in statuses:
+        row = {"run": status["name"], "state": status["state"]}
+        if "problem" in status:  # it cannot be read
+            rows.append(row | {"age": None, "task": None})
+            continue
         counts = {str(state): sum(arm[state] for arm in status["arms"].values()) for state in ENDED_STATES}
+        age = "-" if status["age"] is None else format_age(status["age"])
         score = (status["best"] or {}).get("score")
-        rows.append({"run": status["name"], "state": status["state"], **counts, status["metric"]: score})
+        rows.append({**row, "age": age, "task": status["task"], **counts, status["metric"]: score})
     print_table(rows, columns=dict.fromkeys(name for row in rows for name in row))
+    for status in statuses:
+        if "problem" in status:
+            print_line(f"{status['name']}: {status['problem']}")
 
 
 def print_recommendation(verdict: str, steps: Iterable[Step]) -> None:

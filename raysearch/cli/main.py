@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raysearch.cli import console, options, outcomes
-from raysearch.cli.options import Address, Data, File, Full, Json, Name, Runs, SchemaName, Set
+from raysearch.cli import runs as run_verbs
+from raysearch.cli.options import Address, Data, File, Full, Json, Name, Runs, SchemaName, Set, TableFormat, runs_folder
 from raysearch.errors import RunError, SpecError
 from raysearch.storage.names import name_problem
 from raysearch.storage.states import RunState
@@ -59,7 +60,9 @@ def _options(
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL or Parquet, or a folder of images.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A CSV, TSV, JSONL or Parquet file, or an image folder.")
+    ],
     unlabelled: Annotated[Path | None, typer.Option(help="A file of unlabelled text of the same kind.")] = None,
     minutes: Annotated[float, typer.Option(help="About how long the search takes.")] = 30,
     text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the text.")] = None,
@@ -67,7 +70,7 @@ def init(
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="The search; by default NAME.yaml.")] = None,
     json: Json = False,
 ) -> None:
-    """Writes a commented search for a file of labelled data."""
+    """Write a commented search for a file of labelled data; columns, encoder and budget follow from what is there."""
     from raysearch.search.drafting import init_search
 
     drafted = init_search(file, output=output, unlabelled=unlabelled, minutes=minutes, text=text, label=label)
@@ -83,9 +86,9 @@ def check(
     address: Address = None,
     json: Json = False,
 ) -> None:
-    """Checks a search and its data, or a space: prints what there is and what will mislead, or the first error.
+    """Validate a search or space file without running it: print what is in its data and what will mislead.
 
-    With --address the resources of this machine are not checked.
+    The first error is printed with its file, line and remedy. With --address this machine's resources are not checked.
     """
     from raysearch.modalities.loading import load_space
     from raysearch.search import preflight
@@ -119,7 +122,7 @@ def plan(
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Shows what a search would do: arms, counts, first trials, resources and time. It starts nothing."""
+    """Show what a search would do without starting it: arms, counts, first trials, resources and time."""
     from raysearch.search import dry_run
 
     search = _load_search(file, overrides).search
@@ -143,7 +146,7 @@ def launch(
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Runs a search. A run that exists already is resumed."""
+    """Run a search until its budget is met, then say what to use. A run that exists already is resumed."""
     settings = [*(overrides or []), *([f"executor={executor}"] if executor else [])]
     parsed = _load_search(file, settings, local=address is None)
     parsed = replace(parsed, search=replace(parsed.search, runs=str(runs))) if runs else parsed
@@ -162,14 +165,14 @@ def resume(
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Resumes a run that was interrupted, with the search that it stores; --set extends it.
+    """Resume a run that was interrupted, with the search that it stores; --set extends it.
 
     An extension may change budget, confirm, further seeds and trials of baselines, as with `launch --extend`.
     """
     from raysearch.search.resume import load_stored_search
     from raysearch.storage.run import open_run
 
-    folder = open_run(name, _runs_folder(runs)).path.resolve()
+    folder = open_run(name, runs_folder(runs)).path.resolve()
     search = load_stored_search(folder)
     if search is None:
         raise RunError(f"{folder} has no search.json, because its search was never started; launch the search again")
@@ -190,13 +193,13 @@ def status(
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Shows how far runs are. It only reads their tables."""
+    """Show how far one run is, or all of them. It only reads their tables."""
     from raysearch.storage.run import open_run
 
     if name is None:
-        outcomes.print_runs(_runs_folder(runs), json)
+        outcomes.print_runs(runs_folder(runs), json)
         return
-    run = open_run(name, _runs_folder(runs))
+    run = open_run(name, runs_folder(runs))
     while True:
         summary = run.status()
         if watch and not json and sys.stdout.isatty():
@@ -215,14 +218,18 @@ def analyze(
         typer.Argument(metavar="[REPORT]...", help="Only these: names or SQL files."),
     ] = None,
     final: Annotated[bool, typer.Option("--final", help="First score every arm on the test split.")] = False,
+    form: Annotated[TableFormat | None, typer.Option("--format", help="Write only the tables, in this format.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --format, write a file for each report to this folder.")
+    ] = None,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Prints a run's reports and writes report.html into its folder."""
+    """Print a run's reports and write report.html into its folder; with --format print or write the tables alone."""
     from raysearch.reports import page, query
     from raysearch.storage.run import open_run
 
-    run = open_run(name, _runs_folder(runs))
+    run = open_run(name, runs_folder(runs))
     if final:
         from raysearch.export.test_split import score_arms_on_test
 
@@ -230,6 +237,10 @@ def analyze(
             if not json:
                 console.print_line(f"test {score:.4f}  {trial_id}{'  (trained again)' if retrained else ''}")
     answers = query.analyze(run, reports or None)
+    if form is not None or output is not None:
+        outcomes.print_tables(answers, form or "csv", output)
+        outcomes.refuse_empty(run)
+        return
     file = page.write_html(run, reports or ())
     if json:
         console.print_json({"report": str(file), "tables": {key: rows.to_pylist() for key, rows in answers.items()}})
@@ -245,7 +256,7 @@ def analyze(
 def export(
     name: Name,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
-    trial: Annotated[str, typer.Option(help="best, an arm's name for its best trial, or the id of a trial.")] = "best",
+    trial: Annotated[str, typer.Option(help="The trial: best, an arm's name for its best trial, or an id.")] = "best",
     arm: Annotated[str, typer.Option(metavar="ARM", help="The arm to export; by default the recommended one.")] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Train it again; exit with 1 if it differs.")] = False,
     test: Annotated[bool, typer.Option(help="Score the test split; the run records the access.")] = True,
@@ -253,12 +264,12 @@ def export(
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Writes the model of the recommended arm, its configuration and a model card to a folder."""
+    """Write the model of the recommended arm, its configuration and a model card to a new folder."""
     from raysearch.export.exporter import export as write
     from raysearch.reports.recommendation import recommend
     from raysearch.storage.run import open_run
 
-    run = open_run(name, _runs_folder(runs))
+    run = open_run(name, runs_folder(runs))
     outcome = asdict(write(run, folder, trial=trial, verify=verify, test=test, arm=arm, onnx=onnx))
     verified = outcome.pop("verified")
     if json:
@@ -276,17 +287,17 @@ def list_(
     category: Annotated[
         str,
         typer.Argument(
-            metavar="KIND", help="spaces, searches, baselines, reports, runs, methods, settings or profiles."
+            metavar="KIND", help="One of spaces, searches, baselines, reports, runs, methods, settings and profiles."
         ),
     ],
     runs: Runs = None,
     json: Json = False,
 ) -> None:
-    """Lists spaces, searches, baselines, reports, runs, methods, settings or profiles."""
+    """List spaces, searches, baselines, reports, runs, methods, settings or profiles, a line each."""
     from raysearch.cli import describe
 
     if category == "runs":
-        outcomes.print_runs(_runs_folder(runs), json)
+        outcomes.print_runs(runs_folder(runs), json)
         return
     rows = describe.listing(category)
     console.print_json(rows) if json else console.print_table(rows)
@@ -306,7 +317,7 @@ def show(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Describes a space, search, baseline, report, method, setting, primitive or key of a search."""
+    """Describe a space, search, baseline, report, method, setting, primitive or key of a search."""
     from raysearch.cli import describe
 
     descriptions = describe.described(thing) if why_not is None else [describe.why_not(thing, why_not)]
@@ -327,10 +338,13 @@ def show(
 def schema(
     file: Annotated[SchemaName, typer.Argument(help="The kind of file.")] = "search",
 ) -> None:
-    """Prints the JSON Schema of a search or space file, for an editor."""
+    """Print the JSON Schema of a search or space file, so that an editor completes and checks it."""
     from raysearch.config.json_schema import search_schema, space_schema
 
     console.print_json(search_schema() if file == "search" else space_schema())
+
+
+run_verbs.add_verbs(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -383,7 +397,3 @@ def _load_search(file: str, settings: list[str] | None, *, local: bool = True) -
             raise SpecError("must be KEY=VALUE", file=f"--set {text}")
         overrides[key.strip()] = value
     return load_file(file, overrides, local=local)
-
-
-def _runs_folder(folder: Path | None) -> Path:
-    return folder or Path("runs")

@@ -11,6 +11,7 @@ from raysearch.storage.names import runs_problem
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A search of the catalog by its name, or a YAML file.")]
 SchemaName = Literal["search", "space"]
+TableFormat = Literal["csv", "json", "parquet", "markdown"]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A run by its name, or its folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[
@@ -31,6 +32,13 @@ Runs = Annotated[
         "--runs", metavar="PATH", parser=_read_runs_folder, envvar="RAYSEARCH_RUNS", help="The folder of runs."
     ),
 ]
+
+
+def runs_folder(folder: Path | None) -> Path:
+    """Returns the folder of runs that a command line names, or the usual one."""
+    return folder or Path("runs")
+
+
 Data = Annotated[Path | None, typer.Option("--data", envvar="RAYSEARCH_DATA", help="The folder of data sets.")]
 Address = Annotated[
     str | None, typer.Option(metavar="auto|HOST:PORT", help="Join the Ray cluster that runs at this address.")
@@ -46,6 +54,10 @@ EXAMPLES = {  # by verb, for the message that an argument is missing
     "analyze": "analyze quickstart",
     "export": "export quickstart quickstart-model",
     "ls": "ls methods",
+    "compare": "compare quickstart quickstart-2",
+    "logs": "logs quickstart",
+    "stop": "stop quickstart",
+    "rm": "rm quickstart",
     "show": "show lambda_e",
 }
 

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysearch.cli import console
-from raysearch.errors import RunError
+from raysearch.errors import RunError, SpecError
 from raysearch.storage.states import RunState
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from raysearch.reports.table_formats import TableFormat
     from raysearch.search.drafting import DraftedSearch
     from raysearch.search.preflight import Findings
     from raysearch.storage.run import Run
@@ -46,7 +49,13 @@ def print_runs(folder: Path, json: bool) -> None:
     """Prints the status of every run of a folder."""
     from raysearch.storage.run import open_run, run_names
 
-    statuses = [open_run(name, folder).status() for name in run_names(folder)]
+    def status(name: str) -> dict[str, Any]:
+        try:
+            return open_run(name, folder).status()
+        except (RunError, SpecError, OSError, ValueError) as error:  # one damaged folder hides no other run
+            return {"name": name, "state": "unreadable", "problem": str(error)}
+
+    statuses = [status(name) for name in run_names(folder)]
     if json:
         console.print_json(statuses)
     elif statuses:
@@ -80,3 +89,14 @@ def refuse_empty(run: Run) -> None:
     summary = run.status()
     if summary["best"] is None and summary["state"] != RunState.RUNNING:
         raise RunError(f"{summary['name']}: no trial has ended with a score, so there is nothing to compare")
+
+
+def print_tables(answers: Mapping[str, pa.Table], form: TableFormat, folder: Path | None) -> None:
+    """Prints the answers of reports in a format that programs read, or writes a file for each to a folder."""
+    from raysearch.reports import table_formats
+
+    if folder is None:
+        console.print_line(table_formats.format_tables(answers, form))
+        return
+    for file in table_formats.write_tables(answers, form, folder):
+        console.print_line(str(file))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from raysearch.formatting import MINUS, format_count
+from raysearch.formatting import format_count
 from raysearch.reports.arm_comparison import (
     LEAST_SEEDS,
     MOST_SEEDS,
@@ -32,6 +32,7 @@ from raysearch.reports.arm_comparison import (
     seeds_to_show,
 )
 from raysearch.reports.next_steps import Step, budget_steps, export_step, missing_steps, open_steps
+from raysearch.reports.wording import for_now, name_arm, state_amount, state_basis, state_surety
 from raysearch.storage.states import MAIN_ARM
 
 if TYPE_CHECKING:
@@ -124,12 +125,12 @@ def _verdict(arm: str, scores: Scores, metric: str, overlap: float) -> tuple[str
     else:
         best_of = f", the best of {len(others)} baselines," if len(others) > 1 else ""
         sentences = (
-            f"Use {_name(arm)}{_for_now(comparison)}: it {_amount(comparison, metric, rival)}{best_of} "
-            f"{_basis(comparison)}, {_surety(comparison)}."
+            f"Use {name_arm(arm)}{for_now(comparison)}: it {state_amount(comparison, metric, rival)}{best_of} "
+            f"{state_basis(comparison)}, {state_surety(comparison)}."
         )
     if leader not in (arm, rival):
         ahead = _pair(scores, leader, arm, overlap)
-        sentences += f" {leader} {_amount(ahead, metric, arm)} {_basis(ahead)}, which shows no difference."
+        sentences += f" {leader} {state_amount(ahead, metric, arm)} {state_basis(ahead)}, which shows no difference."
     is_open = comparison.better == 0 and len(comparison.d) >= LEAST_SEEDS
     if is_open and seeds_to_show(comparison.d, len(others), overlap) is None:
         sentences += (
@@ -142,14 +143,14 @@ def _verdict(arm: str, scores: Scores, metric: str, overlap: float) -> tuple[str
 
 def _baseline_sentence(arm: str, comparison: Comparison, metric: str) -> str:
     """Returns the first sentence where a baseline is recommended: how it differs from the search's winner."""
-    winner, basis = _name(MAIN_ARM), _basis(comparison)
+    winner, basis = name_arm(MAIN_ARM), state_basis(comparison)
     if comparison.leans == 0 and len(comparison.d) >= LEAST_SEEDS:
         other = comparison.reversed()
-        finding = f"{winner} {_amount(other, metric)} {_basis(other)}, which is no evidence that it helps"
+        finding = f"{winner} {state_amount(other, metric)} {state_basis(other)}, which is no evidence that it helps"
         return f"Use {arm}, which is simpler: {finding}."
     return (
-        f"Use {arm}{_for_now(comparison)}, not {winner}: it {_amount(comparison, metric)} {basis}, "
-        f"{_surety(comparison)}."
+        f"Use {arm}{for_now(comparison)}, not {winner}: it {state_amount(comparison, metric)} {basis}, "
+        f"{state_surety(comparison)}."
     )
 
 
@@ -158,8 +159,8 @@ def _single_verdict(scores: Scores, metric: str, *, has_baselines: bool) -> str:
     over = format_count(len({cell.seed for cell in of_arm}), "fresh seed")
     basis = f"{fmean(of_arm.values()):.3f} {metric} on average over {over}"
     if has_baselines:
-        return f"Use {_name(arm)} for now: it scores {basis}, and no other arm has scores on fresh seeds."
-    return f"Use {_name(arm)} for now: it scores {basis}, but it has no baseline, so nothing shows that it helps."
+        return f"Use {name_arm(arm)} for now: it scores {basis}, and no other arm has scores on fresh seeds."
+    return f"Use {name_arm(arm)} for now: it scores {basis}, but it has no baseline, so nothing shows that it helps."
 
 
 def _unrepeated_verdict(choice: ArmChoice, trials: Iterable[Mapping[str, Any]], metric: str) -> str:
@@ -172,10 +173,10 @@ def _unrepeated_verdict(choice: ArmChoice, trials: Iterable[Mapping[str, Any]], 
     def chosen(each: ArmScore) -> str:
         return f"{each.score:.3f} as the best of {format_count(len(tried[each.arm]), 'configuration')}"
 
-    second = f" ({_name(others[0].arm)}: {chosen(others[0])})" if others else ""
+    second = f" ({name_arm(others[0].arm)}: {chosen(others[0])})" if others else ""
     return (
-        f"Use {_name(best.arm)} for now: it scored {metric} {chosen(best)}{second}, but nothing was repeated on fresh "
-        "seeds, so no difference is shown."
+        f"Use {name_arm(best.arm)} for now: it scored {metric} {chosen(best)}{second}, but nothing was repeated on "
+        "fresh seeds, so no difference is shown."
     )
 
 
@@ -183,7 +184,7 @@ def _unrepeated_arms(choice: ArmChoice) -> str:
     if not choice.unrepeated:
         return ""
     are = "was" if len(choice.unrepeated) == 1 else "were"
-    return f" {', '.join(map(_name, choice.unrepeated))} {are} not repeated on fresh seeds and not compared."
+    return f" {', '.join(map(name_arm, choice.unrepeated))} {are} not repeated on fresh seeds and not compared."
 
 
 def _pair(scores: Scores, first: str, second: str, overlap: float) -> Comparison:
@@ -191,39 +192,3 @@ def _pair(scores: Scores, first: str, second: str, overlap: float) -> Comparison
     if second == MAIN_ARM:
         return compare(scores, second, overlap)[first].reversed()
     return compare(scores, first, overlap)[second]
-
-
-def _name(arm: str) -> str:
-    return "the search's winner" if arm == MAIN_ARM else arm
-
-
-def _amount(comparison: Comparison, metric: str, than: str = "") -> str:
-    """Returns `scores 0.012 macro_f1 more than ...`."""
-    size = f"{abs(comparison.difference):.3f}"
-    if float(size) == 0:
-        return f"scores the same {metric}{f' as {_name(than)}' if than else ''}"
-    direction = "more" if comparison.difference > 0 else "less"
-    return f"scores {size} {metric} {direction}{f' than {_name(than)}' if than else ''}"
-
-
-def _basis(comparison: Comparison) -> str:
-    """Returns the number of seeds and the interval, in brackets."""
-    seeds = format_count(len(comparison.d), "fold" if comparison.folds else "fresh seed")
-    seeds += " of fresh partitions" if comparison.folds else ""
-    if comparison.low is None or comparison.high is None:
-        return f"({seeds})"
-    low, high = (f"{bound:+.3f}".replace("-", MINUS) for bound in (comparison.low, comparison.high))
-    return f"({seeds}; 95 % interval {low} to {high})"
-
-
-def _for_now(comparison: Comparison) -> str:
-    return " for now" if len(comparison.d) < LEAST_SEEDS and comparison.better == 0 else ""
-
-
-def _surety(comparison: Comparison) -> str:
-    """Returns how surely the first arm is better."""
-    if comparison.better > 0:
-        return "and is better"
-    if comparison.leans > 0:
-        return "and is probably better"
-    return "which shows no difference" if len(comparison.d) >= LEAST_SEEDS else "and so few seeds show nothing"

@@ -38,16 +38,20 @@ _DATES = ["started", "ended"]  # making Python dates of them, pyarrow imports pa
 
 def open_run(name_or_path: str | Path, runs: str | Path = "runs") -> Run:
     """Returns the run of that name in the folder `runs`, or at that path. Raises RunError when there is none."""
+    return Run(run_folder(name_or_path, runs))
+
+
+def run_folder(name_or_path: str | Path, runs: str | Path = "runs") -> Path:
+    """Returns the folder of the run of that name, or at that path. Raises RunError when there is none."""
     for folder in (Path(runs) / name_or_path, Path(name_or_path)):
         if (folder / "tables").is_dir():
-            return Run(folder)
-    names = run_names(runs)
-    raise RunError(f"no run {str(name_or_path)!r} in {runs}{did_you_mean(str(name_or_path), names)}")
+            return folder
+    raise RunError(f"no run {str(name_or_path)!r} in {runs}{did_you_mean(str(name_or_path), run_names(runs))}")
 
 
 def run_names(runs: str | Path = "runs") -> list[str]:
     """Returns the runs of a folder, the one that was written last first."""
-    folders = [tables.parent for tables in Path(runs).glob("*/tables")]
+    folders = [tables.parent for tables in Path(runs).glob("*/tables") if not tables.parent.name.startswith(".")]
     return [folder.name for folder in sorted(folders, key=lambda folder: -_written_at(folder))]
 
 
@@ -151,6 +155,7 @@ class Run:
 
         `state` is running, interrupted or finished. `arms` counts the trials of each arm: asked, running, interrupted,
         complete, stopped, failed. `left` is what remains of the budget: configurations of the search arm, and seconds.
+        `age` is the time in s since the last event.
         """
         search, trials, events = self.search, self.trials(), self.events()
         pid = writer_pid(self.path)
@@ -166,7 +171,9 @@ class Run:
         return {
             "name": self.name,
             "path": str(self.path),
+            "task": search.get("task", {}).get("name", ""),
             "state": str(state),
+            "age": None if not len(events) else max(0.0, time.time() - _seconds(events["time"][-1])),
             "pid": pid,
             "arms": _count_trials(trials, events, list(search.get("baselines", {})), unfinished),
             "best": best and {name: best[name] for name in ("trial_id", "score", "best_step", "params")},
@@ -186,6 +193,11 @@ class Run:
         """Says whether the last session of the search has done all that there was to do."""
         names, sessions = events["event"].to_pylist(), list(self._sessions(events))
         return bool(sessions) and EventName.FINISHED in names[sessions[-1][0] : sessions[-1][1] + 1]
+
+
+def _seconds(moment: pa.TimestampScalar) -> float:
+    """Returns a time as seconds since 1970, without a Python date: see _DATES."""
+    return float(pc.cast(moment, pa.int64()).as_py()) / 1e6
 
 
 def planned_trials(events: pa.Table) -> dict[str, dict[str, Any]]:

@@ -516,3 +516,20 @@ def test_table_continues_excess_columns_below_first_column(capsys: pytest.Captur
     assert [out.count(name) for name in names] == [1] * 12
     assert (out.count("search"), out.count("arm"), out.count("T")) == (2, 2, 1)
     assert max(map(len, out.splitlines())) <= console.WIDTH
+
+
+def texts_of_help() -> dict[str, str]:
+    """Returns every text that --help prints, by verb and option."""
+    commands = typer.main.get_command(main.app).commands
+    texts = {name: str(command.help) for name, command in commands.items()}
+    for name, command in commands.items():
+        options_of = [each for each in command.params if each.name != "help"]
+        texts |= {f"{name} {each.name}": str(getattr(each, "help", "") or "") for each in options_of}
+    return texts
+
+
+def test_help_texts_are_sentences_and_verbs_are_imperative() -> None:
+    texts = texts_of_help()
+    assert {key for key, text in texts.items() if not text[:1].isupper() or text.rstrip()[-1:] != "."} == set()
+    verbs = {key: text.split()[0] for key, text in texts.items() if " " not in key}
+    assert {key for key, verb in verbs.items() if verb.endswith("s")} == set()
