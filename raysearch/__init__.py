@@ -4,7 +4,9 @@
     raysearch.load_search("quickstart")                 # a trials/*.yaml by name, or a file by path
     raysearch.launch("quickstart", name="first")        # needs ray and torch; the others do not
     raysearch.load_model("exported").predict(["a text"])
-    raysearch.open_run("first").trials()                # also evaluations(), weights(), events(): pyarrow tables
+    run = raysearch.open_run("first")
+    run.trials(params=True)                             # also evaluations(), weights(), events(): pyarrow tables
+    run.verdict(), run.compare("second")                # what to use, and how two runs differ
 
 Names are imported when they are first used.
 """
@@ -24,34 +26,43 @@ if TYPE_CHECKING:
     from raysearch.objectives.objective import Objective
     from raysearch.objectives.space import Space
     from raysearch.plan import TrialPlan
-    from raysearch.search.launch import launch
-    from raysearch.storage.run import Run, open_run
+    from raysearch.python_api import Run, compare_runs, launch, list_runs, open_run
+    from raysearch.reports.recommendation import Recommendation
+    from raysearch.reports.run_comparison import RunComparison
 
 _HOME = {
     "Objective": "objectives.objective",
-    "Run": "storage.run",
+    "Recommendation": "reports.recommendation",
+    "Run": "python_api",
+    "RunComparison": "reports.run_comparison",
     "RunError": "errors",
     "Search": "config.search_config",
     "Space": "objectives.space",
     "SpecError": "errors",
     "TrialPlan": "plan",
-    "launch": "search.launch",
+    "compare_runs": "python_api",
+    "launch": "python_api",
+    "list_runs": "python_api",
     "load_image_model": "modalities.image.export",
     "load_model": "modalities.exported",
     "load_search": "config.loading",
     "load_space": "modalities.loading",
-    "open_run": "storage.run",
+    "open_run": "python_api",
 }
 
 __all__ = [
     "Objective",
+    "Recommendation",
     "Run",
+    "RunComparison",
     "RunError",
     "Search",
     "Space",
     "SpecError",
     "TrialPlan",
+    "compare_runs",
     "launch",
+    "list_runs",
     "load_image_model",
     "load_model",
     "load_search",

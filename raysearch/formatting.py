@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus sign; a hyphen is not
 
@@ -93,3 +94,22 @@ def format_difference(value: float) -> str:
 def format_differences(low: float, high: float) -> str:
     """Returns the interval of a difference, as `[+0.0100, +0.0140]`."""
     return f"[{format_difference(low)}, {format_difference(high)}]"
+
+
+def html_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Returns rows as an HTML table with escaped texts, as a notebook shows it; empty for no rows."""
+    if not rows:
+        return ""
+
+    def line(tag: str, cells: Iterable[object]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(printable(str(cell)))}</{tag}>" for cell in cells) + "</tr>"
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    body = "".join(line("td", (format_value(row.get(name)) for name in names)) for row in rows)
+    return f"<table><thead>{line('th', names)}</thead><tbody>{body}</tbody></table>"
+
+
+def html_page(title: str, sentences: Iterable[str], *tables: str) -> str:
+    """Returns a title, paragraphs and tables of `html_table` as HTML, as a notebook shows an object."""
+    paragraphs = "".join(f"<p>{escape(printable(sentence))}</p>" for sentence in sentences)
+    return f"<div><h4>{escape(printable(title))}</h4>{paragraphs}{''.join(tables)}</div>"

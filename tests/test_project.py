@@ -42,7 +42,7 @@ training     training
 executors    executors
 search       search
 results      reports export
-front        cli testing __init__
+front        cli testing python_api __init__
 """
 RAY_MODULES = {
     "executors.ray_cluster",

@@ -1,4 +1,4 @@
-"""Writes the pages of this folder from the code: settings, methods, primitives, keys, tables, commands, synonyms.
+"""Writes the pages of this folder from the code: settings, methods, primitives, keys, tables, commands, ...
 
     python docs/reference/generate.py           # writes them
     python docs/reference/generate.py --check   # exits with 1 if one of them is not current
@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import typer
 
+import raysearch
 from raysearch.cli import describe
 from raysearch.cli.main import app
 from raysearch.config import synonyms
@@ -197,6 +200,61 @@ def synonyms_page() -> str:
     return "\n\n".join(parts)
 
 
+def signature(value: Any, skipped: int = 0) -> str:
+    """Returns a function's parameters with their defaults, without types and the first `skipped`."""
+    parameters = list(inspect.signature(value).parameters.values())[skipped:]
+    words, is_keyword = [], False
+    for each in parameters:
+        if each.kind is each.KEYWORD_ONLY and not is_keyword:
+            words.append("*")
+        is_keyword = each.kind in (each.KEYWORD_ONLY, each.VAR_POSITIONAL)
+        stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        default = "" if each.default is each.empty else f"={each.default!r}"
+        words.append(f"{stars}{each.name}{default}")
+    return f"({', '.join(words)})"
+
+
+def summary(value: Any) -> str:
+    """Returns the first paragraph of a docstring on one line."""
+    return " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+
+
+def members(kind: type) -> list[list[str]]:
+    """Returns a row for each public method and property of a class, with its first sentences."""
+    rows = []
+    for name, value in inspect.getmembers_static(kind):
+        value = getattr(value, "__func__", value)
+        if name.startswith("_") or not getattr(value, "__doc__", "") or isinstance(value, type):
+            continue
+        if isinstance(value, property | functools.cached_property):
+            rows.append([f"`.{name}`", summary(value)])
+        elif inspect.isfunction(value):
+            is_static = isinstance(inspect.getattr_static(kind, name), staticmethod)
+            rows.append([f"`.{name}{signature(value, 0 if is_static else 1)}`", summary(value)])
+    return rows
+
+
+def python_page() -> str:
+    """Returns a page with every public name of the package and the members of its classes."""
+    intro = (
+        "Everything that `import raysearch` gives. Names are imported when they are first used, so that the import "
+        "takes no time. Run, Search, Space and RunComparison show themselves in a notebook "
+        "([example](../guide/notebook.ipynb))."
+    )
+    parts = ["# Python", intro]
+    functions = [name for name in raysearch.__all__ if not isinstance(getattr(raysearch, name), type)]
+    rows = [[f"`{name}{signature(getattr(raysearch, name))}`", summary(getattr(raysearch, name))] for name in functions]
+    parts += ["## Functions", table(["function", "meaning"], rows)]
+    for name in raysearch.__all__:
+        kind = getattr(raysearch, name)
+        if name in functions:
+            continue
+        parts += [f"## {name}", summary(kind)]
+        if listed := members(kind) if not issubclass(kind, Exception) else []:
+            parts.append(table(["member", "meaning"], listed))
+    return "\n\n".join(parts)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings": settings_page,
     "methods": methods_page,
@@ -205,6 +263,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "tables": tables_page,
     "commands": commands_page,
     "synonyms": synonyms_page,
+    "python": python_page,
 }
 
 

@@ -32,6 +32,7 @@ from raysearch.config.sections import (
 )
 from raysearch.config.selection import Selection
 from raysearch.config.synonyms import refuse_synonyms
+from raysearch.formatting import html_page, html_table
 from raysearch.methods import FAMILIES
 from raysearch.methods.profiles import Profile
 from raysearch.modalities import load_modality
@@ -264,6 +265,25 @@ class Search:
             paper=None,
             sampler="tpe",
             scheduler=Scheduler(),
+        )
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: the arms with their methods and counts, and the dimensions."""
+        arms = [
+            {
+                "arm": arm.name,
+                "method": " or ".join(" x ".join(each.values()) for each in arm.method_combinations()),
+                "configurations": arm.trials,
+                "dimensions": ", ".join(arm.dimensions),
+            }
+            for arm in self.arms.values()
+        ]
+        dimensions = [{"dimension": name, **each.to_plain()} for name, each in self.dimensions.items()]
+        return html_page(
+            f"search {self.name}",
+            [f"{self.task.name}, {self.task.metric}; sampler {self.sampler}"],
+            html_table(arms),
+            html_table(dimensions),
         )
 
     def _fingerprint_fields(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from raysearch.errors import did_you_mean
+from raysearch.formatting import format_count, html_page, html_table
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.primitive import DEFAULT_MODALITY, EXTRA, Taxonomy
 from raysearch.objectives.user_primitives import UserPrimitives, parse_user_primitives
@@ -97,6 +98,12 @@ class Space:
             left_out = ", ".join(name for name, is_in in include.items() if not is_in)
             raise ValueError(f"no objective of {self.name} is left without {left_out}")
         return smaller
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: the stages with their primitives, and the count of objectives."""
+        count = f"{format_count(len(self.objectives), 'objective')} for {self.modality}"
+        stages = [{"stage": stage, "primitives": list(named)} for stage, named in self.stages.items()]
+        return html_page(f"space {self.name}", [count, *([self.source] if self.source else [])], html_table(stages))
 
     def _excluding_rule(self, parts: Mapping[str, str]) -> int | None:
         """Returns the number of the first rule that excludes this combination."""

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from raysearch.errors import RunError, did_you_mean
-from raysearch.formatting import format_count
+from raysearch.formatting import format_count, html_page, html_table
 from raysearch.reports.arm_comparison import LEAST_SEEDS, Comparison, Scores, compare, overlap_between, repeated_scores
 from raysearch.reports.recommendation import recommend
 from raysearch.reports.wording import name_arm, state_basis
@@ -35,6 +35,10 @@ class RunComparison:
     runs: tuple[dict[str, Any], ...]  # a row for each run: score, seeds, what was spent
     differences: tuple[dict[str, Any], ...]  # a row for each key that is not the same: key, and a value for each run
     verdicts: tuple[str, ...]  # a sentence for each run after the first
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows."""
+        return html_page("compared runs", self.verdicts, html_table(self.runs), html_table(self.differences))
 
 
 def compare_runs(runs: Sequence[Run], arm: str = MAIN_ARM) -> RunComparison:

@@ -81,9 +81,14 @@ class Run:
         """Returns a row for each time that the search was declared: at its start, and when it was extended."""
         return read_table(self.path, "searches")
 
-    def trials(self) -> pa.Table:
-        """Returns a row for every trial that has ended, in the order of their ends."""
-        return read_table(self.path, "trials")
+    def trials(self, *, params: bool = False) -> pa.Table:
+        """Returns a row for every trial that has ended, in the order of their ends.
+
+        With `params` there is a further column for each value that is drawn, named like its dimension; a name that the
+        table has already begins with `params.`.
+        """
+        trials = read_table(self.path, "trials")
+        return _with_params(trials) if params else trials
 
     def events(self) -> pa.Table:
         """Returns everything that happened, in order."""
@@ -198,6 +203,20 @@ class Run:
 def _seconds(moment: pa.TimestampScalar) -> float:
     """Returns a time as seconds since 1970, without a Python date: see _DATES."""
     return float(pc.cast(moment, pa.int64()).as_py()) / 1e6
+
+
+def _with_params(trials: pa.Table) -> pa.Table:
+    """Returns the trials with a column for each dimension; values of several types are text."""
+    drawn = [json.loads(params or "{}") for params in trials["params"].to_pylist()]
+    for name in dict.fromkeys(name for params in drawn for name in params):
+        values = [params.get(name) for params in drawn]
+        kinds = {type(value) for value in values if value is not None}
+        if kinds == {int, float}:
+            values = [value if value is None else float(value) for value in values]
+        elif len(kinds) > 1:
+            values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+        trials = trials.append_column(f"params.{name}" if name in trials.column_names else name, pa.array(values))
+    return trials
 
 
 def planned_trials(events: pa.Table) -> dict[str, dict[str, Any]]:
