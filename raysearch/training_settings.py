@@ -17,7 +17,52 @@ LAYER_SETTINGS = ("encoder_layers", "trained_layers", "lora_rank", "cache_states
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Settings):
+class TeacherSettings(Settings):
+    """The settings of the teacher that guesses labels, where an objective learns from one."""
+
+    teacher: str = setting(
+        "ensemble",
+        "who guesses labels: ensemble, logistic regressions on the encoder's first vectors and on TF-IDF, fitted to "
+        "the trial's training rows; average, the moving average of the trial's own weights",
+        choices=("ensemble", "average"),
+        needs=AUXILIARIES,
+        is_late=True,
+    )
+    teacher_decay: float = setting(
+        0.99,
+        "decay of the moving average that is the teacher `average`",
+        low=0,
+        high=0.9999,
+        needs=AUXILIARIES,
+        is_late=True,
+    )
+    guess_purity: float = setting(
+        0.8,
+        "share of right guesses, estimated class by class on the labelled rows, below which guesses are not used",
+        low=0,
+        high=1,
+        needs=AUXILIARIES,
+        is_late=True,
+    )
+    guess_pool: int = setting(
+        4000,
+        "unlabelled examples that a teacher looks at, at most",
+        low=1,
+        unit="example",
+        needs=AUXILIARIES,
+        is_late=True,
+    )
+    guess_guard: str = setting(
+        "auto",
+        "auto: no guess is used where a classifier that learns them is worse on labelled rows not seen; off",
+        choices=("auto", "off"),
+        needs=AUXILIARIES,
+        is_late=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(TeacherSettings):
     """The settings that every trial has."""
 
     steps: int = setting(

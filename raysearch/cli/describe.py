@@ -69,10 +69,11 @@ def described(thing: str) -> list[Row]:
         rows += [_setting(thing)] if thing in SETTINGS else []
         rows += _keys(thing)
         rows += [
-            {"primitive": thing, "of": modality.name, "stage": stage, "meaning": primitives[thing]}
+            {"primitive": thing, "of": modality.name, "stage": primitive.stage, "meaning": primitive.meaning}
+            | ({"paper": primitive.paper} if primitive.paper else {})
             for modality in all_modalities()
-            for stage, primitives in modality.taxonomy.stages.items()
-            if thing in primitives
+            for primitive in modality.taxonomy.primitives
+            if primitive.name == thing
         ]
     if not rows:
         known = {

@@ -32,6 +32,9 @@ class Targets:
     selected_total: int  # selected positions over all ranks
     rows_total: int  # examples over all ranks
     real: Tensor | None = None  # (b, S) bool: the positions that hold something; None where every one does
+    guesses: Tensor | None = None  # (b, C) what a teacher says: the probabilities of the end task's classes
+    trust: Tensor | None = None  # (b,) how much each guess counts, from 0
+    anchors: Tensor | None = None  # (b, H) the examples' vectors by the encoder as it was before training
 
 
 Output = Callable[[Tensor, Targets, nn.Module], Tensor]  # the loss of hidden states, targets and a head
@@ -43,15 +46,19 @@ class TaskBatch:
 
     inputs: tuple[Tensor, ...]  # what the body takes, each (b, ...)
     targets: Targets
+    group: int = 1  # examples in a row that stay together, because a loss compares them: the views of one, or all
 
     def __len__(self) -> int:
         return len(self.inputs[0])
 
     def slice(self, rank: int, world: int) -> TaskBatch:
-        """Returns every world-th example, beginning with `rank`; the totals stay those of the whole batch."""
+        """Returns every world-th group, beginning with `rank`; the totals stay those of the whole batch."""
         if world == 1:
             return self
-        return self._map(lambda examples: examples[rank::world])
+        if self.group == 1:
+            return self._map(lambda examples: examples[rank::world])
+        rows = torch.arange(len(self)).reshape(-1, self.group)[rank::world].flatten()
+        return self._map(lambda examples: examples[rows.to(examples.device)])
 
     def to(self, device: torch.device) -> TaskBatch:
         """Returns the same examples on `device`."""
@@ -59,15 +66,19 @@ class TaskBatch:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
         t = self.targets
-        real = None if t.real is None else change(t.real)
-        targets = replace(
-            t, original=change(t.original), selected=change(t.selected), labels=change(t.labels), real=real
-        )
-        return TaskBatch(tuple(change(examples) for examples in self.inputs), targets)
+        names = ("original", "selected", "labels", "real", "guesses", "trust", "anchors")
+        parts = {name: getattr(t, name) for name in names}
+        of_examples: dict[str, Any] = {
+            name: change(part) for name, part in parts.items() if part is not None and len(part)
+        }
+        return TaskBatch(tuple(change(part) for part in self.inputs), replace(t, **of_examples), self.group)
 
 
 class BatchBuilder(Protocol):
-    """A modality's way from example numbers to task batches."""
+    """A modality's way from example numbers to task batches.
+
+    One whose objectives learn from a teacher also has `with_tutors` and `features` (`ViewBatchBuilder`).
+    """
 
     def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
         """Returns the examples `rows` (b,) of a split unchanged: the end task's batch."""
@@ -83,6 +94,22 @@ class BatchBuilder(Protocol):
 
     def collate(self, task_batches: Sequence[TaskBatch]) -> tuple[Tensor, ...]:
         """Returns the inputs of all task batches, one after another, for one forward."""
+
+
+class ViewBatchBuilder(BatchBuilder, Protocol):
+    """A batch builder whose objectives may learn from a teacher and from several views of an example."""
+
+    def split_of(self, objective: Objective) -> Split:
+        """Opens the split that an objective draws from."""
+
+    def with_tutors(self, tutors: Any) -> BatchBuilder:
+        """Returns the same builder with a teacher, and with the encoder as it was before training."""
+
+    def features(self, split: Split, rows: Any) -> Any:
+        """Returns counts (R, F) of examples of a split that owe nothing to the encoder, as a SciPy CSR matrix.
+
+        The columns of two splits mean the same.
+        """
 
 
 def labels_of(split: Split, rows: Tensor) -> Tensor:

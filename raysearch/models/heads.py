@@ -14,7 +14,7 @@ which parts each objective has for itself:
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from raysearch.models.pooling import pool
+
+if TYPE_CHECKING:
+    from raysearch.models.network import Network
 
 
 class PrecomputedBody(nn.Module):
@@ -148,3 +151,19 @@ class PooledHead(nn.Module):
         """Returns the logits (b, C)."""
         logits: Tensor = self.linear(hidden[:, 0])
         return logits
+
+
+class BorrowedHead(nn.Module):
+    """The end task's head, lent to an objective: the objective has no parameters of its own, and teaches that head."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self._network = (network,)  # a tuple, so that the network is no module of its own head
+
+    def forward(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
+        """Returns the end task's logits (b, C) of hidden states (b, S, H)."""
+        return self._network[0].logits(hidden, real)
+
+    def vectors(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
+        """Returns the examples' vectors (b, H)."""
+        return self._network[0].vectors(hidden, real)

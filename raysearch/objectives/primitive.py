@@ -17,6 +17,7 @@ from typing import Any
 from raysearch.objectives.objective import Objective
 
 STAGES = ("data", "transform", "representation", "output")  # in the order of an objective's name
+BORROWED = "borrowed"  # the head of an output that teaches the end task's own head
 DEFAULT_MODALITY = "text"  # of a task or a space without the key `kind:`
 EXTRA = re.compile(r"extra_[a-z0-9_]+")  # a data primitive of the task's `extra:`, by its name there
 
@@ -42,6 +43,13 @@ class Primitive:
     requires: Requirement | None = None
     hides_changes: bool = False  # of a transform: it changes what it selects, and does not show where
     labels: str = ""  # of an output: "module:function" that returns what is to be predicted, where that is not usual
+    paper: str = ""  # where it comes from: authors, year and address
+    selects: str = ""  # of a transform: "module:function" that returns what may change, where that is not usual
+    views: int = 1  # of an output: how often it sees each example, each time with a transform of its own
+    is_coupled: bool = False  # of an output: its loss compares the examples of a batch with each other
+    needs_guesses: bool = False  # of an output: it learns what a teacher says of an example
+    needs_anchors: bool = False  # of an output: it reads the vectors of the encoder as it was before training
+    draws_label_pairs: bool = False  # of an output: the examples of its batches come in pairs of one label
 
     def load(self) -> Callable[..., Any]:
         """Imports and returns the primitive's function."""

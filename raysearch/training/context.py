@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from raysearch.data.prepared import Splits, load_metadata
 from raysearch.distributed import ProcessGroup
 from raysearch.modalities import modality_of
-from raysearch.modalities.batch import BatchBuilder, OpenSplit
+from raysearch.modalities.batch import BatchBuilder, OpenSplit, ViewBatchBuilder
 from raysearch.modalities.opening import open_splits_of
 from raysearch.models.layers import reinitialise_top
 from raysearch.models.network import Network
@@ -20,6 +20,10 @@ from raysearch.plan import TrialPlan
 from raysearch.rng import number_of
 from raysearch.training.end_task_loss import EndTaskLoss
 from raysearch.training_settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from raysearch.training.teachers.making import Remark
+    from raysearch.training.teachers.moving_average import MovingAverageTeacher
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class TrainingContext:
     splits: Splits
     batches: BatchBuilder
     process_group: ProcessGroup
+    teacher: MovingAverageTeacher | None = None  # one that learns from the trial's own steps
+    remarks: tuple[Remark, ...] = ()  # what is known of the teacher's guesses
 
     @classmethod
     def from_plan(cls, plan: TrialPlan, process_group: ProcessGroup) -> TrainingContext:
@@ -40,7 +46,19 @@ class TrainingContext:
         metadata, splits = load_metadata(folder), open_splits_of(plan)
         network = build(plan, metadata).to(process_group.device)
         batches = network.with_cached_states(batches_of(plan, metadata, splits), folder)
-        return cls(plan, metadata, network, splits, batches, process_group)
+        context = cls(plan, metadata, network, splits, batches, process_group)
+        return context._with_tutors() if needs_tutors(plan, metadata) else context
+
+    def _with_tutors(self) -> TrainingContext:
+        """Returns the context whose objectives have a teacher; the network has the parameters that it begins with."""
+        from raysearch.training.teachers.making import TeacherSource, make_tutors
+
+        source = TeacherSource(
+            self.plan, self.metadata, self.network, self.splits, self.batches, self.process_group, self.autocast
+        )
+        made = make_tutors(source)
+        batches = cast(ViewBatchBuilder, self.batches).with_tutors(made.tutors)
+        return replace(self, batches=batches, teacher=made.learner, remarks=made.remarks)
 
     def on_one_rank(self) -> TrainingContext:
         """Returns the context in which this rank trains by itself: full batches, and no all-reduce."""
@@ -95,6 +113,13 @@ class TrainingContext:
 def batches_of(plan: TrialPlan, metadata: dict[str, Any], open_split: OpenSplit) -> BatchBuilder:
     """Returns the builder of the trial's batches."""
     return modality_of(metadata).batch_builder(plan, metadata, open_split)
+
+
+def needs_tutors(plan: TrialPlan, metadata: dict[str, Any]) -> bool:
+    """Returns whether objectives of the plan learn from a teacher, or from the encoder as it was before training."""
+    taxonomy = modality_of(metadata).taxonomy
+    outputs = [taxonomy.find("output", objective.output) for objective in plan.objectives]
+    return any(output is not None and (output.needs_guesses or output.needs_anchors) for output in outputs)
 
 
 def build(plan: TrialPlan, metadata: dict[str, Any]) -> Network:

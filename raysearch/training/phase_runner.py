@@ -76,6 +76,8 @@ class PhaseRunner:
             steps, losses = 1, self._take_step(phase)
         if self.average.decay and not phase.fits_head:
             self.average.update()
+        if self.context.teacher is not None and not phase.fits_head:
+            self.context.teacher.update()
         self.position.advance(steps, losses)
         return branch_trainer is not None
 

@@ -57,7 +57,7 @@ class Trial:
         self.phases: tuple[Phase, ...] = METHODS[plan.schedule].load()(plan.training, plan.method_settings("schedule"))
         self.runner = PhaseRunner(self.context, files.best)
         self.update = self.runner.update
-        self.weight_log = WeightLog(self.update.weighting, plan.training.weights_every)
+        self.weight_log = WeightLog(self.update.weighting, plan.training.weights_every, self.context.remarks)
         self.seconds_before = 0.0
         self.started = time.perf_counter()
         self.earlier_reports: list[Report] = []
@@ -171,6 +171,7 @@ class Trial:
             "bases": self.update.basis.count if self.update.basis is not None else 0,
             "seconds": self._seconds(),
             **({"average": self.runner.average.state()} if self.runner.average.decay else {}),
+            **({"teacher": self.context.teacher.state()} if self.context.teacher is not None else {}),
         }
 
     def _parts(self) -> dict[str, Any]:
@@ -197,5 +198,7 @@ class Trial:
             self.update.basis.count = state["bases"]
         if self.runner.average.decay:
             self.runner.average.load(state["average"])
+        if self.context.teacher is not None:
+            self.context.teacher.load(state["teacher"])
         self.seconds_before = state["seconds"]
         self.earlier_reports = self.files.reports(self.runner.position.step)

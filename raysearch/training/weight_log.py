@@ -9,6 +9,7 @@ A step costs two copies of a row of numbers; names are written once for all step
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,12 @@ _COLUMNS = pa.schema([f for f in WEIGHTS if f.name not in ("trial_id", "attempt"
 class WeightLog:
     """Collects the rows of the weights table."""
 
-    def __init__(self, weighting: Weighting, every: int) -> None:
-        self.weighting, self.every = weighting, every
+    def __init__(self, weighting: Weighting, every: int, remarks: Sequence[tuple[str, str, float]] = ()) -> None:
+        """`remarks` are what is known of a teacher's guesses: stage, name and value, written with the first entry."""
+        self.weighting, self.every, self.remarks = weighting, every, remarks
         self.names = weighting.names()
         self.last = 0  # the step of the last entry; 0 before the first
+        self.is_first = True  # nothing was returned yet
         self.current_weights = weighting.weights()  # (R,) after the last step
         self.steps: list[int] = []  # (T,)
         self.weights: list[Tensor] = []  # T of (R,)
@@ -69,17 +72,37 @@ class WeightLog:
             pa.array(weights),
             pa.array(scores, mask=np.isnan(scores)),
         ]
-        self.steps, self.weights, self.scores = [], [], []
-        return pa.RecordBatch.from_arrays(columns, schema=_COLUMNS)
+        entries = pa.RecordBatch.from_arrays(columns, schema=_COLUMNS)
+        is_first, self.steps, self.weights, self.scores = self.is_first, [], [], []
+        self.is_first = False
+        return _with_remarks(entries, self.remarks) if is_first and self.remarks else entries
 
     def state(self) -> dict[str, Any]:
         """Returns what `load` needs to resume from here."""
         empty = torch.empty(0, len(self.names), dtype=torch.float64)
         weights, scores = (torch.stack(rows) if rows else empty for rows in (self.weights, self.scores))
-        return {"last": self.last, "steps": self.steps, "weights": weights, "scores": scores}
+        state = {"last": self.last, "steps": self.steps, "weights": weights, "scores": scores}
+        return state | ({"is_first": self.is_first} if self.remarks else {})
 
     def load(self, state: dict[str, Any]) -> None:
         """Resumes from what `state` returned; the weighting has been loaded before."""
         self.current_weights = self.weighting.weights()
+        self.is_first = state.get("is_first", self.is_first)
         self.last, self.steps = state["last"], list(state["steps"])
         self.weights, self.scores = list(state["weights"].cpu()), list(state["scores"].cpu())
+
+
+def _with_remarks(entries: pa.RecordBatch, remarks: Sequence[tuple[str, str, float]]) -> pa.RecordBatch:
+    """Returns entries with a row of kind 'teacher' for each remark, at the first entry's step."""
+    stages, names, values = (list(part) for part in zip(*remarks, strict=True))
+    count = len(remarks)
+    columns = [
+        pa.array([entries.column("step")[0].as_py()] * count, pa.int64()),
+        pa.array(["teacher"] * count),
+        pa.array(stages),
+        pa.array(names),
+        pa.array(values, pa.float64()),
+        pa.nulls(count, pa.float64()),
+    ]
+    more = pa.RecordBatch.from_arrays(columns, schema=_COLUMNS)
+    return pa.Table.from_batches([entries, more]).combine_chunks().to_batches()[0]

@@ -9,19 +9,23 @@ all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from scipy import sparse
 from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
 from raysearch.modalities.batch import OpenSplit, Output, Targets, TaskBatch, labels_of
+from raysearch.modalities.guessing import Tutors, draw_rows, group_of, tutored_targets
 from raysearch.modalities.text.primitives.attention_masks import bidirectional
 from raysearch.modalities.text.primitives.outputs import Predicted, Statistics, TextExamples, selected_tokens
+from raysearch.modalities.text.primitives.token_statistics import token_counts
 from raysearch.modalities.text.primitives.transforms import Vocabulary, make_view, select, vocabulary_of
 from raysearch.modalities.text.state_files import SplitStates
 from raysearch.modalities.text.taxonomy import TAXONOMY
@@ -63,6 +67,7 @@ class TextBatchBuilder:
     user_functions: Functions = field(default_factory=dict)  # the user's primitives
     statistics: Statistics = field(default_factory=dict)  # of data, computed when they are first needed
     states: Callable[[Split], SplitStates | None] | None = None  # what is cached of a split, if anything is
+    tutors: Tutors = field(default_factory=Tutors)
 
     def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
         """Returns the examples `rows` unchanged, each position seeing all others."""
@@ -82,12 +87,16 @@ class TextBatchBuilder:
     def objective_batch(self, objective: Objective, count: int, generator: Generator) -> TaskBatch:
         """Returns `count` examples for `objective`, drawn with replacement, transformed and masked.
 
-        Raises ValueError for the end task's output on data without labels.
+        An output with two views has each example twice, one after the other. Raises ValueError for the end task's
+        output on data without labels, and for an output that needs a teacher where there is none.
         """
-        split = self._split(objective)
-        rows = torch.randint(len(split), (count,), generator=generator)
+        split, output = self.split_of(objective), TAXONOMY.find("output", objective.output)
+        views = output.views if output is not None else 1
+        rows = draw_rows(output, self.tutors, split, count, generator)
+        tutored = tutored_targets(output, self.tutors, split, rows)
+        rows = rows.repeat_interleave(views)
         tokens = pad_texts(split, rows.tolist(), self.vocabulary, self.longest)
-        selected = select(tokens, self.probability, self.vocabulary, generator)
+        selected = self._select(objective, tokens, generator)
         transform = self._functions["transform"][objective.transform]
         view = make_view(tokens, selected, transform(tokens, selected, self.vocabulary, generator), self.vocabulary)
         visible = self._functions["representation"][objective.representation](view.real, generator)
@@ -96,12 +105,28 @@ class TextBatchBuilder:
         labels = labels_of(split, rows)
         if objective.output == "end_task" and not len(labels):
             raise ValueError(f"{objective.name}: its data has no labels")
-        targets = Targets(predicted, positions, labels, int(positions.sum()), count, view.real)
+        targets = Targets(predicted, positions, labels, int(positions.sum()), count, view.real, **tutored)
         inputs: tuple[Tensor, ...] = (view.tokens, visible)
         if view.noise.any():
-            seeds = torch.randint(1, 1 << 62, (count, 1), generator=generator)
+            seeds = torch.randint(1, 1 << 62, (len(rows), 1), generator=generator)
             inputs += (view.noise * seeds,)
-        return TaskBatch(inputs, targets)
+        return TaskBatch(inputs, targets, group=group_of(output, len(rows)))
+
+    def with_tutors(self, tutors: Tutors) -> TextBatchBuilder:
+        """Returns the same builder with a teacher, and with the encoder as it was before training."""
+        return replace(self, tutors=tutors)
+
+    def features(self, split: Split, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Returns how often each token and each pair of neighbouring tokens stands in texts of a split."""
+        return token_counts([split.row(row) for row in rows.tolist()], self.vocabulary)
+
+    def _select(self, objective: Objective, tokens: Tensor, generator: Generator) -> Tensor:
+        """Returns the positions (b, S) bool that the objective's transform may change."""
+        transform = TAXONOMY.find("transform", objective.transform)
+        if transform is None or not transform.selects:
+            return select(tokens, self.probability, self.vocabulary, generator)
+        selected: Tensor = load_target(transform.selects)(tokens, self.vocabulary, generator)
+        return selected
 
     def output(self, objective: Objective) -> Output:
         """Returns the loss function of the objective's output."""
@@ -109,7 +134,7 @@ class TextBatchBuilder:
 
     def size(self, objective: Objective) -> int:
         """Returns how many texts the objective draws from."""
-        return len(self._split(objective))
+        return len(self.split_of(objective))
 
     def collate(self, task_batches: Sequence[TaskBatch]) -> tuple[Tensor, ...]:
         """Returns all task batches' inputs, padded to the longest; padding sees only itself."""
@@ -150,7 +175,7 @@ class TextBatchBuilder:
         function: Callable[[TextExamples], Predicted] = selected_tokens
         return load_target(output.labels) if output is not None and output.labels else function
 
-    def _split(self, objective: Objective) -> Split:
+    def split_of(self, objective: Objective) -> Split:
         """Opens the data that an objective draws from; `extra_NAME` is the split of that name."""
         source = self._functions["data"].get(objective.data)
         return source(self.open_split) if source is not None else self.open_split(objective.data)

@@ -10,16 +10,18 @@ from transformers import AutoModelForMaskedLM
 
 from raysearch.modalities.text.pretrained import pretrained_source
 from raysearch.modalities.text.taxonomy import TAXONOMY
-from raysearch.models.heads import DenoiseHead, HuggingFaceHead, LabelHead
+from raysearch.models.heads import BorrowedHead, DenoiseHead, HuggingFaceHead, LabelHead
 from raysearch.models.huggingface import build_or_load
+from raysearch.objectives.primitive import BORROWED
 from raysearch.plan import TrialPlan
 
 
-def make_heads(plan: TrialPlan, body: Any, classes: Mapping[str, int], pooling: str) -> list[nn.Module]:
+def make_heads(plan: TrialPlan, network: Any, classes: Mapping[str, int], pooling: str) -> list[nn.Module]:
     """Returns a head for each of the plan's objectives; with `lm_head: shared` some are the same.
 
     `classes` is the number of labels of the end task and of each extra data set; heads for labels pool by `pooling`.
     """
+    body = network.body
     template: HuggingFaceHead | None = None
     shared: dict[str, DenoiseHead] = {}
     sizes = {p.name: p.head for p in TAXONOMY.primitives if p.stage == "output"}
@@ -35,6 +37,8 @@ def make_heads(plan: TrialPlan, body: Any, classes: Mapping[str, int], pooling: 
             if plan.training.lm_head == "shared":
                 head = shared.setdefault(objective.output, head)
             heads.append(head)
+        elif size == BORROWED:
+            heads.append(BorrowedHead(network))
         else:
             labels = {"labels": "end_task", "extra_labels": objective.data}
             numbers = classes[labels[size]] if size in labels else int(size)

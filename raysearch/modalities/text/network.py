@@ -75,7 +75,7 @@ class TextNetwork(Network):
         self.heads = nn.ModuleList()
         if plan.objectives:
             pooling = "first" if self.pooling == HEAD else self.pooling
-            self.heads += make_heads(plan, self.body, {"end_task": classes, **extra}, pooling)
+            self.heads += make_heads(plan, self, {"end_task": classes, **extra}, pooling)
 
     def _split(self, whole: Any, classes: int, dropout: float, *, normalises: bool) -> None:
         """Sets body and end-task head from the model as it was loaded."""

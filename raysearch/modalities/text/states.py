@@ -29,18 +29,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raysearch.data.arrays import CHECKSUM_BYTES, checked, checksum_of, read_array
 from raysearch.data.folds import LABELLED
 from raysearch.data.prepared import Split, Splits
 from raysearch.modalities.text.batches import TextBatchBuilder
 from raysearch.modalities.text.dataset import TextPreparation
-from raysearch.modalities.text.state_files import (
-    CHECKSUM_BYTES,
-    SplitStates,
-    StoredStates,
-    checked,
-    checksum_of,
-    read_array,
-)
+from raysearch.modalities.text.state_files import SplitStates, StoredStates
 from raysearch.models.pooling import PooledClassifier, pool
 
 logger = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raysearch.modalities.view_taxonomy import view_primitives
 from raysearch.objectives.literature import NAMED
 from raysearch.objectives.primitive import Primitive, Requirement, Taxonomy
 
@@ -36,6 +37,31 @@ _TRANSFORM_PRIMITIVES = (
         f"{_TRANSFORMS}:delete",
         "the selected tokens are deleted; each is predicted at the token before it",
         hides_changes=True,
+    ),
+    Primitive(
+        "transform",
+        "dropout",
+        f"{_TRANSFORMS}:dropout",
+        "nothing: two views differ in the encoder's dropout alone",
+        paper="Gao et al. 2021, SimCSE, https://arxiv.org/abs/2104.08821",
+    ),
+    Primitive(
+        "transform",
+        "delete_60",
+        f"{_TRANSFORMS}:delete_60",
+        "60 % of the tokens are deleted",
+        hides_changes=True,
+        selects=f"{_TRANSFORMS}:select_60",
+        paper="Wang et al. 2021, TSDAE, https://arxiv.org/abs/2104.06979",
+    ),
+    Primitive(
+        "transform",
+        "cut",
+        f"{_TRANSFORMS}:cut",
+        "a span of a quarter of the tokens is cut out",
+        hides_changes=True,
+        selects=f"{_TRANSFORMS}:select_span",
+        paper="Shen et al. 2020, Cutoff, https://arxiv.org/abs/2009.13818",
     ),
 )
 
@@ -129,5 +155,6 @@ TAXONOMY = Taxonomy(
             labels=f"{_OUTPUTS}:extra_labels",
             requires=Requirement("data", ("extra_*",), "predicts the label of an extra data set, on other data"),
         ),
+        *view_primitives(labelled=("end_task",)),
     ),
 )

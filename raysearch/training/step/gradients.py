@@ -51,10 +51,13 @@ class ComputedGradients(ABC):
         raise NotImplementedError
 
     def from_sides(self, gradient: Tensor) -> NetworkGradient:
-        """Splits a combination (D + H,) of the sides; the end task's head gets g_E times c_E, or 1 if that is 0."""
-        g_e, _ = self.sides()
+        """Splits a combination (D + H,) of the sides; the end task's head gets g_E times its `Step.head_coefficient`.
+
+        It also gets c_aux times what objectives that borrow it have there.
+        """
+        g_e, g_aux = self.sides()
         D, is_of_end_task = len(g_e) - len(self.heads.is_of_end_task), self.heads.is_of_end_task
-        end_task_head = self.step.head_coefficient(END_TASK) * g_e[D:]
+        end_task_head = self.step.head_coefficient(END_TASK) * g_e[D:] + self.coefficients.aux * g_aux[D:]
         return NetworkGradient(gradient[:D], torch.where(is_of_end_task, end_task_head, gradient[D:]))
 
     def from_body(self, gradient: Tensor) -> NetworkGradient:
@@ -108,17 +111,22 @@ class PerTaskGradients(ComputedGradients):
         head_gradient: Tensor,
         gramian: Tensor,
         reduce: Callable[[Tensor], Tensor],
+        lent: Tensor | None = None,
     ) -> None:
-        """`head_gradient` (H,) is of every head by its own task; `reduce` sums over ranks what is not summed yet."""
+        """`head_gradient` (H,) is of every head by its own task; `reduce` sums over ranks what is not summed yet.
+
+        `lent` (H,) is sum_k w_k of the objectives' gradients in the end task's head.
+        """
         super().__init__(step, heads)
         self.gradients, self.body_sides, self.head_gradient = gradients, body_sides, head_gradient
-        self._gramian, self._reduce = gramian, reduce
+        self._gramian, self._reduce, self._lent = gramian, reduce, lent
 
     @cached_property
     def _sides(self) -> tuple[Tensor, Tensor]:
         end_task = self.head_gradient * self.heads.is_of_end_task
         aux = self.heads.scale_by_weight(self.step, self.head_gradient * ~self.heads.is_of_end_task)
         g_e, g_aux = self.body_sides
+        aux = aux if self._lent is None else aux + self._lent
         return torch.cat([g_e, end_task]), torch.cat([g_aux, aux])
 
     def sides(self) -> tuple[Tensor, Tensor]:
@@ -136,7 +144,8 @@ class PerTaskGradients(ComputedGradients):
 
     def from_body(self, gradient: Tensor) -> NetworkGradient:
         """Adds the heads, each with its own gradient times its `Step.head_coefficient`."""
-        return NetworkGradient(gradient, self.heads.scale_by_coefficient(self.step, self.head_gradient))
+        heads = self.heads.scale_by_coefficient(self.step, self.head_gradient)
+        return NetworkGradient(gradient, heads if self._lent is None else heads + self.coefficients.aux * self._lent)
 
     def without_surgery(self) -> NetworkGradient:
         """Returns the weighted sum of the sides in the body, which overwrites g_E; and the heads as in `from_body`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raysearch.methods.weighting.base import END_TASK
+from raysearch.models.heads import BorrowedHead
 from raysearch.models.network import Network
 from raysearch.training.step.description import Step
 
@@ -18,6 +19,7 @@ class HeadScaling:
     """Knows the task of every parameter of the heads, H numbers in all, and multiplies their gradients by it.
 
     A parameter that several tasks share has its gradient summed with the tasks' factors already in the backward pass.
+    What objectives teach the end task's own head (`lent`) is kept apart from what the end task does.
     """
 
     def __init__(self, network: Network, device: torch.device) -> None:
@@ -31,6 +33,8 @@ class HeadScaling:
         filled = [torch.full((size,), task) for size, task in zip(self.sizes, self.tasks, strict=True)]
         task_of_number = torch.cat(filled).to(device)
         self.is_of_end_task, self.is_shared = task_of_number == END_TASK, task_of_number == SHARED  # (H,)
+        is_lent = any(isinstance(head, BorrowedHead) for head in network.heads)
+        self.lent = [p for p, task in zip(self.parameters, self.tasks, strict=True) if is_lent and task == END_TASK]
 
     def scale_by_weight(self, step: Step, heads: Tensor) -> Tensor:
         """Returns the heads' gradient (H,) with each task's part times w_k; 0 for tasks that are not in the step."""

@@ -152,10 +152,13 @@ class PerTaskStep:
             sides = reduce(gradients.summarise(request.weights * factors).sums)
         similarities, gramian = observer.gradient_similarities(step, summary, (sides[0], sides[1]), v)
         head_gradient = self.process_group.sum(result.heads)
+        lent = self.process_group.sum(result.lent) if result.lent is not None else None
 
         def of_step(final: Step) -> PerTaskGradients:
             g_e, g_aux = sides if final is step else reduce(gradients.summarise(final.side_weights()).sums)
-            return PerTaskGradients(final, self.heads, gradients, (g_e, g_aux), head_gradient, summary.gramian, reduce)
+            return PerTaskGradients(
+                final, self.heads, gradients, (g_e, g_aux), head_gradient, summary.gramian, reduce, lent
+            )
 
         return ComputedStep(losses, of_step, similarities, gramian)
 

@@ -47,6 +47,7 @@ def noisy(tokens: Tensor) -> Tensor:
     return -2 - tokens
 
 
+CUT = 0.25  # share of a text's tokens that `cut` takes out
 Transform = Callable[[Tensor, Tensor, Vocabulary, Generator], Tensor]
 
 
@@ -90,6 +91,36 @@ def delete(tokens: Tensor, selected: Tensor, vocabulary: Vocabulary, generator: 
     """
     del vocabulary, generator
     return tokens.masked_fill(selected, GONE)
+
+
+def dropout(tokens: Tensor, selected: Tensor, vocabulary: Vocabulary, generator: Generator) -> Tensor:
+    """Changes nothing: two views of a text then differ in the dropout of the encoder alone (SimCSE, R-Drop)."""
+    return none(tokens, selected, vocabulary, generator)
+
+
+def delete_60(tokens: Tensor, selected: Tensor, vocabulary: Vocabulary, generator: Generator) -> Tensor:
+    """Deletes the selected tokens, of which there are 60 % (TSDAE's noise)."""
+    return delete(tokens, selected, vocabulary, generator)
+
+
+def select_60(tokens: Tensor, vocabulary: Vocabulary, generator: Generator) -> Tensor:
+    """Returns positions (B, S) bool, each token that is not special with probability .6."""
+    return select(tokens, 0.6, vocabulary, generator)
+
+
+def cut(tokens: Tensor, selected: Tensor, vocabulary: Vocabulary, generator: Generator) -> Tensor:
+    """Cuts the selected span out of each text, without leaving a gap."""
+    return delete(tokens, selected, vocabulary, generator)
+
+
+def select_span(tokens: Tensor, vocabulary: Vocabulary, generator: Generator) -> Tensor:
+    """Returns positions (B, S) bool: a span of each text, of CUT of its tokens, at a uniform place."""
+    ordinary = ~torch.isin(tokens, torch.tensor(vocabulary.special))
+    place = ordinary.cumsum(dim=1) - 1  # among the ordinary tokens
+    count = ordinary.sum(dim=1, keepdim=True)
+    length = (CUT * count).long()
+    start = (torch.rand(len(tokens), 1, generator=generator) * (count - length + 1)).long()
+    return ordinary & (place >= start) & (place < start + length)
 
 
 def noisy_embeds(tokens: Tensor, selected: Tensor, vocabulary: Vocabulary, generator: Generator) -> Tensor:

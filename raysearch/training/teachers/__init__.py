@@ -1,0 +1,1 @@
+"""Teachers: what guesses the end task's labels of unlabelled examples while a trial trains."""

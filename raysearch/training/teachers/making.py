@@ -1,0 +1,166 @@
+"""Makes the teacher that a plan declares, and the anchors, for those of its objectives that need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raysearch.data.prepared import Split, Splits
+from raysearch.distributed import ProcessGroup
+from raysearch.modalities import modality_of
+from raysearch.modalities.batch import BatchBuilder, ViewBatchBuilder, labels_of
+from raysearch.modalities.guessing import Tutors
+from raysearch.models.network import Network
+from raysearch.objectives.objective import Objective
+from raysearch.objectives.primitive import Primitive
+from raysearch.plan import TrialPlan
+from raysearch.rng import number_of
+from raysearch.training.teachers.anchors import StoredAnchors
+from raysearch.training.teachers.ensemble import Views, make_views
+from raysearch.training.teachers.guarded_ensemble import Teaching, teach
+from raysearch.training.teachers.moving_average import MovingAverageTeacher
+from raysearch.training.teachers.table import GuessTable, TableTeacher, certain_table
+from raysearch.training.teachers.vectors import initial_vectors
+
+Remark = tuple[str, str, float]  # what was estimated, of which class, and its value
+
+
+@dataclass(frozen=True)
+class TeacherSource:
+    """All that teachers are made from: a trial's plan, its network before the first step, and its data."""
+
+    plan: TrialPlan
+    metadata: dict[str, Any]
+    network: Network
+    splits: Splits
+    batches: BatchBuilder
+    process_group: ProcessGroup
+    autocast: Callable[[], torch.autocast]
+
+    @property
+    def classes(self) -> int:
+        """C, the number of the end task's classes."""
+        return len(self.metadata["labels"])
+
+    def vectors(self, split: Split, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns the vectors (R, H) of rows by the encoder before training; the first rank computes them."""
+        vectors = None
+        if self.process_group.rank == 0:
+            folder = Path(self.plan.task["data"]) / "vectors"
+            vectors = initial_vectors(self.plan, self.network, self.batches, split, rows, folder)
+        shared: NDArray[np.float32] = self.process_group.broadcast(vectors)
+        return shared
+
+
+@dataclass(frozen=True)
+class MadeTutors:
+    """A teacher and anchors, the part of them that learns, and what is known of the guesses."""
+
+    tutors: Tutors
+    learner: MovingAverageTeacher | None
+    remarks: tuple[Remark, ...]
+
+
+def make_tutors(source: TeacherSource) -> MadeTutors:
+    """Returns what the plan's objectives need. Raises ValueError for an end task without classes."""
+    taxonomy = modality_of(source.metadata).taxonomy
+    outputs = [(each, taxonomy.find("output", each.output)) for each in source.plan.objectives]
+    guessed = _splits_of(source, outputs, lambda output: output.needs_guesses)
+    anchored = _splits_of(source, outputs, lambda output: output.needs_anchors)
+    anchors = _anchors(source, anchored) if anchored else None
+    if not guessed:
+        return MadeTutors(Tutors(None, anchors), None, ())
+    labels = labels_of(source.splits("train"), torch.arange(len(source.splits("train"))))
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError("a teacher guesses classes, and the labels of this task are none")
+    tables, remarks, is_open = _ensemble_tables(source, guessed, labels.numpy())
+    if source.plan.training.teacher == "average":
+        decay = source.plan.training.teacher_decay
+        learner = MovingAverageTeacher(source.network, source.batches, decay, is_open, source.autocast)
+        return MadeTutors(Tutors(learner, anchors), learner, remarks)
+    return MadeTutors(Tutors(TableTeacher(tables), anchors), None, remarks)
+
+
+def _splits_of(
+    source: TeacherSource, outputs: list[tuple[Objective, Primitive | None]], needs: Callable[[Primitive], bool]
+) -> list[Split]:
+    """Returns the splits of the objectives whose outputs need something, each once."""
+    batches = cast(ViewBatchBuilder, source.batches)
+    splits = [batches.split_of(objective) for objective, output in outputs if output is not None and needs(output)]
+    return list({id(split): split for split in splits}.values())
+
+
+def pool_rows(split: Split, limit: int, seed: int) -> NDArray[np.int64]:
+    """Returns the rows of a split that a teacher looks at: all, or `limit` of them, in ascending order."""
+    if len(split) <= limit:
+        return np.arange(len(split))
+    return np.sort(np.random.default_rng(seed).permutation(len(split))[:limit])
+
+
+def _ensemble_tables(
+    source: TeacherSource, splits: list[Split], y: NDArray[Any]
+) -> tuple[list[tuple[Split, GuessTable]], tuple[Remark, ...], Tensor]:
+    """Returns the ensemble's table of each split, what is known of it, and which classes have guesses (C,) bool."""
+    train, training = source.splits("train"), source.plan.training
+    tables: list[tuple[Split, GuessTable]] = []
+    remarks: list[Remark] = []
+    is_open = np.zeros(source.classes, dtype=bool)
+    for split in splits:
+        if split is train:
+            tables.append((split, certain_table(y, source.classes)))
+            is_open |= np.bincount(y, minlength=source.classes) > 0
+            continue
+        rows = pool_rows(split, training.guess_pool, 0)
+        labelled, unlabelled = _views(source, train, split, rows)
+        teaching: Teaching | None = None
+        if source.process_group.rank == 0:
+            teaching = teach(
+                labelled,
+                y,
+                unlabelled,
+                rows,
+                source.classes,
+                least_purity=training.guess_purity,
+                has_guard=training.guess_guard == "auto",
+                seed=number_of(source.plan.seed, "teacher", 0) % (1 << 31),
+            )
+        teaching = cast(Teaching, source.process_group.broadcast(teaching))
+        tables.append((split, teaching.table))
+        is_open |= (teaching.estimate.thresholds <= 1) & (not teaching.is_guarded)
+        remarks += _remarks(teaching, source.metadata["labels"])
+    return tables, tuple(remarks), torch.from_numpy(is_open)
+
+
+def _views(source: TeacherSource, train: Split, split: Split, rows: NDArray[np.int64]) -> tuple[Views, Views]:
+    batches = cast(ViewBatchBuilder, source.batches)
+    vectors = source.vectors(train, np.arange(len(train))), source.vectors(split, rows)
+    return make_views(vectors, (batches.features(train, np.arange(len(train))), batches.features(split, rows)))
+
+
+def _remarks(teaching: Teaching, labels: list[str]) -> list[Remark]:
+    """Returns the estimates of each class, and the guard's two accuracies."""
+    estimate, table = teaching.estimate, teaching.table
+    used = np.bincount(table.probabilities.argmax(axis=1), table.trust, minlength=len(labels))
+    remarks: list[Remark] = []
+    for c, label in enumerate(labels):
+        remarks += [
+            ("share", label, float(estimate.shares[c])),
+            ("purity", label, float(estimate.raw_purity[c])),
+            ("purity of used", label, float(estimate.purity[c])),
+            ("used", label, float(used[c])),
+        ]
+    without, with_guesses = teaching.accuracies
+    return [*remarks, ("guard", "without guesses", without), ("guard", "with guesses", with_guesses)]
+
+
+def _anchors(source: TeacherSource, splits: list[Split]) -> StoredAnchors:
+    limit = source.plan.training.guess_pool
+    rows = [pool_rows(split, limit, 0) for split in splits]
+    return StoredAnchors([(split, of, source.vectors(split, of)) for split, of in zip(splits, rows, strict=True)])
