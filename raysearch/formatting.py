@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
+# What a terminal would obey: control characters but tab and newline, and those that change the direction of writing.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus sign; a hyphen is not
+
+
+def printable(text: str) -> str:
+    """Returns a text in which control characters are written out, as Python writes them: none moves a cursor.
+
+    Names, values and tracebacks may come from a stranger's file, and a terminal obeys what it is sent.
+    """
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def printable_tree(value: Any) -> Any:
+    """Returns mappings, lists and texts with every text, keys too, made `printable`."""
+    if isinstance(value, Mapping):
+        return {printable_tree(key): printable_tree(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable_tree(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def escape_json(text: str) -> str:
+    """Returns JSON with those control characters escaped that JSON itself permits."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def format_value(value: object) -> str:
@@ -21,16 +47,6 @@ def format_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(format_value, value)) or "none"
     return str(value)
-
-
-def printable(text: str) -> str:
-    """Returns a text that a terminal only shows: control and other unprintable characters as escapes, lines kept.
-
-    Names and messages that are read from a run's files may come from elsewhere.
-    """
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
 
 
 def describe_value(value: object) -> str:

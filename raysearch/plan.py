@@ -9,17 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from raysearch.errors import RunError
+from raysearch.errors import RunError, shorten
 from raysearch.methods import FAMILIES, METHODS
 from raysearch.objectives.objective import Objective
 from raysearch.schema.fields import Settings, Value, late_defaults
 from raysearch.storage.cells import NO_FOLD, Cell
+from raysearch.storage.names import is_plain
 from raysearch.training_settings import TrainingSettings
 
 S = TypeVar("S", bound=Settings)
+
+# The types of a plan's fields as JSON holds them.
+_TYPES: dict[type, tuple[str, ...]] = {
+    int: ("number", "seed", "workers", "folds", "fold"),
+    str: ("arm", "role", "weighting", "surgery", "schedule"),
+    dict: ("settings", "params", "task", "model", "primitives"),
+    list: ("objectives", "weights"),
+}
 
 # Keys of a model that earlier versions lack, at the values that mean what those versions did.
 MODEL_BEFORE: dict[str, Any] = {"pooling": "head"}
@@ -118,12 +127,18 @@ class TrialPlan:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> TrialPlan:
-        """Returns the plan that `to_dict` wrote. Raises RunError for a plan with fields that this version lacks."""
+        """Returns the plan that `to_dict` wrote.
+
+        Raises RunError for a plan with fields that this version lacks, and for one that raysearch cannot have written:
+        it may be a stranger's, and its words become paths and names of functions.
+        """
         if unknown := sorted(plain.keys() - {f.name for f in fields(cls)}):
             raise RunError(
                 f"a trial was planned with {', '.join(unknown)}, which this version of raysearch does not know: "
                 "use the version that the run was made with, or a later one"
             )
+        if problem := _plan_problem(plain):
+            raise RunError(f"a plan of this run is damaged, or not one of raysearch: {problem}")
         objectives = tuple(Objective(**objective) for objective in plain["objectives"])
         return cls(**{**plain, "objectives": objectives, "weights": tuple(plain.get("weights", ()))})
 
@@ -131,6 +146,29 @@ class TrialPlan:
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a declared model without the keys that only say what earlier versions did as well."""
     return {name: value for name, value in model.items() if MODEL_BEFORE.get(name) != value}
+
+
+def _plan_problem(plain: Mapping[str, Any]) -> str:
+    """Returns why a stored mapping is no plan; empty if it is one, as far as types and names tell."""
+    for name in (f.name for f in fields(TrialPlan) if f.default is MISSING and f.default_factory is MISSING):
+        if name not in plain:
+            return f"it lacks {name}"
+    for kind, names in _TYPES.items():
+        for name in names:
+            if name in plain and type(plain[name]) is not kind:
+                return f"{name} is {shorten(repr(plain[name]))}"
+    stages = {f.name for f in fields(Objective)}
+    objectives = plain["objectives"]
+    words = [plain["arm"], plain["role"], *(plain[family] for family in FAMILIES)]
+    for objective in objectives:
+        if not isinstance(objective, Mapping) or objective.keys() != stages:
+            return f"an objective is {shorten(repr(objective))}"
+        words += objective.values()
+    for word in words:
+        if not is_plain(word):
+            return f"{shorten(repr(word))} is no name"
+    unknown = [plain[family] for family in FAMILIES if plain[family] not in METHODS]
+    return f"{unknown[0]!r} is no method of this version" if unknown else ""
 
 
 def _canonical(value: object) -> str:

@@ -121,6 +121,14 @@ def test_imports_follow_the_layers(module: str) -> None:
     assert {name for name in project_imports(module) if layer(name) > layer(module)} == set()
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_from_pretrained_never_trusts_remote_code(module: str) -> None:
+    for node in ast.walk(SYNTAX_TREES[module]):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained":
+            values = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert values.get("trust_remote_code") == "False", f"{module}:{node.lineno}"
+
+
 def test_imports_for_types_too_have_no_cycle() -> None:
     graphlib.TopologicalSorter({module: project_imports(module, for_types=True) for module in MODULES}).prepare()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from raysearch.formatting import format_age, format_count, format_duration, format_value, printable
+from raysearch.formatting import escape_json, format_age, format_count, format_duration, format_value, printable
 from raysearch.storage.states import ENDED_STATES, RunState
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ WIDTH = 140  # characters in a line when the output is not a terminal and COLUMN
 
 def print_json(value: Any) -> None:
     """Prints one JSON value; NaN and infinity as null, times and other objects as text."""
-    print_line(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write(escape_json(text) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -37,7 +38,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_line(text: str) -> None:
-    """Prints one line, or several."""
+    """Prints one line, or several, in which nothing moves the cursor."""
     sys.stdout.write(printable(text) + "\n")
 
 
@@ -63,11 +64,15 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: 
         console.width = WIDTH
     widths = {name: _width(rows, name) for name in (columns if columns is not None else rows[0])}
     for names in _split_columns(widths, console.width):
-        table = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(
+            title=Text(printable(title), style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD
+        )
         for name in names:
             is_numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
             is_short = widths[name] <= max(SHORT, len(name))
-            table.add_column(Text(name), justify="right" if is_numeric else "left", overflow="fold", no_wrap=is_short)
+            table.add_column(
+                Text(printable(name)), justify="right" if is_numeric else "left", overflow="fold", no_wrap=is_short
+            )
         for row in rows:
             table.add_row(*(Text(_text(row.get(name))) for name in names))
         console.print(table)
@@ -100,7 +105,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def _text(value: Any) -> str:
-    """Returns a value as short text; a text that holds a JSON object is parsed first."""
+    """Returns a value as short text without control characters; one that holds a JSON object is parsed first."""
     if isinstance(value, str) and value.startswith("{"):
         with suppress(json.JSONDecodeError):
             return printable(format_value(json.loads(value)))

@@ -18,8 +18,9 @@ import typer
 
 from raysearch.cli import console, options, outcomes
 from raysearch.cli import runs as run_verbs
-from raysearch.cli.options import Address, Data, File, Full, Json, Name, Runs, SchemaName, Set, TableFormat, runs_folder
+from raysearch.cli.options import Address, Data, File, Full, Json, Name, Runs, SchemaName, Set, TableFormat, Trust, runs_folder
 from raysearch.errors import RunError, SpecError
+from raysearch.formatting import printable
 from raysearch.storage.names import name_problem
 from raysearch.storage.states import RunState
 
@@ -143,6 +144,7 @@ def launch(
     fork: Annotated[str | None, typer.Option(metavar="NAME", help="Start another run, of this name.")] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Continue the run with a changed search.")] = False,
     executor: Annotated[str | None, typer.Option(help="Where trials run: fleet, train_run or in_process.")] = None,
+    trust: Trust = False,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
@@ -152,7 +154,9 @@ def launch(
     parsed = replace(parsed, search=replace(parsed.search, runs=str(runs))) if runs else parsed
     from raysearch.search.launch import launch as start
 
-    run = start(parsed, name=name, address=address, data_root=data, fork=fork, extend=extend, progress=not json)
+    run = start(
+        parsed, name=name, address=address, data_root=data, fork=fork, extend=extend, progress=not json, trust=trust
+    )
     outcomes.print_outcome(run, json)
 
 
@@ -162,6 +166,7 @@ def resume(
     address: Address = None,
     data: Data = None,
     overrides: Set = None,
+    trust: Trust = False,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
@@ -180,9 +185,11 @@ def resume(
 
     if overrides:
         search = _load_search(str(folder / "search.json"), overrides, local=address is None).search
-    search = replace(search, runs=str(folder.parent))
+    search = replace(search.as_stored(), runs=str(folder.parent))
     extend = bool(overrides)
-    run = start(search, name=folder.name, address=address, data_root=data, extend=extend, progress=not json)
+    run = start(
+        search, name=folder.name, address=address, data_root=data, extend=extend, progress=not json, trust=trust
+    )
     outcomes.print_outcome(run, json)
 
 
@@ -222,6 +229,7 @@ def analyze(
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With --format, write a file for each report to this folder.")
     ] = None,
+    trust: Trust = False,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
@@ -232,10 +240,12 @@ def analyze(
     run = open_run(name, runs_folder(runs))
     if final:
         from raysearch.export.test_split import score_arms_on_test
+        from raysearch.objectives.trust import trusting_all
 
-        for trial_id, score, retrained in score_arms_on_test(run):
-            if not json:
-                console.print_line(f"test {score:.4f}  {trial_id}{'  (trained again)' if retrained else ''}")
+        with trusting_all(trust):
+            for trial_id, score, retrained in score_arms_on_test(run):
+                if not json:
+                    console.print_line(f"test {score:.4f}  {trial_id}{'  (trained again)' if retrained else ''}")
     answers = query.analyze(run, reports or None)
     if form is not None or output is not None:
         outcomes.print_tables(answers, form or "csv", output)
@@ -261,6 +271,7 @@ def export(
     verify: Annotated[bool, typer.Option("--verify", help="Train it again; exit with 1 if it differs.")] = False,
     test: Annotated[bool, typer.Option(help="Score the test split; the run records the access.")] = True,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, and compare its logits.")] = False,
+    trust: Trust = False,
     runs: Runs = None,
     json: Json = False,
 ) -> None:
@@ -270,7 +281,7 @@ def export(
     from raysearch.storage.run import open_run
 
     run = open_run(name, runs_folder(runs))
-    outcome = asdict(write(run, folder, trial=trial, verify=verify, test=test, arm=arm, onnx=onnx))
+    outcome = asdict(write(run, folder, trial=trial, verify=verify, test=test, arm=arm, onnx=onnx, trust=trust))
     verified = outcome.pop("verified")
     if json:
         console.print_json({**outcome, "verified": verified})
@@ -381,8 +392,8 @@ def _print_error(problem: str, code: int) -> int:
         import traceback
 
         if sys.exception() is not None:
-            traceback.print_exc()
-    sys.stderr.write(f"raysearch: {' '.join(problem.split())}\n")
+            sys.stderr.write(printable(traceback.format_exc()))
+    sys.stderr.write(f"raysearch: {printable(' '.join(problem.split()))}\n")
     return code
 
 

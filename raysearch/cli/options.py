@@ -43,6 +43,10 @@ Data = Annotated[Path | None, typer.Option("--data", envvar="RAYSEARCH_DATA", he
 Address = Annotated[
     str | None, typer.Option(metavar="auto|HOST:PORT", help="Join the Ray cluster that runs at this address.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the Python files of primitives that the run names; prints their sha256."),
+]
 Full = Annotated[bool, typer.Option("--full", help="Also try its models and a step of every kind of trial.")]
 
 EXAMPLES = {  # by verb, for the message that an argument is missing

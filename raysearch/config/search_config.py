@@ -40,6 +40,7 @@ from raysearch.modalities.base import ModelConfig, TaskConfig
 from raysearch.modalities.loading import read_model, read_task
 from raysearch.objectives.primitive import DEFAULT_MODALITY
 from raysearch.objectives.space import Space
+from raysearch.objectives.trust import trust
 from raysearch.plan import TrialPlan, model_identity
 from raysearch.schema.fields import Value, config_key, late_defaults
 from raysearch.schema.node import Keys, Node, to_plain
@@ -136,7 +137,22 @@ class Search:
     def from_stored(cls, declared: Mapping[str, Any]) -> Search:
         """Returns the search that a run has stored, perhaps by an earlier version."""
         kind = declared["task"].get("kind", DEFAULT_MODALITY)
-        return cls.from_dict({**declared, "model": load_modality(kind).stored_model(declared["model"])})
+        return cls.from_dict({**declared, "model": load_modality(kind).stored_model(declared["model"])}).as_stored()
+
+    def as_stored(self) -> Search:
+        """Returns the search as one that a run's folder declares: no Python file that it names is the user's choice."""
+        spaces = {
+            name: replace(
+                space, user_primitives=space.user_primitives and replace(space.user_primitives, is_named=False)
+            )
+            for name, space in self.spaces.items()
+        }
+        return replace(self, spaces=spaces)
+
+    def trust_named_files(self) -> None:
+        """Lets the Python files of primitives run that the user's own files declare by their paths."""
+        primitives = [space.user_primitives for space in self.spaces.values()]
+        trust(each.sha256 for each in primitives if each is not None and each.is_named)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the declaration, resolved, in values that JSON can hold."""

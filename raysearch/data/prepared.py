@@ -25,6 +25,7 @@ from raysearch.data.doctor import DataFacts
 from raysearch.data.folders import list_folder
 from raysearch.data.splits import SPLITS
 from raysearch.errors import MissingFileError, SpecError, did_you_mean
+from raysearch.storage.names import is_plain
 
 ORIGINALS = "texts"  # the folder of what examples were made from; folders of earlier versions lack it
 UNHASHED = "unhashed"  # of a modality's metadata: what the fingerprint leaves out
@@ -149,7 +150,7 @@ def read_batch(folder: Path, name: str) -> pa.RecordBatch:
     Raises SpecError if there is no such split.
     """
     path = folder / f"{name}.arrow"
-    if not path.exists():
+    if not is_plain(name) or not path.exists():
         known = [split for split in SPLITS if (folder / f"{split}.arrow").exists()]
         raise SpecError(f"no split {name!r}{did_you_mean(name, known)}", file=str(folder))
     batch = _map_batch(path)

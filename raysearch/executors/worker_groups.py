@@ -37,6 +37,7 @@ from raysearch.executors.trial_runner import (
     reset_process_state,
     run_plan,
 )
+from raysearch.objectives.trust import trust, trusted_digests
 from raysearch.plan import TrialPlan
 
 TRIALS_PER_GROUP = 500  # then the processes of a group are replaced
@@ -47,6 +48,7 @@ def serve(config: dict[str, Any]) -> None:
     """Trains one trial after another until the broker has none left: the loop of a Ray Train worker."""
     device = ray.train.torch.get_device()
     process_group = ProcessGroup.from_torch(device)
+    trust(config["trusted"])
     train, folder = load_train_function(config["train"]), Path(config["folder"])
     broker: Any = ray.get_actor(config["broker"], namespace=NAMESPACE)
     epoch, name = process_group.broadcast(uuid.uuid4().hex), device_name(device)
@@ -159,6 +161,7 @@ class WorkerGroups:
                 "max_trials": self.max_trials,
                 "folder": str(self.folder / "trials"),
                 "train": self.train,
+                "trusted": trusted_digests(),
                 "threads": max(1, int(resources.cpus)),
             },
             torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),

@@ -27,22 +27,23 @@ from torch import Tensor
 
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import Split, load_metadata, load_prepared_data
-from raysearch.errors import RunError, did_you_mean
+from raysearch.errors import RunError, SpecError, did_you_mean
 from raysearch.export import test_split
 from raysearch.export.model_card import model_card
 from raysearch.export.refit import check_is_whole, final_training, fold_score
 from raysearch.export.retrain import Verification, compare, retrain_trial, sha256_of
-from raysearch.formatting import format_count
+from raysearch.formatting import format_count, printable
 from raysearch.modalities import modality_of
 from raysearch.modalities.base import OnnxWriter
 from raysearch.modalities.loading import read_model
 from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import open_split, open_splits_of
+from raysearch.objectives.trust import trusting_all
 from raysearch.plan import TrialPlan
 from raysearch.reports.page import refresh_html
 from raysearch.reports.recommendation import recommend
 from raysearch.schema.node import Node
-from raysearch.storage.names import valid_name
+from raysearch.storage.names import name_problem, valid_name
 from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, TrialRole
 from raysearch.training.context import build
@@ -87,15 +88,19 @@ def export(
     test: bool = True,
     arm: str = "",
     onnx: bool = False,
+    trust: bool = False,
 ) -> Exported:
     """Writes a trial of `run` to `folder`: the recommended arm's, that of `arm`, or another one.
 
     The recommended arm is that of `reports.recommendation`. `trial` may be "best", an arm's name for its best trial, or
     the id of a trial. `verify` trains the plan a second time and compares. `test` scores the test split, unless the run
-    has recorded this trial's test score. `onnx` writes model.onnx too. Raises RunError when there is no such trial, the
+    has recorded this trial's test score. `onnx` writes model.onnx too. `trust` runs a Python file of primitives that
+    the plan names, if the trial has to be trained again. Raises RunError when there is no such trial, the
     folder is not empty, another process writes to the run, or the model has no ONNX form that gives its logits.
     """
     folder = Path(folder)
+    if problem := name_problem(folder.name, "an exported model's folder"):
+        raise SpecError(problem, file=f"export to {str(folder)!r}")
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} exists and is not empty; export to another folder, or remove it")
     row, reason = _select_trial(run, trial, arm)
@@ -108,7 +113,8 @@ def export(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        exported = _export(run, row, reason, plan, folder, draft, verify, test, save_onnx)
+        with trusting_all(trust):
+            exported = _export(run, row, reason, plan, folder, draft, verify, test, save_onnx)
         _make_readable(draft)
         draft.replace(folder)
     finally:
@@ -279,7 +285,7 @@ def _write_documents(run: Run, row: Mapping[str, Any], plan: TrialPlan, exported
     result = asdict(exported) | {"data": data.fingerprint}
     del result["folder"]
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(run, row, plan, data, result), encoding="utf-8")
+    (folder / "README.md").write_text(printable(model_card(run, row, plan, data, result)), encoding="utf-8")
 
 
 # ---- the test split ----

@@ -23,6 +23,7 @@ from raysearch.errors import RunError
 from raysearch.export.retrain import RetrainedTrial, retrain_trial, sha256_of
 from raysearch.modalities.opening import open_split, open_splits_of
 from raysearch.plan import TrialPlan
+from raysearch.storage.containment import path_inside
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run
 from raysearch.storage.states import MAIN_ARM, EventName, TrialRole, TrialState
@@ -89,7 +90,7 @@ def load_or_retrain(
     run: Run, row: Mapping[str, Any], plan: TrialPlan
 ) -> tuple[dict[str, Tensor], RetrainedTrial | None]:
     """Returns the trial's best parameters from its folder; trains it a second time if the folder has none."""
-    file = TrialFolder(run.path / "trials" / row["trial_id"]).best
+    file = TrialFolder(path_inside(run.path, "trials", row["trial_id"])).best
     if file.exists():
         parameters: dict[str, Tensor] = checkpoint.load(file)["parameters"]
         return parameters, None

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysearch.errors import RunError, did_you_mean
+from raysearch.models.model_folder import index_findings
 from raysearch.objectives.primitive import load_target
 
 FORMAT_KEY = "raysearch_format"
@@ -24,6 +25,7 @@ FORMATS: dict[str, str] = {  # the name, and the target "module:function" that l
     "pooled_encoder": "raysearch.modalities.text.pooled_model:load_pooled_classifier",
     "tfidf": "raysearch.modalities.text.tfidf.export:load_tfidf",
 }
+INDEX = "model.safetensors.index.json"
 LARGEST_CONFIG = 64 << 20  # bytes
 
 
@@ -71,6 +73,15 @@ def read_json(folder: Path, name: str) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise RunError(f"{file} is no JSON: {error!s:.200}") from None
+
+
+def check_index(folder: Path) -> None:
+    """Raises RunError if an index of weights names files that lie elsewhere, are missing or damaged."""
+    if not (folder / INDEX).exists():
+        return
+    index = read_json(folder, INDEX)
+    for finding in index_findings(folder, index if isinstance(index, dict) else {}):
+        raise RunError(finding.text)
 
 
 def label_names(folder: Path, config: Mapping[str, Any]) -> list[str]:

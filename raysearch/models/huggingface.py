@@ -51,7 +51,7 @@ def build_or_load(
             built: PreTrainedModel = family.from_config(config)
         return built
     assert source is not None
-    config = AutoConfig.from_pretrained(source, **heads)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **heads)
     _keep_layers(config, model.get("layers", 0))
     set_dropout(config, dropout)
     return _load(family, source, config, options)
@@ -72,7 +72,7 @@ def _load(family: Any, source: str, config: Any, options: Mapping[str, Any]) -> 
     """
     with _named_refusals(family, config):
         loaded, info = family.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True, **options
+            source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, **options
         )
     prefix = f"{loaded.base_model_prefix}."
     loaded.unset_weights = tuple(

@@ -14,6 +14,7 @@ from typing import Any
 
 from raysearch.models.findings import Finding
 from raysearch.schema.node import Keys
+from raysearch.storage.names import is_plain
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _LARGEST_HEADER = 100_000_000  # bytes; the format allows no more
@@ -77,8 +78,7 @@ def weight_findings(folder: Path) -> Iterator[Finding]:
     """Yields whether weights are missing, damaged or a pickle."""
     whole, index = folder / "model.safetensors", read_json(folder / "model.safetensors.index.json")
     if index is not None:
-        for name in sorted(set(index.get("weight_map", {}).values())):
-            yield from _safetensors_findings(folder / name)
+        yield from index_findings(folder, index)
     elif whole.exists():
         yield from _safetensors_findings(whole)
     elif pickles := [name for name in PICKLES if (folder / name).exists()]:
@@ -89,6 +89,16 @@ def weight_findings(folder: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding(f"{folder} has no weights (model.safetensors); copy them there, or declare {{config: ...}}")
+
+
+def index_findings(folder: Path, index: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yields what is wrong with the files that an index of weights names."""
+    places = index.get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) and all(map(is_plain, places.values())) else set()
+    if not names:
+        yield Finding(f"{folder}/model.safetensors.index.json must name the file of each tensor, in the same folder")
+    for name in sorted(names):
+        yield from _safetensors_findings(folder / name)
 
 
 def _safetensors_findings(file: Path) -> Iterator[Finding]:

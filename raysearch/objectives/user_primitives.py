@@ -4,8 +4,8 @@
     HEADS = {"length": 1}       # numbers that an output's head gives for a hidden state; or "vocabulary"
 
 `parse_user_primitives` reads the file without running it, and checks that each function exists and takes its stage's
-arguments. `load` runs the file, in the processes that train, and only if it is the file that was parsed: plans and
-runs hold its path and sha256, never its text.
+arguments. `load` runs the file, in the processes that train, and only if it is the file that was parsed and the user
+trusts it (`trust`): plans and runs hold its path and sha256, never its text.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import importlib.util
 import re
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysearch.errors import SpecError, did_you_mean
 from raysearch.objectives.primitive import Primitive
+from raysearch.objectives.trust import require_trust
 
 if TYPE_CHECKING:
     from raysearch.schema.node import Node
@@ -46,6 +47,7 @@ class UserPrimitives:
     file: str  # absolute: every node that trains has to see it there
     sha256: str
     primitives: tuple[Primitive, ...]
+    is_named: bool = field(default=False, compare=False)  # by the user: a file that the command names has its path
 
     @classmethod
     def read(cls, node: Node) -> UserPrimitives:
@@ -121,7 +123,7 @@ def parse_user_primitives(file: Path, known: Mapping[str, Mapping[str, str]]) ->
         for primitive, meaning in meanings.items()
     ]
     digest = hashlib.sha256(data).hexdigest()
-    return UserPrimitives(file=str(file.resolve()), sha256=digest, primitives=tuple(primitives))
+    return UserPrimitives(file=str(file.resolve()), sha256=digest, primitives=tuple(primitives), is_named=True)
 
 
 def check_unchanged(file: str, sha256: str) -> bytes:
@@ -136,9 +138,17 @@ def check_unchanged(file: str, sha256: str) -> bytes:
     return data
 
 
-@cache
 def load(file: str, sha256: str) -> Functions:
-    """Runs the file and returns its functions by stage and name. Raises SpecError if it has changed or fails."""
+    """Runs the file and returns its functions by stage and name.
+
+    Raises SpecError if it is not trusted (see `trust`), has changed, or fails.
+    """
+    require_trust({"file": file, "sha256": sha256})
+    return _run_file(file, sha256)
+
+
+@cache
+def _run_file(file: str, sha256: str) -> Functions:
     data = check_unchanged(file, sha256)
     loader = _CheckedLoader(f"raysearch_own_{sha256[:12]}", file)
     loader.data = data

@@ -25,6 +25,8 @@ from raysearch.formatting import (
     format_differences,
     format_duration,
     format_value,
+    printable,
+    printable_tree,
 )
 from raysearch.methods import FAMILIES
 from raysearch.reports import run_doctor
@@ -34,6 +36,7 @@ from raysearch.reports.query import Report, ask_reports, open_views, read_report
 from raysearch.reports.recommendation import recommend
 from raysearch.reports.sections import SECTIONS, RunAnswers, catalog_blocks, default_blocks
 from raysearch.schema import catalog
+from raysearch.storage.containment import check_contained
 from raysearch.storage.states import MAIN_ARM, EventName, RunState, TrialState
 
 if TYPE_CHECKING:
@@ -76,6 +79,7 @@ def write_html(run: Run, more_reports: Sequence[str | Path] = ()) -> Path:
     catalog_reports = [read_report(name) for name in catalog.names("reports")]
     files = {report.file.resolve() for report in catalog_reports}
     user_reports = [report for report in map(read_report, more_reports) if report.file.resolve() not in files]
+    check_contained(run.path)
     target = run.path / "report.html"
     unfinished = target.with_suffix(".tmp")
     unfinished.write_text(_page(run, tables, catalog_reports, user_reports), encoding="utf-8")
@@ -94,7 +98,7 @@ def _page(
     run: Run, tables: Mapping[str, pa.Table], catalog_reports: Sequence[Report], user_reports: Sequence[Report]
 ) -> str:
     tables_by_report = ask_reports(tables, catalog_reports)
-    search = {"dimensions": {}} | run.search  # a search without dimensions has no such key
+    search = {"dimensions": {}} | printable_tree(run.search)  # a search without dimensions has no such key
     best = dict(zip(*(tables["best"][name].to_pylist() for name in ("arm", "trial_id")), strict=True))
     answers = RunAnswers({name: table.to_pylist() for name, table in tables_by_report.items()}, search, best)
     sections = [*_catalog_sections(catalog_reports, tables_by_report, answers), *_user_sections(tables, user_reports)]
@@ -194,6 +198,11 @@ def _origin(declaration: Mapping[str, Any], events: list[str]) -> dict[str, str]
     return {name: value for name, value in facts.items() if value}
 
 
+def _without_controls(value: object) -> object:
+    """Returns what a template shows, a text without control characters: a page is also read in a terminal."""
+    return type(value)(printable(value)) if isinstance(value, str) else value
+
+
 @cache
 def _environment() -> Environment:
     """Returns the templates; every value that they show is escaped, except the SVG of plots."""
@@ -203,6 +212,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_without_controls,
     )
     environment.globals["symbols"] = {str(state): symbol for state, symbol in SYMBOLS.items()}
     environment.filters |= {

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from raysearch.errors import SpecError
+from raysearch.formatting import printable
 from raysearch.reports import statistics
 from raysearch.schema import catalog
 from raysearch.storage.best import best_trials, configurations
@@ -87,11 +88,24 @@ def ask_reports(tables: Mapping[str, pa.Table], reports: Sequence[Report]) -> di
         connection.execute(statistics.COMPARED)
         for report in reports:
             try:
-                answers[report.name] = connection.sql(report.sql).to_arrow_table()
+                answers[report.name] = _printable_rows(connection.sql(report.sql).to_arrow_table())
             except duckdb.Error as error:
                 problem = " ".join(str(error).split("\n\n")[0].split())
                 raise SpecError(problem, file=catalog.display_path(report.file)) from error
     return answers
+
+
+def _printable_rows(table: pa.Table) -> pa.Table:
+    """Returns a table without control characters in its texts, which may be a stranger's, and in its columns' names."""
+    columns = []
+    for column in table.columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            texts = column.to_pylist()
+            clean = [text if text is None else printable(text) for text in texts]
+            columns.append(pa.chunked_array([clean], column.type) if clean != texts else column)
+        else:
+            columns.append(column)
+    return pa.table(columns, names=[printable(name) for name in table.column_names])
 
 
 def _null_for_null(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,6 +23,8 @@ _INT = re.compile(r"[-+]?[0-9]+")
 _PART = re.compile(r"[^.]+")  # of a dotted key
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
+LARGEST_FILE = 4 << 20  # bytes of a YAML file
+LARGEST_TREE = 100_000  # values of a file, each alias counted with all that it stands for
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")}
 
 
@@ -36,7 +38,11 @@ def load_yaml(file: Path) -> tuple[Node, str]:
     """Returns the root mapping of a YAML file, and its text. Raises SpecError if the file cannot be read."""
     name = display_path(file)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise SpecError(f"is too large to be a search or a space: more than {LARGEST_FILE >> 20} MiB", file=name)
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecError(f"not UTF-8 text (byte {error.start})", file=name) from None
     except OSError as error:
@@ -67,6 +73,9 @@ def _convert(node: yaml.Node, keys: Keys, name: str, places: dict[Keys, Place], 
     """Returns the value of a YAML node; writes the line of every key into `places`."""
     line = node.start_mark.line + 1
     places.setdefault(keys, (name, line))
+    if len(places) > LARGEST_TREE:
+        problem = f"not readable: more than {LARGEST_TREE} values, aliases counted with what they stand for"
+        raise SpecError(problem, file=name, line=line)
 
     def error(problem: str, at: int = line, key: Keys = keys) -> SpecError:
         return SpecError(problem, file=name, line=at, key=join_keys(key))

@@ -22,6 +22,7 @@ from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError, SpecError
 from raysearch.executors.trial_runner import TRAIN
 from raysearch.modalities.opening import check_files, prepare
+from raysearch.objectives.trust import trusting_all
 from raysearch.objectives.user_primitives import load_functions
 from raysearch.search import preflight, resume
 from raysearch.search.background import BackgroundCall
@@ -30,6 +31,7 @@ from raysearch.search.recorder import Recorder
 from raysearch.search.rehearsal import rehearse
 from raysearch.search.session import Session
 from raysearch.search.study import Study
+from raysearch.storage.containment import remove_inside
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.names import name_problem, runs_problem
 from raysearch.storage.run import Run, open_run
@@ -47,12 +49,14 @@ def launch(
     executor: Executor | None = None,
     progress: bool = True,
     train: str = TRAIN,
+    trust: bool = False,
 ) -> Run:
     """Runs a search until its budget is met, and returns the run. A run of that name that exists is resumed.
 
     `address` joins a Ray cluster, otherwise a local one is started; `fork` names a new run; `extend` resumes a run with
-    a larger budget or further seeds; `train` is the function that trains a plan, as module:name. Raises SpecError or
-    RunError, one line, before anything starts, and KeyboardInterrupt when the user ends the search.
+    a larger budget or further seeds; `train` is the function that trains a plan, as module:name; `trust` runs Python
+    files of primitives that only the run's folder names. Raises SpecError or RunError, one line, before anything
+    starts, and KeyboardInterrupt when the user ends the search.
     """
     if isinstance(search, str | Path):
         search = load_file(search, {"executor": executor} if executor else {}, local=address is None)
@@ -60,7 +64,8 @@ def launch(
         search = search if isinstance(search, Search) else search.search
         search = parse_search(replace(search, executor=executor or search.executor))
     try:
-        return _launch(search, name, address, data_root, fork, extend=extend, progress=progress, train=train)
+        with trusting_all(trust):
+            return _launch(search, name, address, data_root, fork, extend=extend, progress=progress, train=train)
     except SpecError as error:
         raise search.with_location(error) from None
 
@@ -77,6 +82,7 @@ def _launch(
     train: str,
 ) -> Run:
     """Does the work of `launch` for a validated search. A SpecError about a key has no line yet."""
+    parsed.search.trust_named_files()
     for space in parsed.search.spaces.values():  # what would fail in every worker
         load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
     folder, before, search = _find_run(parsed, name, fork, extend=extend)
@@ -112,7 +118,7 @@ def _launch(
     finally:
         if is_new and resume.load_stored_search(folder) is None:
             _remove_rejected(folder, is_first)
-    shutil.rmtree(folder / "scratch", ignore_errors=True)
+    remove_inside(folder, "scratch")
     return open_run(folder)
 
 

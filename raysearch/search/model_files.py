@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from raysearch.config.search_config import Search
 from raysearch.storage.best import ArmRanking
+from raysearch.storage.containment import path_inside, remove_inside
 from raysearch.storage.states import TrialRole, TrialState
 from raysearch.training.checkpoint import TrialFolder
 
+TRIALS = "trials"  # the folder of all trials, in that of the run
 Row = Mapping[str, Any]  # of the table of trials
 
 
@@ -24,7 +25,7 @@ class ModelFiles:
     """
 
     def __init__(self, search: Search, folder: Path) -> None:
-        """Manages `folder`/TRIAL for every trial of the search."""
+        """Manages `folder`/trials/TRIAL for every trial of the search."""
         self._search, self._folder = search, folder
         self._rankings: dict[str, ArmRanking] = {}
         self._on_disk: dict[str, set[str]] = {}  # by arm
@@ -73,8 +74,7 @@ class ModelFiles:
         return {configuration.best_trial["trial_id"] for configuration in chosen}
 
     def _settle(self, trial_id: str, *, is_kept: bool) -> None:
-        place = self._folder / trial_id
         if is_kept:
-            TrialFolder(place).clear()
+            TrialFolder(path_inside(self._folder, TRIALS, trial_id)).clear()
         else:
-            shutil.rmtree(place, ignore_errors=True)
+            remove_inside(self._folder, TRIALS, trial_id)

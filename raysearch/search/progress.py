@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from raysearch.formatting import format_duration, format_value
+from raysearch.formatting import format_duration, format_value, printable
 from raysearch.search.time_estimate import Timings, estimate_remaining
 from raysearch.storage.states import ENDED_STATES, TrialState
 
@@ -129,7 +129,7 @@ class Progress:
 
     def print(self, line: str) -> None:
         """Prints a line that stays."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     def show_end(self, row: Mapping[str, Any]) -> None:
         """Prints a line on a trial that has been committed, unless there is a panel."""
@@ -154,15 +154,16 @@ class Progress:
         """Returns the panel."""
         progress = self._state or (self.progress() if self.progress else None)
         if progress is None:
-            waiting = Text(f"{self.title}  ", style="bold")
-            return waiting.append(f"{self._stage}; {format_duration(self.elapsed)}", "not bold")
+            waiting = Text(printable(f"{self.title}  "), style="bold")
+            return waiting.append(printable(f"{self._stage}; {format_duration(self.elapsed)}"), "not bold")
         bar = Table.grid()
         bar.add_row(ProgressBar(total=1.0, completed=progress.share, width=60))
         parts: list[RenderableType] = [self._headline(progress), bar]
         if progress.best:
             score, trial_id, params = progress.best
             values = ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
-            parts.append(Text(f"best {score:.4f}  {trial_id}  {values}", style="green", overflow="fold"))
+            best = printable(f"best {score:.4f}  {trial_id}  {values}")
+            parts.append(Text(best, style="green", overflow="fold"))
         if progress.running and all(trial.seconds is None for trial in progress.running):
             parts.append(Text(self._stage or "waiting for workers", style="dim"))
         elif progress.running:
@@ -173,7 +174,7 @@ class Progress:
         counts = progress.counts
         total = f" of {progress.expected}" if progress.expected is not None else ""
         complete, stopped, failed = (f"{counts[state]} {state}" for state in ENDED_STATES)
-        text = Text(f"{self.title}  ", style="bold")
+        text = Text(printable(f"{self.title}  "), style="bold")
         text.append(f"{progress.ended}{total} ended: {complete}, {stopped}, ", "not bold")
         text.append(failed, "red not bold" if counts[TrialState.FAILED] else "not bold")
         remaining = f", about {format_duration(progress.remaining)} left" if progress.remaining else ""
@@ -189,7 +190,7 @@ def _running_table(trials: Sequence[TrialProgress]) -> Table:
     for trial in trials[:ROWS]:
         score = "" if trial.score is None else f"{trial.score:.4f}"
         duration = "waiting" if trial.seconds is None else format_duration(trial.seconds)
-        table.add_row(trial.trial_id, str(trial.step), score, duration)
+        table.add_row(Text(printable(trial.trial_id)), str(trial.step), score, duration)
     if len(trials) > ROWS:
         table.add_row(f"and {len(trials) - ROWS} more", "", "", "")
     return table

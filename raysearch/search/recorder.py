@@ -116,7 +116,7 @@ class Recorder:
         self.on_restart: Callable[[str], None] | None = None  # called with the reason why a checkpoint was not used
         self.running: dict[str, RunningTrial] = {}
         self._attempts = dict(attempts or {})
-        self._models = ModelFiles(study.search, folder / "trials")
+        self._models = ModelFiles(study.search, folder)
         self._lock = threading.RLock()
         self._closed = False
         self.on_start: Callable[[TrialPlan], None] | None = None  # called with the plan of a trial that begins

@@ -71,6 +71,7 @@ def try_search(parsed: ParsedSearch, data_root: Path | None = None) -> list[str]
     The data are prepared in a temporary folder. Raises SpecError as `rehearse` and `prepare`.
     """
     search = parsed.search
+    search.trust_named_files()
     try:
         remarks = try_configs(search, parsed.node)
         with tempfile.TemporaryDirectory(prefix="raysearch-") as folder:

@@ -25,6 +25,7 @@ from raysearch.config.model_paths import locate_model
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError
+from raysearch.objectives.trust import require_trust
 from raysearch.plan import TrialPlan
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import open_run, planned_trials
@@ -143,7 +144,10 @@ def _memory() -> dict[str, int]:
 
 
 def load_history(folder: Path) -> History:
-    """Returns what the tables of a run say to the driver that resumes it."""
+    """Returns what the tables of a run say to the driver that resumes it.
+
+    Raises RunError for a plan that is none, and SpecError for an unfinished one that names code without trust.
+    """
     run = open_run(folder)
     events = run.events()
     attempts: dict[str, int] = {}
@@ -154,4 +158,9 @@ def load_history(folder: Path) -> History:
         elif event["event"] == EventName.TOLD:
             reported.add(event["trial_id"])
     planned = [TrialPlan.from_dict(plan) for plan in planned_trials(events).values()]
-    return History(run.trials().to_pylist(), planned, attempts, reported, run.seconds())
+    committed = run.trials().to_pylist()
+    ended = {row["trial_id"] for row in committed}
+    for plan in planned:  # those that have not ended are handed out again, and their code runs
+        if plan.trial_id not in ended:
+            require_trust(plan.primitives)
+    return History(committed, planned, attempts, reported, run.seconds())

@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysearch.errors import RunError
+from raysearch.errors import RunError, shorten
+from raysearch.storage.names import PLAIN_PATTERN
 from raysearch.storage.schemas import ADDED_LATER, TABLES, VERSION
 
 PART_ROWS, PART_BYTES, PART_GROUPS = 1 << 20, 64 << 20, 32  # a part with so much is full
@@ -180,7 +182,10 @@ def last_segment(part: pq.ParquetFile) -> int:
 
 
 def read_table(folder: Path, table: str) -> pa.Table:
-    """Returns every row of a table, parts and journal, in the order of writing, as of one moment during this call."""
+    """Returns every row of a table, parts and journal, in the order of writing, as of one moment during this call.
+
+    Raises RunError for a file that is damaged or of another version, and for an id that can be no name of a folder.
+    """
     if table in ADDED_LATER and (folder / "tables").is_dir() and not (folder / "tables" / table).exists():
         return TABLES[table].empty_table()
     if not (folder / "tables" / table).is_dir():
@@ -188,7 +193,9 @@ def read_table(folder: Path, table: str) -> pa.Table:
     for _ in range(_TRIES):
         segments = list_segments(folder, table)  # before the parts: what is compacted meanwhile is in a part
         try:
-            return pa.concat_tables([pa.Table.from_batches([], TABLES[table]), *_rows(folder, table, segments)])
+            rows = pa.concat_tables([pa.Table.from_batches([], TABLES[table]), *_rows(folder, table, segments)])
+            _check_trial_ids(folder, table, rows)
+            return rows
         except FileNotFoundError:
             continue
     raise RunError(f"{folder}: {table} is compacted faster than it can be read; try again")
@@ -203,6 +210,19 @@ def _rows(folder: Path, table: str, segments: list[Segment]) -> Iterator[pa.Tabl
     for segment in segments:
         if segment.seq > last:
             yield read_segment(segment)
+
+
+def _check_trial_ids(folder: Path, table: str, rows: pa.Table) -> None:
+    """Raises RunError for the id of a trial that is no plain word: it becomes the name of a folder."""
+    if "trial_id" not in rows.column_names:
+        return
+    names = pc.unique(rows["trial_id"]).drop_null()
+    is_bad = pc.invert(pc.match_substring_regex(names, f"{PLAIN_PATTERN}|^$"))  # empty: an event of the run
+    if pc.any(is_bad).as_py():
+        first = shorten(names.filter(is_bad)[0].as_py())
+        raise RunError(
+            f"{folder}/tables/{table}: {first!r} cannot be the id of a trial; these tables are not to be used"
+        )
 
 
 def _check_schema(schema: pa.Schema, table: str, path: Path) -> None:

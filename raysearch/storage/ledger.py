@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from raysearch.errors import RunError, did_you_mean
 from raysearch.storage import journal
+from raysearch.storage.containment import check_contained
 from raysearch.storage.lock import take_lock
 from raysearch.storage.row_checks import Rows, checked_rows
 from raysearch.storage.schemas import TABLES
@@ -49,9 +50,10 @@ class Ledger:
         """Opens the ledger of a run's folder, which is created if it does not exist.
 
         `purpose` is recorded: only sessions with SEARCH_PURPOSE count as time spent on the search. Raises RunError when
-        another process writes there, or when the tables cannot be read.
+        another process writes there, when a link in the folder leads out of it, or when the tables cannot be read.
         """
         folder = Path(folder)
+        check_contained(folder)
         for name in ("log", *(f"tables/{table}" for table in TABLES)):
             (folder / name).mkdir(parents=True, exist_ok=True)
         ledger = cls(folder, take_lock(folder))

@@ -1,4 +1,7 @@
-"""The names of runs and arms, which are names of folders and words of commands, and the folder of all runs."""
+"""The names of runs, arms, trials and exports, which are names of folders and words of commands.
+
+A name that is read from a file becomes part of a path only if it is one plain word (`is_plain`).
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,26 @@ import re
 
 LONGEST_NAME = 100  # characters
 _NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+PLAIN_PATTERN = f"^(?:{_PLAIN.pattern})$"  # for Arrow's RE2
 _STORE = re.compile(r"([a-z][a-z0-9+.-]*):/")
 
 
-def name_problem(name: str) -> str:
-    """Returns why a run cannot have this name, with the remedy; empty if it can."""
+def is_plain(name: object) -> bool:
+    """Says whether a name that was read from a file may become part of a path: letters, digits, `.`, `_` and `-`.
+
+    It begins with none of `.` and `-`, so that it leads nowhere else and is no option of a command.
+    """
+    return isinstance(name, str) and _PLAIN.fullmatch(name) is not None
+
+
+def name_problem(name: str, of: str = "a run") -> str:
+    """Returns why a run, or what `of` says, cannot have this name, with the remedy; empty if it can."""
     if _NAME.fullmatch(name):
         return ""
     shown = name if len(name) <= LONGEST_NAME else f"{name[:20]}..."
     return (
-        f"{shown!r} cannot be the name of a run: a name has letters, digits, '.', '_' and '-', begins with none of "
+        f"{shown!r} cannot be the name of {of}: a name has letters, digits, '.', '_' and '-', begins with none of "
         f"'.' and '-', and has at most {LONGEST_NAME} characters; such as {valid_name(name)!r}"
     )
 

@@ -321,6 +321,7 @@ def test_launch_passes_command_line_options(run_cli: Any, launch_calls: Recorded
         "fork": "y",
         "extend": True,
         "progress": True,
+        "trust": False,
     }
     assert (search.settings["steps"], search.sampler, search.executor, search.runs) == (8, "tpe", "train_run", "r")
 

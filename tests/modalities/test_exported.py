@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,58 @@ def test_format_names_a_function(target: str) -> None:
     from raysearch.objectives.primitive import load_target
 
     assert callable(load_target(target))
+
+
+# ---- folders of a stranger ----
+
+
+def strange_copy(stock: Path, folder: Path, file: str, **changed: object) -> Path:
+    """Returns a copy of a folder in which a JSON file has further keys."""
+    shutil.copytree(stock, folder)
+    content = json.loads((folder / file).read_text()) | changed
+    (folder / file).write_text(json.dumps(content))
+    (folder / "evil.py").write_text(f"open({str(folder / 'executed')!r}, 'w')\nclass Evil: pass\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "auto_map"),
+    [
+        ("config.json", {"AutoConfig": "evil.Evil", "AutoModelForSequenceClassification": "evil.Evil"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}),
+    ],
+)
+def test_load_model_ignores_code_of_the_folder(
+    stock: Path, tmp_path: Path, file: str, auto_map: dict[str, object]
+) -> None:
+    folder = strange_copy(stock, tmp_path / "model", file, auto_map=auto_map)
+    assert raysearch.load_model(folder).predict(TEXTS) == raysearch.load_model(stock).predict(TEXTS)
+    assert not (folder / "executed").exists()
+
+
+def test_load_model_of_unknown_code_is_refused_in_one_line(stock: Path, tmp_path: Path) -> None:
+    map_of_unknown = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}
+    folder = strange_copy(stock, tmp_path / "model", "config.json", **map_of_unknown)
+    with pytest.raises(RunError, match="cannot be loaded") as caught:
+        raysearch.load_model(folder)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/passwd", "", 7])
+def test_load_model_reads_no_weights_from_elsewhere(stock: Path, tmp_path: Path, name: object) -> None:
+    folder = strange_copy(stock, tmp_path / "model", "config.json")
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"classifier.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(RunError, match="must name the file of each tensor, in the same folder"):
+        raysearch.load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "architecture", [{"path": "evil/model"}, {"timm": "hf-hub:evil/model"}, {"timm": "local-dir:/x"}, {"config": {}}]
+)
+def test_load_image_model_builds_known_architectures_only(tmp_path: Path, architecture: dict[str, object]) -> None:
+    folder = write_config(tmp_path / "model", {"architecture": architecture, "labels": ["a", "b"]})
+    with pytest.raises(RunError, match="must be an image network of raysearch or a model of timm"):
+        raysearch.load_image_model(folder)

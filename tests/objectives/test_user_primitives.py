@@ -62,6 +62,7 @@ def test_documented_user_objectives_train_without_code_in_plan(
     plan = replace(tiny_plan(data, steps=2), objectives=drawn.objectives, primitives=drawn.primitives)
     again = TrialPlan.from_json(plan.to_json())
     assert again == plan
+    declared.trust_named_files()
     first, second = (list(train(p, folder=tmp_path / name)) for name, p in (("a", plan), ("b", again)))
     assert first[0].evaluation["aux_loss"] > 0
     assert first[0].evaluation["aux_loss"] == second[0].evaluation["aux_loss"]
@@ -96,6 +97,7 @@ def test_changed_primitives_file_fails_in_driver_and_worker(
     with pytest.raises(SpecError, match=r"my_primitives\.py: these primitives have changed since the search began"):
         check_packages(again, Node(again.to_dict()))
     plan = declared.resolve("search", {}, number=0, seed=0)
+    declared.trust_named_files()
     with pytest.raises(SpecError, match="have changed since the search began"):
         load_functions(plan.primitives)
     changed = search(space_file, tiny_task, tmp_path / "runs")
@@ -132,6 +134,7 @@ def test_check_and_run_loading_do_not_execute_the_file(
     folder.mkdir(parents=True)
     (folder / "search.json").write_text(json.dumps(declared.to_dict()))
     assert load_stored_search(folder) == declared
+    declared.trust_named_files()
     with pytest.raises(SpecError, match=r"my_primitives\.py:\d+: cannot be run: RuntimeError: run$"):
         load_functions(declared.resolve("search", {}, number=0, seed=0).primitives)
 

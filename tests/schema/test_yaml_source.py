@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from raysearch.errors import SpecError
 from raysearch.schema.fields import setting
 from raysearch.schema.node import Node, join_keys, to_plain
-from raysearch.schema.yaml_source import apply_overrides, load_yaml
+from raysearch.schema.yaml_source import LARGEST_FILE, apply_overrides, load_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,3 +200,23 @@ def test_node_read_any_tree_returns_or_raises_spec_error(tree: object) -> None:
 def test_override_any_text_returns_or_raises_spec_error(text: str) -> None:
     with contextlib.suppress(SpecError):
         apply_overrides(Node({}), {"a": text})
+
+
+@pytest.mark.parametrize("kind", ["lists", "mappings"])
+def test_load_alias_bomb_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    if kind == "mappings":
+        levels = [f"a{i}: &a{i} {{{', '.join(f'k{j}: *a{i - 1}' for j in range(9))}}}" for i in range(1, 12)]
+    file = tmp_path / "bomb.yaml"
+    file.write_text("\n".join(["a0: &a0 [lol, lol]", *levels]) + "\n")
+    started = time.monotonic()
+    with pytest.raises(SpecError, match=r"bomb\.yaml:\d+: not readable: more than 100000 values, aliases counted"):
+        load_yaml(file)
+    assert time.monotonic() - started < 20
+
+
+def test_load_file_of_many_megabytes_is_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "large.yaml"
+    file.write_text("a: " + "x" * LARGEST_FILE)
+    with pytest.raises(SpecError, match=r"large\.yaml: is too large to be a search or a space: more than 4 MiB"):
+        load_yaml(file)

@@ -41,12 +41,12 @@ class Committer:
         self, number: int, seed: int, score: float | None, state: str = "complete", role: str = "search"
     ) -> set[str]:
         trial_id = f"{number}-{seed}" if role == "search" else f"{role}-{number}-{seed}"
-        (self.folder / trial_id).mkdir()
+        (self.folder / "trials" / trial_id).mkdir(parents=True)
         row = {"trial_id": trial_id, "arm": "search", "role": role, "number": number, "seed": seed}
         row |= {"state": state, "score": score, "params": "{}"}
         self.models.add(row)
         self.models.tidy([row])
-        return {path.name for path in self.folder.iterdir()}
+        return {path.name for path in (self.folder / "trials").iterdir()}
 
 
 def test_model_of_an_unfinished_configuration_stays(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_run_rows_are_separated_by_split_stage_and_trial(ledger):
 def test_evaluations_after_the_committed_steps_are_dropped(ledger):
     trial_id = commit(ledger, 0, steps=40)
     append_evaluations(ledger, trial_id, 0, [20, 40, 60], 0.1)
-    append_evaluations(ledger, "not ended", 0, [20, 40, 60], 0.1)
+    append_evaluations(ledger, "not_ended", 0, [20, 40, 60], 0.1)
     rows = open_run(ledger.folder).evaluations()
     assert rows["step"].to_pylist() == [20, 40, 20, 40, 60]
 

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from raysearch.data.prepared import Split
 from raysearch.errors import RunError
+from raysearch.modalities.exported import check_index, read_json
 from raysearch.modalities.image.network import ImageNetwork, logits_of, merge_classifier, split_classifier
 from raysearch.modalities.image.pictures import Picture, decode_picture, resize_pixels, to_pixels
 from raysearch.plan import TrialPlan
+from raysearch.storage.names import is_plain
 
 FORMAT = 1  # of config.json
 BATCH = 64
@@ -60,15 +62,31 @@ class ImageClassifier(nn.Module):
 
 
 def load_image_model(folder: Path | str) -> ImageClassifier:
-    """Loads the image classifier that `raysearch export` wrote to `folder`. Raises RunError if there is none."""
+    """Loads the image classifier that `raysearch export` wrote to `folder`; runs nothing that the folder holds.
+
+    Raises RunError, one line, if there is none or it is damaged.
+    """
     folder = Path(folder)
+    config = read_json(folder, "config.json")
+    if not isinstance(config, dict):
+        raise RunError(f"{folder}/config.json must hold one object")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{folder} holds no exported model (no config.json)") from None
+        return _load(folder, config)
+    except RunError:
+        raise
+    except Exception as error:  # transformers, timm and torch raise anything; a user reads one line
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise RunError(f"{folder} cannot be loaded: {problem}") from error
+
+
+def _load(folder: Path, config: Mapping[str, Any]) -> ImageClassifier:
+    """Loads a folder, which may be a stranger's: the architecture is one of raysearch or timm, by its plain name."""
     if "architecture" not in config:
+        check_index(folder)
         return _from_hugging_face(folder, config)
     architecture = {**config["architecture"], "pretrained": False}
+    if not architecture.get("image") and not is_plain(architecture.get("timm")):
+        raise RunError(f"{folder}/config.json: architecture must be an image network of raysearch or a model of timm")
     shape = (config["channels"], config["size"], config["size"])
     model = merge_classifier(*split_classifier(architecture, len(config["labels"]), shape, dropout=0.0))
     model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -108,7 +126,9 @@ def _from_hugging_face(folder: Path, config: Mapping[str, Any]) -> ImageClassifi
     from transformers import AutoModelForImageClassification
 
     processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    model: nn.Module = AutoModelForImageClassification.from_pretrained(str(folder))
+    model: nn.Module = AutoModelForImageClassification.from_pretrained(
+        str(folder), trust_remote_code=False, local_files_only=True, use_safetensors=True
+    )
     names = {int(number): label for number, label in config["id2label"].items()}
     usage = {"labels": [names[number] for number in sorted(names)], "size": processor["size"]["height"]}
     usage |= {"several": config.get("problem_type") == "multi_label_classification"}

@@ -13,6 +13,7 @@ and line.
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -187,7 +188,11 @@ def _read_file_names(path: Path, source: Source, may_be_hidden: bool) -> Images:
     for place, row in read_rows(path, _columns(source), "images", FILE_NAME_SUFFIXES, notes):
         name = str(row[source.image] or "")
         spellings = dict.fromkeys([name, name.replace("\\", "/")])  # Windows writes the second as the first
-        candidates = [folder / spelling for spelling in spellings for folder in (path.parent, path.parent.parent)]
+        places = [folder / spelling for spelling in spellings for folder in (path.parent, path.parent.parent)]
+        candidates = [file for file in places if _lies_in(path.absolute().parent.parent, file)]
+        if name and not candidates:
+            problem = f"{shorten(name)!r} leads away from the table's folder; copy the images there"
+            raise place.error(source.image, problem)
         file = next((file for file in candidates if name and _is_file(file)), None)
         if file is None:
             raise place.error(source.image, f"no file {shorten(name)!r} beside the table, nor beside its folder")
@@ -195,6 +200,11 @@ def _read_file_names(path: Path, source: Source, may_be_hidden: bool) -> Images:
         labels.append(_parse_labels(row, source, {source.label: source.class_names}, place, may_be_hidden))
         rows.append(row)
     return replace(_hashed(str(path), pictures, labels, _select_rows(path, rows, source, {})), notes=notes)
+
+
+def _lies_in(folder: Path, file: Path) -> bool:
+    """Says whether the words of a path lead into a folder: a table may be a stranger's, and name any file."""
+    return Path(os.path.normpath(file.absolute())).is_relative_to(folder)
 
 
 def _is_file(path: Path) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysearch.errors import RunError
-from raysearch.modalities.exported import label_names
+from raysearch.modalities.exported import check_index, label_names
 
 BATCH = 64  # texts in a forward
 UNLIMITED = 1 << 20  # tokens; a tokenizer that declares no limit has a larger one
@@ -78,10 +78,12 @@ def load_sequence_classifier(folder: Path, config: Mapping[str, Any]) -> Sequenc
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     labels = label_names(folder, config)
-    closed: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    check_index(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **closed)
-        model = AutoModelForSequenceClassification.from_pretrained(str(folder), use_safetensors=True, **closed)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True, use_safetensors=True
+        )
     except Exception as error:  # transformers raises anything; a user reads one line
         raise RunError(
             f"{folder} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"

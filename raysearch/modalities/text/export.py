@@ -41,7 +41,8 @@ def save_text_model(
         save_pooled_model(model, network.end_task, longest, folder)
     else:
         model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(str(data / "tokenizer"), model_max_length=longest)
+    stored = str(data / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(stored, model_max_length=longest, trust_remote_code=False)
     tokenizer.backend_tokenizer.enable_truncation(longest)
     tokenizer.save_pretrained(str(folder))
 
@@ -50,7 +51,7 @@ def load_classifier_module(folder: Path) -> Any:
     """Returns the model of a folder, which takes input_ids and attention_mask and returns logits."""
     if read_json(folder, "config.json").get(FORMAT_KEY) == FORMAT:
         return load_pooled_model(folder)
-    return AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+    return AutoModelForSequenceClassification.from_pretrained(str(folder), trust_remote_code=False).eval()
 
 
 def predict_texts(folder: Path, split: Split, longest: int, metadata: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

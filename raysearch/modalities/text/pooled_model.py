@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from raysearch.errors import RunError
-from raysearch.modalities.exported import FORMAT_KEY, label_names, read_json
+from raysearch.modalities.exported import FORMAT_KEY, check_index, label_names, read_json
 from raysearch.modalities.text.classifier import SequenceClassifier
 from raysearch.models.pooling import PooledClassifier, pool
 
@@ -109,8 +109,10 @@ def load_pooled_model(folder: Path) -> PooledModel:
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise RunError(f"{folder}/classifier.safetensors cannot be read: {error!s:.200}") from None
     logging.set_verbosity_error()
-    closed: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    encoder = AutoModel.from_pretrained(str(folder), **closed)
+    check_index(folder)
+    encoder = AutoModel.from_pretrained(
+        str(folder), trust_remote_code=False, local_files_only=True, use_safetensors=True
+    )
     if encoder.config.hidden_size != width:
         raise RunError(
             f"{folder}: the classifier reads {width} numbers, and the encoder gives {encoder.config.hidden_size}"

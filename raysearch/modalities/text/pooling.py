@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raysearch.errors import SpecError
+from raysearch.errors import SpecError, shorten
 from raysearch.modalities.text.pretrained import PACKAGES
+from raysearch.storage.names import is_plain
 
 HEAD = "head"  # the architecture's own head, which is part of its sequence classification model
 POOLINGS = ("auto", "first", "mean", "max", HEAD)
@@ -62,6 +63,8 @@ def declared_pooling(package: str, path: str, fetch: bool) -> tuple[str, bool] |
         raise SpecError(f"is not a list of modules ({error})", file=str(modules)) from None
     for kind, place in parts:
         if kind == "Pooling":
+            if not is_plain(place):
+                raise SpecError(f"{shorten(place)!r} cannot be the folder of a module", file=str(modules))
             config = _file_of(package, path, f"{place}/config.json", fetch)
             if config is None:
                 return None

@@ -181,7 +181,7 @@ def _load_pretrained(source: str, folder: Path) -> TaskTokenizer:
     from transformers import AutoTokenizer
 
     try:
-        pretrained = AutoTokenizer.from_pretrained(source)
+        pretrained = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # damaged files raise what their readers raise
         reason = " ".join(str(error).split())[:300]
         raise SpecError(f"no tokenizer can be loaded from {source!r}: {reason}", key="model.path") from None
