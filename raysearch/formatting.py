@@ -17,7 +17,7 @@ def printable(text: str) -> str:
 
     Names, values and tracebacks may come from a stranger's file, and a terminal obeys what it is sent.
     """
-    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def printable_tree(value: Any) -> Any:
@@ -31,7 +31,7 @@ def printable_tree(value: Any) -> Any:
 
 def escape_json(text: str) -> str:
     """Returns JSON with those control characters escaped that JSON itself permits."""
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def format_value(value: object) -> str:

@@ -42,6 +42,17 @@ def print_line(text: str) -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
+def print_error(problem: str, code: int) -> int:
+    """Prints the problem as one line, after the traceback if RAYSEARCH_DEBUG asks for it, and returns the exit code."""
+    if os.environ.get("RAYSEARCH_DEBUG", "0") not in ("", "0"):
+        import traceback
+
+        if sys.exception() is not None:
+            sys.stderr.write(printable(traceback.format_exc()))
+    sys.stderr.write(f"raysearch: {printable(' '.join(problem.split()))}\n")
+    return code
+
+
 def clear_screen() -> None:
     """Clears the terminal."""
     sys.stdout.write("\033[2J\033[H")

@@ -12,20 +12,29 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from raysearch.cli import console, options, outcomes
 from raysearch.cli import runs as run_verbs
-from raysearch.cli.options import Address, Data, File, Full, Json, Name, Runs, SchemaName, Set, TableFormat, Trust, runs_folder
+from raysearch.cli.options import (
+    Address,
+    Data,
+    File,
+    Full,
+    Json,
+    Name,
+    Runs,
+    SchemaName,
+    Set,
+    TableFormat,
+    Trust,
+    runs_folder,
+)
 from raysearch.errors import RunError, SpecError
-from raysearch.formatting import printable
 from raysearch.storage.names import name_problem
 from raysearch.storage.states import RunState
-
-if TYPE_CHECKING:
-    from raysearch.config.loading import ParsedSearch
 
 app = typer.Typer(
     name="raysearch",
@@ -103,7 +112,7 @@ def check(
         else:
             console.print_line(f"ok: {space.name}: {count} objectives")
         return
-    parsed = _load_search(file, overrides, local=address is None)
+    parsed = options.load_search(file, overrides, local=address is None)
     if problem := name_problem(parsed.search.name):  # the file's name, where it declares none
         raise SpecError(f"{problem}; set name: in the file", file=file)
     findings, notes = preflight.examine(parsed, data), parsed.notes
@@ -126,7 +135,7 @@ def plan(
     """Show what a search would do without starting it: arms, counts, first trials, resources and time."""
     from raysearch.search import dry_run
 
-    search = _load_search(file, overrides).search
+    search = options.load_search(file, overrides).search
     summary = dry_run.outline(search)
     plans = dry_run.first_plans(search, first)
     summary["first"] = [{"trial": plan.number, **plan.params} for plan in plans]  # ids need the labels of the data
@@ -150,7 +159,7 @@ def launch(
 ) -> None:
     """Run a search until its budget is met, then say what to use. A run that exists already is resumed."""
     settings = [*(overrides or []), *([f"executor={executor}"] if executor else [])]
-    parsed = _load_search(file, settings, local=address is None)
+    parsed = options.load_search(file, settings, local=address is None)
     parsed = replace(parsed, search=replace(parsed.search, runs=str(runs))) if runs else parsed
     from raysearch.search.launch import launch as start
 
@@ -184,7 +193,7 @@ def resume(
     from raysearch.search.launch import launch as start
 
     if overrides:
-        search = _load_search(str(folder / "search.json"), overrides, local=address is None).search
+        search = options.load_search(str(folder / "search.json"), overrides, local=address is None).search
     search = replace(search.as_stored(), runs=str(folder.parent))
     extend = bool(overrides)
     run = start(
@@ -364,47 +373,23 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
-            _print_error("interrupted", code)
+            console.print_error("interrupted", code)
     except typer.TyperException as error:
-        code = _print_error(options.with_example(error), error.exit_code)
+        code = console.print_error(options.with_example(error), error.exit_code)
     except SpecError as error:
-        code = _print_error(str(error), 2)
+        code = console.print_error(str(error), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (KeyboardInterrupt, typer.Abort):
-        code = _print_error("interrupted", INTERRUPTED)
+        code = console.print_error("interrupted", INTERRUPTED)
     except RunError as error:
-        code = _print_error(str(error), 1)
+        code = console.print_error(str(error), 1)
     except Exception as error:
-        code = _print_error(f"{type(error).__name__}: {error} (RAYSEARCH_DEBUG=1 shows where)", 1)
+        code = console.print_error(f"{type(error).__name__}: {error} (RAYSEARCH_DEBUG=1 shows where)", 1)
     code = code if isinstance(code, int) else 0
     cluster = sys.modules.get("raysearch.executors.ray_cluster")
     if cluster is not None and cluster.has_train_runs():  # do not wait for a trial that has not stopped in time
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _print_error(problem: str, code: int) -> int:
-    """Prints the problem as one line, after the traceback if RAYSEARCH_DEBUG asks for it, and returns the exit code."""
-    if os.environ.get("RAYSEARCH_DEBUG", "0") not in ("", "0"):
-        import traceback
-
-        if sys.exception() is not None:
-            sys.stderr.write(printable(traceback.format_exc()))
-    sys.stderr.write(f"raysearch: {printable(' '.join(problem.split()))}\n")
-    return code
-
-
-def _load_search(file: str, settings: list[str] | None, *, local: bool = True) -> ParsedSearch:
-    """Returns the parsed search with the values of `--set`; `local`: it has to fit this machine."""
-    from raysearch.config.loading import load_file
-
-    overrides = {}
-    for text in settings or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise SpecError("must be KEY=VALUE", file=f"--set {text}")
-        overrides[key.strip()] = value
-    return load_file(file, overrides, local=local)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from raysearch.errors import SpecError
 from raysearch.storage.names import runs_problem
+
+if TYPE_CHECKING:
+    from raysearch.config.loading import ParsedSearch
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A search of the catalog by its name, or a YAML file.")]
 SchemaName = Literal["search", "space"]
@@ -74,3 +78,16 @@ def with_example(error: typer.TyperException) -> str:
     if example is None or not message.startswith("Missing argument"):
         return message
     return f"{message.rstrip('.')}, such as: raysearch {example}"
+
+
+def load_search(file: str, settings: list[str] | None, *, local: bool = True) -> ParsedSearch:
+    """Returns the parsed search with the values of `--set`; `local`: it has to fit this machine."""
+    from raysearch.config.loading import load_file
+
+    overrides = {}
+    for text in settings or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise SpecError("must be KEY=VALUE", file=f"--set {text}")
+        overrides[key.strip()] = value
+    return load_file(file, overrides, local=local)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -11,6 +12,7 @@ from typing import IO
 
 from raysearch.errors import RunError
 
+_NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # the folder may be a stranger's, and its lock a link or a pipe
 _TRIES, _PAUSE = 10, 0.05  # of taking the lock; `writer_pid` holds it for an instant
 
 
@@ -19,7 +21,10 @@ def take_lock(folder: Path) -> IO[str]:
 
     Raises RunError when another process has it.
     """
-    lock = (folder / "lock").open("a+")
+    try:
+        lock = os.fdopen(os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666), "a+")
+    except OSError as error:
+        raise RunError(f"{folder / 'lock'}: cannot be locked: {_reason(error)}") from None
     for _ in range(_TRIES):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,11 +44,16 @@ def take_lock(folder: Path) -> IO[str]:
 def writer_pid(folder: Path | str) -> int | None:
     """Returns the id of the process that writes a run now, or None."""
     try:
-        with (Path(folder) / "lock").open() as lock:
+        with os.fdopen(os.open(Path(folder) / "lock", os.O_RDONLY | _NO_LINK)) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return int(lock.read().split()[0])
-    except FileNotFoundError:
+                words = lock.read(1000).split()
+                return int(words[0]) if words and words[0].isdecimal() else 0
+    except OSError:  # there is none, or it is a link
         pass
     return None
+
+
+def _reason(error: OSError) -> str:
+    return "it is a link; remove it" if error.errno == errno.ELOOP else str(error.strerror)

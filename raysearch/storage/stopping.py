@@ -43,6 +43,8 @@ def stop_run(folder: Path, patience: float) -> bool:
 
 def _check_writer(lock: Path, pid: int) -> None:
     """Raises RunError unless the process runs on this machine and has the lock file open."""
+    if pid < 1:
+        raise RunError(f"{lock}: it does not name the process that writes the run")
     host = [*lock.read_text(encoding="utf-8").split(), "", ""][1]
     if host != socket.gethostname():
         raise RunError(f"{lock.parent}: process {pid} works on this run on {host}; stop it there")

@@ -1,6 +1,7 @@
 """Runs of a stranger: what their tables, links and files name is neither removed, nor written, nor executed."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,18 @@ def test_link_that_leads_out_of_the_run_is_refused(
     line = refusal(capsys, verb, str(theirs))
     assert "is a link that leads out of the run's folder" in line or "not a segment of a raysearch journal" in line
     assert is_intact(theirs)
+
+
+def test_rm_of_a_run_whose_lock_is_a_link_touches_nothing(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ATTACKS["lock"](theirs)
+    assert "cannot be locked: it is a link" in refusal(capsys, "rm", "--yes", str(theirs))
+    assert is_intact(theirs)
+
+
+def test_status_of_a_run_whose_lock_is_a_pipe_answers(theirs: Path) -> None:
+    (theirs / "lock").unlink()
+    os.mkfifo(theirs / "lock")
+    assert open_run(theirs).status()["state"] == "finished"
 
 
 # ---- code ----
