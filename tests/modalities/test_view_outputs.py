@@ -15,9 +15,11 @@ class Head(nn.Module):
     """The first two numbers of the state at position 0 are the logits, and all of them the vector."""
 
     def forward(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
+        assert real is None
         return hidden[:, 0, :2]
 
     def vectors(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
+        assert real is None
         return hidden[:, 0]
 
 
@@ -75,8 +77,8 @@ def test_same_label_without_partners_is_zero_with_gradient() -> None:
 
 def test_anchor_is_zero_at_the_anchor_whatever_its_length() -> None:
     vectors = torch.tensor([[[3.0, 4.0]], [[1.0, 0.0]]])
-    kept = targets(2, anchors=torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
-    assert outputs.anchor(vectors, kept, Head()).item() == pytest.approx(0.5)
+    anchored = targets(2, anchors=torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    assert outputs.anchor(vectors, anchored, Head()).item() == pytest.approx(0.5)
 
 
 def test_task_batch_slice_keeps_groups_together() -> None:

@@ -28,6 +28,8 @@ EXPECTED_COUNTS = {
     "gpt_style": 1,
     "xlnet_style": 1,
     "smoke": 6,
+    "ssl": 30,
+    "ssl_td": 54,
 }
 EXPECTED_COUNTS |= {
     "image": 36,
@@ -228,7 +230,8 @@ STAGES_BLOCK = """stages:
         ("objectives: 8\n", "1: the key 'stages' is missing"),
         (
             "stages:\n  data: [end_task]\nobjectives: 8\n",
-            "1: stages: stage 'transform' is missing; one of none, replace, mask, bert, noisy_embeds, delete",
+            "1: stages: stage 'transform' is missing; one of none, replace, mask, bert, noisy_embeds, delete, "
+            "dropout, delete_60, cut",
         ),
         (STAGES_BLOCK.replace("data", "date"), "2: stages.date: unknown key 'date'; did you mean 'data'?"),
         (

@@ -10,10 +10,10 @@ import torch
 from helpers.encoders import ENCODERS, LAYERS, encoder_context, encoder_plan, prepare_encoder
 from torch import Tensor
 
+from raysearch.data import arrays
 from raysearch.data.folds import LABELLED
 from raysearch.methods.schedule.phases import Phase
 from raysearch.methods.weighting.base import END_TASK
-from raysearch.modalities.text import state_files
 from raysearch.plan import TrialPlan
 from raysearch.training.context import TrainingContext
 from raysearch.training.step.update import Update
@@ -173,7 +173,7 @@ def test_damaged_and_partial_files_are_computed_again(
 
     def states() -> Tensor:
         context = encoder_context(plan)
-        state_files.checked.clear()
+        arrays.checked.clear()
         return context.batches.end_task_batch(context.splits("train"), torch.arange(6)).inputs[3]
 
     expected = states()
