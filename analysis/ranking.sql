@@ -1,5 +1,6 @@
 -- Ranking of objectives: which objectives had the largest weights early (first 10 % of the steps) and late (last 50 %)?
--- As AANG's Figure 5 (https://arxiv.org/abs/2205.14082). Means over the search's complete trials whose weights changed.
+-- As AANG's Figure 5 (https://arxiv.org/abs/2205.14082). Means over the search's complete trials whose weights changed, and
+-- `late_sd`, the standard deviation over these trials. Where weights are nearly equal, their ranks say nothing.
 WITH moving AS (
     SELECT trial_id, min(step) AS first, max(step) AS last
     FROM weights JOIN trials USING (trial_id)
@@ -18,7 +19,9 @@ means AS (
     GROUP BY trial_id, name
 ),
 over_trials AS (
-    SELECT name, avg(early) AS early, avg(late) AS late, count(*) AS trials FROM means GROUP BY name
+    SELECT name, avg(early) AS early, avg(late) AS late, stddev_samp(late) AS late_sd, count(*) AS trials
+    FROM means
+    GROUP BY name
 )
 SELECT
     row_number() OVER (ORDER BY late DESC, name) AS late_rank,
@@ -26,6 +29,7 @@ SELECT
     name,
     early,
     late,
+    late_sd,
     trials
 FROM over_trials
 ORDER BY late_rank;

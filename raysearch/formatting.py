@@ -107,6 +107,11 @@ def format_difference(value: float) -> str:
     return f"{value:+.4f}".replace("-", MINUS)
 
 
+def format_bounds(low: float, high: float) -> str:
+    """Returns the interval of a difference in words, with three decimals: `-0.043 to +0.051`, with true minus signs."""
+    return f"{low:+.3f} to {high:+.3f}".replace("-", MINUS)
+
+
 def format_differences(low: float, high: float) -> str:
     """Returns the interval of a difference, as `[+0.0100, +0.0140]`."""
     return f"[{format_difference(low)}, {format_difference(high)}]"

@@ -29,6 +29,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Nothing:
+    """The one line of a section that has nothing to show."""
+
+    template: ClassVar[str] = "nothing"
+    text: str
+
+
+@dataclass(frozen=True)
 class Verdict:
     """A sentence that a reader may quote: what was compared, what was found, and how surely."""
 
@@ -103,7 +111,7 @@ class Failures:
     rows: Rows
 
 
-Block = Note | Verdict | Plots | Legend | Table | Failures
+Block = Note | Nothing | Verdict | Plots | Legend | Table | Failures
 
 
 def text(head: str, key: str, *, numeric: bool = False, wraps: bool = False) -> Column:
@@ -127,11 +135,11 @@ def interval(head: str, low: str, high: str) -> Column:
 
 
 def state_legend(states: Iterable[str], *more: LegendEntry, at_edge: bool = True) -> Legend:
-    """Returns the key to the states that occur; `at_edge`: trials without a final score are at the lower edge."""
+    """Returns the key to the states that occur; `at_edge`: trials without a score are at the lower edge."""
     present, edge = set(states), " (at the lower edge)" if at_edge else ""
     meanings = {
         TrialState.COMPLETE: "complete",
-        TrialState.STOPPED: f"stopped early{edge}",
+        TrialState.STOPPED: f"stopped early{', at its score then, or at the lower edge' if at_edge else ''}",
         TrialState.FAILED: f"failed{edge}",
         TrialState.RUNNING: "running",
     }

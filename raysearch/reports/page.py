@@ -30,11 +30,11 @@ from raysearch.formatting import (
 )
 from raysearch.methods import FAMILIES
 from raysearch.reports import run_doctor
-from raysearch.reports.blocks import SYMBOLS, Block
+from raysearch.reports.blocks import SYMBOLS, Block, Nothing
 from raysearch.reports.plots import STATES, Rows, column
 from raysearch.reports.query import Report, ask_reports, open_views, read_report
 from raysearch.reports.recommendation import recommend
-from raysearch.reports.sections import SECTIONS, RunAnswers, catalog_blocks, default_blocks
+from raysearch.reports.sections import INTRODUCTIONS, SECTIONS, RunAnswers, catalog_blocks, default_blocks
 from raysearch.schema import catalog
 from raysearch.storage.containment import check_contained
 from raysearch.storage.states import MAIN_ARM, EventName, RunState, TrialState
@@ -56,6 +56,12 @@ class Section:
     id: str
     report: Report
     blocks: Sequence[Block]
+    introduction: str = ""  # for a reader of the page; the report's notes explain its SQL
+
+    @property
+    def is_empty(self) -> bool:
+        """Says whether there is nothing to show but one line."""
+        return all(isinstance(block, Nothing) for block in self.blocks)
 
 
 @dataclass(frozen=True)
@@ -123,11 +129,11 @@ def _page(
 def _catalog_sections(
     reports: Sequence[Report], tables_by_report: Mapping[str, pa.Table], answers: RunAnswers
 ) -> Iterator[Section]:
-    """Yields the sections that have something to show, those with a layout of their own first."""
+    """Yields the sections of reports, those with a layout of their own first."""
     by_name = {report.name: report for report in reports}
     for name in SECTIONS:
         if blocks := catalog_blocks(name, answers):
-            yield Section(name, by_name[name], blocks)
+            yield Section(name, by_name[name], blocks, INTRODUCTIONS.get(name, ""))
     for report in reports:
         if report.name not in SECTIONS:
             yield Section(report.name, report, default_blocks(tables_by_report[report.name]))

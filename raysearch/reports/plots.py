@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
 from raysearch.formatting import MINUS
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from raysearch.reports.svg import SvgPlot
 
+LEAST_TICKS, MOST_TICKS = 3, 6  # of a logarithmic axis
+MOST_CHARACTERS = 34  # of tick labels side by side
+
 Rows = list[dict[str, Any]]  # the answer of a report; None for null
 
 STATES = {
@@ -24,6 +28,9 @@ STATES = {
     TrialState.FAILED: (RED, "x"),
     TrialState.RUNNING: (MUTED, "o"),
 }
+
+
+SCORED = (TrialState.COMPLETE, TrialState.STOPPED)  # states of trials that are drawn at their score
 
 
 def grouped(rows: Rows, key: str) -> dict[str, Rows]:
@@ -145,18 +152,22 @@ def differences(rows: Rows, metric: str) -> str:
 
 
 def scatter_states(axes: Axes, rows: Rows, x: str, all_rows: Rows) -> None:
-    """Draws complete trials at their scores and all other trials at the lower edge.
+    """Draws trials at their scores, those that were stopped at the score that they had then.
 
-    The scale is that of `all_rows`.
+    A failed trial has no score and is at the lower edge, as is one that was stopped below every complete one. The scale
+    is that of `all_rows`.
     """
-    scores = column(complete(all_rows), "score") or [0.0, 1.0]
-    low, high = min(scores), max(scores)
+    scored = [row for row in all_rows if row["state"] in SCORED and row["score"] is not None]
+    scores = column(complete(scored), "score") or column(scored, "score") or [0.0, 1.0]
+    low, high = min(scores), max([*scores, *column(scored, "score")])
     room = 0.08 * (high - low) or 0.01
+    edge = low - 1.8 * room
     axes.set_ylim(low - 2.5 * room, high + room)
     for state, (colour, marker) in STATES.items():
         in_state = [row for row in rows if row["state"] == state]
-        y = column(in_state, "score") if state == TrialState.COMPLETE else [low - 1.8 * room] * len(in_state)
+        y = [row["score"] if state in SCORED and row["score"] is not None else edge for row in in_state]
         if in_state:
+            y = [max(score, edge) for score in y]
             axes.plot(column(in_state, x), y, marker, color=colour, markersize=4.5, alpha=0.85, zorder=3)
 
 
@@ -181,6 +192,10 @@ def words_as_places(axes: Axes, rows: Rows, choices: Iterable[object]) -> Rows:
         placed.append({**row, "number": words.index(row["value"]) + 0.06 * (counts[row["value"]] % 5 - 2)})
         counts[row["value"]] += 1
     axes.set_xticks(range(len(words)), [word.replace("_", " ") for word in words])
+    if max(map(len, words), default=0) * len(words) > MOST_CHARACTERS:  # side by side they would run together
+        axes.tick_params(axis="x", labelrotation=25)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
     axes.set_xlim(-0.5, len(words) - 0.5)
     axes.grid(axis="x", visible=False)
     return placed
@@ -188,15 +203,15 @@ def words_as_places(axes: Axes, rows: Rows, choices: Iterable[object]) -> Rows:
 
 def value_axis(axes: Axes, declaration: Mapping[str, Any]) -> None:
     """Sets the x axis to the declared range; a logarithmic axis has few ticks and writes 0.0003 as 3e-4."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     bounds: list[float] = declaration.get("float") or declaration.get("int") or []
     if declaration.get("log"):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
-        axes.xaxis.set_minor_formatter(NullFormatter())
         if bounds:
+            axes.xaxis.set_major_locator(FixedLocator(log_ticks(bounds[0], bounds[1])))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+            axes.xaxis.set_minor_locator(NullLocator())
             margin = (bounds[1] / bounds[0]) ** 0.04
             axes.set_xlim(bounds[0] / margin, bounds[1] * margin)
     else:
@@ -204,6 +219,29 @@ def value_axis(axes: Axes, declaration: Mapping[str, Any]) -> None:
         if bounds:
             margin = 0.04 * (bounds[1] - bounds[0]) or 0.5
             axes.set_xlim(bounds[0] - margin, bounds[1] + margin)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Returns three to six round numbers of a logarithmic axis, all with different labels.
+
+    They have the mantissas 1, then 1 and 3, 1, 2 and 5, and so on, the first that give three or more; where that are
+    too many, every second or third of them.
+    """
+    decades = range(floor(log10(low)) - 1, ceil(log10(high)) + 1)
+    for mantissas in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), tuple(range(1, 10)), tuple(i / 10 for i in range(10, 100))):
+        ticks = [float(f"{mantissa:g}e{decade}") for decade in decades for mantissa in mantissas]
+        ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(ticks) >= LEAST_TICKS:
+            return ticks[:: -(-len(ticks) // MOST_TICKS)]
+    return [low, high]
+
+
+def short_number(value: float) -> str:
+    """Returns a number of a logarithmic axis: `0.5`, `20`, `3e-4`, `1.5e-3`."""
+    if 0.01 <= abs(value) < 10_000:
+        return f"{value:g}"
+    mantissa, _, exponent = f"{value:.3e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def legend_columns(axes: Axes, width: float) -> int:

@@ -105,9 +105,6 @@ def _words(axes: Axes, rows: Rows, choices: Iterable[object]) -> None:
     for number, mean, error in _means([{**row, "number": round(row["number"])} for row in placed]):
         axes.plot([number - 0.28, number + 0.28], [mean, mean], color=INK, linewidth=2)
         axes.plot([number, number], [mean - error, mean + error], color=INK, linewidth=1)
-    longest = max(len(row["value"]) for row in rows)
-    if longest * len({row["value"] for row in rows}) > 40:
-        axes.tick_params(axis="x", labelrotation=20)
 
 
 def _means(rows: Rows) -> list[tuple[float, float, float]]:

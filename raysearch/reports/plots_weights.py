@@ -1,4 +1,4 @@
-"""Plots of weights: how they changed during a trial, and how objectives rank by them.
+"""Plots of weights: how they changed during a trial, and how large they were, early and late.
 
 Dery, Michel, Khodak, Neubig & Talwalkar (ICLR 2023), Figures 4 and 5, https://arxiv.org/abs/2205.14082
 Kourdis, Gordon-Hall & Gorinski 2024, Figure 3, https://arxiv.org/abs/2405.07769
@@ -21,6 +21,7 @@ TITLES = {
     "weight": "weight of the branch's task",
     "gain": "gain by training on a task alone",
 }
+ROOM = 0.08  # of an axis that begins at 0, above its highest line
 SIGNED = ("alpha", "gain")  # may be negative
 
 
@@ -43,7 +44,7 @@ def trajectories(rows: Rows) -> list[str]:
                 x, y = column(line, "step"), column(line, "weight")
                 axes.plot(x, y, color=SERIES[i % len(SERIES)], linestyle=dashes)
             if stage not in SIGNED:
-                axes.set_ylim(0, None)
+                axes.set_ylim(0, (1 + ROOM) * max(max(column(line, "weight")) for line in lines.values()) or 1.0)
             if stage != "task":
                 _label_ends(axes, max(column(weights, "step")), lines)
             axes.set_xlabel("optimizer steps")
@@ -53,22 +54,43 @@ def trajectories(rows: Rows) -> list[str]:
 
 
 def ranking(rows: Rows) -> str:
-    """Plots objectives in the order of their mean weight, early on the left and late on the right (AANG's Figure 5)."""
-    colours, height = output_colours(column(rows, "name")), 0.21 * len(rows) + 0.5
-    label = "Objectives ranked by mean weight, early and late"
-    with svg_plot("ranking", label, 7.4, height) as (plot, axes):
-        for short, row in zip(_short_names(column(rows, "name")), rows, strict=True):
-            ranks, colour = [row["early_rank"], row["late_rank"]], colours[_output(row["name"])]
-            axes.plot([0, 1], ranks, "o-", color=colour, linewidth=1.4, markersize=4)
-            early, late = (f"{100 * row[when]:.1f} %" for when in ("early", "late"))
-            axes.text(-0.03, ranks[0], f"{short}\N{EN SPACE}{early}", ha="right", va="center")
-            axes.text(1.03, ranks[1], f"{late}\N{EN SPACE}{short}", ha="left", va="center")
-        axes.set_xlim(-1.25, 2.25)
-        axes.set_ylim(len(rows) + 0.7, 0.3)
-        axes.set_axis_off()
-        axes.text(0, 0.1, "first 10 % of the steps", ha="right", va="bottom", fontweight="bold")
-        axes.text(1, 0.1, "last 50 %", ha="left", va="bottom", fontweight="bold")
+    """Plots the mean weight of each objective, early and late in training, the largest late one first.
+
+    The weights are those of AANG's Figure 5, on their own scale: ranks would let equal weights cross. A line marks the
+    weight that all would have if they were equal.
+    """
+    colours, height = output_colours(column(rows, "name")), 0.2 * len(rows) + 0.75
+    with svg_plot("ranking", "Mean weight of objectives, early and late", 7.4, height) as (plot, axes):
+        axes.axvline(100 / len(rows), color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
+        for place, row in enumerate(rows):
+            colour, (early, late) = colours[_output(row["name"])], (100 * row[when] for when in ("early", "late"))
+            if row["late_sd"] is not None:
+                spread = 100 * row["late_sd"]
+                axes.plot([late - spread, late + spread], [place, place], color=colour, linewidth=3, alpha=0.25)
+            axes.plot([early, late], [place, place], color=colour, linewidth=1)
+            axes.plot(early, place, "o", color=colour, markerfacecolor="none", markersize=5)
+            axes.plot(late, place, "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(rows)), _short_names(column(rows, "name")))
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(0.0, low), high)
+        axes.set_xlabel(f"weight in % (equal: {100 / len(rows):.1f} %)")
+        axes.grid(axis="y", visible=False)
     return plot.svg
+
+
+def ranking_finding(rows: Rows) -> str:
+    """Returns one sentence on how far the late weights are from equal, and from their spread over trials."""
+    late, equal = column(rows, "late"), 1 / len(rows)
+    low, high = 100 * min(late), 100 * max(late)
+    span = f"Late weights are between {low:.1f} and {high:.1f} %, where equal is {100 * equal:.1f} %"
+    spreads = [row["late_sd"] for row in rows]
+    if None in spreads:
+        return f"{span}; one trial does not say how much of this is chance."
+    apart = sum(abs(row["late"] - equal) > 2 * row["late_sd"] / row["trials"] ** 0.5 for row in rows)
+    if not apart:
+        return f"{span}: no objective stands out from what differs between trials."
+    return f"{span}: {apart} of {len(rows)} differ from equal by more than two standard errors over trials."
 
 
 def output_colours(names: Iterable[str]) -> dict[str, str]:

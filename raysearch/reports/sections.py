@@ -18,6 +18,7 @@ from raysearch.reports.blocks import (
     Legend,
     LegendEntry,
     Note,
+    Nothing,
     Plots,
     Table,
     number,
@@ -41,6 +42,8 @@ EMPTY = {
     "stages": "No trial has a second phase, so there is nothing to compare with the first phase.",
     "trajectories": "The weights of the search's best trial do not change, so there is no trajectory to show.",
     "ranking": "No trial whose weights change is complete, so there is nothing to rank.",
+    "arms": "The search has no baseline, so there is nothing to compare it with.",
+    "final": "The test split has not been read; `raysearch analyze --final` scores every arm on it.",
     "leaderboard": "No trial has ended yet.",
     "failures": "No trial failed.",
 }
@@ -65,16 +68,31 @@ class RunAnswers:
         return self.search["dimensions"]  # type: ignore[no-any-return]  # a search in a table is JSON
 
 
+INTRODUCTIONS = {  # what a reader has to know to read a section; the notes of a report explain its SQL
+    "arms": "Arms are compared by their best configurations on fresh seeds, which took no part in choosing them: "
+    "scores that choose are too high. An interval says between which differences the true one may lie.",
+    "final": "The test split took no part in any choice.",
+    "best_so_far": "A trial that was stopped early is drawn at the score that it had then, and cannot be best.",
+    "sweep": "Values are compared over trials that are alike otherwise; the best one was chosen by these same scores.",
+    "stages": "Means over the seeds of each arm's best configuration.",
+    "trajectories": "Of the search's best trial.",
+    "ranking": "Open circles are means over the first 10 % of the steps, filled ones over the last half; the bar is a "
+    "standard deviation over trials.",
+    "leaderboard": "A configuration's score is the mean over the seeds, or folds, on which it is complete.",
+    "compute": "Trials that run at the same time are all counted in full.",
+}
+
+
 def catalog_blocks(name: str, answers: RunAnswers) -> list[Block]:
-    """Returns what the page shows of a report with a section of its own; empty if the section is left out."""
+    """Returns what the page shows of a report with a section of its own; one line, or no section, without."""
     blocks = SECTIONS[name](answers)
-    return blocks or ([Note(EMPTY[name])] if name in EMPTY else [])
+    return blocks or ([Nothing(EMPTY[name])] if name in EMPTY else [])
 
 
 def default_blocks(answer: pa.Table) -> list[Block]:
     """Returns a table of all columns of any report's answer."""
     if not len(answer):
-        return [Note("The answer has no rows.")]
+        return [Nothing("The answer has no rows.")]
     return _limited(Table([_default_column(field) for field in answer.schema], answer.to_pylist()))
 
 
@@ -164,7 +182,8 @@ def _ranking(answers: RunAnswers) -> list[Block]:
         for output, colour in plots_weights.output_colours(column(rows, "name")).items()
     ]
     entries.append(LegendEntry(f"means over {format_count(max(column(rows, 'trials')), 'trial')}"))
-    return [Legend(entries), Plots([plots_weights.ranking(rows)], layout="wide")]
+    finding = Note(plots_weights.ranking_finding(rows))
+    return [finding, Legend(entries), Plots([plots_weights.ranking(rows)], layout="wide")]
 
 
 def _leaderboard(answers: RunAnswers) -> list[Block]:

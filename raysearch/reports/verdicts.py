@@ -9,9 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from raysearch.config.sections import DECLARED_SAMPLERS
-from raysearch.formatting import format_count, format_difference, format_differences
+from raysearch.formatting import format_bounds, format_count
 from raysearch.reports import plots, plots_sweep
-from raysearch.reports.blocks import Block, Column, Note, Plots, Table, Verdict, difference, interval, number, text
+from raysearch.reports.blocks import (
+    Block,
+    Column,
+    Note,
+    Nothing,
+    Plots,
+    Table,
+    Verdict,
+    difference,
+    interval,
+    number,
+    text,
+)
 from raysearch.reports.plots import Rows, column
 from raysearch.storage.states import MAIN_ARM
 
@@ -23,26 +35,30 @@ def compare_arms(rows: Rows, metric: str) -> list[Block]:
         return []
     columns = [
         text("arm", "arm"),
-        number("configuration", "configuration", 0),
-        number("score when chosen", "chosen_at"),
-        number("fresh seeds" if fresh else "seeds", "seeds", 0),
-        *([number("folds of each", "folds", 0)] if any(column(rows, "folds")) else []),
+        text("verdict", "verdict", wraps=True),
         number("mean", "mean"),
         number("sd", "sd"),
-        *_paper_column(rows),
+        number("fresh seeds" if fresh else "seeds", "seeds", 0),
+        *([number("folds of each", "folds", 0)] if any(column(rows, "folds")) else []),
         difference("search minus arm", "difference"),
         interval("95 % interval", "low", "high"),
+        *_paper_column(rows),
+    ]
+    statistics = [
+        text("arm", "arm"),
+        number("configuration", "configuration", 0),
+        number("score when chosen", "chosen_at"),
         interval("bootstrap interval", "boot_low", "boot_high"),
         number("p, Holm", "p_holm", 3, missing=""),
-        text("verdict", "verdict"),
         difference("arm minus first baseline", "gain"),
-        interval("95 % interval", "gain_low", "gain_high"),
+        interval("its 95 % interval", "gain_low", "gain_high"),
     ]
     judged = [row for row in rows if row["low"] is not None and not _is_unrepeated(row)]
-    verdicts = [_verdict(row, metric, len(judged)) for row in rows if row["arm"] != MAIN_ARM]
+    verdicts = [_verdict(row, metric) for row in rows if row["arm"] != MAIN_ARM]
     plot = [Plots([plots.differences(judged, metric)], layout="narrow")] if judged else []
     best = next((i for i, row in enumerate(rows) if row["place"] == 1), None)
-    return [*verdicts, *plot, Table(columns, rows, best=best), *_source(rows)]
+    more = Table(statistics, rows, summary="More statistics: tests, bootstrap, against the first baseline")
+    return [*verdicts, *plot, Table(columns, rows, best=best), *_source(rows), more]
 
 
 def compare_on_test(rows: Rows, metric: str) -> list[Block]:
@@ -51,19 +67,22 @@ def compare_on_test(rows: Rows, metric: str) -> list[Block]:
         return []
     columns = [
         text("arm", "arm"),
-        number("configurations", "configurations", 0),
-        number("seconds of search", "seconds", 0),
-        number("fresh seeds", "seeds", 0),
-        number("dev", "dev"),
+        text("verdict", "verdict", wraps=True),
         number(f"test {metric}", "test"),
         number("sd", "sd"),
-        *_paper_column(rows),
+        number("dev", "dev"),
+        number("fresh seeds", "seeds", 0),
         difference("search minus arm", "difference"),
         interval("95 % interval", "low", "high"),
-        number("p, Holm", "p_holm", 3, missing=""),
-        text("verdict", "verdict"),
+        *_paper_column(rows),
     ]
-    return [Table(columns, rows), *_source(rows)]
+    more = [
+        text("arm", "arm"),
+        number("p, Holm", "p_holm", 3, missing=""),
+        number("configurations", "configurations", 0),
+        number("seconds of search", "seconds", 0),
+    ]
+    return [Table(columns, rows), *_source(rows), Table(more, rows, summary="More: the test, and what was spent")]
 
 
 def compare_values(rows: Rows, points: Rows, search: Mapping[str, Any], metric: str) -> list[Block]:
@@ -88,10 +107,29 @@ def compare_values(rows: Rows, points: Rows, search: Mapping[str, Any], metric: 
         interval("95 % interval", "low", "high"),
     ]
     if not draws_every_value(search):
-        return [Table(columns, rows, summary=format_count(len(rows), "value")), *_source(rows)]
+        worse, finding = _value_finding(rows)
+        if not worse and not any(column(rows, "paper")):
+            return [Nothing(finding)]
+        return [Note(finding), Table(columns, rows, summary=format_count(len(rows), "value")), *_source(rows)]
     points = in_declared_order(points, search["dimensions"])
     svgs = plots_sweep.sweeps(points, search["dimensions"], metric)
     return [Plots(svgs, least="330px"), Table(columns, rows), *_source(rows)]
+
+
+def _value_finding(rows: Rows) -> tuple[list[str], str]:
+    """Returns the values that are worse than the best one of their dimension by their intervals, and a sentence."""
+    compared = [row for row in rows if row["low"] is not None]
+    worse = [f"{row['dimension']} {row['value']}" for row in compared if row["high"] < 0]
+    if not compared:
+        return [], "No value was tried often enough to be compared with the best one of its dimension."
+    if not worse:
+        sentence = f"None of {format_count(len(compared), 'value')} is worse than the best one of its dimension by more"
+        return [], f"{sentence} than chance; `raysearch analyze NAME sweep` has them all."
+    several = "; some do by chance where many are compared" if len(compared) > 10 else ""
+    return worse, (
+        f"{len(worse)} of {format_count(len(compared), 'value')} score less than the best one of their dimension "
+        f"by their own intervals{several}: {', '.join(worse)}."
+    )
 
 
 def draws_every_value(search: Mapping[str, Any]) -> bool:
@@ -121,25 +159,33 @@ def _is_unrepeated(row: dict[str, Any]) -> bool:
     return str(row["verdict"]).startswith("not repeated")
 
 
-def _verdict(row: dict[str, Any], metric: str, judged: int) -> Verdict:
-    """Returns the sentence about one baseline, of `judged` baselines that are tested together."""
+def _verdict(row: dict[str, Any], metric: str) -> Verdict:
+    """Returns the sentences about one baseline: by how much the search's winner differs from it, and how surely."""
+    arm = row["arm"]
     if row["difference"] is None or _is_unrepeated(row):
-        return Verdict(f"Search compared with {row['arm']}", row["verdict"], ", so nothing is claimed")
-    seeds = format_count(row["seeds"], "fresh seed" if row["fresh"] else "seed")
+        reason = "they have no seed in common" if row["verdict"] == "no common seed" else "not repeated on fresh seeds"
+        return Verdict(f"The search's winner compared with {arm}", "nothing is claimed", f" ({reason})")
+    size = f"{abs(row['difference']):.3f}"
+    direction = "more" if row["difference"] > 0 else "less"
+    amount = f"the same {metric} as" if float(size) == 0 else f"{size} {metric} {direction} than"
+    bounds = "" if row["low"] is None else f"; 95 % interval {format_bounds(row['low'], row['high'])}"
+    return Verdict(f"The search's winner scores {amount} {arm} ({_seeds(row)}{bounds})", *_finding(row))
+
+
+def _seeds(row: dict[str, Any]) -> str:
+    """Returns on how many seeds the comparison rests, or on how many folds."""
     if row["folds"]:
         partitions = format_count(row["seeds"], "fresh partition" if row["fresh"] else "partition")
-        seeds = f"{format_count(row['folds'], 'fold')} of {partitions}"
-    bounds = "" if row["low"] is None else f" (95 % interval {format_differences(row['low'], row['high'])})"
-    comparison = (
-        f"Search compared with {row['arm']}: {format_difference(row['difference'])} {metric} on average over "
-        f"{seeds}{bounds}"
-    )
-    return Verdict(comparison, row["verdict"], _certainty(row, judged))
+        return f"{format_count(row['folds'], 'fold')} of {partitions}"
+    return format_count(row["seeds"], "fresh seed" if row["fresh"] else "seed")
 
 
-def _certainty(row: dict[str, Any], judged: int) -> str:
-    """Returns what the verdict rests on: the p-value, or the interval when there are too few seeds for a p-value."""
-    if row["rests_on"] == "interval":
-        together = f" for {judged} baselines together" if judged > 1 else ""
-        return f", judged by the interval, because {format_count(row['seeds'], 'seed')} cannot reach p < 0.05{together}"
-    return f" (p = {row['p_holm']:.3f})" if row["rests_on"] else ""
+def _finding(row: dict[str, Any]) -> tuple[str, str]:
+    """Returns what was found, and how surely where a test could say so."""
+    p = f" (p = {row['p_holm']:.3f})" if row["rests_on"] == "p_holm" else ""
+    words = {"the search is better": "it is better", "the baseline is better": f"{row['arm']} is better"}
+    if finding := words.get(row["verdict"]):
+        return finding, p
+    if row["verdict"] == "no difference found":
+        return "no evidence that it helps", "" if row["difference"] > 0 else f", and none that {row['arm']} is better"
+    return "one seed is not enough to tell", ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raysearch.formatting import MINUS, format_count
+from raysearch.formatting import format_bounds, format_count
 from raysearch.reports.arm_comparison import LEAST_SEEDS, Comparison
 from raysearch.storage.states import MAIN_ARM
 
@@ -27,8 +27,7 @@ def state_basis(comparison: Comparison) -> str:
     seeds += " of fresh partitions" if comparison.folds else ""
     if comparison.low is None or comparison.high is None:
         return f"({seeds})"
-    low, high = (f"{bound:+.3f}".replace("-", MINUS) for bound in (comparison.low, comparison.high))
-    return f"({seeds}; 95 % interval {low} to {high})"
+    return f"({seeds}; 95 % interval {format_bounds(comparison.low, comparison.high)})"
 
 
 def for_now(comparison: Comparison) -> str:

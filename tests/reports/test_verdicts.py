@@ -9,7 +9,7 @@ from helpers.runs import write_study
 
 from raysearch.reports import plots_sweep
 from raysearch.reports.page import write_html
-from raysearch.reports.verdicts import compare_arms
+from raysearch.reports.verdicts import compare_arms, compare_values
 from raysearch.storage.run import open_run
 
 pytestmark = pytest.mark.slow  # whole trainings or pages
@@ -44,11 +44,12 @@ def test_page_states_verdicts_and_attributes_paper_scores(tmp_path):
         confirm=FRESH_SEEDS,
         paper=PAPER,
     )
-    assert (
-        "the search is better, judged by the interval, because 5 seeds cannot reach p < 0.05 for 4 baselines"
-        in page.words
+    scores = (
+        r"The search's winner scores 0\.\d+ macro_f1 (more|less) than {} \(5 fresh seeds; 95 % interval \S+ to \S+\)"
     )
-    assert "no difference found, judged by the interval" in page.words
+    assert re.search(scores.format("none") + ": it is better", page.words)
+    assert re.search(scores.format("multitask") + ": no evidence that it helps", page.words)
+    assert "cannot reach p" not in page.words.split("How this is computed: arms.sql")[0]
     assert "Paper's scores: Dery, Dauphin & Grangier 2021, Table 2" in page.words
     assert "They were printed there, not measured here" in page.words
     assert page.words.count("67.1 +- 1.31") == 3  # on dev, on test, and in the search as declared
@@ -57,7 +58,7 @@ def test_page_states_verdicts_and_attributes_paper_scores(tmp_path):
 
 def test_arms_without_fresh_seeds_get_no_verdict(tmp_path):
     page = study(tmp_path, {"eta_neg": [-1.0, 0.0]}, lambda _, arm: ARM_SCORES[arm], baselines=("none",))
-    assert "Search compared with none: not repeated on fresh seeds, so nothing is claimed." in page.words
+    assert "The search's winner compared with none: nothing is claimed (not repeated on fresh seeds)." in page.words
     assert plot_titles(page, "arms") == []
     assert "winner on fresh seeds" not in page.words
 
@@ -124,3 +125,23 @@ def test_eta_plot_needs_two_varying_etas():
 
 def test_single_arm_has_no_comparison():
     assert compare_arms([{"arm": "search", "fresh": False}], "f1") == []
+
+
+def value_row(value: str, low: float | None, high: float | None) -> dict[str, object]:
+    empty = dict.fromkeys(("paper", "source", "reference", "mean", "sd", "trials", "seeds", "pairs"))
+    return {**empty, "dimension": "k", "value": value, "difference": -0.1, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("intervals", "words", "blocks"),
+    [
+        ([(None, None)], "No value was tried often enough", 1),
+        ([(-0.2, 0.1), (None, None)], "None of 1 value is worse than the best one of its dimension", 1),
+        ([(-0.2, -0.1), (-0.2, 0.1)], "1 of 2 values score less than the best one of their dimension", 2),
+    ],
+)
+def test_values_without_a_difference_are_one_line(intervals, words, blocks):
+    rows = [value_row(str(i), *bounds) for i, bounds in enumerate(intervals)]
+    shown = compare_values(rows, [], {"dimensions": {"k": {}}, "sampler": "tpe"}, "f1")
+    assert len(shown) == blocks
+    assert shown[0].text.startswith(words)
