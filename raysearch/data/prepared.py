@@ -62,6 +62,28 @@ class Split(Protocol):
         """Returns example `i` as it is stored."""
 
 
+class RowsOfSplit:
+    """Some examples of a split, as a split without labels."""
+
+    labels: NDArray[Any] | None = None
+
+    def __init__(self, split: Split, rows: NDArray[np.int64]) -> None:
+        self.split, self.rows = split, rows
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The length of each example (n,)."""
+        lengths: NDArray[np.int64] = np.asarray(self.split.lengths)[self.rows]
+        return lengths
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, i: int) -> NDArray[Any]:
+        """Returns example `i` as it is stored."""
+        return self.split.row(int(self.rows[i]))
+
+
 class Splits:
     """The splits that a trial may read, each mapped once; test is not among them."""
 

@@ -102,6 +102,9 @@ class ViewBatchBuilder(BatchBuilder, Protocol):
     def split_of(self, objective: Objective) -> Split:
         """Opens the split that an objective draws from."""
 
+    def cache_rows(self, split: Split, rows: Any) -> None:
+        """Prepares what is computed once of examples of a split that objectives will see unchanged."""
+
     def with_tutors(self, tutors: Any) -> BatchBuilder:
         """Returns the same builder with a teacher, and with the encoder as it was before training."""
 

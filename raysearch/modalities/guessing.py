@@ -5,7 +5,8 @@ The protocols that batch builders use; `training.teachers` has the teachers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -13,7 +14,7 @@ from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
 from raysearch.modalities.batch import labels_of
-from raysearch.objectives.primitive import Primitive
+from raysearch.objectives.primitive import BORROWED, Primitive
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Tutors:
 
     teacher: Teacher | None = None
     anchors: Anchors | None = None
+    pools: Mapping[int, Tensor] = field(default_factory=dict)  # rows (R,) that views come from, by split id
 
 
 def draw_label_pairs(labels: Tensor, count: int, generator: Generator) -> Tensor:
@@ -84,7 +86,9 @@ def draw_rows(output: Primitive | None, tutors: Tutors, split: Split, count: int
         if not len(labels) or labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(f"output {output.name!r} compares classes, and its data has none")
         return draw_label_pairs(labels, count, generator)
-    return torch.randint(len(split), (count,), generator=generator)
+    pool = tutors.pools.get(id(split)) if output is not None and output.head == BORROWED else None
+    drawn = torch.randint(len(split) if pool is None else len(pool), (count,), generator=generator)
+    return drawn if pool is None else pool[drawn]
 
 
 def tutored_targets(output: Primitive | None, tutors: Tutors, split: Split, rows: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from raysearch.modalities.batch import BatchBuilder, OpenSplit, ViewBatchBuilder
 from raysearch.modalities.opening import open_splits_of
 from raysearch.models.layers import reinitialise_top
 from raysearch.models.network import Network
+from raysearch.objectives.primitive import BORROWED
 from raysearch.plan import TrialPlan
 from raysearch.rng import number_of
 from raysearch.training.end_task_loss import EndTaskLoss
@@ -116,10 +117,10 @@ def batches_of(plan: TrialPlan, metadata: dict[str, Any], open_split: OpenSplit)
 
 
 def needs_tutors(plan: TrialPlan, metadata: dict[str, Any]) -> bool:
-    """Returns whether objectives of the plan learn from a teacher, or from the encoder as it was before training."""
+    """Returns whether objectives of the plan learn from views, a teacher, or the encoder as it was before training."""
     taxonomy = modality_of(metadata).taxonomy
     outputs = [taxonomy.find("output", objective.output) for objective in plan.objectives]
-    return any(output is not None and (output.needs_guesses or output.needs_anchors) for output in outputs)
+    return any(output is not None and output.head == BORROWED for output in outputs)
 
 
 def build(plan: TrialPlan, metadata: dict[str, Any]) -> Network:

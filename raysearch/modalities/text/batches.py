@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from raysearch.modalities.text.primitives.transforms import Vocabulary, make_vie
 from raysearch.modalities.text.state_files import SplitStates
 from raysearch.modalities.text.taxonomy import TAXONOMY
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.primitive import STAGES, load_target
+from raysearch.objectives.primitive import BORROWED, STAGES, load_target
 from raysearch.objectives.user_primitives import Functions, load_functions
 from raysearch.plan import TrialPlan
 
@@ -51,6 +51,16 @@ def pad_texts(split: Split, rows: Sequence[int], vocabulary: Vocabulary, longest
     return tokens
 
 
+class CachedStates(Protocol):
+    """The cached states of splits (`text.states.StateCache`)."""
+
+    def __call__(self, split: Split) -> SplitStates | None:
+        """Returns the states of a split; None if they are not cached."""
+
+    def register(self, split: Split, rows: NDArray[np.int64]) -> None:
+        """Caches the states of some texts of an unlabelled split."""
+
+
 @dataclass(frozen=True)
 class TextBatchBuilder:
     """A builder of task batches whose inputs are tokens (b, S) and the mask visible (b, S, S).
@@ -66,7 +76,7 @@ class TextBatchBuilder:
     probability: float  # that a token is selected by a transform
     user_functions: Functions = field(default_factory=dict)  # the user's primitives
     statistics: Statistics = field(default_factory=dict)  # of data, computed when they are first needed
-    states: Callable[[Split], SplitStates | None] | None = None  # what is cached of a split, if anything is
+    states: CachedStates | None = None  # what is cached of a split, if anything is
     tutors: Tutors = field(default_factory=Tutors)
 
     def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
@@ -110,7 +120,14 @@ class TextBatchBuilder:
         if view.noise.any():
             seeds = torch.randint(1, 1 << 62, (len(rows), 1), generator=generator)
             inputs += (view.noise * seeds,)
+        elif output is not None and output.head == BORROWED and torch.equal(view.tokens, tokens):
+            inputs += self._cached_states(split, rows, view.tokens, visible)
         return TaskBatch(inputs, targets, group=group_of(output, len(rows)))
+
+    def cache_rows(self, split: Split, rows: NDArray[np.int64]) -> None:
+        """Caches the states of texts of an unlabelled split, where the frozen layers' states are cached."""
+        if self.states is not None and split.labels is None:
+            self.states.register(split, rows)
 
     def with_tutors(self, tutors: Tutors) -> TextBatchBuilder:
         """Returns the same builder with a teacher, and with the encoder as it was before training."""
@@ -119,6 +136,15 @@ class TextBatchBuilder:
     def features(self, split: Split, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """Returns how often each token and each pair of neighbouring tokens stands in texts of a split."""
         return token_counts([split.row(row) for row in rows.tolist()], self.vocabulary)
+
+    def _cached_states(self, split: Split, rows: Tensor, tokens: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
+        """Returns the inputs that unchanged texts (b, S) have besides, where their states are cached."""
+        cached = self.states(split) if self.states is not None else None
+        real = tokens != self.vocabulary.pad
+        if cached is None or cached.is_pooled or not torch.equal(visible, bidirectional(real, Generator())):
+            return ()
+        states = cached.read(rows, tokens.shape[1])
+        return torch.zeros_like(tokens), states, torch.ones(len(rows), dtype=torch.bool)
 
     def _select(self, objective: Objective, tokens: Tensor, generator: Generator) -> Tensor:
         """Returns the positions (b, S) bool that the objective's transform may change."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class SplitStates:
     """Where the states of a split's texts lie."""
 
     files: dict[int, StoredStates]
-    places: Sequence[tuple[int, int]]  # of each text: its file, and its number there
+    places: Mapping[int, tuple[int, int]]  # of each text that has states: its file, and its number there
     is_pooled: bool
 
     def read(self, rows: Tensor, width: int) -> Tensor:

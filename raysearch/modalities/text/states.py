@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from raysearch.data.arrays import CHECKSUM_BYTES, checked, checksum_of, read_array
 from raysearch.data.folds import LABELLED
-from raysearch.data.prepared import Split, Splits
+from raysearch.data.prepared import RowsOfSplit, Split, Splits
 from raysearch.modalities.text.batches import TextBatchBuilder
 from raysearch.modalities.text.dataset import TextPreparation
 from raysearch.modalities.text.state_files import SplitStates, StoredStates
@@ -64,6 +64,15 @@ class StateCache:
             self._splits[id(split)] = (split, self._states_of(split))
         return self._splits[id(split)][1]
 
+    def register(self, split: Split, rows: NDArray[np.int64]) -> None:
+        """Computes or opens the states of some texts of an unlabelled split; others of it are not asked for."""
+        if id(split) in self._splits:
+            return
+        stored = self._open_or_compute(RowsOfSplit(split, rows))
+        places = {row: (0, place) for place, row in enumerate(rows.tolist())}
+        states = None if stored is None else SplitStates({0: stored}, places, self.is_pooled)
+        self._splits[id(split)] = (split, states)
+
     def _states_of(self, split: Split) -> SplitStates | None:
         places = [self._places.get(_content(split, row)) for row in range(len(split))]
         complete = [place for place in places if place is not None]
@@ -77,7 +86,7 @@ class StateCache:
             if states is None:
                 return None
             files[number] = states
-        return SplitStates(files, complete, self.is_pooled)
+        return SplitStates(files, dict(enumerate(complete)), self.is_pooled)
 
     @cached_property
     def _places(self) -> dict[bytes, tuple[int, int]]:

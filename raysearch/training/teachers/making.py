@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from raysearch.modalities.batch import BatchBuilder, ViewBatchBuilder, labels_of
 from raysearch.modalities.guessing import Tutors
 from raysearch.models.network import Network
 from raysearch.objectives.objective import Objective
-from raysearch.objectives.primitive import Primitive
+from raysearch.objectives.primitive import BORROWED, Primitive
 from raysearch.plan import TrialPlan
 from raysearch.rng import number_of
 from raysearch.training.teachers.anchors import StoredAnchors
@@ -72,20 +72,35 @@ def make_tutors(source: TeacherSource) -> MadeTutors:
     """Returns what the plan's objectives need. Raises ValueError for an end task without classes."""
     taxonomy = modality_of(source.metadata).taxonomy
     outputs = [(each, taxonomy.find("output", each.output)) for each in source.plan.objectives]
+    seen = _splits_of(source, outputs, lambda output: output.head == BORROWED)
+    pools = {id(split): torch.from_numpy(_pool_of(source, split)) for split in seen}
     guessed = _splits_of(source, outputs, lambda output: output.needs_guesses)
     anchored = _splits_of(source, outputs, lambda output: output.needs_anchors)
-    anchors = _anchors(source, anchored) if anchored else None
+    anchors = StoredAnchors(
+        [(split, rows := pools[id(split)].numpy(), source.vectors(split, rows)) for split in anchored]
+    )
     if not guessed:
-        return MadeTutors(Tutors(None, anchors), None, ())
+        return MadeTutors(Tutors(None, anchors, pools), None, ())
     labels = labels_of(source.splits("train"), torch.arange(len(source.splits("train"))))
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError("a teacher guesses classes, and the labels of this task are none")
-    tables, remarks, is_open = _ensemble_tables(source, guessed, labels.numpy())
+    tables, remarks, is_open = _ensemble_tables(source, guessed, pools, labels.numpy())
     if source.plan.training.teacher == "average":
         decay = source.plan.training.teacher_decay
-        learner = MovingAverageTeacher(source.network, source.batches, decay, is_open, source.autocast)
-        return MadeTutors(Tutors(learner, anchors), learner, remarks)
-    return MadeTutors(Tutors(TableTeacher(tables), anchors), None, remarks)
+        learner = MovingAverageTeacher(source.network, source.batches, decay, is_open, source.autocast, pools)
+        return MadeTutors(Tutors(learner, anchors, pools), learner, remarks)
+    return MadeTutors(Tutors(TableTeacher(tables), anchors, pools), None, remarks)
+
+
+def _pool_of(source: TeacherSource, split: Split) -> NDArray[np.int64]:
+    """Returns the rows that views of a split are drawn from; their states are cached, by the first rank alone."""
+    rows = pool_rows(split, len(split) if split.labels is not None else source.plan.training.guess_pool, 0)
+    batches = cast(ViewBatchBuilder, source.batches)
+    if source.process_group.rank == 0:
+        batches.cache_rows(split, rows)
+    source.process_group.barrier()
+    batches.cache_rows(split, rows)
+    return rows
 
 
 def _splits_of(
@@ -105,7 +120,7 @@ def pool_rows(split: Split, limit: int, seed: int) -> NDArray[np.int64]:
 
 
 def _ensemble_tables(
-    source: TeacherSource, splits: list[Split], y: NDArray[Any]
+    source: TeacherSource, splits: list[Split], pools: Mapping[int, Tensor], y: NDArray[Any]
 ) -> tuple[list[tuple[Split, GuessTable]], tuple[Remark, ...], Tensor]:
     """Returns the ensemble's table of each split, what is known of it, and which classes have guesses (C,) bool."""
     train, training = source.splits("train"), source.plan.training
@@ -117,7 +132,7 @@ def _ensemble_tables(
             tables.append((split, certain_table(y, source.classes)))
             is_open |= np.bincount(y, minlength=source.classes) > 0
             continue
-        rows = pool_rows(split, training.guess_pool, 0)
+        rows = pools[id(split)].numpy()
         labelled, unlabelled = _views(source, train, split, rows)
         teaching: Teaching | None = None
         if source.process_group.rank == 0:
@@ -158,9 +173,3 @@ def _remarks(teaching: Teaching, labels: list[str]) -> list[Remark]:
         ]
     without, with_guesses = teaching.accuracies
     return [*remarks, ("guard", "without guesses", without), ("guard", "with guesses", with_guesses)]
-
-
-def _anchors(source: TeacherSource, splits: list[Split]) -> StoredAnchors:
-    limit = source.plan.training.guess_pool
-    rows = [pool_rows(split, limit, 0) for split in splits]
-    return StoredAnchors([(split, of, source.vectors(split, of)) for split, of in zip(splits, rows, strict=True)])

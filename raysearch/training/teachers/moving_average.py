@@ -12,7 +12,7 @@ a class of which even the ensemble's best guesses are not pure enough has no gue
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,8 +35,13 @@ class MovingAverageTeacher:
         decay: float,
         is_open: Tensor,
         autocast: Callable[[], torch.autocast],
+        pools: Mapping[int, Tensor],
     ) -> None:
-        """`is_open` (C,) bool says which classes may have guesses; `batches` gives unchanged examples."""
+        """`is_open` (C,) bool says which classes may have guesses; `batches` gives unchanged examples.
+
+        `pools` has the rows (R,) to draw from, by the split's id.
+        """
+        self.pools = pools
         self.network, self.batches, self.is_open, self.autocast = network, batches, is_open, autocast
         self.average = WeightAverage(network, decay)
         classes = len(is_open)
@@ -44,7 +49,8 @@ class MovingAverageTeacher:
 
     def draw(self, split: Split, count: int, generator: Generator) -> Tensor:
         """Returns the numbers (count,) of examples, each as likely as another."""
-        return torch.randint(len(split), (count,), generator=generator)
+        pool = self.pools[id(split)]
+        return pool[torch.randint(len(pool), (count,), generator=generator)]
 
     def guess(self, split: Split, rows: Tensor) -> Guesses:
         """Returns the average network's probabilities, and 1 for those above their class's threshold."""
