@@ -80,6 +80,9 @@ class Search:
         is_late=True,
     )
     confirm: Confirm | None = config_key("train the best configuration of every arm again on fresh seeds", default=None)
+    ensemble: bool = config_key(
+        "also average the models of all arms, by weights that held-out rows give", default=False, is_late=True
+    )
     sampler: str = config_key("how configurations are drawn", default="tpe", choices=tuple(DECLARED_SAMPLERS))
     sampler_seed: int = config_key("the sampler's seed", default=0)
     scheduler: Scheduler = config_key("which trials are stopped early", default_factory=Scheduler)

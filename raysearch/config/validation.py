@@ -29,12 +29,13 @@ from raysearch.modalities.loading import accepts_model, differing_sources
 from raysearch.schema.fields import Value
 from raysearch.schema.node import Keys, Node
 from raysearch.storage.names import LONGEST_NAME
-from raysearch.storage.states import MAIN_ARM
+from raysearch.storage.states import ENSEMBLE_ARM, MAIN_ARM
 
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
     from raysearch.config.sections import Baseline
 
+UNAVERAGED_METRICS = ("r2", "mean_auc")  # of tasks that have no single label
 _ARM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -56,6 +57,7 @@ def validate_search(search: Search, node: Node) -> None:
         check_budget,
         check_seeds,
         check_selection,
+        _check_ensemble,
         check_sampler,
         check_executor,
         check_runs_folder,
@@ -102,6 +104,20 @@ def _check_condition(section: Search | Baseline, node: Node, keys: Keys, parent:
     for value in values:
         if not section.dimensions[parent].holds(value):
             raise node.error(f"{value!r} is not one of the values of {parent}", *keys)
+
+
+def _check_ensemble(search: Search, node: Node) -> None:
+    """Checks that arms can be averaged: there are several, repeated on fresh seeds, and they classify texts."""
+    if not search.ensemble:
+        return
+    if not search.baselines:
+        raise node.error("averages the models of several arms, and this search has no baselines", "ensemble")
+    if ENSEMBLE_ARM in search.baselines:
+        raise node.error("is the name of the ensemble; name the baseline otherwise", "baselines", ENSEMBLE_ARM)
+    if search.confirm is None:
+        raise node.error("is scored on the fresh seeds of `confirm:`, which is not there", "ensemble")
+    if not load_modality(search.task.modality).averages_models or search.task.metric in UNAVERAGED_METRICS:
+        raise node.error("averages classifiers of texts with one label, which this task does not have", "ensemble")
 
 
 def _check_names(search: Search, node: Node) -> None:

@@ -17,7 +17,7 @@ from raysearch.modalities.base import CardFacts
 from raysearch.plan import TrialPlan
 from raysearch.reports.recommendation import recommend
 from raysearch.storage.run import Run
-from raysearch.storage.states import MAIN_ARM, TrialRole
+from raysearch.storage.states import TrialRole
 
 
 def model_card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: PreparedData, result: Mapping[str, Any]) -> str:
@@ -37,6 +37,31 @@ def model_card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: Prepared
         f"## How it was trained\n\n{_training(plan)}\n",
         f"## Data\n\n{_data(data, result)}\n",
         f"## How to repeat it\n\n{_repetition(row, result)}\n",
+        f"## Versions\n\n{_versions(run)}\n",
+    ]
+    return "\n".join(parts)
+
+
+def ensemble_card(run: Run, row: Mapping[str, Any], data: PreparedData, result: Mapping[str, Any]) -> str:
+    """Returns the card of an ensemble; `row` is one of its rows, whose plan lists the members."""
+    head = {"library_name": "raysearch", "pipeline_tag": "text-classification", "tags": ["raysearch", "ensemble"]}
+    labels = ", ".join(f"`{label}`" for label in data.labels)
+    members = row["plan"]["members"]
+    listed = [(f"`members/{each['arm']}`", each["arm"], each["number"], f"{each['weight']:.3f}") for each in members]
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"# {data.task}: {row['trial_id']} of run {run.name}\n",
+        f"The classifiers of {format_count(len(members), 'arm')} as one, over {len(data.labels)} labels ({labels}): "
+        "the weighted mean of their log-probabilities, each at least log 1e-6. The weights come from rows on which no "
+        "member was trained.\n",
+        '```python\nimport raysearch\n\nmodel = raysearch.load_model(".")\n'
+        'print(model.predict(["a text"]), model.predict_proba(["a text"]))\n```\n',
+        f"{_table(('folder', 'arm', 'configuration', 'weight'), listed)}",
+        f"## Recommendation\n\n{_recommendation(run)}\n",
+        f"## Scores\n\n{_scores(row, result)}\n",
+        f"## The search it was chosen from\n\n{_search(run, row, result)}\n",
+        f"## Data\n\n{_data(data, result)}\n",
+        "## How to repeat it\n\nEach member's folder has `search.yaml`, which trains it again, and `plan.json`.\n",
         f"## Versions\n\n{_versions(run)}\n",
     ]
     return "\n".join(parts)
@@ -111,7 +136,7 @@ def _search(run: Run, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         f"Arm `{row['arm']}`: {format_count(result['configurations'], 'configuration')} with a score; "
         f"trials on all seeds: {counts}.\n"
     )
-    arms = [_arm_row(run, arm) for arm in (MAIN_ARM, *search.get("baselines", {}))]
+    arms = [_arm_row(run, arm) for arm in run.arms]
     header = ("arm", "configurations", "best on select-dev", "its mean on fresh seeds")
     return f"{text}\n{_table(header, arms)}\n{result['reason']}\n"
 

@@ -21,6 +21,7 @@ from raysearch.data.prepared import load_metadata, load_prepared_data
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
 from raysearch.export.retrain import RetrainedTrial, retrain_trial, sha256_of
+from raysearch.formatting import format_count
 from raysearch.modalities.opening import open_split, open_splits_of
 from raysearch.plan import TrialPlan
 from raysearch.storage.containment import path_inside
@@ -60,6 +61,27 @@ def recorded_test_score(run: Run, row: Mapping[str, Any], weights: str) -> TestS
             if evaluation["split"] == "test":
                 return evaluation["score"], evaluation["loss"]
     return None
+
+
+def score_once(
+    run: Run, row: Mapping[str, Any], weights: str, notes: list[str], score: Callable[[], TestScore]
+) -> TestScore | None:
+    """Returns the test score from the run's record, or else by `score`; None without a test split.
+
+    Adds to `notes` what a reader of the score has to know.
+    """
+    if not has_test_split(run):
+        notes.append("The task has no test split.")
+        return None
+    if (recorded := recorded_test_score(run, row, weights)) is not None:
+        return recorded
+    if earlier := test_accesses(run):
+        trials = ", ".join(sorted({access["trial_id"] for access in earlier}))
+        notes.append(
+            f"The test split was read {format_count(len(earlier), 'time')} before, for {trials}. A choice by these "
+            "scores would be a selection on test."
+        )
+    return record_test_score(run, row, weights, "export", score)
 
 
 def record_test_score(

@@ -179,6 +179,7 @@ class Modality(ABC):
     model_example: ClassVar[str] = "{path: NAME}"  # a declaration of a model that is no preset
     hugging_face_types: ClassVar[frozenset[str]] = frozenset()  # `model_type`s that are known to be of this modality
     unused_settings: ClassVar[tuple[str, ...]] = ()  # settings that have no effect on its tasks
+    averages_models: ClassVar[bool] = False  # whether several exported models can be one
 
     # ---- what a search declares ----
 

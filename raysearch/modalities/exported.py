@@ -23,6 +23,7 @@ FORMAT_KEY = "raysearch_format"
 FORMATS: dict[str, str] = {  # the name, and the target "module:function" that loads it: (folder, config) -> classifier
     "": "raysearch.modalities.text.classifier:load_sequence_classifier",
     "pooled_encoder": "raysearch.modalities.text.pooled_model:load_pooled_classifier",
+    "ensemble": "raysearch.modalities.text.ensemble:load_ensemble",
     "tfidf": "raysearch.modalities.text.tfidf.export:load_tfidf",
 }
 INDEX = "model.safetensors.index.json"

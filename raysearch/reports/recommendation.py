@@ -6,8 +6,10 @@ The recommended arm, which is also the one that `export` writes, is found in thi
    is the arm with the highest mean.
 2. An arm is a candidate if no other arm is better by the 95 % interval of their paired difference, taken alone. With
    fewer than three common seeds the leader is the only candidate.
-3. The simplest candidate is recommended. Arms without auxiliary objectives are simpler than arms with them; of these,
-   baselines are simpler than the search's winner; and then the arm is simpler whose training takes less time.
+3. An ensemble that is a candidate is recommended: it was declared, and it spreads the risk of a choice that few rows
+   cannot make surely. Else the simplest candidate is. Arms without auxiliary objectives are simpler than arms with
+   them; of these, baselines are simpler than the search's winner; and then the arm is simpler whose training takes
+   less time.
 
 A difference is called shown, as in the report `arms`, by the test for all comparisons together (`statistics.better`).
 """
@@ -33,7 +35,7 @@ from raysearch.reports.arm_comparison import (
 )
 from raysearch.reports.next_steps import Step, budget_steps, export_step, missing_steps, open_steps
 from raysearch.reports.wording import for_now, name_arm, state_amount, state_basis, state_surety
-from raysearch.storage.states import MAIN_ARM
+from raysearch.storage.states import ENSEMBLE_ARM, MAIN_ARM
 
 if TYPE_CHECKING:
     from raysearch.storage.arm_choice import ArmChoice, ArmScore
@@ -102,13 +104,13 @@ def simplicity(choice: ArmChoice, trials: Iterable[Mapping[str, Any]]) -> dict[s
 
 
 def recommended_arm(scores: Scores, simplicity: Mapping[str, tuple[bool, bool, float]], overlap: float = 0.0) -> str:
-    """Returns the simplest arm than which no other arm is better; with few common seeds, the one of highest mean."""
+    """Returns the ensemble, or else the simplest arm, if no other is better; with few seeds, that of highest mean."""
     leader = max(scores, key=lambda arm: fmean(scores[arm].values()))
     comparisons = {arm: compare(scores, arm, overlap) for arm in scores}
     if any(len(each.d) < LEAST_SEEDS for each in comparisons[leader].values()):
         return leader
     candidates = [arm for arm in scores if all(each.leans >= 0 for each in comparisons[arm].values())]
-    return min(candidates, key=lambda arm: simplicity[arm])
+    return ENSEMBLE_ARM if ENSEMBLE_ARM in candidates else min(candidates, key=lambda arm: simplicity[arm])
 
 
 # ---- in words ----
@@ -118,10 +120,18 @@ def _verdict(arm: str, scores: Scores, metric: str, overlap: float) -> tuple[str
     """Returns the sentences on the recommended arm, and its comparison with the arm that the first one names."""
     means = {each: fmean(of_arm.values()) for each, of_arm in scores.items()}
     others = [each for each in means if each != arm]
-    rival = MAIN_ARM if MAIN_ARM in others else max(others, key=lambda each: means[each])
+    has_winner = MAIN_ARM in others and arm != ENSEMBLE_ARM
+    rival = MAIN_ARM if has_winner else max(others, key=lambda each: means[each])
     comparison, leader = _pair(scores, arm, rival, overlap), max(means, key=lambda each: means[each])
-    if rival == MAIN_ARM:
+    if has_winner:
         sentences = _baseline_sentence(arm, comparison, metric)
+    elif arm == ENSEMBLE_ARM:
+        sentences = (
+            f"Use {name_arm(arm)}{for_now(comparison)}: it {state_amount(comparison, metric, rival)}, the best single "
+            f"arm, {state_basis(comparison)}, {state_surety(comparison)}."
+        )
+        if comparison.leans == 0:
+            sentences += " Averaging spreads the risk of a choice that so few rows cannot make surely."
     else:
         best_of = f", the best of {len(others)} baselines," if len(others) > 1 else ""
         sentences = (

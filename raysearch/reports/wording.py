@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from raysearch.formatting import format_bounds, format_count
 from raysearch.reports.arm_comparison import LEAST_SEEDS, Comparison
-from raysearch.storage.states import MAIN_ARM
+from raysearch.storage.states import ENSEMBLE_ARM, MAIN_ARM
 
 
 def name_arm(arm: str) -> str:
     """Returns what a sentence calls an arm."""
-    return "the search's winner" if arm == MAIN_ARM else arm
+    return {MAIN_ARM: "the search's winner", ENSEMBLE_ARM: "the ensemble of all arms"}.get(arm, arm)
 
 
 def state_amount(comparison: Comparison, metric: str, than: str = "") -> str:

@@ -15,10 +15,11 @@ from raysearch.config.environment import local_resources
 from raysearch.config.incumbents import incumbents
 from raysearch.config.loading import ParsedSearch, load_file
 from raysearch.config.search_config import Search
+from raysearch.config.validation import UNAVERAGED_METRICS
 from raysearch.data.columns import read_columns
 from raysearch.errors import MissingFileError, SpecError
 from raysearch.methods import METHODS
-from raysearch.modalities import all_modalities
+from raysearch.modalities import all_modalities, load_modality
 from raysearch.modalities.drafting import Draft, DraftRequest, find_siblings, relative_path, render
 from raysearch.search.preflight import Findings, examine
 from raysearch.storage.names import valid_name
@@ -42,6 +43,7 @@ FOOTER = """\
 selection: auto  # with fewer than 200 dev rows, configurations are scored on folds of all labelled rows
 budget: {compute: $compute}  # seconds of training in which each arm tries configurations; then come the confirmations
 confirm: {seeds: $seeds}  # the best of each arm is trained again on these seeds, and compared on them
+ensemble: $ensemble  # the models of all arms, averaged by weights that held-out rows give, are an arm too
 resources: {cpus: 1, gpus: $gpus}  # of a trial; $why_resources
 """
 
@@ -116,10 +118,11 @@ def _ask_modalities(request: DraftRequest) -> Draft:
     raise SpecError(f"{named}{shown}", file=str(request.file))
 
 
-def _shared_values(request: DraftRequest, output: Path, minutes: float, cores: int) -> dict[str, str]:
+def _shared_values(request: DraftRequest, output: Path, minutes: float, cores: int) -> dict[str, str | None]:
     gpus = request.gpus
     hardware = f"{cores} CPU cores" + (f" and {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else " without a GPU")
     return {
+        "ensemble": None,
         "name": valid_name(output.stem),
         "file_name": request.file.resolve().name,
         "output": relative_path(output, Path()),
@@ -147,6 +150,9 @@ def _write(
 
     try:
         first = write(ALL_BASELINES, _budget(minutes, 1, 1, draft.step_seconds, has_folds=False))
+        task = first.search.task
+        if load_modality(task.modality).averages_models and task.metric not in UNAVERAGED_METRICS:
+            values = {**values, "ensemble": "true"}
         baselines = _list_baselines(first.search)
         parsed = write(baselines, _budget(minutes, 1, 1, draft.step_seconds, has_folds=False))
         findings = examine(parsed, None)

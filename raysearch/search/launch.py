@@ -26,6 +26,7 @@ from raysearch.objectives.trust import trusting_all
 from raysearch.objectives.user_primitives import load_functions
 from raysearch.search import preflight, resume
 from raysearch.search.background import BackgroundCall
+from raysearch.search.ensemble import record_ensemble
 from raysearch.search.execution import Execution
 from raysearch.search.recorder import Recorder
 from raysearch.search.rehearsal import rehearse
@@ -114,6 +115,8 @@ def _launch(
 
             preparing = BackgroundCall(prepare_data)
             Execution(search, session, preparing, begin, declare, address, train).run(is_resumed=before is not None)
+            if remark := record_ensemble(resume.load_stored_search(folder) or search, ledger, folder):
+                session.panel.print(remark)
             ledger.event(EventName.FINISHED)
     finally:
         if is_new and resume.load_stored_search(folder) is None:

@@ -29,7 +29,7 @@ from raysearch.objectives.trust import require_trust
 from raysearch.plan import TrialPlan
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import open_run, planned_trials
-from raysearch.storage.states import EventName
+from raysearch.storage.states import ENSEMBLE_ARM, EventName
 from raysearch.version import version_of
 
 # Keys of a search that say how it runs, and may change from session to session.
@@ -158,7 +158,7 @@ def load_history(folder: Path) -> History:
         elif event["event"] == EventName.TOLD:
             reported.add(event["trial_id"])
     planned = [TrialPlan.from_dict(plan) for plan in planned_trials(events).values()]
-    committed = run.trials().to_pylist()
+    committed = [row for row in run.trials().to_pylist() if row["arm"] != ENSEMBLE_ARM]  # made of the other arms
     ended = {row["trial_id"] for row in committed}
     for plan in planned:  # those that have not ended are handed out again, and their code runs
         if plan.trial_id not in ended:

@@ -31,7 +31,15 @@ from raysearch.storage.cells import Cell, search_cells
 from raysearch.storage.journal import read_table
 from raysearch.storage.lock import writer_pid
 from raysearch.storage.schemas import ROW_KEYS
-from raysearch.storage.states import ENDED_STATES, MAIN_ARM, SEARCH_PURPOSE, EventName, RunState, TrialState
+from raysearch.storage.states import (
+    ENDED_STATES,
+    ENSEMBLE_ARM,
+    MAIN_ARM,
+    SEARCH_PURPOSE,
+    EventName,
+    RunState,
+    TrialState,
+)
 
 _DATES = ["started", "ended"]  # making Python dates of them, pyarrow imports pandas, which takes 0.2 s
 
@@ -102,15 +110,15 @@ class Run:
         """Returns the logged weights of objectives, primitives and tasks, of every trial or of one, each once."""
         return self._rows_once("weights", trial_id)
 
-    def predictions(self, trial_id: str = "") -> pa.Table:
-        """Returns what the trials gave for the rows that scored them, of every trial that took all its steps."""
-        return self._rows_once("predictions", trial_id)
+    def predictions(self, *trial_ids: str) -> pa.Table:
+        """Returns what trials gave for the rows that scored them: of all that took all their steps, or of some."""
+        return self._rows_once("predictions", *trial_ids)
 
-    def _rows_once(self, table: str, trial_id: str) -> pa.Table:
+    def _rows_once(self, table: str, *trial_ids: str) -> pa.Table:
         trials = self.trials()  # read before the rows: when a trial is there, so are its rows
         rows = read_table(self.path, table)
-        if trial_id:
-            rows = rows.filter(pc.equal(rows["trial_id"], trial_id))
+        if any(trial_ids):
+            rows = rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(trial_ids, pa.string())))
         return _up_to_last_step(_last_attempts(rows, [key for key in ROW_KEYS[table] if key != "attempt"]), trials)
 
     def best(self, arm: str = MAIN_ARM, number: int | None = None) -> dict[str, Any]:
@@ -123,6 +131,13 @@ class Run:
             which = f"arm {arm!r}" if number is None else f"configuration {number} of arm {arm!r}"
             raise RunError(f"{self.path}: no trial of {which} has ended with a score")
         return best
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms in the order in which they are declared; an ensemble of them is the last."""
+        search = self.search
+        ensemble = [ENSEMBLE_ARM] if search.get("ensemble") else []
+        return [MAIN_ARM, *search.get("baselines", {}), *ensemble]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -138,9 +153,7 @@ class Run:
 
     def best_arm(self) -> ArmChoice | None:
         """Returns the arms by what they are compared by, the best first (see `storage.arm_choice`); None without."""
-        search = self.search
-        arms = [MAIN_ARM, *search.get("baselines", {})]
-        return best_arm(self.trials(), self.cells, arms)
+        return best_arm(self.trials(), self.cells, self.arms)
 
     def configurations(self) -> pa.Table:
         """Returns a row for every configuration of every arm, best first (see `storage.best.CONFIGURATIONS`)."""
@@ -180,7 +193,7 @@ class Run:
             "state": str(state),
             "age": None if not len(events) else max(0.0, time.time() - _seconds(events["time"][-1])),
             "pid": pid,
-            "arms": _count_trials(trials, events, list(search.get("baselines", {})), unfinished),
+            "arms": _count_trials(trials, events, self.arms[1:], unfinished),
             "best": best and {name: best[name] for name in ("trial_id", "score", "best_step", "params")},
             "metric": search.get("task", {}).get("metric", "score"),
             "seconds": seconds,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 MAIN_ARM = "search"  # the arm of the search proper; every other arm is a baseline
+ENSEMBLE_ARM = "ensemble"  # the models of several arms averaged; it has rows in the tables, but trains nothing
 SEARCH_PURPOSE = "search"  # of a session that works on the search; an export, for instance, has another purpose
 
 

@@ -23,7 +23,7 @@ from raysearch.storage.run import open_run
 
 NOISE = (0.002, -0.001, 0.001, -0.002, 0.0)  # mean 0
 WIDE = (0.05, -0.04, 0.03, -0.05, 0.01)  # mean 0
-COSTS = {"search": 20.0, "fine_tune": 9.0, "tfidf_lr": 0.3, "tapt": 30.0}  # seconds of a training
+COSTS = {"search": 20.0, "fine_tune": 9.0, "tfidf_lr": 0.3, "tapt": 30.0, "ensemble": 0.0}  # seconds of a training
 
 
 def level(mean: float, noise: tuple[float, ...] = NOISE) -> list[float]:
@@ -44,12 +44,12 @@ def write_arms(
     The first of the highest scores in `chosen` is repeated.
     """
     chosen = chosen or {arm: [0.5, 0.4] for arm in fresh}
-    baselines = {arm: {} for arm in chosen if arm != "search"}
+    baselines = {arm: {} for arm in chosen if arm not in ("search", "ensemble")}
     search = {"name": folder.name, "task": {"name": "mine", "metric": "macro_f1"}, "seeds": [0], "runs": "runs"}
     count = max(map(len, fresh.values()), default=0)
     search |= {"confirm": {"seeds": list(range(101, 101 + count))}} if count else {}
     search |= {"baselines": baselines} if baselines else {}
-    search |= {"budget": {"trials": 2}} | declared
+    search |= {"budget": {"trials": 2}} | declared | ({"ensemble": True} if "ensemble" in chosen else {})
     with Ledger.open(folder) as ledger:
         spec = {"search": folder.name, "spec": json.dumps(search), "fingerprint": "5" * 64}
         ledger.append("searches", [spec | {"data": json.dumps({"sizes": {"select_dev": 75}})}], durable=True)
@@ -132,6 +132,24 @@ def test_baseline_that_is_better_is_recommended_first(recommended: Any) -> None:
         f"(5 fresh seeds; {interval(base, search)}), and is better."
     )
     assert list(steps(result)) == ["raysearch export mine mine-model"]
+
+
+@pytest.mark.parametrize("mean", [0.504, 0.496])
+def test_ensemble_is_recommended_unless_another_arm_is_better(recommended: Any, mean: float) -> None:
+    arms = {"search": level(0.5, NOISE[::-1]), "tfidf_lr": level(0.48), "ensemble": level(mean, WIDE)}
+    result = recommended(arms)
+    assert result.arm == "ensemble"
+    words = "0.004 macro_f1 more" if mean > 0.5 else "0.004 macro_f1 less"
+    assert result.verdict.startswith(
+        f"Use the ensemble of all arms: it scores {words} than the search's winner, the best single arm, "
+        f"(5 fresh seeds; {interval(arms['ensemble'], arms['search'], 2)}), which shows no difference. Averaging"
+    )
+
+
+def test_arm_that_is_better_than_the_ensemble_is_recommended(recommended: Any) -> None:
+    result = recommended({"search": level(0.4), "tfidf_lr": level(0.6, NOISE[::-1]), "ensemble": level(0.5)})
+    assert result.arm == "tfidf_lr"
+    assert "ensemble" not in steps(result)
 
 
 @pytest.mark.parametrize(

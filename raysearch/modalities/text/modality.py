@@ -35,6 +35,7 @@ class TextModality(Modality):
         {"bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "albert", "deberta-v2", "camembert"}
     )
     no_export = ""
+    averages_models = True
 
     @property
     def task_config(self) -> type[TaskConfig]:
