@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from raysearch.config.search_config import Search
     from raysearch.config.sections import Executor
-    from raysearch.export.exporter import Exported
+    from raysearch.export.record import Exported
     from raysearch.reports.recommendation import Recommendation
     from raysearch.reports.run_comparison import RunComparison
 

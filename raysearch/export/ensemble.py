@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysearch.data.prepared import Split, load_prepared_data
+from raysearch.data.prepared import PreparedData, Split, load_prepared_data
 from raysearch.errors import RunError
 from raysearch.export import test_split
 from raysearch.export.model_card import ensemble_card
@@ -63,11 +64,7 @@ def export_ensemble(
     config = {FORMAT_KEY: FORMAT, "labels": list(data.labels), "members": listed}
     (draft / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     digest = hashlib.sha256(json.dumps([weights, listed], sort_keys=True).encode()).hexdigest()
-
-    def score_test() -> tuple[float, float]:
-        logits, labels = _predict(members, open_split(run.path / "data", "test"))
-        return score(data.metric, labels, logits), float(example_losses(logits, labels).mean())
-
+    score_test = partial(_score_test, members, data)
     test_score = test_split.score_once(run, row, digest, notes, score_test) if test else None
     over_folds = fold_score(run, row)
     exported = Exported(
@@ -93,11 +90,15 @@ def export_ensemble(
         verified=None,
         notes=(*notes, *data.notes),
     )
+    _write_documents(run, row, data, exported, draft)
+    return exported
+
+
+def _write_documents(run: Run, row: Mapping[str, Any], data: PreparedData, exported: Exported, draft: Path) -> None:
     result = asdict(exported) | {"data": data.fingerprint}
     del result["folder"]
     (draft / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (draft / "README.md").write_text(printable(ensemble_card(run, row, data, result)), encoding="utf-8")
-    return exported
 
 
 def _write_member(run: Run, declared: Mapping[str, Any], place: Path) -> tuple[TrialPlan, str, str]:
@@ -112,6 +113,11 @@ def _write_member(run: Run, declared: Mapping[str, Any], place: Path) -> tuple[T
     write_declaration(run, row, plan, place)
     note = f"The run had no weights of {declared['arm']}, so it was trained a second time." if retrained else ""
     return plan, sha256_of(parameters), note
+
+
+def _score_test(members: Sequence[Member], data: PreparedData) -> tuple[float, float]:
+    logits, labels = _predict(members, open_split(data.folder, "test"))
+    return score(data.metric, labels, logits), float(example_losses(logits, labels).mean())
 
 
 def _predict(members: Sequence[Member], split: Split) -> tuple[Tensor, Tensor]:

@@ -128,11 +128,7 @@ def _export(
     over_folds = fold_score(run, row)
     verified = compare(row, parameters, retrained or retrain_trial(run, row, plan)) if verify else None
     weights = sha256_of(parameters)
-
-    def score_test() -> tuple[float, float]:
-        return score_model(draft, open_split(data, "test"), plan)
-
-    test_score = test_split.score_once(run, row, weights, notes, score_test) if test else None
+    test_score = test_split.score_once(run, row, weights, notes, partial(_score_test, draft, plan)) if test else None
     exported = Exported(
         folder=str(folder),
         run=run.name,
@@ -158,6 +154,10 @@ def _export(
     )
     _write_documents(run, row, plan, exported, draft)
     return exported
+
+
+def _score_test(folder: Path, plan: TrialPlan) -> tuple[float, float]:
+    return score_model(folder, open_split(Path(plan.task["data"]), "test"), plan)
 
 
 # ---- which trial ----

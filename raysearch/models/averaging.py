@@ -62,6 +62,6 @@ def _fit(log_p: Array, labels: NDArray[np.integer], rows: int) -> Array:
         value = -log_shares[np.arange(n), labels].mean() + prior @ prior / (2 * rows)
         return float(value), (expected - of_label).mean(axis=0) + prior / rows
 
-    found = minimize(loss, equal, jac=True, method="L-BFGS-B", bounds=[(0, None)] * members)
-    weights: Array = found.x
+    result = minimize(loss, equal, jac=True, method="L-BFGS-B", bounds=[(0, None)] * members)
+    weights: Array = result.x
     return weights

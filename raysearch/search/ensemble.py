@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from raysearch.config.search_config import Search
 from raysearch.models.averaging import average, fit_weights, log_probabilities
+from raysearch.search.resume import load_stored_search
 from raysearch.storage.arm_choice import best_arm
 from raysearch.storage.cells import NO_FOLD, Cell, cell_of
 from raysearch.storage.ledger import Ledger
@@ -58,12 +59,13 @@ class Ensemble:
     scores: dict[Key, float]
 
 
-def record_ensemble(search: Search, ledger: Ledger, folder: Path) -> str:
+def record_ensemble(ledger: Ledger, folder: Path) -> str:
     """Writes the ensemble's rows that are missing, if the search declares one; returns a remark, or "".
 
     It may be called again: what is written depends on the other arms' results alone.
     """
-    if not search.ensemble:
+    search = load_stored_search(folder)
+    if search is None or not search.ensemble:
         return ""
     ledger.flush()
     run = open_run(folder)
@@ -72,8 +74,8 @@ def record_ensemble(search: Search, ledger: Ledger, folder: Path) -> str:
     if any(each.labels.ndim > 1 for each in outputs.values()):
         return "no ensemble: it averages classifiers with one label, and this task has several"
     if len(arms) < 2:
-        found = f"{len(arms)} of {len(search.arms)} arms have results on every seed of the search and of confirm"
-        return f"no ensemble: {found}"
+        count = f"{len(arms)} of {len(search.arms)} arms have results on every seed of the search and of confirm"
+        return f"no ensemble: {count}"
     ensemble = fit_ensemble(outputs, arms, search.task.metric)
     earlier = [row for row in trials if row["arm"] == ENSEMBLE_ARM]
     number = max((row["number"] for row in earlier), default=0)
@@ -163,9 +165,9 @@ def fit_ensemble(outputs: Mapping[Key, Outputs], members: Sequence[tuple[str, in
 def _weights(outputs: Iterable[Outputs], takes: Any) -> NDArray[np.float64]:
     """Returns the weights by the rows that `takes`; equal ones where there are none."""
     chosen = [(each, takes(each.rows)) for each in outputs]
-    log_p = np.concatenate([each.log_p[taken] for each, taken in chosen])
-    labels = np.concatenate([each.labels[taken] for each, taken in chosen])
-    rows = np.unique(np.concatenate([each.rows[taken] for each, taken in chosen]))
+    log_p = np.concatenate([each.log_p[mask] for each, mask in chosen])
+    labels = np.concatenate([each.labels[mask] for each, mask in chosen])
+    rows = np.unique(np.concatenate([each.rows[mask] for each, mask in chosen]))
     if not len(rows):
         return np.full(log_p.shape[1], 1 / log_p.shape[1])
     return fit_weights(log_p, labels, len(rows))

@@ -115,8 +115,7 @@ def _launch(
 
             preparing = BackgroundCall(prepare_data)
             Execution(search, session, preparing, begin, declare, address, train).run(is_resumed=before is not None)
-            if remark := record_ensemble(resume.load_stored_search(folder) or search, ledger, folder):
-                session.panel.print(remark)
+            session.remark(record_ensemble(ledger, folder))
             ledger.event(EventName.FINISHED)
     finally:
         if is_new and resume.load_stored_search(folder) is None:

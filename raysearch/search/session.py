@@ -50,6 +50,11 @@ class Session:
         recorder.on_commit, recorder.on_restart = self.panel.show_end, self.panel.print
         recorder.on_start = lambda plan: self.panel.show_start(plan.trial_id, plan.training.eval_every)
 
+    def remark(self, text: str) -> None:
+        """Prints a remark, if there is one."""
+        if text:
+            self.panel.print(text)
+
     def check(self) -> None:
         """Raises SearchInterrupted after Ctrl-C."""
         if self.interrupted.is_set():

@@ -28,14 +28,14 @@ def likelihood(log_p: np.ndarray, labels: np.ndarray, weights: np.ndarray, rows:
 
 def test_weights_minimise_the_stated_loss() -> None:
     log_p, labels = planted([0.5, 0.9])
-    found = fit_weights(log_p, labels, N)
-    best = likelihood(log_p, labels, found, N)
+    fitted = fit_weights(log_p, labels, N)
+    best = likelihood(log_p, labels, fitted, N)
     for first in np.linspace(0, 8, 17):
         for second in np.linspace(0, 8, 17):
             assert best <= likelihood(log_p, labels, np.array([first, second]), N) + 1e-6
 
 
-def test_better_member_has_the_larger_weight_and_both_beat_either() -> None:
+def test_better_member_weighs_more_and_both_beat_either() -> None:
     log_p, labels = planted([0.6, 0.8])
     fresh, fresh_labels = planted([0.6, 0.8], seed=1)
     weights = fit_weights(log_p, labels, N)

@@ -59,14 +59,14 @@ def test_predictions_are_those_of_the_saved_network(data: Path, tmp_path: Path, 
 
 def test_folds_number_rows_among_all_labelled_ones(data: Path, tmp_path: Path) -> None:
     plan = replace(tiny_plan(data, "end_task_only", steps=2), folds=3)
-    found, targets = [], {}
+    numbers, targets = [], {}
     for fold in range(3):
         *_, last = train(replace(plan, fold=fold), folder=tmp_path / str(fold))
         rows = last.predictions["row"].to_pylist()
-        found += rows
+        numbers += rows
         targets |= dict(zip(rows, last.predictions["target"].to_pylist(), strict=True))
     everything = open_splits_of(replace(plan, role="refit", fold=-1))("select_dev")
-    assert sorted(found) == list(range(len(everything)))
+    assert sorted(numbers) == list(range(len(everything)))
     assert [targets[row] for row in sorted(targets)] == [[float(label)] for label in everything.labels]
 
 
