@@ -83,9 +83,7 @@ def _launch(
     train: str,
 ) -> Run:
     """Does the work of `launch` for a validated search. A SpecError about a key has no line yet."""
-    parsed.search.trust_named_files()
-    for space in parsed.search.spaces.values():  # what would fail in every worker
-        load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
+    _load_user_primitives(parsed.search)
     folder, before, search = _find_run(parsed, name, fork, extend=extend)
     is_new, is_first = not folder.exists(), not folder.parent.exists()
     root = resume.data_root_of(folder, data_root)
@@ -122,6 +120,13 @@ def _launch(
             _remove_rejected(folder, is_first)
     remove_inside(folder, "scratch")
     return open_run(folder)
+
+
+def _load_user_primitives(search: Search) -> None:
+    """Runs the files of primitives that the search names, which would otherwise fail in every worker."""
+    search.trust_named_files()
+    for space in search.spaces.values():
+        load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
 
 
 def _decide_selection(parsed: ParsedSearch, prepared: PreparedData, *, is_new: bool) -> tuple[Selection, list[str]]:
