@@ -55,6 +55,7 @@ class TrialPlan:
     weights: tuple[float, ...] = ()  # of the objectives, where they are searched
     folds: int = 0  # parts of the labelled rows; 0: the splits are those that were prepared
     fold: int = NO_FOLD  # the part that scores, counted over partitions; without one, all labelled rows train
+    score_step: int = 0  # the step whose evaluation scores the trial; 0: the best one, or on a fold the last
 
     def settings_group(self, group: type[S]) -> S:
         """Returns the settings of one group, for instance `plan.settings_group(TrainingSettings)`."""
@@ -83,6 +84,8 @@ class TrialPlan:
             del content["weights"]
         if not self.folds:
             del content["folds"], content["fold"]
+        if not self.score_step:
+            del content["score_step"]
         content["model"] = model_identity(self.model)
         content["task"] = {name: value for name, value in content["task"].items() if name != "data"}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]

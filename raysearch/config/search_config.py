@@ -213,6 +213,11 @@ class Search:
         return self.selection.cells(self.seeds)
 
     @property
+    def scores_at_found_step(self) -> bool:
+        """Whether a fresh seed is scored at the step where the search found the configuration best."""
+        return self.confirm is not None and self.confirm.score_at == "found_step"
+
+    @property
     def final_cells(self) -> tuple[tuple[str, Cell], ...]:
         """The trainings of an arm's best configuration, with their roles: on fresh seeds, and on all labelled rows.
 
@@ -258,6 +263,7 @@ class Search:
             weights=configuration.weights,
             folds=self.selection.folds,
             fold=fold,
+            score_step=0,
         )
 
     def single_trial(self, arm: str, params: Mapping[str, Any], *, seed: int, name: str = "") -> Search:
@@ -311,6 +317,9 @@ class Search:
         declared["task"] = {key: value for key, value in declared["task"].items() if key != "base"}
         late = late_defaults(type(self))
         declared = {key: value for key, value in declared.items() if key not in late or value != to_plain(late[key])}
+        if confirm := declared.get("confirm"):
+            late = late_defaults(Confirm)
+            declared["confirm"] = {key: value for key, value in confirm.items() if late.get(key) != value}
         for space in declared.get("spaces", {}).values():
             if "primitives" in space:  # the same file may lie elsewhere
                 space["primitives"] = {key: value for key, value in space["primitives"].items() if key != "file"}

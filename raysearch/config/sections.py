@@ -122,6 +122,12 @@ class Confirm:
 
     seeds: tuple[int, ...] = config_key("the fresh seeds, none of which is in `seeds`")
     keep: bool = config_key("keep these trained models in the run, for `analyze --final`", default=False)
+    score_at: Literal["found_step", "best"] = config_key(
+        "the evaluation that scores a fresh seed: found_step, that at the step where the search found the "
+        "configuration best; best, the best of the seed's own, which is the more too high the more there are",
+        default="found_step",
+        is_late=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -46,7 +47,8 @@ class Result:
 
     state: str  # complete, stopped or failed
     score: float | None
-    step: int
+    step: int  # the last
+    best_step: int = 0  # that of the score; 0 without
 
     @property
     def is_complete(self) -> bool:
@@ -115,6 +117,7 @@ class ArmStudy:
 
     def __init__(self, arm: Arm, search: Search) -> None:
         self.arm, self.cells, self.sampler, self.seed = arm, search.cells, search.sampler, search.sampler_seed
+        self.scores_at_found_step = search.scores_at_found_step
         self.race = Race(arm.name, len(self.cells), drops=search.selection.folds > 0)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         self.configurations: dict[int, Configuration] = {}
@@ -225,6 +228,17 @@ class ArmStudy:
             configuration.trial.report(score, step)
         self.study.tell(configuration.trial, value, state=state)
         configuration.trial = None
+
+    def score_step(self, number: int) -> int:
+        """Returns the step that scores a configuration on fresh seeds: where it was best, the median over seeds.
+
+        It is 0 for the best of each seed's own.
+        """
+        if not self.scores_at_found_step or has_folds(self.cells):
+            return 0
+        results = self.configurations[number].results.values()
+        steps = [result.best_step for result in results if result and result.is_complete and result.best_step]
+        return statistics.median_low(steps) if steps else 0
 
     @property
     def is_settled(self) -> bool:

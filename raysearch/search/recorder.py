@@ -42,11 +42,13 @@ class RunningTrial:
 
     @property
     def best(self) -> tuple[float, int] | None:
-        """The best score and the first step that has it; on a fold the last score, of a refit none, see `Trial`."""
+        """The score that counts, and its step: the best and first one, unless the plan says otherwise, see `Trial`."""
         finite = [(score, -step) for step, score in self.scores.items() if math.isfinite(score)]
         if self.plan.folds and finite:
             last = max(self.scores)
             return None if self.plan.is_refit else (self.scores[last], last)
+        if math.isfinite(score := self.scores.get(self.plan.score_step, math.nan)):
+            return score, self.plan.score_step
         return (max(finite)[0], -max(finite)[1]) if finite else None
 
     def progress(self, now: float) -> TrialProgress:
@@ -209,7 +211,7 @@ class Recorder:
         state, score = row["state"], row["score"]
         failure = (EventName.FAILED, {"why": row["why"].strip().splitlines()[-1]})
         self.ledger.commit(row, [failure] if state == TrialState.FAILED else ())
-        self.study.tell(event.trial_id, state, score, row["steps"], row["seconds"])
+        self.study.tell(event.trial_id, state, score, row["steps"], row["seconds"], row["best_step"] or 0)
         self.ledger.event(EventName.TOLD, event.trial_id, event.attempt, self._result(event.trial_id, row))
         del self.running[event.trial_id]
         self.committed += 1

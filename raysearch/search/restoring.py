@@ -35,7 +35,7 @@ def restore_arms(
     results: dict[str, Result] = {}
     for row in committed:
         plans.setdefault(row["trial_id"], TrialPlan.from_json(row["plan"]))
-        results[row["trial_id"]] = Result(row["state"], row["score"], row["steps"] or 0)
+        results[row["trial_id"]] = Result(row["state"], row["score"], row["steps"] or 0, row.get("best_step") or 0)
     for trial_id, plan in plans.items():
         if plan.arm not in arms:
             raise RunError(f"{trial_id} belongs to an arm that the search does not have")
@@ -61,6 +61,8 @@ def _restore_configurations(
         arm.keys.add(plan.key)
         if plan.role != TrialRole.SEARCH:
             arm.finals[plan.number, plan.role, plan.cell] = result
+            # a run whose fresh seeds were begun by an earlier version goes on as it has begun
+            arm.scores_at_found_step &= plan.role != TrialRole.CONFIRM or plan.score_step > 0
         else:
             arm.trial_seconds += [seconds[trial_id]] if result is not None else []
             configurations.setdefault((plan.arm, plan.number), (plan, {}))[1][plan.cell] = result

@@ -118,16 +118,18 @@ class Study:
         return is_full(arm, self.search, self.seconds)
 
     def _plan(self, arm: ArmStudy, params: Mapping[str, Any], number: int, cell: Cell, role: str) -> TrialPlan:
-        name, data, labels = arm.arm.name, self._data, self._labels
-        seed, fold = cell
-        return self.search.resolve(
-            name, params, number=number, seed=seed, fold=fold, role=role, data=data, labels=labels
+        data, labels, (seed, fold) = self._data, self._labels, cell
+        plan = self.search.resolve(
+            arm.arm.name, params, number=number, seed=seed, fold=fold, role=role, data=data, labels=labels
         )
+        return replace(plan, score_step=arm.score_step(number)) if role == TrialRole.CONFIRM else plan
 
     # ---- telling ----
 
-    def tell(self, trial_id: str, state: str, score: float | None, step: int, seconds: float = 0.0) -> None:
-        """Takes a trial's result, once; `seconds` is its time in training.
+    def tell(
+        self, trial_id: str, state: str, score: float | None, step: int, seconds: float = 0.0, best_step: int = 0
+    ) -> None:
+        """Takes a trial's result, once; `seconds` is its time in training, `best_step` the step of its score.
 
         Raises ValueError for a trial that is not in flight.
         """
@@ -135,7 +137,7 @@ class Study:
         if plan is None:
             problem = "has a result already" if trial_id in self._results else "was not asked for"
             raise ValueError(f"{trial_id} {problem}")
-        result = self._results[trial_id] = Result(state, score, step)
+        result = self._results[trial_id] = Result(state, score, step, best_step)
         arm = self._arms[plan.arm]
         if plan.role != TrialRole.SEARCH:
             arm.finals[plan.number, plan.role, plan.cell] = result

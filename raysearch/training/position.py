@@ -38,9 +38,14 @@ class Position:
         """Returns whether the phase has passed a multiple of `every` steps after step `since`."""
         return since // every < self.phase_step // every
 
-    def record_score(self, score: float, *, keeps_last: bool = False) -> bool:
-        """Records the score of an evaluation; returns whether it is the best so far, or the last if that is kept."""
-        if self.best is not None and not keeps_last and not score > self.best["score"]:
+    def record_score(self, score: float, *, keeps_last: bool = False, score_step: int = 0) -> bool:
+        """Records the score of an evaluation; returns whether it is the best so far, or the last if that is kept.
+
+        With `score_step` the evaluation at that step counts as the best one, and none after it is better.
+        """
+        is_decided = self.best is not None and self.best["step"] == score_step
+        is_decisive = keeps_last or self.step == score_step
+        if is_decided or (self.best is not None and not is_decisive and not score > self.best["score"]):
             self.evaluations_without_improvement += 1
             return False
         self.best, self.evaluations_without_improvement = {"score": score, "step": self.step}, 0

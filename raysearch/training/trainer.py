@@ -93,7 +93,8 @@ class Trial:
     def _evaluate(self, phase: Phase) -> Report:
         """Evaluates on select-dev, and saves the parameters if they are the best so far.
 
-        A fold has few rows, and the best of several scores on them would be too high: there the last state counts.
+        The best of several scores on the same rows is too high. On a fold, which has few, the last state counts
+        instead, and on a fresh seed that at the step which the search has found.
         """
         context, position, split = self.context, self.runner.position, self.context.splits("select_dev")
         keeps_last = self.plan.folds > 0
@@ -102,7 +103,7 @@ class Trial:
                 evaluation = predict(self.network, split, context.batches, context.metric, self.process_group)
             except ArithmeticError as error:
                 raise ArithmeticError(f"step {position.step}: {error}") from None
-            is_best = position.record_score(evaluation.score, keeps_last=keeps_last)
+            is_best = position.record_score(evaluation.score, keeps_last=keeps_last, score_step=self.plan.score_step)
             if is_best and (not keeps_last or self.runner.is_over(phase)):
                 self._save_best(evaluation)
         assert position.best is not None

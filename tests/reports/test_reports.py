@@ -384,6 +384,16 @@ def test_stages_use_fresh_seeds_if_available():
     assert (row["score"], row["kept"]) == (pytest.approx(0.4), pytest.approx(0.4))
 
 
+def test_optimism_is_the_best_evaluation_less_the_score_that_counts():
+    trials = [trial("search", 0, 0.9), *(trial("search", 0, 0.5, seed=seed, role="confirm") for seed in (5, 6))]
+    evaluations = evaluation_rows(0, "joint", 0.9)
+    evaluations += [*evaluation_rows(5, "joint", 0.4, 0.5, 0.7, role="confirm")]
+    evaluations += [*evaluation_rows(6, "joint", 0.6, 0.5, role="confirm")]
+    (row,) = report_rows("optimism", trials=trials, best=trials[:1], evaluations=evaluations)
+    assert (row["seeds"], row["evaluations"], row["score"]) == (2, 3, pytest.approx(0.5))
+    assert (row["best"], row["optimism"]) == (pytest.approx(0.65), pytest.approx(0.15))
+
+
 def test_failures_reason_is_the_last_line_of_the_traceback(answers):
     (row,) = answers["failures"].to_pylist()
     assert row["reason"] == "ArithmeticError: loss is nan at step 43 <lr 0.0019>"

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -223,6 +223,38 @@ def test_study_confirms_the_best_configuration_of_each_arm() -> None:
     assert confirming[0].settings == plans[1].settings
     assert study.ask() is None
     assert not study.done
+
+
+def confirming_plans(ledger: MemoryLedger, search: Search, best_steps: list[int]) -> list[TrialPlan]:
+    """The plans of the fresh seeds of one configuration whose seeds were best at these steps."""
+    study = ledger.study(search)
+    for best_step in best_steps:
+        plan = ledger.ask(study).plan
+        row = {"trial_id": plan.trial_id, "state": "complete", "score": 0.5, "steps": 100, "best_step": best_step}
+        ledger.committed.append(row | {"plan": plan.to_json()})
+        study.tell(plan.trial_id, "complete", 0.5, 100, 1.0, best_step)
+    return [study.ask().plan for _ in search.confirm.seeds]
+
+
+def test_fresh_seeds_are_scored_at_the_step_that_the_search_found() -> None:
+    search, ledger = search_of(budget={"trials": 1}, seeds=[0, 1, 2], confirm={"seeds": [7, 8]}), MemoryLedger()
+    plans = confirming_plans(ledger, search, [80, 20, 40])
+    assert [plan.score_step for plan in plans] == [40, 40]
+    assert [plan.score_step for plan in ledger.planned] == [0, 0, 0]
+    rebuilt = ledger.study(search)
+    assert rebuilt.ask().plan == plans[0]
+    assert TrialPlan.from_json(plans[0].to_json()) == plans[0]
+
+
+def test_fresh_seeds_of_a_run_that_began_before_keep_their_best() -> None:
+    search, ledger = search_of(budget={"trials": 1}, confirm={"seeds": [7, 8]}), MemoryLedger()
+    first, _ = confirming_plans(ledger, search, [40])
+    ledger.planned.append(replace(first, score_step=0))
+    rebuilt = ledger.study(search)
+    assert [rebuilt.ask().plan.score_step for _ in range(2)] == [0, 0]
+    own = search_of(budget={"trials": 1}, confirm={"seeds": [7, 8], "score_at": "best"})
+    assert [plan.score_step for plan in confirming_plans(MemoryLedger(), own, [40])] == [0, 0]
+    assert search.fingerprint != own.fingerprint
 
 
 def test_study_time_budget_stops_only_new_configurations() -> None:

@@ -24,6 +24,7 @@ from raysearch.modalities.opening import open_splits
 from raysearch.modalities.text.config import ExtraTask
 from raysearch.objectives.objective import Objective
 from raysearch.storage.schemas import EVALUATIONS
+from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder
 from raysearch.training.optimizer import rate_factor
 from raysearch.training.trainer import Trial, train
@@ -181,6 +182,24 @@ def test_train_stop_ends_the_trial(data: Path, tmp_path: Path) -> None:
     next(trial)
     with pytest.raises(StopIteration):
         trial.send(True)
+
+
+@pytest.mark.parametrize("schedule", ["joint", "joint_then_finetune"])
+def test_train_with_score_step_keeps_the_network_of_that_step(data: Path, tmp_path: Path, schedule: str) -> None:
+    plan = tiny_plan(data, "static", "none", schedule, steps=8, eval_every=2, dropout=0.0, lr=5e-3)
+    trial = train(plan, folder=tmp_path / "stopped")
+    while next(trial).step < 4:
+        pass
+    expected = checkpoint.load(tmp_path / "stopped" / "state.safetensors")["parameters"]
+    scored = replace(plan, score_step=4)
+    reports = list(train(scored, folder=tmp_path / "whole"))
+    assert [report.step for report in reports][:4] == [2, 4, 6, 8]
+    assert len({report.evaluation["best"] for report in reports[1:]}) == 1
+    assert reports[-1].evaluation["best"] == reports[1].evaluation["score"]
+    best = checkpoint.load(tmp_path / "whole" / "best.safetensors")
+    assert best["step"] == 4
+    assert all(torch.equal(value, expected[name]) for name, value in best["parameters"].items())
+    assert plan.key != scored.key
 
 
 def test_train_patience_ends_the_phase(data: Path, tmp_path: Path) -> None:
