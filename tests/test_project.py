@@ -45,6 +45,7 @@ results      reports export
 front        cli testing python_api __init__
 """
 RAY_MODULES = {
+    "executors.loopback",
     "executors.ray_cluster",
     "executors.worker_groups",
     "search.tune_adapter",

@@ -25,8 +25,11 @@ from raysearch.data.doctor import DataFacts
 from raysearch.data.folders import list_folder
 from raysearch.data.splits import SPLITS
 from raysearch.errors import MissingFileError, SpecError, did_you_mean
+from raysearch.storage.durable import checksum_of, sync_file, sync_folder
 from raysearch.storage.names import is_plain
 
+METADATA, DIGESTS = "data.json", "digests.json"
+_checked: set[tuple[str, int, int]] = set()  # path, size and time of files whose checksum this process has compared
 ORIGINALS = "texts"  # the folder of what examples were made from; folders of earlier versions lack it
 UNHASHED = "unhashed"  # of a modality's metadata: what the fingerprint leaves out
 
@@ -123,9 +126,12 @@ def load_prepared_data(folder: Path) -> PreparedData:
 def load_metadata(folder: Path) -> dict[str, Any]:
     """Returns the content of data.json. Raises SpecError if there is none."""
     try:
-        metadata: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+        check_digest(folder, METADATA)
+        metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError("holds no prepared data (no data.json)", file=str(folder)) from None
+    except ValueError as error:
+        raise error if isinstance(error, SpecError) else _damage(folder, METADATA, "it is no JSON") from None
     return metadata
 
 
@@ -148,10 +154,12 @@ def write_atomically(folder: Path, write: Callable[[Path], None]) -> PreparedDat
     draft.mkdir(parents=True)
     try:
         write(draft)
+        write_digests(draft)
     except BaseException:
         shutil.rmtree(draft)
         raise
     draft.replace(folder)  # replaces an empty folder; the system refuses to replace any other
+    sync_folder(folder.parent)
     return load_prepared_data(folder)
 
 
@@ -175,16 +183,60 @@ def read_batch(folder: Path, name: str) -> pa.RecordBatch:
     if not is_plain(name) or not path.exists():
         known = [split for split in SPLITS if (folder / f"{split}.arrow").exists()]
         raise SpecError(f"no split {name!r}{did_you_mean(name, known)}", file=str(folder))
-    batch = _map_batch(path)
+    batch = _map_batch(folder, path.name)
     originals = folder / ORIGINALS / f"{name}.arrow"
     if originals.exists():
-        for column, values in zip((further := _map_batch(originals)).schema, further.columns, strict=True):
+        further = _map_batch(folder, f"{ORIGINALS}/{name}.arrow")
+        for column, values in zip(further.schema, further.columns, strict=True):
             batch = batch.append_column(column, values)
     return batch
 
 
-def _map_batch(path: Path) -> pa.RecordBatch:
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+def _map_batch(folder: Path, name: str) -> pa.RecordBatch:
+    check_digest(folder, name)
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(folder / name))).get_batch(0)
+    except (pa.ArrowException, OSError) as error:
+        raise _damage(folder, name, " ".join(str(error).split())[:200]) from None
+
+
+# ---- checksums ----
+
+
+def write_digests(folder: Path) -> None:
+    """Writes the size and the CRC-32 of every file of a folder to its DIGESTS, and waits until the disk has all."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    digests = {str(file.relative_to(folder)): [file.stat().st_size, checksum_of(file)] for file in files}
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+    for path in [*files, folder / DIGESTS]:
+        sync_file(path)
+
+
+def check_digest(folder: Path, name: str) -> None:
+    """Raises SpecError if a file of prepared data is damaged; each is read once a process.
+
+    Folders of earlier versions have no checksums.
+    """
+    path = folder / name
+    try:
+        now = path.stat()
+        key = (str(path.absolute()), now.st_size, now.st_mtime_ns)
+        if key in _checked or not (folder / DIGESTS).exists():
+            return
+        digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        size, checksum = digests.get(name, [now.st_size, None])
+    except FileNotFoundError:
+        return  # whoever reads it says so
+    except (ValueError, TypeError, AttributeError):
+        raise _damage(folder, DIGESTS, "it holds no checksums") from None
+    if size != now.st_size or (checksum is not None and checksum_of(path) != checksum):
+        raise _damage(folder, name, "its checksum is wrong")
+    _checked.add(key)
+
+
+def _damage(folder: Path, name: str, reason: str) -> SpecError:
+    remedy = f"put it back, or remove {folder}: the data are prepared again from your files"
+    return SpecError(f"damaged ({reason}); {remedy}", file=str(folder / name))
 
 
 def resolve_path(name: str, key: str, base: str, data_root: Path | None, *, folders: bool = False) -> Path:

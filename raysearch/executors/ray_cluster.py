@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -17,6 +17,7 @@ import torch
 
 from raysearch.config.sections import Resources
 from raysearch.errors import RunError
+from raysearch.executors.loopback import ADDRESS, closed_environment, meeting_folder
 from raysearch.executors.messages import NAMESPACE
 
 TRIAL_SLOT = "trial_slot"  # the resource that a Tune trial takes, because it computes nothing
@@ -37,14 +38,16 @@ class Cluster:
     groups: int  # worker groups, that is, trials at a time
     slot: dict[str, float]  # what a Tune trial takes
     notes: tuple[str, ...] = ()  # for the user
+    meeting_folder: str = ""  # of a local cluster: where ranks of a torch process group meet, see `loopback`
 
 
 @contextlib.contextmanager
 def open_cluster(address: str | None, resources: Resources, *, dashboard: bool) -> Iterator[Cluster]:
     """Yields the cluster at `address`, or the one that this process has joined already, or a new local one.
 
-    A local one is shut down at the end. `dashboard`: Ray Train needs one to clean up after runs that are killed. Raises
-    RunError, before anything starts on the cluster, when it cannot be reached or does not have what a trial needs.
+    A local one listens on the loopback interface alone, wants a token, and is shut down at the end. `dashboard`: Ray
+    Train needs one to clean up after runs that are killed. Raises RunError, before anything starts on the cluster, when
+    it cannot be reached or does not have what a trial needs.
     """
     if address is not None and address.startswith("ray://"):
         raise RunError(
@@ -54,22 +57,39 @@ def open_cluster(address: str | None, resources: Resources, *, dashboard: bool) 
     _refuse_dashboard(address)
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    was_connected, auth_mode = ray.is_initialized(), os.environ.get("RAY_AUTH_MODE")
-    is_local = not was_connected and address is None
-    try:
-        if is_local:
+    was_connected = ray.is_initialized()
+    with contextlib.ExitStack() as entered:
+        if not was_connected and address is None:
+            entered.enter_context(closed_environment())
+            folder = entered.enter_context(meeting_folder())
+        else:
+            folder = ""
+        if not was_connected:
+            entered.callback(_shut_down)
+        if folder:
             context = _start(resources, dashboard)
         elif not was_connected:
             context = _join(str(address))
         else:
             context = ray.init(ignore_reinit_error=True, logging_level=logging.CRITICAL)
-        yield _measure(resources, lacks_dashboard=dashboard and not context.dashboard_url)
-    finally:
-        if not was_connected and not has_train_runs():
-            ray.shutdown()
-        if is_local:
-            os.environ.pop("RAY_AUTH_MODE", None)
-            os.environ.update({"RAY_AUTH_MODE": auth_mode} if auth_mode is not None else {})
+        cluster = _measure(resources, lacks_dashboard=dashboard and not context.dashboard_url)
+        notes = (*cluster.notes, *_exposure(context, is_local=bool(folder)))
+        yield replace(cluster, notes=notes, meeting_folder=folder)
+
+
+def _shut_down() -> None:
+    if not has_train_runs():
+        ray.shutdown()
+
+
+def _exposure(context: Any, *, is_local: bool) -> list[str]:
+    """Returns a sentence if others on the network can use the cluster."""
+    address = str(context.address_info.get("node_ip_address", ""))
+    if is_local and address != ADDRESS:
+        return [f"Ray listens on {address}, not on this machine alone; a token protects it"]
+    if not is_local and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return ["the cluster asks for no token (RAY_AUTH_MODE): whoever reaches its ports can run code on it"]
+    return []
 
 
 def has_train_runs() -> bool:
@@ -96,7 +116,6 @@ def _start(resources: Resources, dashboard: bool) -> Any:
     if groups < 1:
         raise RunError(f"a trial takes {_needs(resources)}; this machine has {cores} CPUs and {gpus} GPUs")
     _check_socket_paths()
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # the cluster listens to this machine alone
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # no cloud will take this node away
     return ray.init(
         address="local",

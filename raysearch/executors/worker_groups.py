@@ -28,6 +28,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raysearch.config.sections import Resources
 from raysearch.distributed import ProcessGroup
 from raysearch.executors.broker import Broker
+from raysearch.executors.loopback import LocalTorchConfig
 from raysearch.executors.messages import NAMESPACE, Assignment, WorkerInfo
 from raysearch.executors.ray_cluster import TRAIN_RUN_THREAD
 from raysearch.executors.trial_runner import (
@@ -100,8 +101,14 @@ class WorkerGroups:
 
     max_trials = TRIALS_PER_GROUP
 
-    def __init__(self, resources: Resources, count: int, folder: Path, train: str = TRAIN) -> None:
-        """Uses `count` groups to train with `train` in `folder`/trials; Ray's own files go to `folder`/scratch."""
+    def __init__(
+        self, resources: Resources, count: int, folder: Path, train: str = TRAIN, meeting_folder: str = ""
+    ) -> None:
+        """Uses `count` groups to train with `train` in `folder`/trials; Ray's own files go to `folder`/scratch.
+
+        Ranks meet in a file of `meeting_folder`, which all see; without it, at a TCP store of rank 0.
+        """
+        self.meeting_folder = meeting_folder
         self.resources, self.count, self.folder, self.train = resources, count, folder, train
         self.broker_name = f"broker-{uuid.uuid4().hex[:12]}"
         actor: Any = ray.remote(Broker)
@@ -164,7 +171,7 @@ class WorkerGroups:
                 "trusted": trusted_digests(),
                 "threads": max(1, int(resources.cpus)),
             },
-            torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
+            torch_config=self._torch_config(),
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
                 use_gpu=resources.gpus > 0,
@@ -178,6 +185,12 @@ class WorkerGroups:
                 callbacks=[GroupFailureCallback(self.broker_name, group)],  # type: ignore[list-item]
             ),
         )
+
+    def _torch_config(self) -> TorchConfig:
+        backend = "nccl" if self.resources.gpus else "gloo"
+        if self.meeting_folder:
+            return LocalTorchConfig(self.meeting_folder, backend=backend, timeout_s=COLLECTIVE_SECONDS)
+        return TorchConfig(backend=backend, timeout_s=COLLECTIVE_SECONDS)
 
 
 class TrainRunPerTrial(WorkerGroups):

@@ -117,7 +117,7 @@ def _export(
 ) -> Exported:
     """Fills `draft`. The test split is read last, when nothing else can fail."""
     parameters, retrained = test_split.load_or_retrain(run, row, plan)
-    notes = ["The run had no weights of this trial, so it was trained a second time."] if retrained else []
+    notes = [retrained.reason] if retrained else []
     save_model(plan, parameters, draft)
     data = Path(plan.task["data"])
     if retrained and plan.is_refit:

@@ -33,6 +33,7 @@ class RetrainedTrial:
     best_step: int
     parameters: dict[str, Tensor]
     seconds: float
+    reason: str = "The run had no weights of this trial, so it was trained a second time."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,12 +111,17 @@ def load_plan(run: Run, row: Mapping[str, Any]) -> TrialPlan:
 def load_or_retrain(
     run: Run, row: Mapping[str, Any], plan: TrialPlan
 ) -> tuple[dict[str, Tensor], RetrainedTrial | None]:
-    """Returns the trial's best parameters from its folder; trains it a second time if the folder has none."""
+    """Returns the trial's best parameters from its folder; trains it a second time if it has none, or damaged ones."""
     file = TrialFolder(path_inside(run.path, "trials", row["trial_id"])).best
+    reason = RetrainedTrial.reason
     if file.exists():
-        parameters: dict[str, Tensor] = checkpoint.load(file)["parameters"]
-        return parameters, None
-    retrained = retrain_trial(run, row, plan)
+        try:
+            parameters: dict[str, Tensor] = checkpoint.load(file)["parameters"]
+        except RunError as error:
+            reason = f"{error}; so the trial was trained a second time."
+        else:
+            return parameters, None
+    retrained = replace(retrain_trial(run, row, plan), reason=reason)
     return retrained.parameters, retrained
 
 

@@ -93,7 +93,7 @@ class Execution:
             for note in cluster.notes:
                 session.panel.print(note)
             executor = worker_groups.TrainRunPerTrial if per_trial else worker_groups.WorkerGroups
-            workers = executor(resources, cluster.groups, session.folder, self.train)
+            workers = executor(resources, cluster.groups, session.folder, self.train, cluster.meeting_folder)
             patience = ABORT_SECONDS
             try:
                 workers.start()

@@ -101,15 +101,14 @@ def _launch(
 
             def begin(prepared: PreparedData) -> Recorder:
                 selection, why = _decide_selection(parsed, prepared, is_new=before is None)
+                mended = resume.mend(ledger, folder)
                 recorder = _open_recorder(replace(search, selection=selection), ledger, folder, prepared)
                 facts = preflight.launch_notes(recorder.study.search, prepared.facts, local=address is None)
-                session.follow(recorder, [*notes, *why, *facts])
+                session.follow(recorder, [*mended, *notes, *why, *facts])
                 return recorder
 
             def declare(recorder: Recorder, prepared: PreparedData) -> None:
-                decided = recorder.study.search
-                if before is None or before.differences(decided) or before.paper != decided.paper:
-                    resume.declare(ledger, decided, folder, prepared, root, parsed.text)
+                resume.store(ledger, before, recorder.study.search, folder, prepared, root, parsed.text)
 
             preparing = BackgroundCall(prepare_data)
             Execution(search, session, preparing, begin, declare, address, train).run(is_resumed=before is not None)
@@ -186,5 +185,5 @@ def _open_recorder(search: Search, ledger: Ledger, folder: Path, prepared: Prepa
         spent=history.seconds,
     )
     recorder = Recorder(study, ledger, folder, attempts=history.attempts)
-    recorder.reconcile(history.committed, history.reported)
+    recorder.reconcile(history.committed, history.reported, history.noted)
     return recorder

@@ -127,12 +127,24 @@ class Recorder:
         self._ended: dict[str, list[float]] = {}  # by arm, the times of trials that have ended in this session
         self._finals: Counter[str] = Counter()  # by arm, trials of its winner that were handed out
 
-    def reconcile(self, committed: Iterable[Mapping[str, Any]], reported: Iterable[str]) -> None:
+    def reconcile(
+        self, committed: Iterable[Mapping[str, Any]], reported: Iterable[str], noted: Iterable[str] | None = None
+    ) -> None:
         """Does for trials of earlier sessions what their driver could not: writes events, and tidies files.
 
-        `committed`: rows of the table of trials; `reported`: the trials of which there is an event that says so.
+        `committed`: rows of the table of trials; `reported`: the trials of which an event says that the study was told;
+        `noted`: those of which an event says that they were committed, None if all are.
         """
         known, rows = set(reported), list(committed)
+        has_event = {row["trial_id"] for row in rows} if noted is None else set(noted)
+        for row in rows:
+            if row["trial_id"] not in has_event:
+                attempt, trial_id = max(0, (row["attempts"] or 1) - 1), row["trial_id"]
+                detail = {"state": row["state"], "score": row["score"]}
+                self.ledger.event(EventName.COMMITTED, trial_id, attempt, detail)
+                if row["state"] == TrialState.FAILED:
+                    why = {"why": row["why"].strip().splitlines()[-1]}
+                    self.ledger.event(EventName.FAILED, trial_id, attempt, why)
         self.committed = len(rows)
         self._finals.update(row["arm"] for row in rows if row["role"] != TrialRole.SEARCH)
         for row in rows:

@@ -25,13 +25,17 @@ from raysearch.config.model_paths import locate_model
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import PreparedData
 from raysearch.errors import RunError
+from raysearch.formatting import format_count
 from raysearch.objectives.trust import require_trust
 from raysearch.plan import TrialPlan
+from raysearch.storage.durable import write_durably
 from raysearch.storage.ledger import Ledger
+from raysearch.storage.rebuilding import lost_trials
 from raysearch.storage.run import open_run, planned_trials
 from raysearch.storage.states import ENSEMBLE_ARM, EventName
 from raysearch.version import version_of
 
+SEARCH = "search.json"  # in the folder of a run, which it makes one
 # Keys of a search that say how it runs, and may change from session to session.
 FREE_KEYS = re.compile(r"executor|keep|resources\.groups")
 # Keys that an extension may change.
@@ -47,18 +51,35 @@ class History:
     planned: list[TrialPlan]  # the plans of all trials that were ever handed out, in order
     attempts: dict[str, int]  # by trial, how often it was started
     reported: set[str]  # trials whose result a study has
+    noted: set[str]  # trials of which an event says that they were committed
     seconds: float  # spent on the search
 
 
 def load_stored_search(folder: Path) -> Search | None:
-    """Returns the search of a run's folder; None where no run has begun. Raises RunError if it cannot be read."""
-    file = folder / "search.json"
+    """Returns the search of a run's folder; None where no run has begun.
+
+    The run's tables hold it too, and that is what is returned if search.json is missing. Raises RunError if it cannot
+    be read, or is none of those in the tables.
+    """
+    file, declarations = folder / SEARCH, _declarations(folder)
+    remedy = "; remove it, and the search in the run's tables is used: nothing is lost" if declarations else ""
     try:
-        return Search.from_stored(json.loads(file.read_text(encoding="utf-8")))
+        declared = json.loads(file.read_text(encoding="utf-8"))
+        if declarations and declared not in declarations:
+            raise RunError(f"{file}: damaged or edited: it is no search that the run's tables hold{remedy}")
+        return Search.from_stored(declared)
     except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        raise RunError(f"{file}: cannot be read: {error}") from error
+        has_begun = bool(declarations) and bool(planned_trials(open_run(folder).events()))
+        return Search.from_stored(declarations[-1]) if has_begun else None
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{file}: cannot be read: {error}{remedy}") from error
+
+
+def _declarations(folder: Path) -> list[dict[str, Any]]:
+    """Returns every search that a run's tables hold, the last one last."""
+    if not (folder / "tables" / "searches").is_dir():
+        return []
+    return [json.loads(spec) for spec in open_run(folder).searches()["spec"].to_pylist() if spec]
 
 
 def check_resumable(before: Search, now: Search, name: str, *, extend: bool) -> Search:
@@ -90,6 +111,22 @@ def _with_stored_path(before: Search, now: Search) -> Search:
     return now
 
 
+def store(
+    ledger: Ledger,
+    before: Search | None,
+    decided: Search,
+    folder: Path,
+    prepared: PreparedData,
+    data_root: Path | None,
+    text: str,
+) -> None:
+    """Declares the search of a session, unless it is that of the run so far; writes search.json if it is missing."""
+    if before is None or before.differences(decided) or before.paper != decided.paper:
+        declare(ledger, decided, folder, prepared, data_root, text)
+    elif not (folder / SEARCH).exists():
+        save_search(decided, folder, text)
+
+
 def declare(
     ledger: Ledger, search: Search, folder: Path, prepared: PreparedData, data_root: Path | None, text: str
 ) -> None:
@@ -103,10 +140,8 @@ def save_search(search: Search, folder: Path, text: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     declared = search.to_dict()
     source = text or yaml.safe_dump(declared, sort_keys=False, allow_unicode=True)
-    for name, content in (("search.yaml", source), ("search.json", json.dumps(declared, indent=1, allow_nan=False))):
-        unfinished = folder / f"{name}.tmp"
-        unfinished.write_text(content, encoding="utf-8")
-        unfinished.replace(folder / name)
+    for name, content in (("search.yaml", source), (SEARCH, json.dumps(declared, indent=1, allow_nan=False))):
+        write_durably(folder / name, folder / f"{name}.tmp", content.encode())
 
 
 def data_root_of(folder: Path, requested: Path | str | None) -> Path | None:
@@ -143,6 +178,18 @@ def _memory() -> dict[str, int]:
     return {"memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")} if is_known else {}
 
 
+def mend(ledger: Ledger, folder: Path) -> list[str]:
+    """Makes lost rows of committed trials again; returns a sentence for each file that was lost, and for the rows."""
+    notes = [f"{folder / lost} was missing; its rows are lost" for lost in ledger.missing]
+    if rows := lost_trials(open_run(folder)):
+        ledger.restore(rows)
+        notes.append(
+            f"{folder / 'tables' / 'trials'}: {format_count(len(rows), 'row')} of committed trials were lost, such as "
+            f"that of {rows[0]['trial_id']}, and are made again from events and evaluations; tracebacks are lost"
+        )
+    return notes
+
+
 def load_history(folder: Path) -> History:
     """Returns what the tables of a run say to the driver that resumes it.
 
@@ -152,15 +199,18 @@ def load_history(folder: Path) -> History:
     events = run.events()
     attempts: dict[str, int] = {}
     reported: set[str] = set()
+    noted: set[str] = set()
     for event in events.select(["event", "trial_id", "attempt"]).to_pylist():
         if event["event"] == EventName.STARTED:
             attempts[event["trial_id"]] = max(attempts.get(event["trial_id"], 0), event["attempt"] + 1)
         elif event["event"] == EventName.TOLD:
             reported.add(event["trial_id"])
+        elif event["event"] == EventName.COMMITTED:
+            noted.add(event["trial_id"])
     planned = [TrialPlan.from_dict(plan) for plan in planned_trials(events).values()]
     committed = [row for row in run.trials().to_pylist() if row["arm"] != ENSEMBLE_ARM]  # made of the other arms
     ended = {row["trial_id"] for row in committed}
     for plan in planned:  # those that have not ended are handed out again, and their code runs
         if plan.trial_id not in ended:
             require_trust(plan.primitives)
-    return History(committed, planned, attempts, reported, run.seconds())
+    return History(committed, planned, attempts, reported, noted, run.seconds())

@@ -14,7 +14,6 @@ and a file for each compaction would leave thousands of small files.
 from __future__ import annotations
 
 import io
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysearch.errors import RunError, shorten
+from raysearch.storage.durable import write_durably
 from raysearch.storage.names import PLAIN_PATTERN
 from raysearch.storage.schemas import ADDED_LATER, TABLES, VERSION
 
@@ -48,17 +48,7 @@ class Segment:
 
 def write_atomically(folder: Path, target: Path, *content: bytes | memoryview | pa.Buffer) -> None:
     """Writes `content` to `target` durably; readers and crashes find either the old file or the new one."""
-    unfinished_file = folder / "log" / f"{target.name}.tmp"
-    with unfinished_file.open("wb") as file:
-        file.writelines(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished_file.replace(target)
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_durably(target, folder / "log" / f"{target.name}.tmp", *content)
 
 
 def write_segment(folder: Path, seq: int, table: str, rows: pa.Table) -> None:
@@ -101,6 +91,25 @@ def read_segment(segment: Segment) -> pa.Table:
 def list_parts(folder: Path, table: str) -> list[Path]:
     """Returns the Parquet files of a table, oldest first."""
     return sorted((folder / "tables" / table).glob("part-*.parquet"))
+
+
+def missing_parts(folder: Path, table: str) -> list[Path]:
+    """Returns the parts of a table that the run has had and that are not there: those before another, or all.
+
+    A run that has begun has at least one part of each table.
+    """
+    numbers = [int(part.stem.removeprefix("part-")) for part in list_parts(folder, table)]
+    if not numbers and (table in ADDED_LATER or not (folder / "search.json").exists()):
+        return []
+    return [part_path(folder, table, number) for number in range(max(numbers, default=0) + 1) if number not in numbers]
+
+
+def replace_missing_parts(folder: Path, table: str) -> list[str]:
+    """Writes an empty part in the place of each that is missing; returns their paths in the run's folder."""
+    missing = missing_parts(folder, table)
+    for lost in missing:
+        append_to_part(folder, table, int(lost.stem.removeprefix("part-")), 0, TABLES[table].empty_table())
+    return [str(lost.relative_to(folder)) for lost in missing]
 
 
 def part_path(folder: Path, table: str, number: int) -> Path:
@@ -166,14 +175,18 @@ def _write_group(schema: pa.Schema, rows: pa.Table | None, before: bytes = b"") 
 
 @contextmanager
 def open_part(path: Path, table: str) -> Iterator[pq.ParquetFile]:
-    """Opens and checks a part. Raises RunError if it is damaged or of another version."""
+    """Opens and checks a part. Raises RunError if it is damaged, also while it is read, or of another version."""
     try:
         with path.open("rb") as file:
             part = pq.ParquetFile(file, page_checksum_verification=True)
             _check_schema(part.schema_arrow, table, path)
             yield part
-    except (pa.ArrowInvalid, OSError) as error:  # what Parquet raises for a damaged file
-        raise RunError(f"{path}: damaged ({str(error).splitlines()[0]}); its rows cannot be read") from error
+    except RunError:
+        raise
+    except Exception as error:  # what Parquet raises for a damaged file depends on where it is damaged
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        remedy = "put it back from a copy, or move it away and `raysearch resume` the run without them"
+        raise RunError(f"{path}: damaged ({reason}); its rows of {table} cannot be read: {remedy}") from error
 
 
 def last_segment(part: pq.ParquetFile) -> int:
@@ -190,6 +203,9 @@ def read_table(folder: Path, table: str) -> pa.Table:
         return TABLES[table].empty_table()
     if not (folder / "tables" / table).is_dir():
         raise RunError(f"{folder}: not the folder of a run (it has no tables/{table})")
+    if missing := missing_parts(folder, table):
+        remedy = "put it back from a copy, or `raysearch resume` the run, which makes again what can be made again"
+        raise RunError(f"{missing[0]}: is missing, and with it rows of {table}: {remedy}")
     for _ in range(_TRIES):
         segments = list_segments(folder, table)  # before the parts: what is compacted meanwhile is in a part
         try:

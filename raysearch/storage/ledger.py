@@ -22,6 +22,7 @@ import pyarrow as pa
 from raysearch.errors import RunError, did_you_mean
 from raysearch.storage import journal
 from raysearch.storage.containment import check_contained
+from raysearch.storage.durable import NotDurableError
 from raysearch.storage.lock import take_lock
 from raysearch.storage.row_checks import Rows, checked_rows
 from raysearch.storage.schemas import TABLES
@@ -44,6 +45,7 @@ class Ledger:
         self._next_compaction = dict.fromkeys(TABLES, time.monotonic() + COMPACT_SECONDS)
         self._seq = 0
         self._committed: set[str] = set()
+        self.missing: list[str] = []  # parts of tables that were lost, as paths
 
     @classmethod
     def open(cls, folder: Path | str, purpose: str = SEARCH_PURPOSE) -> Self:
@@ -58,27 +60,14 @@ class Ledger:
             (folder / name).mkdir(parents=True, exist_ok=True)
         ledger = cls(folder, take_lock(folder))
         try:
-            ledger._recover()
+            ledger._seq, ledger._committed, ledger.missing = _recover(folder)
         except BaseException:
             ledger._lock.close()
             raise
-        ledger.event(EventName.OPENED, detail={"purpose": purpose, "pid": os.getpid(), "host": socket.gethostname()})
+        detail = {"purpose": purpose, "pid": os.getpid(), "host": socket.gethostname()}
+        ledger.event(EventName.OPENED, detail=detail | ({"missing": ledger.missing} if ledger.missing else {}))
         ledger.compact()
         return ledger
-
-    def _recover(self) -> None:
-        """Removes unfinished files, and reads the last sequence number and the committed trials."""
-        for unfinished in (self.folder / "log").glob("*.tmp"):
-            unfinished.unlink()
-        for table in TABLES:
-            parts = journal.list_parts(self.folder, table)
-            if not parts:  # a pattern over the parts then always matches a file
-                journal.append_to_part(self.folder, table, 0, 0, TABLES[table].empty_table())
-            else:
-                with journal.open_part(parts[-1], table) as part:
-                    self._seq = max(self._seq, journal.last_segment(part))
-        self._seq = max([self._seq, *(segment.seq for segment in journal.list_segments(self.folder))])
-        self._committed = set(journal.read_table(self.folder, "trials")["trial_id"].to_pylist())
 
     @property
     def committed(self) -> set[str]:
@@ -130,17 +119,32 @@ class Ledger:
             if trial_id in self._committed:
                 raise RunError(f"trial {trial_id} has been committed before; a trial is committed once")
             self.flush()
-            self._write("trials", row)
+            try:
+                self._write("trials", row)
+            except NotDurableError:  # the row is there, and must not be written again
+                self._committed.add(trial_id)
+                raise
             self._committed.add(trial_id)
             followers = [(EventName.COMMITTED, {"state": state, "score": score}), *events]
             self.append("events", [_event(name, trial_id, attempt, detail) for name, detail in followers], durable=True)
+
+    def restore(self, rows: Rows) -> None:
+        """Writes rows of trials that were committed before, and whose rows are lost, durably."""
+        checked = checked_rows("trials", rows, {})
+        with self._mutex:
+            self._committed |= set(checked["trial_id"].to_pylist())
+            self._write("trials", checked)
 
     def flush(self) -> None:
         """Writes the buffered rows to the journal, durably, and compacts the tables whose time has come."""
         with self._mutex:
             for table, pending in self._pending.items():
                 if pending:
-                    self._write(table, pa.concat_tables(pending))
+                    try:
+                        self._write(table, pa.concat_tables(pending))
+                    except NotDurableError:  # the rows are in the journal, and must not be written there again
+                        pending.clear()
+                        raise
                     pending.clear()
             for table in TABLES:
                 if time.monotonic() >= self._next_compaction[table]:
@@ -179,14 +183,34 @@ class Ledger:
     def _write(self, table: str, rows: pa.Table) -> None:
         if self._lock.closed:
             raise RunError(f"{self.folder}: the ledger is closed")
-        journal.write_segment(self.folder, self._seq + 1, table, rows)
-        self._seq += 1
+        self._seq += 1  # never used again, whatever becomes of the file
+        journal.write_segment(self.folder, self._seq, table, rows)
 
     def _compact(self, table: str) -> None:
         started = time.monotonic()
         if journal.compact(self.folder, table):
             now = time.monotonic()
             self._next_compaction[table] = now + max(COMPACT_SECONDS, (now - started) / COMPACT_SHARE)
+
+
+def _recover(folder: Path) -> tuple[int, set[str], list[str]]:
+    """Removes unfinished files; returns the last sequence number, the committed trials and the parts that were lost.
+
+    An empty part takes the place of one that was lost.
+    """
+    seq, lost = 0, []
+    for unfinished in (folder / "log").glob("*.tmp"):
+        unfinished.unlink()
+    for table in TABLES:
+        lost += journal.replace_missing_parts(folder, table)
+        parts = journal.list_parts(folder, table)
+        if not parts:  # a pattern over the parts then always matches a file
+            journal.append_to_part(folder, table, 0, 0, TABLES[table].empty_table())
+        else:
+            with journal.open_part(parts[-1], table) as part:
+                seq = max(seq, journal.last_segment(part))
+    seq = max([seq, *(segment.seq for segment in journal.list_segments(folder))])
+    return seq, set(journal.read_table(folder, "trials")["trial_id"].to_pylist()), lost
 
 
 def _event(name: str, trial_id: str, attempt: int, detail: Mapping[str, Any] | None) -> dict[str, Any]:

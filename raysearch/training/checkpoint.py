@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raysearch.errors import RunError
+from raysearch.storage.durable import sync_file
 from raysearch.storage.schemas import Report
 from raysearch.version import version_of
 
 # The format of state.safetensors. It changes with the contents of a trial, a weighting or a surgery; the first format
 # had no number.
 FORMAT = 2
+CHECKSUM_BYTES = 4  # a CRC-32, little-endian
+_ARROW_END = b"ARROW1"
 _TENSOR = "$tensor"
 _INT_KEYS = "$int_keys"
 
@@ -43,17 +46,38 @@ def save(path: Path, tree: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".tmp")
     metadata = {"tree": outline, "format": str(FORMAT), "raysearch": version_of("raysearch")}
+    metadata["crc32"] = f"{_checksum(metadata, tensors):08x}"
     save_file(tensors, scratch, metadata=metadata)
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(scratch)
     scratch.replace(path)
 
 
 def load(path: Path, device: torch.device | None = None) -> dict[str, Any]:
-    """Returns the tree that `save` wrote, on `device` (CPU if None). Raises RunError if the file cannot be read."""
+    """Returns the tree that `save` wrote, on `device` (CPU if None). Raises RunError if the file is damaged."""
     with _opened(path) as file:
-        tree: dict[str, Any] = _fill(json.loads(file.metadata()["tree"]), file, device)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
+        _verify(path, file.metadata(), tensors)
+        tree: dict[str, Any] = _fill(json.loads(file.metadata()["tree"]), tensors, device)
         return tree
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> int:
+    """Returns the CRC-32 of the metadata, and of names, types, shapes and bytes of all tensors, sorted by name."""
+    entries = {name: text for name, text in metadata.items() if name != "crc32"}
+    checksum = zlib.crc32(json.dumps(entries, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
+        if tensor.numel():
+            checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum
+
+
+def _verify(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Raises RunError unless the file has the checksum that it states; files of earlier versions state none."""
+    stated = metadata.get("crc32", "")
+    if stated and stated != f"{_checksum(metadata, tensors):08x}":
+        raise RunError(f"{path}: damaged (its checksum is wrong)")
 
 
 @contextmanager
@@ -70,6 +94,7 @@ def _load_metadata(path: Path) -> dict[str, str]:
     with _opened(path) as file:
         metadata: dict[str, str] = file.metadata()
         json.loads(metadata["tree"])
+        _verify(path, metadata, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 -- no mapping
         return metadata
 
 
@@ -87,10 +112,10 @@ def _strip(node: Any, tensors: dict[str, Tensor]) -> Any:
     return node
 
 
-def _fill(node: Any, file: Any, device: torch.device | None) -> Any:
+def _fill(node: Any, file: Mapping[str, Tensor], device: torch.device | None) -> Any:
     if isinstance(node, dict):
         if _TENSOR in node:
-            tensor = file.get_tensor(node[_TENSOR])
+            tensor = file[node[_TENSOR]]
             return tensor if device is None else tensor.to(device)
         if _INT_KEYS in node:
             return {int(key): _fill(value, file, device) for key, value in node[_INT_KEYS].items()}
@@ -98,6 +123,20 @@ def _fill(node: Any, file: Any, device: torch.device | None) -> Any:
     if isinstance(node, list):
         return [_fill(value, file, device) for value in node]
     return node
+
+
+def _without_checksum(path: Path) -> bytes:
+    """Returns the Arrow file that a report is, without the CRC-32 at its end, which those of earlier versions lack.
+
+    Raises ValueError if the checksum is wrong.
+    """
+    content = path.read_bytes()
+    if content.endswith(_ARROW_END):
+        return content
+    content, stated = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
+    if zlib.crc32(content) != int.from_bytes(stated, "little"):
+        raise ValueError("its checksum is wrong")
+    return content
 
 
 class TrialFolder:
@@ -138,8 +177,11 @@ class TrialFolder:
         path = self.folder / f"report-{report.step:09d}.arrow"
         scratch = path.with_suffix(".tmp")
         batch = batch.replace_schema_metadata({"report": json.dumps(header)})
-        with pa.ipc.new_file(scratch, batch.schema) as writer:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
+        content = sink.getvalue().to_pybytes()
+        scratch.write_bytes(content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little"))
         scratch.replace(path)
 
     def reports(self, through: float = math.inf) -> list[Report]:
@@ -147,10 +189,9 @@ class TrialFolder:
         reports = []
         for path in sorted(self.folder.glob("report-*.arrow")):
             try:
-                with pa.OSFile(str(path)) as file:
-                    batch = pa.ipc.open_file(file).read_all().combine_chunks()
+                batch = pa.ipc.open_file(pa.py_buffer(_without_checksum(path))).read_all().combine_chunks()
                 header = json.loads(batch.schema.metadata[b"report"])
-            except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
                 raise RunError(f"{path}: not a readable report ({error})") from error
             if header["step"] <= through:
                 weights = batch.replace_schema_metadata(None).to_batches()[0] if batch.num_rows else None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from raysearch.data.prepared import Split
+from raysearch.data.prepared import Split, check_digest
 from raysearch.modalities.batch import labels_of
 from raysearch.modalities.exported import FORMAT_KEY, read_json
 from raysearch.modalities.text.batches import pad_texts
@@ -41,6 +41,8 @@ def save_text_model(
         save_pooled_model(model, network.end_task, longest, folder)
     else:
         model.save_pretrained(folder)
+    for file in sorted((data / "tokenizer").iterdir()):
+        check_digest(data, f"tokenizer/{file.name}")
     stored = str(data / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(stored, model_max_length=longest, trust_remote_code=False)
     tokenizer.backend_tokenizer.enable_truncation(longest)
