@@ -2,11 +2,12 @@
 
     python benchmarks/optimism.py DATA --cache DIR [--sets scierc imdb] [--draws 10]
 
-A draw is 200 labelled rows that train, 50 or 200 that are select_dev, and up to 1000 that stand for test. A search tries
-eight networks on the mean-pooled states of MiniLM (rate and length are drawn), and takes the one whose best evaluation on
-select_dev is highest. It is trained again on five fresh seeds, each of which is scored by its own best evaluation (best), by
-that at the step where the search was best (found_step), and by the last (last). A logistic regression, chosen alike among
-eight strengths, has one evaluation. Optimism is the score on select_dev less that on test, of the same network.
+A draw is 200 labelled rows that train, 50 or 200 that are select_dev, and up to 1000 that stand for test. A search
+tries eight networks on the mean-pooled states of MiniLM (rate and length are drawn), and takes the one whose best
+evaluation on select_dev is highest. It is trained again on five fresh seeds, each of which is scored by its own best
+evaluation (best), by that at the step where the search was best (found_step), and by the last (last). A logistic
+regression, chosen alike among eight strengths, has one evaluation. Optimism is the score on select_dev less that on
+test, of the same network.
 """
 
 import argparse
@@ -48,9 +49,9 @@ def measure(pool: Pool, dev_rows: int, evaluations: int, seed: int) -> dict[str,
     ]
     searched = [network(each, 0) for each in drawn]
     chosen = int(np.argmax([curve[0].max() for curve in searched]))
-    found = int(searched[chosen][0].argmax())
+    found_step = int(searched[chosen][0].argmax())
     fresh = [network(drawn[chosen], 1 + i) for i in range(FRESH_SEEDS)]
-    at = {"best": [int(curve[0].argmax()) for curve in fresh], "found_step": [found] * FRESH_SEEDS}
+    at = {"best": [int(curve[0].argmax()) for curve in fresh], "found_step": [found_step] * FRESH_SEEDS}
     at["last"] = [evaluations - 1] * FRESH_SEEDS
     results = {way: tuple(np.mean([c[:, i] for c, i in zip(fresh, at[way], strict=True)], axis=0)) for way in WAYS}
     linear = []

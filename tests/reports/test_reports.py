@@ -384,7 +384,7 @@ def test_stages_use_fresh_seeds_if_available():
     assert (row["score"], row["kept"]) == (pytest.approx(0.4), pytest.approx(0.4))
 
 
-def test_optimism_is_the_best_evaluation_less_the_score_that_counts():
+def test_optimism_is_best_evaluation_less_the_counted_score():
     trials = [trial("search", 0, 0.9), *(trial("search", 0, 0.5, seed=seed, role="confirm") for seed in (5, 6))]
     evaluations = evaluation_rows(0, "joint", 0.9)
     evaluations += [*evaluation_rows(5, "joint", 0.4, 0.5, 0.7, role="confirm")]

@@ -236,7 +236,7 @@ def confirming_plans(ledger: MemoryLedger, search: Search, best_steps: list[int]
     return [study.ask().plan for _ in search.confirm.seeds]
 
 
-def test_fresh_seeds_are_scored_at_the_step_that_the_search_found() -> None:
+def test_fresh_seeds_are_scored_at_the_step_that_was_found() -> None:
     search, ledger = search_of(budget={"trials": 1}, seeds=[0, 1, 2], confirm={"seeds": [7, 8]}), MemoryLedger()
     plans = confirming_plans(ledger, search, [80, 20, 40])
     assert [plan.score_step for plan in plans] == [40, 40]
@@ -252,9 +252,9 @@ def test_fresh_seeds_of_a_run_that_began_before_keep_their_best() -> None:
     ledger.planned.append(replace(first, score_step=0))
     rebuilt = ledger.study(search)
     assert [rebuilt.ask().plan.score_step for _ in range(2)] == [0, 0]
-    own = search_of(budget={"trials": 1}, confirm={"seeds": [7, 8], "score_at": "best"})
-    assert [plan.score_step for plan in confirming_plans(MemoryLedger(), own, [40])] == [0, 0]
-    assert search.fingerprint != own.fingerprint
+    by_best = search_of(budget={"trials": 1}, confirm={"seeds": [7, 8], "score_at": "best"})
+    assert [plan.score_step for plan in confirming_plans(MemoryLedger(), by_best, [40])] == [0, 0]
+    assert search.fingerprint != by_best.fingerprint
 
 
 def test_study_time_budget_stops_only_new_configurations() -> None:
