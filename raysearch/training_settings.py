@@ -91,6 +91,20 @@ class TrainingSettings(TeacherSettings):
         1.0, "norm to which the combined gradient is clipped; 0 never clips", low=0, needs=OPTIMIZER_STEPS
     )
     dropout: float = setting(0.1, "dropout of body and heads", low=0, high=0.9, needs=OPTIMIZER_STEPS)
+    head_dropout: float = setting(
+        -1.0,
+        "dropout of the heads alone; -1: as `dropout` (AANG's code: 0.3, and 0.1 in the body)",
+        low=-1,
+        high=0.9,
+        needs=OPTIMIZER_STEPS,
+        is_late=True,
+    )
+    clip_apart: bool = setting(
+        False,
+        "clip the gradient of the body and that of the heads each by itself (the code of META-TARTAN and AANG)",
+        needs=OPTIMIZER_STEPS,
+        is_late=True,
+    )
     max_length: int = setting(64, "tokens to which a text is truncated, with the special ones", low=4, unit="token")
     select_probability: float = setting(
         0.15, "probability that a transform selects a token", low=0, high=1, open_low=True, needs=AUXILIARIES

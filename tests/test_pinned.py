@@ -75,6 +75,15 @@ TABLE = {
 }
 DEV_HEAD = {"dev_head_examples": 8, "dev_head_steps": 2, "meta_batch_size": 8}
 BASIS = {"m": 4, "k": 2}
+OFFICIAL_BEFORE = {  # the profile as it was when the trial's numbers were pinned
+    "meta_every": 3,
+    "meta_mean": True,
+    "lm_head": "tied",
+    "head_dropout": -1.0,
+    "clip_apart": False,
+    "dev_head_rows": "fixed",
+    "dev_dropout": False,
+}
 
 
 def trial(base: dict[str, Any], weighting: str, surgery: str = "none", schedule: str = "joint", **more: Any) -> Any:
@@ -105,8 +114,7 @@ TRIALS = {
     "aang_difference": trial(TEXT, "aang", **DEV_HEAD, engine="difference", similarity="dot"),
     "aang_jvp": trial(TEXT, "aang", **DEV_HEAD, engine="jvp", similarity="dot", meta_every=2),
     "aang_backward": trial(TEXT, "aang", **DEV_HEAD, engine="backward", lambda_form="scalar", through_softmax=True),
-    "aang_official": trial(TEXT, "aang", **DEV_HEAD, meta_every=3, meta_mean=True, space="aang_td_ed")
-    | {"profile": "official"},
+    "aang_official": trial(TEXT, "aang", **DEV_HEAD, **OFFICIAL_BEFORE, space="aang_td_ed") | {"profile": "official"},
     "meta_tartan": trial(TEXT, "meta_tartan", "none", "joint_then_retrain", **DEV_HEAD, lr_tasks=0.5, retrain_steps=4),
     "gradnorm": trial(TEXT, "gradnorm"),
     "famo": trial(TEXT, "famo"),

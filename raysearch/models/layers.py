@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+
+def set_dropout(modules: Iterable[nn.Module], share: float) -> None:
+    """Sets the share that every dropout layer in `modules` drops."""
+    for layer in (layer for module in modules for layer in module.modules() if isinstance(layer, nn.Dropout)):
+        layer.p = share
 
 
 def layer_list(body: nn.Module, setting: str) -> tuple[nn.Module, str, nn.ModuleList]:

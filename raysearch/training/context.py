@@ -14,7 +14,7 @@ from raysearch.distributed import ProcessGroup
 from raysearch.modalities import modality_of
 from raysearch.modalities.batch import BatchBuilder, OpenSplit, ViewBatchBuilder
 from raysearch.modalities.opening import open_splits_of
-from raysearch.models.layers import reinitialise_top
+from raysearch.models.layers import reinitialise_top, set_dropout
 from raysearch.models.network import Network
 from raysearch.objectives.primitive import BORROWED
 from raysearch.plan import TrialPlan
@@ -127,6 +127,8 @@ def build(plan: TrialPlan, metadata: dict[str, Any]) -> Network:
     """Returns the plan's network before the first step, its new parameters drawn from the plan's seed."""
     torch.manual_seed(number_of(plan.seed, "parameters", 0))
     network = modality_of(metadata).network(plan, metadata)
+    if plan.training.head_dropout >= 0:
+        set_dropout([network.end_task, *network.heads], plan.training.head_dropout)
     if plan.training.reinit_layers:
         torch.manual_seed(number_of(plan.seed, "new layers", 0))
         reinitialise_top(network.body, network.end_task, plan.training.reinit_layers)

@@ -48,19 +48,23 @@ def test_bundle_values_match_the_paper_and_its_code() -> None:
     assert bundle("paper", aang) == {
         "weight_form": "joint", "batch_split": "weight", "sample_every": "step", "micro_batches": 1, "meta_every": 1,
         "meta_mean": False, "similarity": "dot", "through_softmax": True, "lambda_form": "scalar", "task_clip": 0.0,
-        "dev_head_split": "meta_dev", "head_weight_decay": 0.01,
+        "dev_head_split": "meta_dev", "head_weight_decay": 0.01, "dev_head_rows": "fixed", "dev_dropout": False,
+        "head_dropout": -1.0, "clip_apart": False, "lm_head": "tied",
     }  # fmt: skip
     assert bundle("official", aang) == {
         "weight_form": "hierarchical", "batch_split": "hierarchical", "sample_every": "micro_step", "micro_batches": 4,
         "meta_every": 3, "meta_mean": True, "similarity": "cosine", "through_softmax": False, "lambda_form": "softmax",
         "task_clip": 10.0, "dev_head_split": "train", "head_weight_decay": 0.1,
+        "dev_head_rows": "fresh", "dev_dropout": True, "head_dropout": 0.3, "clip_apart": True, "lm_head": "untied",
     }  # fmt: skip
     tartan = {"weighting": "meta_tartan"}
     assert bundle("paper", tartan) == {
         "similarity": "dot", "through_softmax": True, "batch_split": "weight", "dev_head_lr": 0.01,
+        "dev_head_rows": "fixed", "dev_dropout": False, "clip_apart": False,
     }  # fmt: skip
     assert bundle("official", tartan) == {
         "similarity": "cosine", "through_softmax": False, "batch_split": "equal", "dev_head_lr": 0.001,
+        "dev_head_rows": "fresh", "dev_dropout": True, "clip_apart": True,
     }  # fmt: skip
     attittud = {"weighting": "eta_prim", "surgery": "attittud"}
     assert bundle("paper", attittud) == {

@@ -79,3 +79,29 @@ def test_adam_corrects_the_bias_of_its_means(data: Path) -> None:
     optimizer_step(optimizer, context.network, context.training, PHASE, 1)
     for p, old in zip(context.body, before, strict=True):  # without correction: 1e-3 * 0.1 / sqrt(0.02)
         torch.testing.assert_close(old - p.detach(), torch.full_like(p, 1e-3), atol=1e-6, rtol=1e-3)
+
+
+def test_clip_apart_clips_body_and_heads_each_to_the_norm(data: Path) -> None:
+    clipped = {}
+    for is_apart in (False, True):
+        context = TrainingContext.from_plan(tiny_plan(data, clip=1.0, clip_apart=is_apart), ProcessGroup())
+        sides = context.network.body_parameters(), context.network.head_parameters()
+        for size, side in zip((3.0, 0.5), sides, strict=True):
+            count = sum(p.numel() for p in side)
+            for parameter in side:
+                parameter.grad = torch.full_like(parameter, size / count**0.5)
+        optimizer_step(make_optimizer(context.network, context.training), context.network, context.training, PHASE, 1)
+        clipped[is_apart] = [float(torch.cat([p.grad.flatten() for p in side]).norm()) for side in sides]
+    whole = (3.0**2 + 0.5**2) ** 0.5
+    assert clipped[False] == pytest.approx([3.0 / whole, 0.5 / whole], rel=1e-4)
+    assert clipped[True] == pytest.approx([1.0, 0.5], rel=1e-4)
+
+
+def test_head_dropout_is_that_of_the_heads_alone(data: Path) -> None:
+    network = TrainingContext.from_plan(tiny_plan(data, dropout=0.1, head_dropout=0.3), ProcessGroup()).network
+    sides = {"body": network.body, "end_task": network.end_task, "heads": network.heads}
+    shares = {
+        name: {layer.p for layer in side.modules() if isinstance(layer, torch.nn.Dropout)}
+        for name, side in sides.items()
+    }
+    assert shares == {"body": {0.1}, "end_task": {0.3}, "heads": {0.3}}

@@ -84,6 +84,15 @@ class DevHeadSettings(MetaBatchSettings):
         "the split of these examples: meta_dev (META-TARTAN) or train (AANG's code)",
         choices=("meta_dev", "train"),
     )
+    dev_head_rows: str = setting(
+        "fixed",
+        "fixed: the same examples at every step; fresh: new ones for every head (the code of META-TARTAN and AANG)",
+        choices=("fixed", "fresh"),
+        is_late=True,
+    )
+    dev_dropout: bool = setting(
+        False, "dropout in the dev head and in the gradient through it (the code of both)", is_late=True
+    )
     dev_head_lr: float = setting(1e-2, "AdamW learning rate of the dev head", low=0, open_low=True)
     dev_head_decay: float = setting(0.1, "AdamW weight decay of the dev head", low=0)
     dev_head_steps: int = setting(10, "largest number of full-batch steps of a fit", low=1, unit="step")
@@ -114,6 +123,12 @@ class MetaTartanSettings(MetaGradientSettings):
     """META-TARTAN: one softmax over the end task and every objective."""
 
     lr_tasks: float = setting(1e-2, "learning rate of the task logits (SGD)", low=0)
+    meta_every: int = setting(1, "steps between updates of the weights", low=1, unit="step", is_late=True)
+    meta_mean: bool = setting(
+        False,
+        "update by the mean of all steps since the last update (AANG's code); false: by every meta_every-th step alone",
+        is_late=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,21 @@
     left_out    of the leave-one-out error: meta-dev and training examples, each scored by the least-squares head of
                 the others (gates)
 
-All ranks draw the same examples and get the same gradient (D,). Dropout is off.
+All ranks draw the same examples and get the same gradient (D,). Dropout is off, unless `dev_dropout` is set.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from raysearch.gradients.flat import flat_gradient
+from raysearch.gradients.layer_rules import BatchNorm
 from raysearch.modalities.losses import example_losses
-from raysearch.rng import stream
+from raysearch.rng import number_of, stream
 from raysearch.training.context import TrainingContext
 from raysearch.training.step.dev_head import dev_loss, leave_one_out_errors, sample_rows, split_dev_rows
 
@@ -31,10 +35,28 @@ class DevGradients:
         losses = {"dev_head": self._dev_head_loss, "own_head": self._own_head_loss, "left_out": self._left_out_loss}
         if name not in losses:
             return None
+        has_dropout = name == "dev_head" and self.settings.dev_dropout
+        with self._dropout_on(step) if has_dropout else self._everything_off():
+            return flat_gradient(losses[name](step), self.context.body)
+
+    @contextmanager
+    def _everything_off(self) -> Iterator[None]:
         self.context.network.eval()
-        v = flat_gradient(losses[name](step), self.context.body)
+        yield
         self.context.network.train()
-        return v
+
+    @contextmanager
+    def _dropout_on(self, step: int) -> Iterator[None]:
+        """Leaves dropout on, with the same masks on all ranks; BatchNorm uses its running statistics."""
+        context = self.context
+        statistics = [module for module in context.network.modules() if isinstance(module, BatchNorm)]
+        for module in statistics:
+            module.eval()
+        context.process_group.seed(number_of(context.plan.seed, "dev dropout", step))
+        yield
+        context.seed_dropout(step)
+        for module in statistics:
+            module.train()
 
     def leave_one_out_errors(self, step: int) -> Tensor:
         """Returns the squared error (n,) of each example of a step, by the head of the others; without gradients."""
@@ -46,9 +68,13 @@ class DevGradients:
 
     def _dev_head_loss(self, step: int) -> Tensor:
         splits, generator = self.context.splits, stream(self.context.plan.seed, "meta", step)
-        fitting_rows, meta_rows = split_dev_rows(len(splits("meta_dev")), len(splits("train")), self.settings)
+        sizes, training = (len(splits("meta_dev")), len(splits("train"))), self.context.training
+        fitting_rows, meta_rows = split_dev_rows(*sizes, self.settings, generator)
         meta_rows = sample_rows(meta_rows, self.settings.meta_batch_size, generator)
-        return dev_loss(self._encode, fitting_rows, meta_rows, self.context.classes, self.settings, generator)
+        of_heads = training.dropout if training.head_dropout < 0 else training.head_dropout
+        dropout = of_heads if self.settings.dev_dropout else 0.0
+        classes = self.context.classes
+        return dev_loss(self._encode, fitting_rows, meta_rows, classes, self.settings, generator, dropout)
 
     def _own_head_loss(self, step: int) -> Tensor:
         split, generator = self.context.splits("meta_dev"), stream(self.context.plan.seed, "meta", step)

@@ -3,7 +3,8 @@
 With the end task's own head, weighting the end task alone would always look best. A separate head, fitted to meta-dev
 with the body fixed, avoids that (META-TARTAN, section 4.2; AANG, Appendix B). The head is fitted to one part of
 meta-dev, and the gradient is taken on examples of the rest (in META-TARTAN's code they may overlap); or, as in AANG's
-code, it is fitted to training examples, the same at every step. The body encodes the fitting examples once a step.
+code, it is fitted to training examples. They are the same at every step, or fresh ones as in the code of both. The
+body encodes the fitting examples once a step; in the code it does so at each iteration of a fit.
 """
 
 from __future__ import annotations
@@ -18,18 +19,23 @@ from raysearch.modalities.losses import example_losses
 from raysearch.models.heads import LabelHead
 
 
-def split_dev_rows(size: int, training: int, settings: s.DevHeadSettings) -> tuple[Tensor, Tensor]:
+def split_dev_rows(
+    size: int, training: int, settings: s.DevHeadSettings, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Returns the rows for fitting the head, of meta-dev or of the training split, and those for meta batches.
 
     meta-dev has `size` rows, the training split has `training`. If both parts are of meta-dev, they are disjoint where
-    it has more than one row; where it is too small, each takes half.
+    it has more than one row; where it is too small, each takes half. With `dev_head_rows: fresh` they are drawn from
+    `generator`, the step's.
     """
+    is_fresh = settings.dev_head_rows == "fresh" and generator is not None
+    chance = generator if is_fresh and generator is not None else _fixed_generator()
     if settings.dev_head_split == "train":
-        rows = sample_rows(torch.arange(training), settings.dev_head_examples, _fixed_generator())
+        rows = sample_rows(torch.arange(training), settings.dev_head_examples, chance)
         return rows, torch.arange(size)
     needed = settings.dev_head_examples + settings.meta_batch_size
     cut = settings.dev_head_examples if size >= needed else max(1, size // 2)
-    order = torch.randperm(size, generator=_fixed_generator())
+    order = torch.randperm(size, generator=chance)
     return order[:cut], order[cut:] if size > cut else order
 
 
@@ -45,9 +51,16 @@ def sample_rows(rows: Tensor, count: int, generator: Generator) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator)[:count]]
 
 
-def fit(features: Tensor, labels: Tensor, classes: int, settings: s.DevHeadSettings, generator: Generator) -> LabelHead:
+def fit(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    settings: s.DevHeadSettings,
+    generator: Generator,
+    dropout: float = 0.0,
+) -> LabelHead:
     """Returns a new head, fitted to all `features` (n, H) at once by AdamW, as in the authors' code."""
-    head = LabelHead(features.shape[1], classes, nn.Tanh, dropout=0.0)
+    head = LabelHead(features.shape[1], classes, nn.Tanh, dropout)
     initialise(head, generator)
     head.to(features.device)
     optimizer = torch.optim.AdamW(
@@ -108,10 +121,14 @@ def dev_loss(
     classes: int,
     settings: s.DevHeadSettings,
     generator: Generator,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """Returns the mean loss of the meta rows through a head fitted to the fitting rows; it depends on the body."""
+    """Returns the mean loss of the meta rows through a head fitted to the fitting rows; it depends on the body.
+
+    `dropout` is the head's.
+    """
     with torch.no_grad():
         features, labels = encode(settings.dev_head_split, fitting_rows)
-    head = fit(features.float(), labels, classes, settings, generator)
+    head = fit(features.float(), labels, classes, settings, generator, dropout)
     hidden, targets = encode("meta_dev", meta_rows)
     return example_losses(head(hidden.float()), targets).mean()

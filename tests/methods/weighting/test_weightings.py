@@ -156,6 +156,16 @@ def test_meta_tartan_weights_all_tasks_in_one_softmax() -> None:
     assert (coefficients.aux * coefficients.objectives).tolist() == pytest.approx(z[1:].tolist())
 
 
+def test_meta_tartan_moves_by_the_mean_of_three_steps() -> None:
+    weighting = MetaTartan(OBJECTIVES[:2], MetaTartanSettings(lr_tasks=0.5, meta_every=3, meta_mean=True))
+    observed = [(0.9, 0.2, -0.4), (-0.3, 0.6, 0.1), (0.0, 0.4, 0.6)]
+    for m in observed:
+        assert weighting.logits["tasks"].tolist() == pytest.approx([1 / 3] * 3)
+        weighting.learn([0, 1], similarity_observation(*m[1:], end_task=m[0]))
+    expected = [1 / 3 + 0.5 * sum(of_task) / 3 for of_task in zip(*observed, strict=True)]
+    assert weighting.logits["tasks"].tolist() == pytest.approx(expected)
+
+
 def test_meta_tartan_through_softmax_moves_by_gain_above_mean() -> None:
     weighting = MetaTartan(OBJECTIVES[:2], MetaTartanSettings(lr_tasks=0.5, through_softmax=True))
     weighting.logits["tasks"] = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
