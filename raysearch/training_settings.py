@@ -92,18 +92,10 @@ class TrainingSettings(TeacherSettings):
     )
     dropout: float = setting(0.1, "dropout of body and heads", low=0, high=0.9, needs=OPTIMIZER_STEPS)
     head_dropout: float = setting(
-        -1.0,
-        "dropout of the heads alone; -1: as `dropout` (AANG's code: 0.3, and 0.1 in the body)",
-        low=-1,
-        high=0.9,
-        needs=OPTIMIZER_STEPS,
-        is_late=True,
+        -1.0, "dropout of the heads alone; -1: as `dropout`", low=-1, high=0.9, needs=OPTIMIZER_STEPS, is_late=True
     )
     clip_apart: bool = setting(
-        False,
-        "clip the gradient of the body and that of the heads each by itself (the code of META-TARTAN and AANG)",
-        needs=OPTIMIZER_STEPS,
-        is_late=True,
+        False, "clip body and heads each by itself (AANG's code)", needs=OPTIMIZER_STEPS, is_late=True
     )
     max_length: int = setting(64, "tokens to which a text is truncated, with the special ones", low=4, unit="token")
     select_probability: float = setting(

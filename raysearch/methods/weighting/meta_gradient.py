@@ -36,7 +36,7 @@ from raysearch.methods.weighting.base import (
     StepObservation,
     Weighting,
 )
-from raysearch.methods.weighting.settings import AangSettings, MetaTartanSettings
+from raysearch.methods.weighting.settings import AangSettings, MetaGradientSettings, MetaTartanSettings
 from raysearch.objectives.objective import Objective
 
 STAGES = ("data", "transform", "representation", "output")
@@ -46,22 +46,21 @@ Logits = Mapping[str, Tensor]
 class MetaGradient(Weighting):
     """The base of both: logits that ascend on a meta-objective of the step's similarities, by plain SGD."""
 
-    settings: MetaTartanSettings | AangSettings
+    settings: MetaGradientSettings
 
-    def __init__(self, objectives: tuple[Objective, ...], settings: MetaTartanSettings | AangSettings) -> None:
+    def __init__(self, objectives: tuple[Objective, ...], settings: MetaGradientSettings) -> None:
         super().__init__(objectives, settings)
         self.logits: dict[str, Tensor] = {}
         self.rates: dict[str, float] = {}  # learning rate of each group of logits
-        # the logits are updated by the mean gradient of so many steps
-        self.steps_per_move = settings.meta_every if settings.meta_mean else 1
+        self.steps_per_move = 1  # the logits are updated by the mean gradient of so many steps
         self.pending: dict[str, Tensor] = {}  # sum of the gradients since the last update
         self.observed_steps = 0  # since the last update
 
     def required_gradients(self, step: int) -> GradientQuery:
-        """Requests similarities every `meta_every` steps, at every step if their mean is used, never if rates are 0."""
+        """Requests similarities to the dev gradient at every step, unless all rates are 0."""
+        del step
         settings = self.settings
-        is_due = settings.meta_mean or step % settings.meta_every == 0
-        if not is_due or not any(rate > 0 for rate in self.rates.values()):
+        if not any(rate > 0 for rate in self.rates.values()):
             return GradientQuery()
         return GradientQuery("dev_head", normalise=settings.similarity == "cosine", clip=settings.task_clip)
 
@@ -118,6 +117,7 @@ class MetaTartan(MetaGradient):
         count = len(objectives) + 1
         self.logits = {"tasks": torch.full((count,), 1 / count, dtype=torch.float64)}  # the end task's first
         self.rates = {"tasks": settings.lr_tasks}
+        self.steps_per_move = settings.tasks_every
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
         """Returns the softmax of the logits; the objectives' part is normalised to sum 1."""
@@ -163,6 +163,7 @@ class Aang(MetaGradient):
         rate = settings.lr_weights
         stage_rates = dict.fromkeys(STAGES, rate if settings.factored else 0.0)
         self.rates = {"all": rate, **stage_rates, "lambda_e": settings.lr_lambda}
+        self.steps_per_move = settings.meta_every if settings.meta_mean else 1
 
     def objective_logits(self, logits: Logits | None = None) -> Tensor:
         """Returns s (N,), the logit of every objective."""
@@ -171,6 +172,11 @@ class Aang(MetaGradient):
         for stage in STAGES if self.settings.factored else ():
             total = total + logits[stage][self.index[stage]]
         return total
+
+    def required_gradients(self, step: int) -> GradientQuery:
+        """Requests similarities every `meta_every` steps, at every step if their mean is used, never if rates are 0."""
+        is_due = self.settings.meta_mean or step % self.settings.meta_every == 0
+        return super().required_gradients(step) if is_due else GradientQuery()
 
     @property
     def lambda_e(self) -> float:

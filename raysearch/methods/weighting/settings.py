@@ -123,11 +123,8 @@ class MetaTartanSettings(MetaGradientSettings):
     """META-TARTAN: one softmax over the end task and every objective."""
 
     lr_tasks: float = setting(1e-2, "learning rate of the task logits (SGD)", low=0)
-    meta_every: int = setting(1, "steps between updates of the weights", low=1, unit="step", is_late=True)
-    meta_mean: bool = setting(
-        False,
-        "update by the mean of all steps since the last update (AANG's code); false: by every meta_every-th step alone",
-        is_late=True,
+    tasks_every: int = setting(
+        1, "steps whose mean gradient updates the task logits (AANG's code: 3)", low=1, unit="step", is_late=True
     )
 
 

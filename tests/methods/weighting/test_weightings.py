@@ -157,7 +157,7 @@ def test_meta_tartan_weights_all_tasks_in_one_softmax() -> None:
 
 
 def test_meta_tartan_moves_by_the_mean_of_three_steps() -> None:
-    weighting = MetaTartan(OBJECTIVES[:2], MetaTartanSettings(lr_tasks=0.5, meta_every=3, meta_mean=True))
+    weighting = MetaTartan(OBJECTIVES[:2], MetaTartanSettings(lr_tasks=0.5, tasks_every=3))
     observed = [(0.9, 0.2, -0.4), (-0.3, 0.6, 0.1), (0.0, 0.4, 0.6)]
     for m in observed:
         assert weighting.logits["tasks"].tolist() == pytest.approx([1 / 3] * 3)

@@ -58,7 +58,7 @@ def test_fresh_dev_head_rows_differ_at_each_step(split: str) -> None:
 
 
 def by_hand(trial: Trial, step: int) -> Tensor:
-    """The dev gradient with dropout in body and head, and rows drawn anew."""
+    """The dev gradient with dropout in body and head, and fresh rows."""
     context, settings, seed = trial.context, trial.plan.method_settings("weighting"), trial.plan.seed
     chance, splits = stream(seed, "meta", step), context.splits
     fitting, meta = split_dev_rows(len(splits("meta_dev")), len(splits("train")), settings, chance)
