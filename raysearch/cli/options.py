@@ -64,6 +64,7 @@ EXAMPLES = {  # by verb, for the message that an argument is missing
     "ls": "ls methods",
     "compare": "compare quickstart quickstart-2",
     "logs": "logs quickstart",
+    "export-logs": "export-logs quickstart --tensorboard logs",
     "stop": "stop quickstart",
     "rm": "rm quickstart",
     "show": "show lambda_e",

@@ -15,7 +15,7 @@ from raysearch.errors import RunError, SpecError
 from raysearch.formatting import format_bytes, format_count, printable
 from raysearch.storage.states import MAIN_ARM
 
-FOLLOW_SECONDS = 2.0
+FOLLOW_SECONDS, COPY_SECONDS = 2.0, 5.0  # between looks at the tables
 
 
 def compare(
@@ -126,9 +126,56 @@ def _ask(folder: Path, size: str) -> None:
         raise RunError(f"{folder} is kept")
 
 
+def export_logs(
+    name: Name,
+    tensorboard: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder for TensorBoard's files.")] = None,
+    mlflow: Annotated[str | None, typer.Option(metavar="ADDRESS", help="An MLflow tracking server or store.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Copy new scores too, until the run ends.")] = False,
+    runs: Runs = None,
+) -> None:
+    """Copy a run's scores, weights and settings to TensorBoard or MLflow, from its tables, at any time.
+
+    Nothing is sent twice: a copy that was interrupted is completed.
+    """
+    from raysearch.export.trackers import LogCopy, open_trackers
+    from raysearch.storage.lock import writer_pid
+    from raysearch.storage.run import open_run
+
+    run = open_run(name, runs_folder(runs))
+    copy: LogCopy | None = None
+    while True:
+        is_running = follow and writer_pid(run.path) is not None
+        try:
+            copy = copy or LogCopy(run, open_trackers(run.name, tensorboard, mlflow))
+            count = copy.update()
+        except RunError:
+            raise
+        except Exception as error:  # whatever a tracker's library raises; the run does not need it
+            if not is_running:
+                raise RunError(f"{run.name}: the tracker failed: {type(error).__name__}: {error}") from error
+            console.print_error(f"the tracker failed, and is tried again: {type(error).__name__}: {error}", 0)
+        else:
+            if count or not follow:
+                console.print_line(f"{run.name}: {format_count(count, 'number')} copied")
+        if not is_running:
+            return
+        sys.stdout.flush()
+        _wait_while_running(run.path, COPY_SECONDS)
+
+
+def _wait_while_running(folder: Path, seconds: float) -> None:
+    """Waits so long, or until no process writes the run."""
+    from raysearch.storage.lock import writer_pid
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and writer_pid(folder) is not None:
+        time.sleep(0.2)
+
+
 def add_verbs(app: typer.Typer) -> None:
     """Adds the verbs of this module to the command line."""
     app.command()(compare)
     app.command()(logs)
     app.command()(stop)
+    app.command(name="export-logs")(export_logs)
     app.command(name="rm")(remove)

@@ -45,6 +45,9 @@ def check_packages(search: Search, node: Node) -> None:
         raise node.error(
             f"{search.sampler!r} needs the package {package}; pip install 'raysearch[samplers]'", "sampler"
         )
+    for tracker, module in (("tensorboard", "tensorboardX"), ("mlflow", "mlflow")):
+        if search.logging is not None and getattr(search.logging, tracker) and missing(module):
+            raise node.error(f"needs a package; pip install 'raysearch[{tracker}]'", "logging", tracker)
     for problem, keys in search.task.missing_packages():
         raise node.error(problem, "task", *keys)
     for name, keys in _named_methods(search):

@@ -25,6 +25,7 @@ from raysearch.config.sections import (
     Budget,
     Confirm,
     Executor,
+    Logging,
     MethodSpec,
     Paper,
     Resources,
@@ -95,6 +96,9 @@ class Search:
     runs: str = config_key("the folder of runs, relative to the current folder", default="runs")
     keep: int = config_key("trained models that are kept, the best ones; -1 keeps all", default=3, low=-1)
     paper: Paper | None = config_key("what a paper printed of the same comparison, for the reports", default=None)
+    logging: Logging | None = config_key(
+        "trackers that get a copy of scores and weights while the search runs", default=None, is_late=True
+    )
 
     @classmethod
     def read(cls, node: Node, folder: Path = Path()) -> Search:
@@ -164,7 +168,7 @@ class Search:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of what the search does: of everything but its name, its folders and a paper's scores."""
+        """The sha256 of what the search does: of everything but its name, folders, trackers and a paper's scores."""
         text = json.dumps(self._fingerprint_fields(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -288,6 +292,7 @@ class Search:
             seeds=(seed,),
             confirm=None,
             paper=None,
+            logging=None,
             sampler="tpe",
             scheduler=Scheduler(),
         )
@@ -312,7 +317,7 @@ class Search:
         )
 
     def _fingerprint_fields(self) -> dict[str, Any]:
-        declared = {key: value for key, value in self.to_dict().items() if key not in ("name", "runs", "paper")}
+        declared = {key: value for key, value in self.to_dict().items() if key not in _NOT_DONE}
         declared["model"] = model_identity(declared["model"])
         declared["task"] = {key: value for key, value in declared["task"].items() if key != "base"}
         late = late_defaults(type(self))
@@ -324,6 +329,9 @@ class Search:
             if "primitives" in space:  # the same file may lie elsewhere
                 space["primitives"] = {key: value for key, value in space["primitives"].items() if key != "file"}
         return declared
+
+
+_NOT_DONE = ("name", "runs", "paper", "logging")  # keys that change nothing that the search does
 
 
 def _leaves(tree: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

@@ -156,6 +156,28 @@ class Paper:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Logging:
+    """Where scores and weights are copied to while the search runs. The run's tables have them in any case."""
+
+    tensorboard: str | None = config_key("a folder for TensorBoard's event files", default=None)
+    mlflow: str | None = config_key("the address of an MLflow tracking server or store", default=None)
+
+    @classmethod
+    def read(cls, node: Node) -> Logging:
+        """Reads `{tensorboard: FOLDER, mlflow: ADDRESS}`, one of them or both."""
+        logging = node.fields_of(cls)
+        if not logging.options:
+            raise node.error("must have tensorboard: FOLDER, mlflow: ADDRESS, or both")
+        return logging
+
+    @property
+    def options(self) -> list[str]:
+        """The options of `raysearch export-logs` that say the same."""
+        named = {"--tensorboard": self.tensorboard, "--mlflow": self.mlflow}
+        return [word for option, value in named.items() if value for word in (option, value)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scheduler(Settings):
     """Which trials are stopped early: none, or the worst of each rung of successive halving."""
 

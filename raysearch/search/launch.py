@@ -28,6 +28,7 @@ from raysearch.search import preflight, resume
 from raysearch.search.background import BackgroundCall
 from raysearch.search.ensemble import record_ensemble
 from raysearch.search.execution import Execution
+from raysearch.search.log_follower import LogFollower
 from raysearch.search.recorder import Recorder
 from raysearch.search.rehearsal import rehearse
 from raysearch.search.session import Session
@@ -97,7 +98,11 @@ def _launch(
         return prepared
 
     try:
-        with Ledger.open(folder) as ledger, Session(folder, quiet=not progress) as session:
+        with (
+            LogFollower(search.logging, folder, quiet=not progress) as follower,
+            Ledger.open(folder) as ledger,
+            Session(folder, quiet=not progress) as session,
+        ):
 
             def begin(prepared: PreparedData) -> Recorder:
                 selection, why = _decide_selection(parsed, prepared, is_new=before is None)
@@ -109,6 +114,7 @@ def _launch(
 
             def declare(recorder: Recorder, prepared: PreparedData) -> None:
                 resume.store(ledger, before, recorder.study.search, folder, prepared, root, parsed.text)
+                follower.start()
 
             preparing = BackgroundCall(prepare_data)
             Execution(search, session, preparing, begin, declare, address, train).run(is_resumed=before is not None)
