@@ -129,12 +129,14 @@ def launch(
     extend: bool = False,
     executor: Executor | None = None,
     progress: bool = True,
+    trust: bool = False,
 ) -> Run:
     """Runs a search until its budget is met, and returns the run. A run of that name that exists is resumed.
 
     The search is one of the catalog by name, a file by path, a mapping with the keys of a file, or what `load_search`
     returns. `address` joins a Ray cluster, otherwise a local one is started; `executor="in_process"` needs no Ray.
-    `fork` names a new run; `extend` resumes a run with a larger budget or further seeds. Raises SpecError or RunError,
+    `fork` names a new run; `extend` resumes a run with a larger budget or further seeds; `trust` runs the Python files
+    of primitives that the search names without asking. Raises SpecError or RunError,
     one line, before anything starts, and KeyboardInterrupt when the user ends the search.
     """
     from raysearch.config.loading import parse_search
@@ -150,5 +152,6 @@ def launch(
         extend=extend,
         executor=executor,
         progress=progress,
+        trust=trust,
     )
     return Run(run.path)

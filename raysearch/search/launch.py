@@ -91,6 +91,7 @@ def _launch(
     check_files(search.task, root)
     is_tried, parsed = before is None and train == TRAIN, replace(parsed, search=search)
     notes = [*parsed.notes, *(try_configs(search, parsed.node) if is_tried else ())]
+    follower = LogFollower(search.logging, folder, quiet=not progress)
 
     def prepare_data() -> PreparedData:
         prepared = prepare(search.task, search.stored_for.to_plain(), folder / "data", root)
@@ -98,11 +99,7 @@ def _launch(
         return prepared
 
     try:
-        with (
-            LogFollower(search.logging, folder, quiet=not progress) as follower,
-            Ledger.open(folder) as ledger,
-            Session(folder, quiet=not progress) as session,
-        ):
+        with follower, Ledger.open(folder) as ledger, Session(folder, quiet=not progress) as session:
 
             def begin(prepared: PreparedData) -> Recorder:
                 selection, why = _decide_selection(parsed, prepared, is_new=before is None)
