@@ -23,8 +23,14 @@ class TeacherSettings(Settings):
     teacher: str = setting(
         "ensemble",
         "who guesses labels: ensemble, logistic regressions on the encoder's first vectors and on TF-IDF, fitted to "
-        "the trial's training rows; average, the moving average of the trial's own weights",
-        choices=("ensemble", "average"),
+        "the trial's training rows; average, the moving average of the trial's own weights; file, that of teacher_path",
+        choices=("ensemble", "average", "file"),
+        needs=AUXILIARIES,
+        is_late=True,
+    )
+    teacher_path: str = setting(
+        "",
+        "the teacher `file`: JSONL, CSV, TSV or Parquet with text or row, and label or a probability of each class",
         needs=AUXILIARIES,
         is_late=True,
     )

@@ -108,6 +108,9 @@ class ViewBatchBuilder(BatchBuilder, Protocol):
     def with_tutors(self, tutors: Any) -> BatchBuilder:
         """Returns the same builder with a teacher, and with the encoder as it was before training."""
 
+    def keys_of(self, examples: Sequence[str]) -> list[bytes]:
+        """Returns what a split's `row` would store of examples that a file names, as bytes."""
+
     def features(self, split: Split, rows: Any) -> Any:
         """Returns counts (R, F) of examples of a split that owe nothing to the encoder, as a SciPy CSR matrix.
 

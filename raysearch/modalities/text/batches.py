@@ -8,9 +8,11 @@ all.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +23,7 @@ from scipy import sparse
 from torch import Generator, Tensor
 
 from raysearch.data.prepared import Split
+from raysearch.errors import SpecError
 from raysearch.modalities.batch import OpenSplit, Output, Targets, TaskBatch, labels_of
 from raysearch.modalities.guessing import Tutors, draw_rows, group_of, tutored_targets
 from raysearch.modalities.text.primitives.attention_masks import bidirectional
@@ -29,6 +32,7 @@ from raysearch.modalities.text.primitives.token_statistics import token_counts
 from raysearch.modalities.text.primitives.transforms import Vocabulary, make_view, select, vocabulary_of
 from raysearch.modalities.text.state_files import SplitStates
 from raysearch.modalities.text.taxonomy import TAXONOMY
+from raysearch.modalities.text.tokenizer import load_tokenizer
 from raysearch.objectives.objective import Objective
 from raysearch.objectives.primitive import BORROWED, STAGES, load_target
 from raysearch.objectives.user_primitives import Functions, load_functions
@@ -78,6 +82,7 @@ class TextBatchBuilder:
     statistics: Statistics = field(default_factory=dict)  # of data, computed when they are first needed
     states: CachedStates | None = None  # what is cached of a split, if anything is
     tutors: Tutors = field(default_factory=Tutors)
+    tokenizer: Path | None = None  # the folder of the prepared data's tokenizer
 
     def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
         """Returns the examples `rows` unchanged, each position seeing all others."""
@@ -133,6 +138,13 @@ class TextBatchBuilder:
         """Returns the same builder with a teacher, and with the encoder as it was before training."""
         return replace(self, tutors=tutors)
 
+    def keys_of(self, examples: Sequence[str]) -> list[bytes]:
+        """Returns the tokens of texts as a split stores them, as bytes; empty texts have none. Raises SpecError."""
+        if self.tokenizer is None:
+            raise SpecError("texts cannot be compared with the prepared ones, because there is no tokenizer")
+        tokens, offsets = load_tokenizer(self.tokenizer).encode([example.strip() for example in examples])
+        return [tokens[begin:end].tobytes() for begin, end in itertools.pairwise(offsets)]
+
     def features(self, split: Split, rows: NDArray[np.int64]) -> sparse.csr_matrix:
         """Returns how often each token and each pair of neighbouring tokens stands in texts of a split."""
         return token_counts([split.row(row) for row in rows.tolist()], self.vocabulary)
@@ -142,6 +154,8 @@ class TextBatchBuilder:
         cached = self.states(split) if self.states is not None else None
         real = tokens != self.vocabulary.pad
         if cached is None or cached.is_pooled or not torch.equal(visible, bidirectional(real, Generator())):
+            return ()
+        if any(row not in cached.places for row in rows.tolist()):
             return ()
         states = cached.read(rows, tokens.shape[1])
         return torch.zeros_like(tokens), states, torch.ones(len(rows), dtype=torch.bool)
@@ -211,4 +225,7 @@ def text_batches(plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenS
     """Returns the builder of a trial's batches."""
     training, functions = plan.training, load_functions(plan.primitives)
     vocabulary = vocabulary_of(metadata)
-    return TextBatchBuilder(open_split, vocabulary, training.max_length, training.select_probability, functions)
+    tokenizer = Path(plan.task["data"]) / "tokenizer"
+    return TextBatchBuilder(
+        open_split, vocabulary, training.max_length, training.select_probability, functions, tokenizer=tokenizer
+    )

@@ -120,6 +120,20 @@ def make_tokenizer(model: Mapping[str, Any], texts: Iterable[str], folder: Path)
     return replace(_task_tokenizer(tokenizer, ids, special, unknown), notes=tuple(_loss_notes(losses, has_byte_pairs)))
 
 
+def load_tokenizer(folder: Path) -> TaskTokenizer:
+    """Returns the tokenizer that `make_tokenizer` saved. Raises SpecError if there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"cannot be loaded: {error}", file=str(folder)) from None
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(MAX_TOKENS)
+    backend.no_padding()
+    return TaskTokenizer(backend, {}, 0, 0)
+
+
 def _loss_notes(losses: Losses, has_byte_pairs: bool) -> list[str]:
     """Returns a sentence on what the vocabulary loses, or would have lost."""
     if not losses.is_too_large:

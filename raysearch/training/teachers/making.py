@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raysearch.data.prepared import Split, Splits
 from raysearch.distributed import ProcessGroup
+from raysearch.errors import SpecError
 from raysearch.modalities import modality_of
 from raysearch.modalities.batch import BatchBuilder, ViewBatchBuilder, labels_of
 from raysearch.modalities.guessing import Tutors
@@ -24,8 +25,10 @@ from raysearch.plan import TrialPlan
 from raysearch.rng import number_of
 from raysearch.training.teachers.anchors import StoredAnchors
 from raysearch.training.teachers.ensemble import Views, make_views
+from raysearch.training.teachers.files import guessed_rows, missing_file, read_guesses
 from raysearch.training.teachers.guarded_ensemble import Teaching, teach
 from raysearch.training.teachers.moving_average import MovingAverageTeacher
+from raysearch.training.teachers.purity import estimate
 from raysearch.training.teachers.table import GuessTable, TableTeacher, certain_table
 from raysearch.training.teachers.vectors import initial_vectors
 
@@ -84,6 +87,9 @@ def make_tutors(source: TeacherSource) -> MadeTutors:
     labels = labels_of(source.splits("train"), torch.arange(len(source.splits("train"))))
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError("a teacher guesses classes, and the labels of this task are none")
+    if source.plan.training.teacher == "file":
+        file_tables, remarks = tables_of_file(source, guessed, labels.numpy())
+        return MadeTutors(Tutors(TableTeacher(file_tables), anchors, pools), None, remarks)
     tables, remarks, is_open = _ensemble_tables(source, guessed, pools, labels.numpy())
     if source.plan.training.teacher == "average":
         decay = source.plan.training.teacher_decay
@@ -151,6 +157,37 @@ def _ensemble_tables(
         is_open |= (teaching.estimate.thresholds <= 1) & (not teaching.is_guarded)
         remarks += _remarks(teaching, source.metadata["labels"])
     return tables, tuple(remarks), torch.from_numpy(is_open)
+
+
+def tables_of_file(
+    source: TeacherSource, splits: list[Split], y: NDArray[Any]
+) -> tuple[list[tuple[Split, GuessTable]], tuple[Remark, ...]]:
+    """Returns the table of each split by the file of the plan, and what the labelled rows say of its purity.
+
+    Raises SpecError for a file that cannot be used, or that speaks of no unlabelled example.
+    """
+    training, train, labels = source.plan.training, source.splits("train"), source.metadata["labels"]
+    path = Path(training.teacher_path).expanduser()
+    if not path.is_file():
+        raise missing_file(training.teacher_path)
+    guesses = read_guesses(path, labels, cast(ViewBatchBuilder, source.batches).keys_of)
+    P, places = guessed_rows(guesses, train, has_numbers=False)
+    tables: list[tuple[Split, GuessTable]] = []
+    remarks: list[Remark] = []
+    for split in splits:
+        if split is train:
+            tables.append((split, certain_table(y, source.classes)))
+            continue
+        U, rows = guessed_rows(guesses, split, has_numbers=True)
+        if not len(rows):
+            raise SpecError("speaks of no unlabelled example of the task", file=str(path))
+        shares = np.bincount(y, minlength=source.classes) / len(y)
+        estimates = estimate(P.reshape(-1, source.classes), y[places], U, shares, training.guess_purity)
+        trust = (U.max(axis=1) >= estimates.thresholds[U.argmax(axis=1)]).astype(np.float64)
+        teaching = Teaching(GuessTable(rows, U, trust), estimates, (0.0, 0.0), False)
+        tables.append((split, teaching.table))
+        remarks += _remarks(teaching, labels)
+    return tables, tuple(remarks)
 
 
 def _views(source: TeacherSource, train: Split, split: Split, rows: NDArray[np.int64]) -> tuple[Views, Views]:
