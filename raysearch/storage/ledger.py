@@ -61,12 +61,12 @@ class Ledger:
         ledger = cls(folder, take_lock(folder))
         try:
             ledger._seq, ledger._committed, ledger.missing = _recover(folder)
+            detail = {"purpose": purpose, "pid": os.getpid(), "host": socket.gethostname()}
+            ledger.event(EventName.OPENED, detail=detail | ({"missing": ledger.missing} if ledger.missing else {}))
+            ledger.compact()
         except BaseException:
             ledger._lock.close()
             raise
-        detail = {"purpose": purpose, "pid": os.getpid(), "host": socket.gethostname()}
-        ledger.event(EventName.OPENED, detail=detail | ({"missing": ledger.missing} if ledger.missing else {}))
-        ledger.compact()
         return ledger
 
     @property
