@@ -150,7 +150,7 @@ def data_root_of(folder: Path, requested: Path | str | None) -> Path | None:
     A run that was begun with one is thereby resumed without naming it again.
     """
     root = requested or os.environ.get("RAYSEARCH_DATA")
-    if root is None and (folder / "tables").is_dir():
+    if root is None and (folder / "tables" / "searches").is_dir():
         declared = open_run(folder).searches()["data"].to_pylist()
         root = json.loads(declared[-1] or "{}").get("root") if declared else None
     return Path(root).absolute() if root else None

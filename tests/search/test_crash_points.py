@@ -23,7 +23,7 @@ from raysearch.storage.run import Run, open_run
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of files left open
 STUB_TRAINING = "helpers.stub_training:train"
 TRIALS = 3
-SOME = 3  # of so many operations one is tried with each kind of fault in the slow suite
+STRIDE = 3  # of so many operations one is tried with each kind of fault in the slow suite
 FEW = 24  # faults that are tried in the fast suite, spread over operations and kinds
 
 
@@ -126,7 +126,7 @@ def test_search_with_faults_here_and_there_ends_exactly(
 def test_search_with_each_kind_of_fault_ends_exactly(
     declared: dict[str, Any], operations: list[str], tmp_path: Path, kind: str
 ) -> None:
-    numbers = range(KINDS.index(kind) % SOME, len(operations), SOME)
+    numbers = range(KINDS.index(kind) % STRIDE, len(operations), STRIDE)
     try_faults(declared, tmp_path, [(kind, number) for number in numbers], operations)
 
 
