@@ -26,11 +26,13 @@ import numpy as np
 from raysearch.config.compatibility import uses_setting
 from raysearch.config.search_config import Search
 from raysearch.modalities.opening import prepare
+from raysearch.modalities.table.config import TableModel
 from raysearch.plan import TrialPlan
 from raysearch.reports.statistics import bootstrap_interval
 from raysearch.training.trainer import train
 
 MODEL = {"mlp": [32, 8], "activation": "tanh"}
+TABLE_MODEL = TableModel(mlp=(32, 8))
 SETTINGS: dict[str, Any] = {
     "aux_batch_size": 128,
     "lr": 3e-3,
@@ -38,7 +40,10 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.0,
     "objectives_per_step": 0,
 }
-MIN_STEPS = {"probes": 1100}  # of the shorter timing run; else 44, which are whole rounds of alphavil and forkmerge
+MIN_STEPS = {
+    "probes": 1100,
+    "factored_probes": 2600,
+}  # of the shorter timing run; else 44, which are whole rounds of alphavil and forkmerge
 MORE_STEPS = 220  # of the first longer timing run
 VARIANTS: dict[str, dict[str, Any]] = {
     "mixed": {"helpful": 4, "harmful": 6},
@@ -58,6 +63,10 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "gates": ({"weighting": "gates"}, {"gate_train_rows": 60, "meta_batch_size": 60}),
     "probes": (
         {"weighting": "probes"},
+        {"pass_steps": 100, "probe_rate": 6.0, "gate_ridge": 0.3, "gate_train_rows": 60, "meta_batch_size": 60},
+    ),
+    "factored_probes": (
+        {"weighting": "factored_probes"},
         {"pass_steps": 100, "probe_rate": 6.0, "gate_ridge": 0.3, "gate_train_rows": 60, "meta_batch_size": 60},
     ),
     "equal": ({"weighting": "static"}, {}),
@@ -113,7 +122,7 @@ def make_plan(name: str, scenario: Scenario, steps: int, overrides: dict[str, An
         "task": {"kind": "table", "name": "planted", "planted": tables},
         "model": MODEL,
         "method": method,
-        "settings": {key: value for key, value in settings.items() if uses_setting(methods, key)},
+        "settings": {key: value for key, value in settings.items() if uses_setting(methods, key, TABLE_MODEL)},
     }
     if method["weighting"] != "end_task_only":
         declaration["space"] = space

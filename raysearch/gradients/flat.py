@@ -15,17 +15,17 @@ def flat_gradient(loss: Tensor, parameters: Parameters, *, keep_graph: bool = Fa
     if not loss.requires_grad:
         return torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
     gradients = torch.autograd.grad(loss, list(parameters), retain_graph=keep_graph, allow_unused=True)
-    return torch.cat(
-        [
-            torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
-            for parameter, gradient in zip(parameters, gradients, strict=True)
-        ]
-    )
+    flat = torch.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device)
+    start = 0
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            flat[start : start + parameter.numel()] = gradient.flatten()
+        start += parameter.numel()
+    return flat
 
 
 def assign_gradient(gradient: Tensor, parameters: Parameters) -> None:
     """Sets `.grad` of `parameters` from a flat gradient (D,)."""
-    start = 0
-    for parameter in parameters:
-        parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)
-        start += parameter.numel()
+    parts = gradient.split([parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view(parameter.shape)

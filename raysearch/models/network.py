@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -126,6 +127,11 @@ class Network(nn.Module):
     def body_parameters(self) -> list[nn.Parameter]:
         """Returns theta, the trained parameters of the body, in a fixed order."""
         return [parameter for parameter in self.body.parameters() if parameter.requires_grad]
+
+    @cached_property
+    def parameter_list(self) -> list[nn.Parameter]:
+        """All parameters, in the order of `parameters()`, which walks through all modules each time."""
+        return list(self.parameters())
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Returns phi, all other trained parameters, in a fixed order."""

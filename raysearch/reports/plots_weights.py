@@ -93,6 +93,27 @@ def ranking_finding(rows: Rows) -> str:
     return f"{span}: {apart} of {len(rows)} differ from equal by more than two standard errors over trials."
 
 
+def signal(rows: Rows) -> str:
+    """Plots the mean of what was observed of each objective, with two standard errors to each side.
+
+    Those that differ from the mean of all, a dashed line, by more than chance are filled.
+    """
+    height = 0.21 * len(rows) + 0.7
+    with svg_plot("signal", "Signal and noise of each objective", 7.4, height) as (plot, axes):
+        for place, row in enumerate(rows):
+            is_apart = row["verdict"] != "not distinguished"
+            colour = SERIES[0] if is_apart else MUTED
+            reach = 2 * row["error"]
+            axes.plot([row["mean"] - reach, row["mean"] + reach], [place, place], color=colour, linewidth=1.2)
+            face = colour if is_apart else "none"
+            axes.plot([row["mean"]], [place], "o", color=colour, markerfacecolor=face, markersize=4)
+        axes.axvline(rows[0]["mean_of_all"], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
+        axes.set_yticks(range(len(rows)), _short_names(column(rows, "name")))
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel("mean and two standard errors")
+    return plot.svg
+
+
 def output_colours(names: Iterable[str]) -> dict[str, str]:
     """Returns the colour of each output primitive that occurs in these objectives."""
     return {output: SERIES[i % len(SERIES)] for i, output in enumerate(sorted({_output(name) for name in names}))}

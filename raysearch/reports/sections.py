@@ -44,6 +44,7 @@ EMPTY = {
     "ranking": "No trial whose weights change is complete, so there is nothing to rank.",
     "arms": "The search has no baseline, so there is nothing to compare it with.",
     "final": "The test split has not been read; `raysearch analyze --final` scores every arm on it.",
+    "signal": "The best trial's weighting observes no gradients of its objectives, or too few for a standard error.",
     "leaderboard": "No trial has ended yet.",
     "failures": "No trial failed.",
 }
@@ -186,6 +187,19 @@ def _ranking(answers: RunAnswers) -> list[Block]:
     return [finding, Legend(entries), Plots([plots_weights.ranking(rows)], layout="wide")]
 
 
+def _signal(answers: RunAnswers) -> list[Block]:
+    rows = answers.rows["signal"]
+    if not rows:
+        return []
+    apart = sum(row["verdict"] != "not distinguished" for row in rows)
+    verdict = f"{apart} of {format_count(len(rows), 'objective')} distinguished from the mean of all"
+    if not apart:
+        verdict += ": what this trial learned of its objectives is no more than noise"
+    shown = [row for row in rows if row["verdict"] != "not distinguished"] if len(rows) > MAX_ROWS else rows
+    notes: list[Block] = [Note(f"{verdict}.")]
+    return notes + ([Plots([plots_weights.signal(shown[:MAX_ROWS])], layout="wide")] if shown else [])
+
+
 def _leaderboard(answers: RunAnswers) -> list[Block]:
     rows = _with_params(answers.rows["leaderboard"], answers.dimensions)
     if not rows:
@@ -254,6 +268,7 @@ SECTIONS: dict[str, Callable[[RunAnswers], list[Block]]] = {  # in the order of 
     "stages": _stages,
     "trajectories": _trajectories,
     "ranking": _ranking,
+    "signal": _signal,
     "leaderboard": _leaderboard,
     "failures": _failures,
     "compute": _compute,

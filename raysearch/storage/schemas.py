@@ -92,15 +92,26 @@ WEIGHTS = _table(
     _TRIAL,
     _ATTEMPT,
     _STEP,
-    column("kind", pa.string(), "'objective', 'primitive' (a stage's softmax), 'task', or 'branch' of a round"),
+    column(
+        "kind", pa.string(), "'objective', 'primitive' (a stage's softmax), 'task', 'branch' of a round, or 'signal'"
+    ),
     column(
         "stage",
         pa.string(),
         "of a primitive, its stage; of a branch, the logged quantity: weight, alpha or gain; else empty",
     ),
     column("name", pa.string(), "the objective, the primitive, the task or the branch"),
-    column("weight", pa.float64(), "its share; shares sum to 1 over a kind and stage at a step; of a branch the value"),
-    column("score", pa.float64(), "similarity of its gradient to the dev gradient at this step; null if not computed"),
+    column(
+        "weight",
+        pa.float64(),
+        "its share; shares sum to 1 over a kind and stage at a step; of a branch the value; of a signal, the mean of "
+        "what was observed of the objective so far, in standard errors",
+    ),
+    column(
+        "score",
+        pa.float64(),
+        "similarity of its gradient to the dev gradient at this step, null if not computed; of a signal, the mean",
+    ),
 )
 
 PREDICTIONS = _table(

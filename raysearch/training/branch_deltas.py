@@ -168,7 +168,7 @@ class MetaDevEvaluator:
             self._scores[key] = (metric, -loss) if abs(loss) < float("inf") else (lowest, lowest)
         return self._scores[key]
 
-    def leave_one_out_errors(self, alphas: Tensor) -> Tensor:
+    def leave_one_out_errors(self, alphas: Tensor, *, held_out: bool = False) -> Tensor:
         """Returns the leave-one-out errors (n,) of the round's examples, the same examples for all alphas."""
         self.before.load_merged(alphas, self.deltas)
-        return self.dev_gradients.leave_one_out_errors(self.round_number).cpu()
+        return self.dev_gradients.leave_one_out_errors(self.round_number, held_out=held_out).cpu()

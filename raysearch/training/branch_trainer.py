@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysearch.gradients.flat import assign_gradient
 from raysearch.methods.schedule.phases import Phase
-from raysearch.methods.weighting.base import END_TASK, GradientQuery
+from raysearch.methods.weighting.base import END_TASK
 from raysearch.methods.weighting.branch_merging import Branch, BranchWeighting
 from raysearch.methods.weighting.settings import BranchSettings
 from raysearch.rng import number_of, stream
@@ -28,7 +28,7 @@ from raysearch.training.optimizer import make_optimizer, optimizer_step
 from raysearch.training.step.description import Losses, Step
 from raysearch.training.step.dev_gradients import DevGradients
 from raysearch.training.step.head_scaling import HeadScaling
-from raysearch.training.step.strategies import JointStep
+from raysearch.training.step.observations import reduce_losses
 from raysearch.training.step.task_batches import StepBatches
 from raysearch.training.step.task_forward import TaskForward
 
@@ -43,7 +43,7 @@ class BranchTrainer:
         self.context = context.on_one_rank()
         self.heads = HeadScaling(context.network, context.device)
         self.batches = StepBatches(self.context)
-        self.joint = JointStep(self.context, TaskForward(self.context), self.heads)
+        self.forward = TaskForward(self.context)
         self.dev_gradients = DevGradients(self.context)
         self.round = 0  # rounds so far
         self.steps_taken: dict[str, int] = {}  # by branch
@@ -131,12 +131,11 @@ class BranchTrainer:
         optimizer = make_optimizer(context.network, context.training)
         if branch.name in self.optimizer_states:
             optimizer.load_state_dict(self.optimizer_states[branch.name])
-        losses = torch.zeros(2, dtype=torch.float64, device=context.device)
+        losses, trained = torch.zeros(2, dtype=torch.float64, device=context.device), self._trained_parameters(branch)
         for i in range(1, length + 1):
             optimizer.zero_grad(set_to_none=True)
-            step_losses = self._compute_step(branch, self._steps_taken(branch) + i)
+            step_losses = self._compute_step(branch, self._steps_taken(branch) + i, trained)
             losses += torch.tensor(step_losses, dtype=torch.float64, device=losses.device) / length
-            self._freeze_other_heads(branch)
             at = i if branch.has_own_schedule else done + max(1, round(i * round_length / length))
             branch_phase = replace(phase, steps=length) if branch.has_own_schedule else phase
             optimizer_step(optimizer, context.network, context.training, branch_phase, at, branch.rate)
@@ -144,8 +143,8 @@ class BranchTrainer:
             self.optimizer_states[branch.name] = optimizer.state_dict()
         return losses
 
-    def _compute_step(self, branch: Branch, number: int) -> Losses:
-        """Sets the gradients of step `number` of a branch, counted over all rounds."""
+    def _compute_step(self, branch: Branch, number: int, trained: list[nn.Parameter]) -> Losses:
+        """Sets the gradients of step `number` of a branch, counted over all rounds, in its `trained` parameters."""
         context, coefficients = self.context, branch.coefficients()
         sampled = [task for task in branch.factors if task != END_TASK]
         shares = zip(sampled, coefficients.objectives.tolist(), strict=True)
@@ -154,17 +153,19 @@ class BranchTrainer:
         seed = context.plan.seed
         self.process_group.seed(number_of(seed, f"dropout of {branch.name}", number))
         batches = self.batches.draw(step, stream(seed, f"branch {branch.name}", number))
-        computed = self.joint.compute(step, batches, GradientQuery())
-        gradient = computed.gradients(step).without_surgery()
-        assign_gradient(gradient.body, context.body)
-        assign_gradient(gradient.heads, self.heads.parameters)
-        return step.losses(computed.losses)
+        losses, gradient = self.forward.backward(batches, step.coefficient, trained)
+        reduced = reduce_losses(context.process_group, step, losses)
+        self.forward.average_statistics()
+        assign_gradient(gradient, trained)
+        return step.losses(reduced)
 
-    def _freeze_other_heads(self, branch: Branch) -> None:
-        """Keeps weight decay from changing the heads of tasks that a branch does not train."""
-        for parameter, task in zip(self.heads.parameters, self.heads.tasks, strict=True):
-            if task not in branch.factors:
-                parameter.grad = None
+    def _trained_parameters(self, branch: Branch) -> list[nn.Parameter]:
+        """Returns the parameters of the body and of the branch's own heads; the others have no gradient.
+
+        So weight decay does not change the heads of tasks that a branch does not train.
+        """
+        heads = zip(self.heads.parameters, self.heads.tasks, strict=True)
+        return [*self.context.body, *(parameter for parameter, task in heads if task in branch.factors)]
 
     # ---- stopping and resuming ----
 

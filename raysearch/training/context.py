@@ -65,7 +65,7 @@ class TrainingContext:
         """Returns the context in which this rank trains by itself: full batches, and no all-reduce."""
         return replace(self, process_group=ProcessGroup(device=self.device))
 
-    @property
+    @cached_property
     def training(self) -> TrainingSettings:
         """The settings of training that all methods share."""
         return self.plan.training

@@ -45,8 +45,10 @@ def optimizer_step(
     `at` counts from 1; the rates are multiplied by `scale`.
     """
     if training.clip:
-        sides = (network.body_parameters(), network.head_parameters())
-        for parameters in sides if training.clip_apart else (network.parameters(),):
+        sides = [network.parameter_list]
+        if training.clip_apart:
+            sides = [network.body_parameters(), network.head_parameters()]
+        for parameters in sides:
             torch.nn.utils.clip_grad_norm_(parameters, training.clip)
     factor = scale * rate_factor(at, phase, training.warmup)
     *of_body, of_heads = optimizer.param_groups

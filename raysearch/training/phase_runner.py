@@ -69,7 +69,7 @@ class PhaseRunner:
         done, losses = self.position.phase_step, None
         if (branch_trainer := self._branch_trainer_of(phase)) is not None:
             steps, losses = branch_trainer.steps(phase, done), branch_trainer(phase, done)
-            self.position.steps_in_rounds = done + steps
+            self.position.steps_in_rounds += steps
         elif phase.fits_head:
             steps, losses = 1, Losses(fit_head(self.context), 0.0)
         else:
@@ -85,7 +85,13 @@ class PhaseRunner:
         """Returns the trainer of a phase in rounds: one in which the end task and its auxiliaries learn together."""
         if self.branch_trainer is None or self.branch_trainer.weighting.is_finished:
             return None
-        return self.branch_trainer if phase.trains_end_task and phase.trains_objectives else None
+        if not (phase.trains_end_task and phase.trains_objectives):
+            return None
+        if self.branch_trainer.weighting.may_skip_rounds and not self.branch_trainer.steps(
+            phase, self.position.phase_step
+        ):
+            return None
+        return self.branch_trainer
 
     def _take_step(self, phase: Phase) -> Losses | None:
         """Takes a step of the optimizer; returns its losses, None for pairs."""
@@ -102,4 +108,6 @@ class PhaseRunner:
         optimizer_step(self.optimizer, self.network, self.context.training, ordinary_steps, at)
         if losses is not None:
             self.update.observe_after_update()
+        if self.branch_trainer is not None and phase.trains_objectives:
+            self.branch_trainer.weighting.count_step()
         return losses

@@ -20,7 +20,7 @@ from raysearch.config.loading import load_file, load_search, parse_search
 from raysearch.config.parameters import DEFAULTS, OVERRIDE_KEY
 from raysearch.config.search_config import Search
 from raysearch.config.sections import Paper
-from raysearch.errors import RunError, SpecError
+from raysearch.errors import RunError, SpecError, shorten_list
 from raysearch.methods import methods_of
 from raysearch.plan import TrialPlan
 from raysearch.schema import catalog
@@ -104,7 +104,7 @@ INVALID_SEARCHES = [
     ("space: aang_td", "space: aang_full", "3: space: has objectives on out_of_domain text, and the task has no `out_of_domain:` file (aang_full)"),
     ("space: aang_td\n", "", "1: weighting 'aang' needs auxiliary objectives: name a space"),
     ("weighting: aang", "weighting: aagn", "4: method.weighting: unknown weighting 'aagn'; did you mean 'aang'?"),
-    ("weighting: aang", "weighting: attittud", f"4: method.weighting: 'attittud' is a surgery, not a weighting; known: {', '.join(sorted(methods_of('weighting')))}"),
+    ("weighting: aang", "weighting: attittud", f"4: method.weighting: 'attittud' is a surgery, not a weighting; known: {shorten_list(sorted(methods_of('weighting')))}"),
     ("surgery: attittud", "surgery: none", "7: dimensions.eta_perp: is a setting of surgery 'attittud'; this search uses surgery 'none'"),
     ("steps: 60", "stepz: 60", "5: settings.stepz: unknown setting 'stepz'; did you mean 'steps'?"),
     ("steps: 60", "steps: 0", "5: settings.steps: must be in [1, inf), got 0"),

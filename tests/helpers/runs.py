@@ -105,6 +105,10 @@ def synthetic_weights(plan: TrialPlan, steps: int, rng: random.Random, moving: b
         pair += 0.01 * WEIGHTS_EVERY
         for key in logits:
             logits[key] += WEIGHTS_EVERY * drift[key] * (1.5 - step / STEPS) + rng.gauss(0, 0.02)
+    for number, objective in enumerate(plan.objectives):
+        mean = 0.1 if number == 0 else 0.004 * (-1) ** number
+        signal = {"step": rows[-1]["step"], "kind": "signal", "stage": "", "name": objective.name}
+        rows.append({**signal, "weight": mean / 0.01, "score": mean})
     return rows
 
 

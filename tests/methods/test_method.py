@@ -79,7 +79,9 @@ def test_weighting_that_waits_for_losses_refuses_micro_batches(name: str) -> Non
     assert is_refused == (weighting.weights_from_current_step and has_steps_without_gradients)
 
 
-@pytest.mark.parametrize(("weighting", "branches"), [("probes", 4), ("alphavil", 5), ("diw", 1), ("forkmerge", 5)])
+@pytest.mark.parametrize(
+    ("weighting", "branches"), [("probes", 4), ("factored_probes", 4), ("alphavil", 5), ("diw", 1), ("forkmerge", 5)]
+)
 def test_round_with_more_steps_than_the_trial_is_incompatible(weighting: str, branches: int) -> None:
     enough = 10 * branches
     assert problem(weighting, objectives=4, settings=ROUND | {"steps": enough}) == ""

@@ -359,6 +359,17 @@ def test_ranking_orders_objectives_by_late_mean_weight():
     assert report_rows("ranking", trials=trials, weights=[row for row in weights if row["step"] == 1]) == []
 
 
+def test_signal_says_which_objectives_are_told_apart():
+    best = [trial("search", 0, 0.5, best_step=4)]
+    means = {"a/b/c/d": 0.30, "a/b/c/e": 0.02, "a/b/c/f": -0.02, "a/b/c/g": -0.26}
+    weights = [weight("signal", "", name, 9, mean / 0.02) | {"score": mean} for name, mean in means.items()]
+    weights += [weight("signal", "", name, 4, 1.0) | {"score": 9.0} for name in means]  # an earlier evaluation
+    rows = report_rows("signal", best=best, weights=weights)
+    verdicts = ["above", "not distinguished", "not distinguished", "below"]
+    assert [row["verdict"] for row in rows] == verdicts
+    assert [row["error"] for row in rows] == pytest.approx([0.02] * 4)
+
+
 def evaluation_rows(seed, phase, *scores, role="search"):
     begun = {"joint": 0, "finetune": 100}[phase]
     whose = {"trial_id": f"search-0-{seed}-{role}", "split": "select_dev", "phase": phase}

@@ -26,7 +26,7 @@ FORMAT = 2
 TRIAL_PARTS = "bases best key led optimizer parameters place rounds seconds sums surgery weighting weights"
 STATE_KEYS = {
     "sums": "aux end_task steps",
-    "weights": "last scores steps weights",
+    "weights": "last scores signal steps weights",
     "rounds": "optimizers round taken",
     "aang": "logits pending seen",
     "alphavil": "said w",
@@ -35,6 +35,8 @@ STATE_KEYS = {
     "dga": "average log_alpha",
     "diw": "looks said w",
     "dwa": "means steps total",
+    "exp3": "rewards turn",
+    "factored_probes": "by_example effects has_measured measured measuring rounds said steps_since w",
     "famo": "adam before xi",
     "forkmerge": "left merges said w",
     "gates": "evidence",
@@ -46,6 +48,7 @@ STATE_KEYS = {
     "pcd": "buffers rows",
     "probes": "looked said w",
     "rlw": "drawn",
+    "ucb1": "counts means turn",
     "uncertainty": "log_variances",
 }
 

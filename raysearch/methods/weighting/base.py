@@ -113,6 +113,7 @@ class Weighting(ABC):
 
     weights_from_current_step = False
     needs_losses_after_update = False
+    rests_idle_heads = False  # heads of objectives that are not in a step keep their parameters, without decay
 
     def __init__(self, objectives: tuple[Objective, ...], settings: Any) -> None:
         self.objectives, self.settings = objectives, settings
@@ -169,6 +170,13 @@ class Weighting(ABC):
         coefficients = self.coefficients(list(range(len(self.objectives))))
         sides = torch.tensor([self.lambda_e, 1 - self.lambda_e], dtype=torch.float64)
         return torch.cat([sides, coefficients.objectives])
+
+    def signal(self) -> tuple[Tensor, Tensor] | None:
+        """Returns what is known of the objectives' effects, and its standard errors, (N,) each.
+
+        None if it is known from the similarities of the steps alone, whose means and errors are recorded anyway.
+        """
+        return None
 
     def state(self) -> dict[str, Any]:
         """Returns what `load` needs to resume from here."""

@@ -68,8 +68,11 @@ class MetaDev(Protocol):
     def score(self, alphas: Tensor) -> tuple[float, float]:
         """Returns the end task's metric, higher is better, and -L(alpha), on all of meta-dev."""
 
-    def leave_one_out_errors(self, alphas: Tensor) -> Tensor:
-        """Returns the squared error (n,) of each labelled example by the least-squares head of the others."""
+    def leave_one_out_errors(self, alphas: Tensor, *, held_out: bool = False) -> Tensor:
+        """Returns the squared error (n,) of each labelled example by the least-squares head of the others.
+
+        With `held_out` the examples are meta-dev's only, not also those of train.
+        """
 
 
 class BranchWeighting(Weighting):
@@ -93,6 +96,14 @@ class BranchWeighting(Weighting):
     def is_finished(self) -> bool:
         """Whether there are no more rounds; the rest of the phase is then trained by ordinary steps."""
         return False
+
+    @property
+    def may_skip_rounds(self) -> bool:
+        """Whether a phase with too few steps left for a round goes on by ordinary steps, and does not end."""
+        return False
+
+    def count_step(self) -> None:
+        """Counts an ordinary step of a phase with objectives."""
 
     @abstractmethod
     def branches(self) -> list[Branch]:

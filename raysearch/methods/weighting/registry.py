@@ -29,6 +29,7 @@ _FAMO = "Liu et al. 2023, https://arxiv.org/abs/2306.03792"
 _RLW = "Lin et al. 2022, https://arxiv.org/abs/2111.10603"
 _OL_AUX = "Lin et al. 2019, https://papers.nips.cc/paper/2019/hash/0e900ad84f63618452210ab8baae0218-Abstract.html"
 _DGA = "Fan, Grangier & Ablin 2024, https://arxiv.org/abs/2410.02498"
+_FLAD = "Albalak, Raffel & Wang 2023, https://arxiv.org/abs/2302.00674"
 _AUXINASH = "Shamsian et al. 2023, https://arxiv.org/abs/2301.13501"
 
 _RAYSEARCH = "raysearch's own"
@@ -50,6 +51,11 @@ _MERGES_PARAMETERS = (
 
 def _fork_branches(settings: Mapping[str, Value], objectives: int) -> int:
     return 1 + objectives if settings["fork_branches"] == "each" else 1
+
+
+def _first_probes(settings: Mapping[str, Value], objectives: int) -> int:
+    per_round, rounds = int(settings.get("probes_per_round", 8)), int(settings.get("probe_rounds", 3))
+    return min(per_round * rounds, objectives)
 
 
 WEIGHTINGS: tuple[Method, ...] = (
@@ -119,6 +125,16 @@ WEIGHTINGS: tuple[Method, ...] = (
         needs_meta_dev=True,
         merges_branches=True,
         constraints=(*_MERGES_PARAMETERS, requires_steps_for_a_round(lambda _, objectives: objectives)),
+    ),
+    _weighting(
+        "factored_probes",
+        "weighting.factored_probes:FactoredProbes",
+        settings.FactoredProbesSettings,
+        "short training runs on a few objectives, and a model of the effects of all by their primitives",
+        _RAYSEARCH,
+        needs_meta_dev=True,
+        merges_branches=True,
+        constraints=(*_MERGES_PARAMETERS, requires_steps_for_a_round(_first_probes)),
     ),
     _weighting(
         "alphavil",
@@ -196,6 +212,22 @@ WEIGHTINGS: tuple[Method, ...] = (
         settings.OlAuxSettings,
         "larger weights for gradients that agree with that of the end task",
         _OL_AUX,
+        constraints=(_BALANCES, _NEEDS_GRADIENTS),
+    ),
+    _weighting(
+        "exp3",
+        "weighting.bandits:Exp3",
+        settings.StaticSettings,
+        "a bandit that draws the objectives whose gradients have agreed with that of the end task",
+        _FLAD,
+        constraints=(_BALANCES, _NEEDS_GRADIENTS),
+    ),
+    _weighting(
+        "ucb1",
+        "weighting.bandits:Ucb1",
+        settings.Ucb1Settings,
+        "a bandit that plays the objectives whose gradients may agree most with that of the end task",
+        _FLAD,
         constraints=(_BALANCES, _NEEDS_GRADIENTS),
     ),
     _weighting(

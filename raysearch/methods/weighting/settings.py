@@ -334,6 +334,31 @@ class ProbesSettings(BranchSettings, BalanceSettings, LeaveOneOutSettings):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class FactoredProbesSettings(ProbesSettings):
+    """Factored probes, raysearch's own: probes of a few objectives, and a model of the effects of all."""
+
+    probes_per_round: int = setting(8, "objectives that are probed in a round", low=1)
+    probe_rounds: int = setting(3, "rounds of probes; each probes the objectives that may yet be the best", low=1)
+    probe_reach: float = setting(
+        1.0, "standard deviations above the mean of an effect by which objectives are chosen for a probe", low=0
+    )
+    probe_keep: int = setting(4, "most objectives that take part, those with the largest effects; 0: all", low=0)
+    probe_every: int = setting(
+        0, "steps after which the objectives are probed again, as in Aioli; 0: never again", low=0, unit="step"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ucb1Settings(StaticSettings):
+    """UCB1-FLAD: the objectives with the largest upper confidence bounds take part."""
+
+    ucb_smoothing: float = setting(
+        0.9, "share of the newest reward in an objective's mean reward (FLAD's beta)", low=0, high=1, open_low=True
+    )
+    ucb_reach: float = setting(1.0, "factor of the exploration term sqrt(2 ln t / n); the paper's is 1", low=0)
+
+
 def why_not_forward_only(settings: Mapping[str, Value]) -> str | None:
     """Returns why the products with the dev gradient cannot come from forward passes alone; None if they can."""
     engine = settings.get("engine")

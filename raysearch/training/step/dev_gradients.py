@@ -58,11 +58,14 @@ class DevGradients:
         for module in statistics:
             module.train()
 
-    def leave_one_out_errors(self, step: int) -> Tensor:
-        """Returns the squared error (n,) of each example of a step, by the head of the others; without gradients."""
+    def leave_one_out_errors(self, step: int, *, held_out: bool = False) -> Tensor:
+        """Returns the squared error (n,) of each example of a step, by the head of the others; without gradients.
+
+        With `held_out` the examples are meta-dev's only.
+        """
         self.context.network.eval()
         with torch.no_grad():
-            errors = self._left_out_errors(step)
+            errors = self._left_out_errors(step, held_out=held_out)
         self.context.network.train()
         return errors
 
@@ -88,10 +91,13 @@ class DevGradients:
     def _left_out_loss(self, step: int) -> Tensor:
         return self._left_out_errors(step).mean()
 
-    def _left_out_errors(self, step: int) -> Tensor:
+    def _left_out_errors(self, step: int, *, held_out: bool = False) -> Tensor:
         settings, generator = self.settings, stream(self.context.plan.seed, "meta", step)
         encoded = []
-        for name, count in (("train", settings.gate_train_rows), ("meta_dev", settings.meta_batch_size)):
+        for name, count in (
+            ("train", 0 if held_out else settings.gate_train_rows),
+            ("meta_dev", settings.meta_batch_size),
+        ):
             if count:
                 rows = sample_rows(torch.arange(len(self.context.splits(name))), count, generator)
                 encoded.append(self._encode(name, rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -35,6 +35,14 @@ class HeadScaling:
         self.is_of_end_task, self.is_shared = task_of_number == END_TASK, task_of_number == SHARED  # (H,)
         is_lent = any(isinstance(head, BorrowedHead) for head in network.heads)
         self.lent = [p for p, task in zip(self.parameters, self.tasks, strict=True) if is_lent and task == END_TASK]
+
+    def assign(self, heads: Tensor, tasks: Collection[int]) -> None:
+        """Sets the gradients of these tasks' heads from those of all (H,); the optimizer leaves the others alone."""
+        trained, start = {SHARED, *tasks}, 0
+        for parameter, task, size in zip(self.parameters, self.tasks, self.sizes, strict=True):
+            if task in trained:
+                parameter.grad = heads[start : start + size].view(parameter.shape)
+            start += size
 
     def scale_by_weight(self, step: Step, heads: Tensor) -> Tensor:
         """Returns the heads' gradient (H,) with each task's part times w_k; 0 for tasks that are not in the step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysearch.gradients.capture import LayerCapture
 from raysearch.gradients.flat import flat_gradient
@@ -63,24 +63,28 @@ class TaskForward:
                 total[task] = total.get(task, torch.zeros((), device=loss.device)) + loss
         return total
 
-    def backward(self, batches: TaskBatches, factor: Factor) -> tuple[dict[int, Tensor], Tensor]:
-        """Returns this rank's share of each task's loss, and the gradient (D + H,) of their sum weighted by `factor`.
+    def backward(
+        self, batches: TaskBatches, factor: Factor, parameters: Sequence[nn.Parameter] | None = None
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """Returns this rank's share of each task's loss, and the gradient of their sum weighted by `factor`.
 
-        The gradient is 0 on a rank without examples.
+        The gradient is in body and heads (D + H,), or in `parameters`. It is 0 on a rank without examples.
         """
         total: dict[int, Tensor] = {}
         gradient: Tensor | None = None
         for parts in self.micro_batches(batches):
             losses = self.losses(parts)
-            part = self.gradient(losses, factor)
+            part = self.gradient(losses, factor, parameters)
             gradient = part if gradient is None else gradient.add_(part)
             add_losses(total, losses)
-        return total, self.gradient({}, factor) if gradient is None else gradient
+        return total, self.gradient({}, factor, parameters) if gradient is None else gradient
 
-    def gradient(self, losses: Mapping[int, Tensor], factor: Factor) -> Tensor:
-        """Returns the gradient (D + H,) of the sum of the losses weighted by `factor`, in body and heads."""
+    def gradient(
+        self, losses: Mapping[int, Tensor], factor: Factor, parameters: Sequence[nn.Parameter] | None = None
+    ) -> Tensor:
+        """Returns the gradient of the sum of the losses weighted by `factor`, in body and heads or in `parameters`."""
         total = sum((factor(task) * loss for task, loss in losses.items()), torch.zeros(()))
-        return flat_gradient(total, self.context.parameters)
+        return flat_gradient(total, self.context.parameters if parameters is None else parameters)
 
     def average_statistics(self) -> None:
         """Averages BatchNorm's running statistics over ranks; called after the last backward pass of a step."""

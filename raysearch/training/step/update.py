@@ -86,7 +86,10 @@ class Update:
         step = self._learn(step, computed)
         gradient = self._combine(step, computed.gradients(step), generator)
         assign_gradient(gradient.body, self.context.body)
-        assign_gradient(gradient.heads, self.heads.parameters)
+        if self.weighting.rests_idle_heads:
+            self.heads.assign(gradient.heads, step.tasks)
+        else:
+            assign_gradient(gradient.heads, self.heads.parameters)
         self._last = self._to_observe(step, batches, strategy)
         return step.losses(computed.losses)
 

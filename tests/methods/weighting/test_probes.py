@@ -33,7 +33,8 @@ class FixedGains:
     def score(self, alphas: Tensor) -> tuple[float, float]:
         raise AssertionError(alphas)
 
-    def leave_one_out_errors(self, alphas: Tensor) -> Tensor:
+    def leave_one_out_errors(self, alphas: Tensor, *, held_out: bool = False) -> Tensor:
+        assert not held_out
         return LOSSES_BEFORE - alphas @ GAINS
 
 

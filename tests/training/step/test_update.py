@@ -50,6 +50,8 @@ PER_TASK_CASES = [
     ("aang", "upgrad", {"conflict_between": "sum"}),
     ("gradnorm", "none", {}),
     ("ol_aux", "none", {"ol_aux_steps": 1}),
+    ("exp3", "none", {"objectives_per_step": 2}),
+    ("ucb1", "none", {"objectives_per_step": 2}),
     ("dga", "none", {"dga_every": 1}),
     ("auxinash", "none", {"preference_every": 1}),
     ("auxinash", "attittud", {}),
