@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,7 @@ import typer
 
 from raysearch.cli import console, options, outcomes
 from raysearch.cli import runs as run_verbs
+from raysearch.cli.exporting import export
 from raysearch.cli.options import (
     Address,
     Data,
@@ -38,7 +39,6 @@ from raysearch.storage.states import RunState
 
 app = typer.Typer(
     name="raysearch",
-    add_completion=False,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -204,7 +204,10 @@ def resume(
 
 @app.command()
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A run; by default all runs.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="A run; by default all runs.", autocompletion=options.complete_run),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat every two seconds until the run ends.")] = False,
     runs: Runs = None,
     json: Json = False,
@@ -271,35 +274,7 @@ def analyze(
     outcomes.refuse_empty(run)
 
 
-@app.command()
-def export(
-    name: Name,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
-    trial: Annotated[str, typer.Option(help="The trial: best, an arm's name for its best trial, or an id.")] = "best",
-    arm: Annotated[str, typer.Option(metavar="ARM", help="The arm to export; by default the recommended one.")] = "",
-    verify: Annotated[bool, typer.Option("--verify", help="Train it again; exit with 1 if it differs.")] = False,
-    test: Annotated[bool, typer.Option(help="Score the test split; the run records the access.")] = True,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, and compare its logits.")] = False,
-    trust: Trust = False,
-    runs: Runs = None,
-    json: Json = False,
-) -> None:
-    """Write the model of the recommended arm, its configuration and a model card to a new folder."""
-    from raysearch.export.exporter import export as write
-    from raysearch.reports.recommendation import recommend
-    from raysearch.storage.run import open_run
-
-    run = open_run(name, runs_folder(runs))
-    outcome = asdict(write(run, folder, trial=trial, verify=verify, test=test, arm=arm, onnx=onnx, trust=trust))
-    verified = outcome.pop("verified")
-    if json:
-        console.print_json({**outcome, "verified": verified})
-    else:
-        verdict = outcome.pop("recommendation")
-        console.print_facts(outcome | {f"second training: {key}": value for key, value in (verified or {}).items()})
-        console.print_recommendation(verdict, recommend(run).open_steps)
-    if verified and not verified["same_score"]:
-        raise RunError(f"{outcome['trial_id']} has another score after a second training: {verified['score']:.4f}")
+app.command()(export)
 
 
 @app.command(name="ls")

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from raysearch.errors import SpecError
-from raysearch.storage.names import runs_problem
+from raysearch.storage.names import is_plain, runs_problem
 
 if TYPE_CHECKING:
     from raysearch.config.loading import ParsedSearch
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="A search of the catalog by its name, or a YAML file.")]
+
+def complete_search(incomplete: str) -> list[str]:
+    """Returns the shipped searches and the YAML files of this folder that begin so."""
+    from raysearch.schema import catalog
+
+    files = [str(file) for pattern in ("*.yaml", "*.yml") for file in sorted(Path().glob(pattern))]
+    return [name for name in (*catalog.names("trials"), *files) if name.startswith(incomplete)]
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Returns the runs that begin so, of the usual folder."""
+    from raysearch.storage.run import run_names
+
+    names = run_names(os.environ.get("RAYSEARCH_RUNS") or "runs")
+    return [name for name in names if is_plain(name) and name.startswith(incomplete)]
+
+
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE", help="A search of the catalog by its name, or a YAML file.", autocompletion=complete_search
+    ),
+]
 SchemaName = Literal["search", "space"]
 TableFormat = Literal["csv", "json", "parquet", "markdown"]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A run by its name, or its folder.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A run by its name, or its folder.", autocompletion=complete_run)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[
     list[str] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -24,7 +25,8 @@ def model_card(run: Run, row: Mapping[str, Any], plan: TrialPlan, data: Prepared
     """Returns the card as Markdown; `row` is the trial's row, `result` the content of result.json."""
     facts = modality_of(load_metadata(data.folder)).card_facts(plan)
     head: dict[str, Any] = {"library_name": facts.library, "pipeline_tag": facts.pipeline, "tags": ["raysearch"]}
-    head |= {"base_model": plan.model["path"]} if plan.model.get("path") else {}
+    base = str(plan.model.get("path") or "")  # a name of the hub, which knows no local folders
+    head |= {"base_model": base} if base and not Path(base).is_absolute() else {}
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {data.task}: {row['trial_id']} of run {run.name}\n",
