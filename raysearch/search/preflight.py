@@ -45,7 +45,7 @@ def examine(parsed: ParsedSearch, data_root: Path | None) -> Findings:
     """
     search = parsed.search
     has_place = bool(search.task.base or data_root or os.environ.get("RAYSEARCH_DATA"))
-    left_out = absence_notes(parsed)
+    left_out = [*absence_notes(parsed), *draw_notes(search)]
     try:
         findings = _examine(parsed, data_root)
         return replace(findings, notes=[*findings.notes, *left_out])
@@ -84,7 +84,7 @@ def _examine(parsed: ParsedSearch, data_root: Path | None) -> Findings:
 def launch_notes(search: Search, facts: DataFacts | None, *, local: bool) -> list[str]:
     """Returns what a launch says beside the notes of the prepared data; `local`: trials run on this machine."""
     notes = data_notes(search, facts) if facts is not None else []
-    return [*notes, *(machine_notes(search) if local else [])]
+    return [*notes, *draw_notes(search), *(machine_notes(search) if local else [])]
 
 
 def data_notes(search: Search, facts: DataFacts) -> list[str]:
@@ -100,6 +100,16 @@ def absence_notes(parsed: ParsedSearch) -> list[str]:
     search, declared = parsed.search, parsed.node.value.get("baselines")
     absent = absent_incumbents(declared, search.task, search.model)
     return [f"without the baseline {name}: {problem}" for name, problem in absent.items()]
+
+
+def draw_notes(search: Search) -> list[str]:
+    """Returns a sentence if arms that can be tuned try unequally many configurations, and nothing else is equal."""
+    tuned = {name: arm.trials for name, arm in search.arms.items() if arm.dimensions and arm.trials is not None}
+    if search.budget.compute is not None or len(set(tuned.values())) < 2:
+        return []
+    counts = ", ".join(f"{name} {trials}" for name, trials in tuned.items())
+    remedy = "give them equally many `trials`, or all the same `budget: {compute: SECONDS}`"
+    return [f"arms try unequally many configurations ({counts}), which favours those with more: {remedy}"]
 
 
 def machine_notes(search: Search) -> list[str]:

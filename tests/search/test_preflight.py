@@ -102,6 +102,27 @@ def test_examine_and_launch_refuse_more_directions_than_examples(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("budget", "trials", "is_noted"),
+    [("trials: 4", 2, True), ("trials: 4", 4, False), ("trials: 4, compute: 60", 2, False)],
+)
+@pytest.mark.usefixtures("rows")
+def test_examine_notes_arms_with_unequal_draws(tmp_path: Path, budget: str, trials: int, is_noted: bool) -> None:
+    more = (
+        "dimensions: {lr: {float: [1e-4, 1e-2], log: true}}\n"
+        f"baselines: {{b: {{method: {{weighting: end_task_only}}, settings: {{batch_size: 4}}, trials: {trials}}}}}\n"
+    )
+    parsed = write_search(tmp_path, "{name: t, train: train.jsonl}", more)
+    text = (tmp_path / "mine.yaml").read_text().replace("budget: {trials: 1}", f"budget: {{{budget}}}")
+    (tmp_path / "mine.yaml").write_text(text)
+    parsed = load_file(tmp_path / "mine.yaml")
+    noted = [note for note in preflight.examine(parsed, None).notes if "unequally many" in note]
+    assert noted == is_noted * [
+        f"arms try unequally many configurations (search 4, b {trials}), which favours those with more: "
+        "give them equally many `trials`, or all the same `budget: {compute: SECONDS}`"
+    ]
+
+
 def test_examine_notes_missing_data_of_a_catalog_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAYSEARCH_DATA", raising=False)
     parsed = load_file("scierc")

@@ -1,7 +1,8 @@
 """The papers' tasks by name; the files of each are in a folder of the data root, with a text and a label in each row.
 
 acl_arc    citation intent, Jurgens et al. 2018. As published, 52 of its 139 test texts are also in train. In `_noleak`
-           the texts of dev and test are removed from train; do not report scores on the published one alone.
+           the texts of dev and test are removed from train; 9 test texts are still also in dev, which chooses. Do not
+           report scores on the published one alone.
 scierc     relations in computer science, Luan et al. 2018; no text is in two splits.
 chemprot   relations of chemicals and proteins, Kringelum et al. 2016; 4 texts of train are also in test.
 imdb       sentiment, Maas et al. 2011.
