@@ -24,7 +24,7 @@ S = TypeVar("S", bound=Settings)
 
 # The types of a plan's fields as JSON holds them.
 _TYPES: dict[type, tuple[str, ...]] = {
-    int: ("number", "seed", "workers", "folds", "fold"),
+    int: ("number", "seed", "workers", "folds", "fold", "score_step"),
     str: ("arm", "role", "weighting", "surgery", "schedule"),
     dict: ("settings", "params", "task", "model", "primitives"),
     list: ("objectives", "weights"),
