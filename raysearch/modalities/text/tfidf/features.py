@@ -40,7 +40,7 @@ def vectorizer_of(plan: TrialPlan) -> TfidfVectorizer:
     """
     seed = plan.seed if plan.folds else 0  # which decides the rows of a fold, and nothing else here
     settings = {name: plan.settings[name] for name in TfidfSettings.__dataclass_fields__}
-    what_decides = replace(plan, number=0, arm="any", role="any", params={}, schedule="joint", score_step=0)
+    what_decides = replace(plan, number=0, arm="any", role="any", params={}, score_step=0)
     what_decides = replace(what_decides, seed=seed, settings=settings)
     return _fitted(what_decides.to_json())
 
