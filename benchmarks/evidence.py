@@ -24,17 +24,20 @@ from typing import Any
 
 import numpy as np
 from evidence_sets import READERS, DataSet, read_set
+from sklearn.metrics import f1_score
 
 import raysearch
 from raysearch.export.exporter import export
+from raysearch.models.averaging import LOWEST, average, log_probabilities
 from raysearch.reports.recommendation import recommend
 from raysearch.reports.statistics import bootstrap_interval
 from raysearch.storage.run import Run
+from raysearch.storage.states import ENSEMBLE_ARM
 
 INCUMBENTS = ("tfidf_lr", "frozen_lr", "setfit", "fine_tune")
 SIZES = (8, 32, 128)  # labels a class
 STEPS = 40
-LENGTH = 128  # tokens of a text
+LENGTH = 64  # tokens of a text
 RATES = {"choice": [1e-4, 3e-4, 1e-3]}
 SEARCHED: dict[str, Any] = {  # searched beside the incumbents: which layer of the encoder is read
     "method": {"weighting": "end_task_only", "schedule": "probe"},
@@ -119,12 +122,7 @@ def run_draw(data: DataSet, size: int, draw: int, folder: Path, trials: int, arm
     shutil.rmtree(folder / "run", ignore_errors=True)
     run = raysearch.launch(search, progress=False)
     choice = run.best_arm()
-    test = {}
-    for arm in dict.fromkeys(["search", *arms, "ensemble"]):
-        if any(score.arm == arm for score in choice.ranked):
-            exported = export(run, folder / "models" / arm, arm)
-            test[arm] = exported.test
-            shutil.rmtree(folder / "models" / arm)
+    test = score_exports(run, folder / "models", [arm for arm in run.arms if arm != ENSEMBLE_ARM], data)
     result = {
         "set": data.name,
         "size": size,
@@ -140,6 +138,31 @@ def run_draw(data: DataSet, size: int, draw: int, folder: Path, trials: int, arm
     }
     shutil.rmtree(folder / "run")
     return result
+
+
+def score_exports(run: Run, models: Path, arms: Sequence[str], data: DataSet) -> dict[str, float]:
+    """Exports every arm, loads what was written, and returns macro-F1 on the test split by arm.
+
+    The ensemble's members are the models of the arms, so that their probabilities are averaged as its own model does.
+    """
+    texts, labels = [text for text, _ in data.test], [label for _, label in data.test]
+    probabilities, names = {}, []
+    for arm in arms:
+        export(run, models / arm, arm=arm, test=False)
+        model = raysearch.load_model(models / arm)
+        probabilities[arm], names = model.predict_proba(texts), model.labels
+        shutil.rmtree(models / arm)
+    rows = run.trials().select(["arm", "plan"]).to_pylist()
+    plans = [json.loads(row["plan"]) for row in rows if row["arm"] == ENSEMBLE_ARM]
+    if plans:
+        members = plans[-1]["members"]
+        p = np.stack([probabilities[member["arm"]] for member in members], axis=1)
+        log_p = log_probabilities(np.log(np.maximum(p, LOWEST)))
+        probabilities[ENSEMBLE_ARM] = average(log_p, np.array([member["weight"] for member in members]))
+    return {
+        arm: float(f1_score(labels, [names[i] for i in p.argmax(1)], labels=names, average="macro", zero_division=0))
+        for arm, p in probabilities.items()
+    }
 
 
 def seconds_by_arm(run: Run) -> dict[str, float]:
@@ -190,7 +213,7 @@ def markdown(results: Sequence[dict[str, Any]], missing: Sequence[str], trials: 
         row.append(f"{recommended.mean():.1f}")
         row += [_difference(recommended - scores[best]), f"{(recommended > scores[best]).sum()} of {len(draws)}"]
         by_choice = [
-            100 * draw["test"][max(INCUMBENTS, key=lambda arm: draw["choosing"].get(arm, -1))] for draw in draws
+            100 * draw["test"][max(INCUMBENTS, key=lambda arm: draw["choosing"].get(arm, -1.0))] for draw in draws
         ]
         for arm, values in {"recommended": recommended, **scores, "choice": np.array(by_choice)}.items():
             gains[arm].append(float((values - scores[best]).mean()))
@@ -253,7 +276,7 @@ def main() -> None:
         "--arms", nargs="+", choices=list(ARMS), default=list(INCUMBENTS), help="incumbents to compare with"
     )
     parser.add_argument("--trials", type=int, default=2, help="configurations of an arm that trains the encoder")
-    parser.add_argument("--test-rows", type=int, default=500, help="rows of the test split at most")
+    parser.add_argument("--test-rows", type=int, default=400, help="rows of the test split at most")
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--table", type=Path, help="a Markdown file for the tables")
     options = parser.parse_args()
