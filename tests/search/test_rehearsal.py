@@ -165,3 +165,18 @@ def test_try_search_tries_every_share_of_trained_layers(write_search: Any) -> No
     pytest.importorskip("peft")
     dimensions = {"trained_layers": {"choice": [-1, 1, 0]}, "lora_rank": {"choice": [0, 2]}}
     assert rehearsal.try_search(load_file(write_search({"config": BERT}, dimensions=dimensions))) == []
+
+
+@pytest.mark.parametrize(("statistics", "is_remarked"), [("frozen", True), ("coupled", False)])
+def test_try_search_remarks_on_a_basis_of_another_function(statistics: str, is_remarked: bool) -> None:
+    declared = {
+        "name": "x",
+        "task": "digits",
+        "model": {"image": "small_cnn", "widths": [4, 8], "norm": "batch"},
+        "space": "auxiliary_label",
+        "method": {"weighting": "eta_prim", "surgery": "attittud"},
+        "settings": {"steps": 4, "k": 2, "batch_norm": statistics},
+        "budget": {"trials": 1},
+    }
+    remarks = rehearsal.try_search(parse_search(declared))
+    assert [remark.startswith("the model has BatchNorm") for remark in remarks] == [True] * is_remarked
