@@ -40,7 +40,12 @@ def export_study(run: Run, storage: str, arm: str = "") -> tuple[str, int]:
         raise RunError(f"{run.name} has no arm {arm!r}{did_you_mean(arm, arms)}")
     declared = arms[arm].get("dimensions") or search.get("dimensions", {})
     dimensions = Node(declared).read(dict[str, Dimension])
-    trials = [trial for row in _rows(run, arm) if (trial := _trial(run, row, dimensions)) is not None]
+    scores = _scores_by_step(run)
+    trials = [
+        trial
+        for row in _rows(run, arm)
+        if (trial := _trial(row, dimensions, scores.get(row["trial_id"], {}))) is not None
+    ]
     name = run.name if arm == MAIN_ARM else f"{run.name}/{arm}"
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
@@ -64,8 +69,8 @@ def _rows(run: Run, arm: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["number"])
 
 
-def _trial(run: Run, row: Mapping[str, Any], dimensions: Mapping[str, Dimension]) -> FrozenTrial | None:
-    """Returns a configuration as a trial of Optuna; None while it runs."""
+def _trial(row: Mapping[str, Any], dimensions: Mapping[str, Dimension], scores: dict[int, float]) -> FrozenTrial | None:
+    """Returns a configuration, and its best trial's scores by step, as a trial of Optuna; None while it runs."""
     from optuna.trial import TrialState as OptunaState
     from optuna.trial import create_trial
 
@@ -86,7 +91,7 @@ def _trial(run: Run, row: Mapping[str, Any], dimensions: Mapping[str, Dimension]
         value=row["score"] if row["state"] == TrialState.COMPLETE else None,
         params=params,
         distributions={name: to_distribution(dimensions[name]) for name in params},
-        intermediate_values=_scores_by_step(run, row["trial_id"]),
+        intermediate_values=scores,
         user_attrs={"trial_id": row["trial_id"], "seeds": row["seeds"], "seconds": row["seconds"]}
         | {name: value for name, value in drawn.items() if name not in params},
     )
@@ -95,7 +100,10 @@ def _trial(run: Run, row: Mapping[str, Any], dimensions: Mapping[str, Dimension]
     return trial
 
 
-def _scores_by_step(run: Run, trial_id: str) -> dict[int, float]:
-    rows = run.evaluations(trial_id).select(["step", "split", "score"]).to_pylist()
-    scored = (row for row in rows if row["split"] == "select_dev" and row["score"] is not None)
-    return {row["step"]: row["score"] for row in scored if math.isfinite(row["score"])}
+def _scores_by_step(run: Run) -> dict[str, dict[int, float]]:
+    """Returns the finite scores of every trial on select-dev, by trial and step."""
+    scores: dict[str, dict[int, float]] = {}
+    for row in run.evaluations().select(["trial_id", "step", "split", "score"]).to_pylist():
+        if row["split"] == "select_dev" and row["score"] is not None and math.isfinite(row["score"]):
+            scores.setdefault(row["trial_id"], {})[row["step"]] = row["score"]
+    return scores

@@ -165,7 +165,7 @@ def _tiles(status: Mapping[str, Any], answers: RunAnswers) -> list[Tile]:
         chosen += f": the highest of {complete} scores on the same examples, so expect less on new examples"
     running = status["state"] == RunState.RUNNING
     return [
-        Tile("best select-dev score", f"{best['score']:.3f}" if best else "none yet", chosen),
+        Tile("best score in the search", f"{best['score']:.3f}" if best else "none yet", chosen),
         *_fresh_tile(answers.rows["arms"]),
         Tile(
             "configurations",
