@@ -21,6 +21,7 @@ from raysearch.config.selection_rules import decide_selection
 from raysearch.errors import MissingFileError, SpecError
 from raysearch.formatting import format_count
 from raysearch.modalities import load_modality
+from raysearch.search.signal_notes import signal_notes
 
 if TYPE_CHECKING:
     from raysearch.data.doctor import DataFacts
@@ -92,7 +93,8 @@ def data_notes(search: Search, facts: DataFacts) -> list[str]:
     from raysearch.data import doctor
 
     length, has_folds = _max_length(search), _has_folds(search, facts)
-    return doctor.warn(facts, search.task.metric, max_length=length, is_cross_validated=has_folds)
+    notes = doctor.warn(facts, search.task.metric, max_length=length, is_cross_validated=has_folds)
+    return [*notes, *signal_notes(search, facts.rows)]
 
 
 def absence_notes(parsed: ParsedSearch) -> list[str]:
