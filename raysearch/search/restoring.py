@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,9 @@ def restore_arms(
     plans = {plan.trial_id: plan for plan in planned}
     results: dict[str, Result] = {}
     for row in committed:
-        plans.setdefault(row["trial_id"], TrialPlan.from_json(row["plan"]))
+        plan = plans.setdefault(row["trial_id"], TrialPlan.from_json(row["plan"]))
+        if "score_step" not in json.loads(row["plan"]) and plan.arm in arms:
+            arms[plan.arm].scores_at_found_step = False  # a run of an earlier version goes on as it has begun
         results[row["trial_id"]] = Result(row["state"], row["score"], row["steps"] or 0, row.get("best_step") or 0)
     for trial_id, plan in plans.items():
         if plan.arm not in arms:
@@ -61,8 +64,6 @@ def _restore_configurations(
         arm.keys.add(plan.key)
         if plan.role != TrialRole.SEARCH:
             arm.finals[plan.number, plan.role, plan.cell] = result
-            # a run whose fresh seeds were begun by an earlier version goes on as it has begun
-            arm.scores_at_found_step &= plan.role != TrialRole.CONFIRM or plan.score_step > 0
         else:
             arm.trial_seconds += [seconds[trial_id]] if result is not None else []
             configurations.setdefault((plan.arm, plan.number), (plan, {}))[1][plan.cell] = result
