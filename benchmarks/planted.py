@@ -67,8 +67,17 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     ),
     "factored_probes": (
         {"weighting": "factored_probes"},
-        {"pass_steps": 100, "probe_rate": 6.0, "gate_ridge": 0.3, "gate_train_rows": 60, "meta_batch_size": 60},
+        {
+            "pass_steps": 100,
+            "probe_rate": 6.0,
+            "probe_keep": 2,
+            "gate_ridge": 0.3,
+            "gate_train_rows": 60,
+            "meta_batch_size": 60,
+        },
     ),
+    "exp3": ({"weighting": "exp3"}, {}),
+    "ucb1": ({"weighting": "ucb1"}, {"ucb_reach": 0.05}),
     "equal": ({"weighting": "static"}, {}),
     "searched": ({"weighting": "static_searched"}, {}),
     "meta_tartan": ({"weighting": "meta_tartan"}, {"lr_tasks": 0.1, **DEV}),
