@@ -30,6 +30,7 @@ EXPECTED_COUNTS = {
     "smoke": 6,
     "ssl": 30,
     "ssl_td": 54,
+    "image_ssl": 35,
 }
 EXPECTED_COUNTS |= {
     "image": 36,

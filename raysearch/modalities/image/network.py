@@ -24,9 +24,10 @@ from raysearch.modalities.image.backbones import Decoder, build_backbone
 from raysearch.modalities.image.taxonomy import TAXONOMY
 from raysearch.models.adapters import add_adapters, merge_adapters
 from raysearch.models.frozen_layers import EVERYTHING, FrozenLayers, trained_layers
-from raysearch.models.heads import LabelHead, PooledHead
+from raysearch.models.heads import BorrowedHead, LabelHead, PooledHead
 from raysearch.models.huggingface import build_or_load
 from raysearch.models.network import Network
+from raysearch.objectives.primitive import BORROWED
 from raysearch.plan import TrialPlan
 from raysearch.training_settings import TrainingSettings
 
@@ -86,6 +87,8 @@ class ImageNetwork(Network):
             assert output is not None
             if output.head == "pixels":
                 self.heads.append(Decoder(self.width, shape))
+            elif output.head == BORROWED:
+                self.heads.append(BorrowedHead(self))
             elif output.head == "labels":
                 self.heads.append(LabelHead(self.width, classes, nn.ReLU, plan.training.dropout))
             else:

@@ -23,6 +23,7 @@ from raysearch.modalities.losses import label_loss
 
 NOISE = 0.5  # standard deviation of the noise, in standard deviations of a channel
 HIDDEN = 0.5  # share of patches that masked_patches keeps from the encoder
+COLOUR = 0.4  # the largest change of a strength
 SHIFT = 8  # crop_flip shifts by at most an eighth of the side
 
 
@@ -100,6 +101,35 @@ def rotate(pixels: Tensor, probability: float, generator: Generator) -> View:
     turns = torch.randint(4, (len(pixels),), generator=generator)
     turned = torch.stack([image.rot90(int(turn), (1, 2)) for image, turn in zip(pixels, turns, strict=True)])
     return _view(turned, turned, turns=turns)
+
+
+def colour(pixels: Tensor, probability: float, generator: Generator) -> View:
+    """Changes brightness, contrast and the strength of each channel by a uniform factor of up to COLOUR.
+
+    The colour distortion of SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix A), without hue.
+    """
+    del probability
+    b, channels = pixels.shape[:2]
+
+    def strength(columns: int) -> Tensor:
+        return 1 + COLOUR * (2 * torch.rand(b, columns, 1, 1, generator=generator) - 1)
+
+    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    changed = ((pixels - mean) * strength(1) + mean) * strength(channels) + strength(1) - 1
+    return _view(changed, changed)
+
+
+def cut_out(pixels: Tensor, probability: float, generator: Generator) -> View:
+    """Shifts and mirrors as `crop_flip`, and gives a square of half the side, at a uniform place, the mean colour.
+
+    Cutout (DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552): the square may reach beyond the border.
+    """
+    moved = crop_flip(pixels, probability, generator).pixels
+    b, _, side, _ = moved.shape
+    centres = torch.randint(side, (b, 2), generator=generator)
+    near = (torch.arange(side) - centres[:, :, None]).abs() < side // 4  # (b, 2, side)
+    changed = near[:, 0, :, None] & near[:, 1, None, :]
+    return _view(moved.masked_fill(changed[:, None], 0.0), moved, changed)
 
 
 def patches(pixels: Tensor, probability: float, generator: Generator) -> Tensor:

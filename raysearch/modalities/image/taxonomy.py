@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raysearch.modalities.view_taxonomy import view_primitives
 from raysearch.objectives.primitive import Primitive, Requirement, Taxonomy
 
 _PRIMITIVES = "raysearch.modalities.image.primitives"
@@ -21,6 +22,20 @@ TAXONOMY = Taxonomy(
         Primitive("transform", "patch_mask", f"{_PRIMITIVES}:patch_mask", "drawn patches become the mean colour"),
         Primitive("transform", "noise", f"{_PRIMITIVES}:noise", "Gaussian noise is added to every pixel"),
         Primitive("transform", "rotate", f"{_PRIMITIVES}:rotate", "images are rotated by 0 to 3 quarter turns"),
+        Primitive(
+            "transform",
+            "colour",
+            f"{_PRIMITIVES}:colour",
+            "brightness, contrast and the strength of each channel change by up to 40 %",
+            paper="Chen et al. 2020, SimCLR, https://arxiv.org/abs/2002.05709",
+        ),
+        Primitive(
+            "transform",
+            "cut_out",
+            f"{_PRIMITIVES}:cut_out",
+            "images are shifted and mirrored, and a square of half the side becomes the mean colour",
+            paper="DeVries and Taylor 2017, Cutout, https://arxiv.org/abs/1708.04552",
+        ),
         Primitive("representation", "full", f"{_PRIMITIVES}:full", "the encoder sees the whole image"),
         Primitive(
             "representation",
@@ -60,5 +75,6 @@ TAXONOMY = Taxonomy(
             head="auxiliary_labels",
             requires=Requirement("data", ("auxiliary",), "predicts an auxiliary label of the end task's images"),
         ),
+        *view_primitives(labelled=("end_task",)),
     ),
 )

@@ -100,7 +100,8 @@ def make_tutors(source: TeacherSource) -> MadeTutors:
 
 def _pool_of(source: TeacherSource, split: Split) -> NDArray[np.int64]:
     """Returns the rows that views of a split are drawn from; their states are cached, by the first rank alone."""
-    rows = pool_rows(split, len(split) if split.labels is not None else source.plan.training.guess_pool, 0)
+    is_train = split is source.splits("train")
+    rows = pool_rows(split, len(split) if is_train else source.plan.training.guess_pool, 0)
     batches = cast(ViewBatchBuilder, source.batches)
     if source.process_group.rank == 0:
         batches.cache_rows(split, rows)
