@@ -83,11 +83,29 @@ def fit_predict(labelled: Views, y: NDArray[Any], others: Views, classes: int) -
         if len(present) == 1:
             p[:, present] = 1.0
         else:
+            X, Z = _in_span(X, Z)
             model = LogisticRegression(C=C, max_iter=ITERATIONS, tol=TOLERANCE, class_weight="balanced").fit(X, y)
             p[:, present] = model.predict_proba(Z)
         parts.append(np.log(np.maximum(p, FLOOR)))
     L: Array = log_softmax((parts[0] + parts[1]) / 2, axis=1)
     return L
+
+
+def _in_span(X: Any, Z: Any) -> tuple[Any, Any]:
+    """Returns examples (n, F) and others (m, F) in coordinates (n, r) and (m, r) of the span of the n examples.
+
+    The solution of a penalised regression lies in that span, so that it stays the same; it costs much less where
+    features are many.
+    """
+    if X.shape[0] >= X.shape[1]:
+        return X, Z
+    gram, products = X @ X.T, Z @ X.T
+    dense = (each.toarray() if sparse.issparse(each) else each for each in (gram, products))
+    G, H = dense
+    values, U = np.linalg.eigh(G)
+    is_large = values > 1e-10 * values.max()
+    roots = np.sqrt(values[is_large])
+    return U[:, is_large] * roots, H @ U[:, is_large] / roots
 
 
 def cross_predict(labelled: Views, y: NDArray[Any], classes: int, seed: int) -> Array | None:

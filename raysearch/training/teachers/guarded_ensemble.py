@@ -26,7 +26,7 @@ from raysearch.training.teachers.purity import Estimate, adjust, class_shares, e
 from raysearch.training.teachers.table import GuessTable
 
 RIDGE = 0.1  # penalty of the guard's classifiers, in mean squares of a vector
-GUARD_REPEATS = 4
+GUARD_REPEATS = 3
 
 
 @dataclass(frozen=True)

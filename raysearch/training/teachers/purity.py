@@ -41,23 +41,26 @@ class Estimate:
 def class_shares(P: Array, y: NDArray[Any], U: Array, seed: int) -> Array:
     """Returns pi (C,), shrunk to the labelled shares by how uncertain it is.
 
-    pi solves  mean(U) = sum_c pi_c mean(P of class c)  in least squares, pi >= 0. Of bootstrap samples it has a mean
-    and a variance; the shrinkage is James and Stein's: the part of its distance from equal shares that is no noise.
+    pi solves  mean(U) = sum_c pi_c mean(P of class c)  in least squares, pi >= 0, and is the mean over bootstrap
+    samples of the labelled examples. Its noise is the variance of the solutions without the bound, which is huge where
+    classes are hardly told apart (with the bound, all solutions would then lie in one corner). The shrinkage is James
+    and Stein's: what is kept is the part of its distance from the labelled shares that is no noise.
     """
     generator, classes = np.random.default_rng(seed), P.shape[1]
     start = np.bincount(y, minlength=classes) / len(y)
-    draws = []
+    present = np.flatnonzero(start)
+    unbounded, bounded = [], []
     for _ in range(DRAWS):
-        means = np.zeros((classes, classes))
-        for c in range(classes):
-            rows = np.flatnonzero(y == c)
-            means[:, c] = P[generator.choice(rows, len(rows))].mean(axis=0) if len(rows) else 0.0
+        chosen = [generator.choice(np.flatnonzero(y == c), int((y == c).sum())) for c in present]
+        means = np.stack([P[rows].mean(axis=0) for rows in chosen], axis=1)  # (C, classes that are present)
+        unbounded.append(np.linalg.lstsq(means, U.mean(axis=0), rcond=1e-6)[0])
         pi = nnls(means, U.mean(axis=0))[0]
-        draws.append(pi / pi.sum() if pi.sum() > 0 else start)
-    mean, noise = np.mean(draws, axis=0), float(np.var(draws, axis=0).sum())
-    distance = float(np.square(mean - start).sum())
+        bounded.append(pi / pi.sum() if pi.sum() > 0 else start[present])
+    noise = float(np.var(unbounded, axis=0).sum())
+    distance = float(np.square(np.mean(bounded, axis=0) - start[present]).sum())
     keep = max(0.0, 1 - noise / distance) if distance > 0 else 0.0
-    shares: Array = start + keep * (mean - start)
+    shares = start.copy()
+    shares[present] += keep * (np.mean(bounded, axis=0) - start[present])
     shares = np.maximum(shares, SMALLEST_SHARE)
     normalised: Array = shares / shares.sum()
     return normalised
