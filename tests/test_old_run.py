@@ -58,7 +58,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_old_tables_are_read(old: Run) -> None:
     sizes = {table: len(getattr(old, table)()) for table in PINNED["tables"]["columns"]}
-    assert sizes == {"searches": 1, "trials": 3, "evaluations": 16, "weights": 1200, "events": 16}
+    assert sizes == {"searches": 1, "trials": 3, "evaluations": 16, "weights": 1200, "predictions": 0, "events": 16}
     assert old.trials()["state"].to_pylist() == ["complete"] * 3
     assert {trial: LOSSES[trial][: len(rows)] for trial, rows in losses(old).items()} == losses(old)
     weights = old.weights(BEST).to_pylist()
