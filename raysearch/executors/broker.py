@@ -118,6 +118,11 @@ class Broker:
             await self._wait(lambda: len(outcomes) == group.world or worker.epoch in queue.ended_epochs, FINISH_SECONDS)
             return queue.settle(group, trial, outcomes)
 
+    async def note_hang(self, name: str, why: str) -> None:
+        """Takes note that a worker group ends its processes because its trial hangs."""
+        async with self._changed:
+            self._queue.note_loss(name, why)
+
     async def report_group_failure(self, name: str, why: str) -> None:
         """Takes note that a worker group has lost a rank or could not start; Ray Train is starting it again."""
         async with self._changed:

@@ -181,8 +181,8 @@ class TrialQueue:
             self._on_change()
 
     def note_loss(self, name: str, why: str) -> None:
-        """Remembers why a worker group is lost, until it is removed."""
-        self._loss_reasons[name] = why
+        """Remembers why a worker group is lost, until it is removed; the first reason is the cause of the others."""
+        self._loss_reasons.setdefault(name, why)
 
     def remove_group(self, name: str) -> None:
         """Ends the group's epoch; its trial returns to the head of the queue, or has failed."""

@@ -9,6 +9,7 @@ Ray Train starts a group again when a rank is lost; the trial that it ran resume
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
@@ -38,6 +39,7 @@ from raysearch.executors.trial_runner import (
     reset_process_state,
     run_plan,
 )
+from raysearch.executors.watchdog import Watchdog, declared_seconds
 from raysearch.objectives.trust import trust, trusted_digests
 from raysearch.plan import TrialPlan
 
@@ -64,10 +66,16 @@ def serve(config: dict[str, Any]) -> None:
         gc.collect()
         reset_process_state(plan.seed, config["threads"])
 
-        def push(reports: list[Any], trial_id: str = trial_id, attempt: int = attempt) -> bool:
+        watchdog = Watchdog(lambda why: ray.get(broker.note_hang.remote(config["group"], why)), config["hang_seconds"])
+
+        def push(
+            reports: list[Any], trial_id: str = trial_id, attempt: int = attempt, watchdog: Watchdog = watchdog
+        ) -> bool:
+            watchdog.beat()
             return bool(ray.get(broker.add_reports.remote(trial_id, attempt, reports)))
 
-        outcome = run_plan(plan, folder / trial_id, process_group, train, push)
+        with watchdog if process_group.rank == 0 else contextlib.nullcontext():  # if another rank hangs, so does this
+            outcome = run_plan(plan, folder / trial_id, process_group, train, push)
         if not ray.get(broker.finish_trial.remote(worker, trial_id, attempt, outcome)):
             raise RuntimeError(outcome.why or "the other ranks have not finished the trial")
         if outcome.error and process_group.world > 1 and device.type == "cpu":
@@ -169,6 +177,7 @@ class WorkerGroups:
                 "folder": str(self.folder / "trials"),
                 "train": self.train,
                 "trusted": trusted_digests(),
+                "hang_seconds": declared_seconds(),
                 "threads": max(1, int(resources.cpus)),
             },
             torch_config=self._torch_config(),

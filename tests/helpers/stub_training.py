@@ -18,7 +18,7 @@ from raysearch.distributed import ProcessGroup
 from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 
-FAILURE_CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raises", 0.85: "arithmetic"}
+FAILURE_CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raises", 0.85: "arithmetic", 0.86: "hang"}
 
 
 def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Generator[Report, bool, None]:
@@ -54,6 +54,8 @@ def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Gene
 
 def _fail_as_planned(case: str, step: int, attempts: int, process_group: ProcessGroup) -> None:
     late = step >= 4
+    if case == "hang" and late:
+        time.sleep(3600)
     if case == "raise" and late:
         raise OSError("the disk is full")
     if case == "arithmetic" and late:

@@ -141,5 +141,5 @@ def test_directory_that_is_not_synced_gives_no_row_twice(tmp_path: Path) -> None
         assert faults.log[2].endswith("/log")
         opened.event("asked", "b")
         opened.close()
-    asked = [row["trial_id"] for row in open_run(tmp_path / "run").events().to_pylist() if row["event"] == "asked"]
-    assert asked == ["a", "b"]
+    names = [row["trial_id"] for row in open_run(tmp_path / "run").events().to_pylist() if row["event"] == "asked"]
+    assert names == ["a", "b"]
