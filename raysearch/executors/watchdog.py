@@ -19,7 +19,7 @@ from typing import Self
 from raysearch.formatting import format_duration
 
 LEAST_SECONDS = 600.0  # without a report before a trial counts as hanging
-FIRST_SECONDS = 3600.0  # before its first report, which also loads data and models
+FIRST_SECONDS = 14_400.0  # before its first report, which also loads data and models
 FACTOR = 20.0  # times its longest pause so far
 LATER = 1.2  # times the deadline after which the timer of faulthandler acts
 VARIABLE = "RAYSEARCH_HANG_SECONDS"  # the deadline, whatever the pace; 0: there is none
