@@ -43,7 +43,7 @@ def class_shares(P: Array, y: NDArray[Any], U: Array, seed: int) -> Array:
 
     pi solves  mean(U) = sum_c pi_c mean(P of class c)  in least squares, pi >= 0, and is the mean over bootstrap
     samples of the labelled examples. Its noise is the variance of the solutions without the bound, which is huge where
-    classes are hardly told apart (with the bound, all solutions would then lie in one corner). The shrinkage is James
+    classes look alike (with the bound, all solutions would then lie in one corner). The shrinkage is James
     and Stein's: what is kept is the part of its distance from the labelled shares that is no noise.
     """
     generator, classes = np.random.default_rng(seed), P.shape[1]
