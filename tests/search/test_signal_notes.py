@@ -33,5 +33,5 @@ def test_signal_notes_are_silent_where_there_is_enough(weighting: str) -> None:
     assert notes(weighting, 400, aux_batch_size=32) == []
 
 
-def test_signal_notes_are_silent_for_a_weighting_without_meta_dev() -> None:
+def test_signal_notes_are_silent_without_meta_dev() -> None:
     assert notes("static", 3, aux_batch_size=3) == []
