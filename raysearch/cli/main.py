@@ -251,7 +251,7 @@ def analyze(
 
     run = open_run(name, runs_folder(runs))
     if final:
-        from raysearch.export.test_split import score_arms_on_test
+        from raysearch.export.final import score_arms_on_test
         from raysearch.objectives.trust import trusting_all
 
         with trusting_all(trust):

@@ -8,31 +8,23 @@ score is known. A trial whose test score is recorded is not scored again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from raysearch.data.prepared import load_metadata, load_prepared_data
-from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
-from raysearch.export.retrain import RetrainedTrial, retrain_trial, sha256_of
+from raysearch.export.retrain import RetrainedTrial, retrain_trial
 from raysearch.formatting import format_count
-from raysearch.modalities.opening import open_split, open_splits_of
 from raysearch.plan import TrialPlan
 from raysearch.storage.containment import path_inside
 from raysearch.storage.ledger import Ledger
 from raysearch.storage.run import Run
-from raysearch.storage.states import MAIN_ARM, EventName, TrialRole, TrialState
+from raysearch.storage.states import EventName
 from raysearch.training import checkpoint
 from raysearch.training.checkpoint import TrialFolder
-from raysearch.training.context import batches_of, build
-from raysearch.training.evaluation import evaluate
-from raysearch.training.parameters import set_parameters
 
 TestScore = tuple[float, float]  # metric, mean loss (nat)
 
@@ -123,47 +115,3 @@ def load_or_retrain(
             return parameters, None
     retrained = replace(retrain_trial(run, row, plan), reason=reason)
     return retrained.parameters, retrained
-
-
-def score_arms_on_test(run: Run) -> Iterator[tuple[str, float, bool]]:
-    """Yields trial_id, test score and whether the trial was trained a second time, for every confirmation trial.
-
-    Raises RunError when nothing was repeated on fresh seeds, or the task has no test split.
-    """
-    if not has_test_split(run):
-        raise RunError(f"{run.path}: the task has no test split")
-    rows = confirmation_trials(run)
-    if not rows:
-        raise RunError(
-            f"{run.path}: no configuration was repeated on fresh seeds; add `confirm: {{seeds: [...]}}` to the search "
-            "and launch it with --extend"
-        )
-    for row in rows:
-        plan = load_plan(run, row)
-        parameters, retrained = load_or_retrain(run, row, plan)
-        weights = sha256_of(parameters)
-        score = recorded_test_score(run, row, weights) or record_test_score(
-            run, row, weights, "final", partial(_score, plan, parameters)
-        )
-        yield row["trial_id"], score[0], retrained is not None
-
-
-def confirmation_trials(run: Run) -> list[dict[str, Any]]:
-    """Returns the complete trials on fresh seeds of the configuration that each arm chose last, by arm and seed."""
-    rows = run.trials().to_pylist()
-    fresh = [row for row in rows if row["role"] == TrialRole.CONFIRM and row["state"] == TrialState.COMPLETE]
-    latest = {row["arm"]: row["number"] for row in sorted(fresh, key=lambda row: row["ended"])}
-    arms = [MAIN_ARM, *run.search.get("baselines", {})]
-    chosen = [row for row in fresh if row["number"] == latest[row["arm"]]]
-    return sorted(chosen, key=lambda row: (arms.index(row["arm"]), row["seed"]))
-
-
-def _score(plan: TrialPlan, parameters: Mapping[str, Tensor]) -> TestScore:
-    """Returns metric and mean loss of the plan's network on the test split."""
-    data = Path(plan.task["data"])
-    metadata = load_metadata(data)
-    process_group = ProcessGroup(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    network = build(plan, metadata).to(process_group.device)
-    set_parameters(network, dict(parameters))
-    batches = batches_of(plan, metadata, open_splits_of(plan))
-    return evaluate(network, open_split(data, "test"), batches, metadata["metric"], process_group)

@@ -51,7 +51,7 @@ def compare_runs(runs: Sequence[Run], arm: str = MAIN_ARM) -> RunComparison:
     paths = [run.path.resolve() for run in runs]
     if len(set(paths)) < len(paths):
         raise RunError("the same run is named twice; name different ones")
-    arms = {name for run in runs for name in (MAIN_ARM, *run.search.get("baselines", {}))}
+    arms = {name for run in runs for name in run.arms}
     if arm not in arms:
         raise RunError(f"no run has an arm {arm!r}{did_you_mean(arm, arms)}")
     entries = [_Entry(run, label, arm) for run, label in zip(runs, _labels(runs), strict=True)]

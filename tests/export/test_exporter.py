@@ -14,7 +14,7 @@ from raysearch.config.loading import load_search
 from raysearch.config.search_config import Search
 from raysearch.errors import RunError
 from raysearch.export.exporter import export
-from raysearch.export.test_split import score_arms_on_test
+from raysearch.export.final import score_arms_on_test
 from raysearch.export.test_split import test_accesses as accesses
 from raysearch.modalities.opening import open_split
 from raysearch.plan import TrialPlan

@@ -18,7 +18,7 @@ import raysearch
 from raysearch.config.incumbents import incumbents
 from raysearch.config.search_config import Search
 from raysearch.export.exporter import export
-from raysearch.export.test_split import score_arms_on_test
+from raysearch.export.final import score_arms_on_test
 from raysearch.modalities.opening import open_split
 from raysearch.storage.run import Run
 

@@ -20,6 +20,7 @@ from raysearch.config.search_config import Search
 from raysearch.config.sections import Confirm
 from raysearch.errors import RunError, SpecError
 from raysearch.export.exporter import export
+from raysearch.export.final import score_arms_on_test
 from raysearch.models.averaging import LOWEST
 from raysearch.reports.query import analyze
 from raysearch.search.ensemble import record_ensemble
@@ -115,6 +116,17 @@ def fresh_means(run: Run) -> dict[int, float]:
     for row in rows_of(run, "confirm"):
         by_seed.setdefault(row["seed"], []).append(row["score"])
     return {seed: math.fsum(scores) / len(scores) for seed, scores in by_seed.items()}
+
+
+@pytest.mark.slow
+def test_final_scores_of_an_ensemble_average_its_members(run: Run) -> None:
+    scored = {trial: value for trial, value, _ in score_arms_on_test(run)}
+    of_ensemble = {row["trial_id"]: row["seed"] for row in rows_of(run, "confirm")}
+    assert of_ensemble.keys() <= scored.keys()
+    assert all(0 <= value <= 1 for value in scored.values())
+    assert {trial: value for trial, value, _ in score_arms_on_test(run)} == scored, "the record is read again"
+    final = {row["arm"]: row for row in analyze(run)["final"].to_pylist()}
+    assert final["ensemble"]["test"] == pytest.approx(math.fsum(map(scored.get, of_ensemble)) / len(of_ensemble))
 
 
 @pytest.mark.slow

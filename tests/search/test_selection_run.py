@@ -18,7 +18,7 @@ from raysearch.config.selection import Selection
 from raysearch.config.selection_rules import decide_selection
 from raysearch.errors import RunError, SpecError
 from raysearch.export.exporter import export
-from raysearch.export.test_split import score_arms_on_test
+from raysearch.export.final import score_arms_on_test
 from raysearch.plan import TrialPlan
 from raysearch.reports.query import analyze
 from raysearch.reports.recommendation import recommend
