@@ -59,10 +59,11 @@ def build_or_load(
 
 def _keep_layers(config: Any, layers: int) -> None:
     """Keeps the lower `layers` of an encoder; 0: all. Raises ValueError if it has fewer."""
+    if not layers:  # an encoder without a list of layers has no such field
+        return
     if layers > config.num_hidden_layers:
         raise ValueError(f"encoder_layers {layers}: the encoder has {config.num_hidden_layers} layers")
-    if layers:
-        config.num_hidden_layers = layers
+    config.num_hidden_layers = layers
 
 
 def _load(family: Any, source: str, config: Any, options: Mapping[str, Any]) -> PreTrainedModel:

@@ -429,7 +429,7 @@ def test_page_has_every_section_with_its_sql(page):
     assert {*REPORTS, "origin"} <= set(page.ids)
     shown = [name for name in REPORTS if f"How this is computed: {name}.sql" in page.words]
     assert set(REPORTS) - set(shown) == {"stages", "sweep"}  # they have nothing to show
-    assert page.source.count("<svg") == 1 + 2 + 2 + len(SYNTHETIC_SEARCH["dimensions"]) + 4 + 1
+    assert page.source.count("<svg") == 1 + 2 + 2 + len(SYNTHETIC_SEARCH["dimensions"]) + 4 + 1 + 1
 
 
 SEEDS_REPORT = (
