@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ def test_search_ends_though_its_tracker_is_lost(tmp_path: Path, monkeypatch: pyt
     Path("boards").write_text("a file, where a folder is named")
     run = launch(logging={"tensorboard": "boards"})
     assert run.status()["state"] == "finished"
-    assert "the tracker failed" in (run.path / LOG_NAME).read_text()
+    log, until = run.path / LOG_NAME, time.monotonic() + 60  # the search does not wait for its tracker
+    while "the tracker failed" not in log.read_text() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert "the tracker failed" in log.read_text()
 
 
 def test_trackers_are_no_part_of_what_a_search_does() -> None:
