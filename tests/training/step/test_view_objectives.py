@@ -93,9 +93,7 @@ def test_view_objectives_resumed_trial_is_bit_equal(data: Path, tmp_path: Path, 
     "methods",
     [
         ("static", "none"),
-        pytest.param(
-            ("static", "pcgrad"), marks=pytest.mark.xfail(reason="differs by more than rounding; why is open")
-        ),
+        pytest.param(("static", "pcgrad"), marks=pytest.mark.xfail(reason="differs by more than rounding")),
         ("aang", "attittud"),
     ],
     ids=str,
