@@ -189,7 +189,8 @@ run recommends an arm; the test split has no part in it. Each arm's chosen confi
 exported, and the exported model is scored. Bold is the best incumbent of a cell by its mean test score, which nobody
 could know beforehand, so that the differences to it are strict. Intervals are bootstrap intervals (95 %, BCa) over
 draws. A training of {steps} steps is short; with more compute, setfit and fine_tune would gain, and the ensemble with
-them.
+them. The ensemble needs the training of every arm, about the sum of the seconds below, where an incumbent needs its own
+alone.
 
 """
 
