@@ -364,7 +364,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = console.print_error(f"{type(error).__name__}: {error} (RAYSEARCH_DEBUG=1 shows where)", 1)
     code = code if isinstance(code, int) else 0
     cluster = sys.modules.get("raysearch.executors.ray_cluster")
-    if cluster is not None and cluster.has_train_runs():  # do not wait for a trial that has not stopped in time
+    is_command = arguments is None  # this process is the command, and nothing else runs in it
+    if is_command and cluster is not None and cluster.has_train_runs():  # do not wait for a trial that goes on
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
