@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,12 @@ def record_ensemble(ledger: Ledger, folder: Path) -> str:
         return ""
     ledger.flush()
     run = open_run(folder)
-    trials = run.trials().to_pylist()
-    outputs, arms = _outputs(search, run, trials)
+    table = run.trials()
+    trials = table.to_pylist()
+    choice = best_arm(table, search.cells, list(search.arms))
+    outputs, arms = _outputs(
+        search, run, trials, {(each.arm, each.number) for each in choice.ranked} if choice else set()
+    )
     if any(each.labels.ndim > 1 for each in outputs.values()):
         return "no ensemble: it averages classifiers with one label, and this task has several"
     if len(arms) < 2:
@@ -97,11 +102,9 @@ def _members(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _outputs(
-    search: Search, run: Run, trials: Sequence[Mapping[str, Any]]
+    search: Search, run: Run, trials: Sequence[Mapping[str, Any]], chosen: Collection[tuple[str, int]]
 ) -> tuple[dict[Key, Outputs], list[tuple[str, int]]]:
-    """Returns the outputs by role and cell, and arm and number of each member, of all arms that have every output."""
-    choice = best_arm(run.trials(), search.cells, list(search.arms))
-    chosen = {(each.arm, each.number) for each in choice.ranked} if choice else set()
+    """Returns outputs by role and cell, and the members: those `chosen`, as arm and number, that have every output."""
     needed = [(str(TrialRole.SEARCH), cell) for cell in search.cells]
     needed += [(str(role), cell) for role, cell in search.final_cells if role == TrialRole.CONFIRM]
     by_member: dict[tuple[str, int], dict[Key, str]] = {}
@@ -145,7 +148,7 @@ def fit_ensemble(outputs: Mapping[Key, Outputs], members: Sequence[tuple[str, in
     """Returns the ensemble of members, given their outputs by role and cell."""
     of_search = {key: each for key, each in outputs.items() if key[0] == TrialRole.SEARCH}
     weights = _weights(of_search.values(), lambda rows: np.ones(len(rows), dtype=np.bool_))
-    by_part = [_weights(of_search.values(), lambda rows, part=part: rows % PARTS != part) for part in range(PARTS)]
+    by_part = [_weights(of_search.values(), partial(_is_outside, part)) for part in range(PARTS)]
     scores = {}
     for key, each in outputs.items():
         logits = average(each.log_p, weights)
@@ -162,7 +165,9 @@ def fit_ensemble(outputs: Mapping[Key, Outputs], members: Sequence[tuple[str, in
     return Ensemble(tuple(listed), scores)
 
 
-def _weights(outputs: Iterable[Outputs], takes: Any) -> NDArray[np.float64]:
+def _weights(
+    outputs: Iterable[Outputs], takes: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+) -> NDArray[np.float64]:
     """Returns the weights by the rows that `takes`; equal ones where there are none."""
     chosen = [(each, takes(each.rows)) for each in outputs]
     log_p = np.concatenate([each.log_p[mask] for each, mask in chosen])
@@ -171,6 +176,11 @@ def _weights(outputs: Iterable[Outputs], takes: Any) -> NDArray[np.float64]:
     if not len(rows):
         return np.full(log_p.shape[1], 1 / log_p.shape[1])
     return fit_weights(log_p, labels, len(rows))
+
+
+def _is_outside(part: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    outside: NDArray[np.bool_] = rows % PARTS != part
+    return outside
 
 
 # ---- its rows ----

@@ -89,22 +89,18 @@ def test_view_objectives_resumed_trial_is_bit_equal(data: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "methods",
-    [
-        ("static", "none"),
-        pytest.param(("static", "pcgrad"), marks=pytest.mark.xfail(reason="differs by more than rounding")),
-        ("aang", "attittud"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("methods", [("static", "none"), ("static", "pcgrad"), ("aang", "attittud")], ids=str)
 def test_view_objectives_ranks_agree(data: Path, tmp_path: Path, methods: tuple[str, str]) -> None:
+    """One step agrees to the last bits; AdamW then divides by the gradient's size, which may itself be rounding."""
     plans = [view_plan(data, *methods, teacher=teacher) for teacher in ("ensemble", "average")]
+    plans += [replace(plan, settings=plan.settings | {"steps": 1, "eval_every": 1}) for plan in plans]
     one, two = (train_on_ranks(world, plans, tmp_path) for world in (1, 2))
-    for (_, alone), (_, together) in zip(one, two, strict=True):
-        for name, values in alone.items():
-            # AdamW divides by the gradient's size: where that is rounding, so is the step; hence the mean
-            assert float((values - together[name]).abs().mean()) < 1e-6
+    for plan, (reports, alone), (others, together) in zip(plans, one, two, strict=True):
+        bound = 1e-8 if plan.training.steps == 1 else 5e-6
+        assert all(float((values - together[name]).abs().mean()) < bound for name, values in alone.items())
+        for report, other in zip(reports, others, strict=True):
+            assert other["loss"] == pytest.approx(report["loss"], abs=1e-5)
+            assert other["aux_loss"] == pytest.approx(report["aux_loss"], rel=1e-4)
 
 
 def test_view_objectives_purity_is_in_weights(data: Path, tmp_path: Path) -> None:
