@@ -27,7 +27,7 @@ from raysearch.errors import RunError
 from raysearch.export import test_split
 from raysearch.export.model_card import ensemble_card
 from raysearch.export.model_files import check_reproduced, predict, save_model, score_model, write_declaration
-from raysearch.export.record import Exported, confirmation_scores, count_configurations
+from raysearch.export.record import Exported, shared_fields
 from raysearch.export.refit import final_training, fold_score
 from raysearch.export.retrain import sha256_of
 from raysearch.formatting import printable
@@ -36,7 +36,6 @@ from raysearch.modalities.losses import example_losses
 from raysearch.modalities.opening import open_split, open_splits_of
 from raysearch.models.averaging import average, log_probabilities
 from raysearch.plan import TrialPlan
-from raysearch.reports.recommendation import recommend
 from raysearch.storage.names import name_problem
 from raysearch.storage.run import Run
 from raysearch.training.metrics import score
@@ -64,29 +63,19 @@ def export_ensemble(
     config = {FORMAT_KEY: FORMAT, "labels": list(data.labels), "members": listed}
     (draft / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     digest = hashlib.sha256(json.dumps([weights, listed], sort_keys=True).encode()).hexdigest()
+    is_retrained = bool(notes)  # so far they are of members that were trained a second time
     score_test = partial(_score_test, members, data)
     test_score = test_split.score_once(run, row, digest, notes, score_test) if test else None
     over_folds = fold_score(run, row)
     exported = Exported(
-        folder=str(folder),
-        run=run.name,
-        trial_id=row["trial_id"],
-        arm=row["arm"],
-        reason=reason,
-        recommendation=recommend(run).verdict,
+        **shared_fields(run, row, reason, folder, test_score),
         metric=data.metric,
         select_dev=over_folds.mean if over_folds else row["score"],
         select_error=over_folds.error if over_folds else None,
         folds=row["plan"]["folds"],
-        best_step=row["best_step"],
-        configurations=count_configurations(run, row["arm"]),
-        confirmed=tuple(confirmation_scores(run, row)),
-        test=test_score[0] if test_score else None,
-        test_loss=test_score[1] if test_score else None,
-        openings=len(test_split.test_accesses(run)),
         weights_sha256=digest,
         onnx_difference=None,
-        trained_again=bool(notes),
+        trained_again=is_retrained,
         verified=None,
         notes=(*notes, *data.notes),
     )

@@ -32,7 +32,7 @@ from raysearch.export.model_files import (
     score_model,
     write_declaration,
 )
-from raysearch.export.record import Exported, confirmation_scores, count_configurations
+from raysearch.export.record import Exported, shared_fields
 from raysearch.export.refit import check_is_whole, final_training, fold_score
 from raysearch.export.retrain import compare, retrain_trial, sha256_of
 from raysearch.formatting import printable
@@ -130,22 +130,11 @@ def _export(
     weights = sha256_of(parameters)
     test_score = test_split.score_once(run, row, weights, notes, partial(_score_test, draft, plan)) if test else None
     exported = Exported(
-        folder=str(folder),
-        run=run.name,
-        trial_id=row["trial_id"],
-        arm=row["arm"],
-        reason=reason,
-        recommendation=recommend(run).verdict,
+        **shared_fields(run, row, reason, folder, test_score),
         metric=plan.task["metric"],
         select_dev=over_folds.mean if over_folds else select_dev,
         select_error=over_folds.error if over_folds else None,
         folds=plan.folds,
-        best_step=row["best_step"],
-        configurations=count_configurations(run, row["arm"]),
-        confirmed=tuple(confirmation_scores(run, row)),
-        test=test_score[0] if test_score else None,
-        test_loss=test_score[1] if test_score else None,
-        openings=len(test_split.test_accesses(run)),
         weights_sha256=weights,
         onnx_difference=difference,
         trained_again=retrained is not None,

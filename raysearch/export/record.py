@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from raysearch.export.retrain import Verification
+from raysearch.export.test_split import TestScore, test_accesses
+from raysearch.reports.recommendation import recommend
 from raysearch.storage.run import Run
 from raysearch.storage.states import TrialRole
 
@@ -53,3 +56,23 @@ def confirmation_scores(run: Run, row: Mapping[str, Any]) -> list[float]:
         if is_repeated and trial["score"] is not None:
             repeated.setdefault(trial["seed"], []).append(trial["score"])
     return [mean(scores) for scores in repeated.values()]
+
+
+def shared_fields(
+    run: Run, row: Mapping[str, Any], reason: str, folder: Path, test_score: TestScore | None
+) -> dict[str, Any]:
+    """Returns the fields of a record that mean the same for a trial and an ensemble; read last, for `openings`."""
+    return {
+        "folder": str(folder),
+        "run": run.name,
+        "trial_id": row["trial_id"],
+        "arm": row["arm"],
+        "reason": reason,
+        "recommendation": recommend(run).verdict,
+        "best_step": row["best_step"],
+        "configurations": count_configurations(run, row["arm"]),
+        "confirmed": tuple(confirmation_scores(run, row)),
+        "test": test_score[0] if test_score else None,
+        "test_loss": test_score[1] if test_score else None,
+        "openings": len(test_accesses(run)),
+    }

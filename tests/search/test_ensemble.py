@@ -103,6 +103,7 @@ def test_exported_ensemble_is_used_like_one_model(run: Run, tmp_path: Path) -> N
     rows = [json.loads(line) for line in Path(run.search["task"]["test"]).read_text().splitlines()]
     predicted = model.predict([row["text"] for row in rows])
     assert exported.test == pytest.approx(accuracy_score([row["label"] for row in rows], predicted))
+    assert exported.trained_again == any("trained a second time" in note for note in exported.notes)
     assert exported.confirmed == pytest.approx([score for _, score in sorted(fresh_means(run).items())])
     assert "weighted mean of their log-probabilities" in (tmp_path / "model" / "README.md").read_text()
     for member in json.loads((tmp_path / "model" / "config.json").read_text())["members"]:
