@@ -135,7 +135,7 @@ def check_examples(search: Search, node: Node, sizes: Mapping[str, int], folds: 
 def _extreme_settings(arm: Arm, methods: Methods) -> Iterator[dict[str, Value]]:
     """Yields complete settings with the largest numbers that the arm can draw, and each word of each dimension."""
     settings: dict[str, Value] = {**DEFAULTS, **bundle(arm.profile, methods), **arm.settings}
-    used = [dimension for dimension in arm.dimensions.values() if arm.uses(methods, dimension.name)]
+    used = [dimension for name, dimension in arm.dimensions.items() if name in DEFAULTS and arm.uses(methods, name)]
     words = {d.name: d.choices for d in used if any(isinstance(choice, str) for choice in d.choices)}
     settings |= {d.name: arm.bound(d.name, max) for d in used if d.name not in words}
     settings |= {name: choices[0] for name, choices in words.items()}

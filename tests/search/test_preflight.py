@@ -11,7 +11,9 @@ import pytest
 
 from raysearch.config import environment
 from raysearch.config.loading import ParsedSearch, load_file
+from raysearch.config.method_validation import check_examples
 from raysearch.errors import SpecError
+from raysearch.schema import catalog
 from raysearch.search import preflight
 from raysearch.search.launch import launch
 
@@ -100,6 +102,14 @@ def test_examine_and_launch_refuse_more_directions_than_examples(
     with pytest.raises(SpecError, match=problem):
         launch(replace(parsed, search=replace(parsed.search, runs=str(tmp_path / "runs"))))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", catalog.names("trials"))
+@pytest.mark.parametrize("folds", [0, 5])
+def test_every_shipped_search_has_enough_examples(name: str, folds: int) -> None:
+    parsed = load_file(catalog.root() / "trials" / f"{name}.yaml")
+    sizes = {"train": 5000, "meta_dev": 200, "select_dev": 200, "test": 400}
+    check_examples(parsed.search, parsed.node, sizes, folds)
 
 
 @pytest.mark.parametrize(
