@@ -33,6 +33,7 @@ from raysearch.cli.options import (
     Trust,
     runs_folder,
 )
+from raysearch.cli.predicting import predict
 from raysearch.errors import RunError, SpecError
 from raysearch.storage.names import name_problem
 from raysearch.storage.states import RunState
@@ -275,6 +276,7 @@ def analyze(
 
 
 app.command()(export)
+app.command()(predict)
 
 
 @app.command(name="ls")

@@ -86,6 +86,7 @@ EXAMPLES = {  # by verb, for the message that an argument is missing
     "resume": "resume quickstart",
     "analyze": "analyze quickstart",
     "export": "export quickstart quickstart-model",
+    "predict": "predict quickstart-model texts.csv",
     "ls": "ls methods",
     "compare": "compare quickstart quickstart-2",
     "logs": "logs quickstart",

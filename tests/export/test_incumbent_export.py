@@ -19,6 +19,7 @@ from raysearch.config.incumbents import incumbents
 from raysearch.config.search_config import Search
 from raysearch.export.exporter import export
 from raysearch.export.final import score_arms_on_test
+from raysearch.export.prediction import predict_file
 from raysearch.modalities.opening import open_split
 from raysearch.storage.run import Run
 
@@ -67,6 +68,10 @@ def test_exported_bag_of_words_is_a_scikit_learn_pipeline(run: Run, tmp_path: Pa
     loaded = raysearch.load_model(tmp_path / "model")
     np.testing.assert_allclose(loaded.predict_proba(texts), pipeline.predict_proba(texts), atol=1e-5)
     assert exported.test == pytest.approx(pipeline.score(texts, labels))
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    np.testing.assert_array_equal(
+        predict_file(tmp_path / "model", tmp_path / "texts.txt")["label"], loaded.predict(texts)
+    )
     card = (tmp_path / "model" / "README.md").read_text()
     assert "TF-IDF features" in card
     assert "load_model" in card
