@@ -45,8 +45,11 @@ results      reports export
 front        cli testing python_api __init__
 """
 RAY_MODULES = {
+    "executors.cluster_watch",
+    "executors.hosts",
     "executors.loopback",
     "executors.ray_cluster",
+    "executors.rendezvous",
     "executors.worker_groups",
     "search.tune_adapter",
 }  # the only modules that import ray

@@ -184,6 +184,8 @@ def print_status(status: Mapping[str, Any]) -> None:
         parts += [f"{format_duration(left['seconds'])} left"] if left["seconds"] is not None else []
     print_line("; ".join(parts))
     print_table([{"arm": arm, **counts} for arm, counts in status["arms"].items()])
+    for trial in status["waiting"]:
+        print_line(f"{trial['trial_id'] or 'the next trial'} waits: {trial['why']}")
     if best:
         print_line(f"best {status['metric']} {best['score']:.4f} at step {best['best_step']}: {best['trial_id']}")
         if best["params"]:

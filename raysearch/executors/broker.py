@@ -10,11 +10,14 @@ Two readers get what the groups report: `read_events` gives all events, in order
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
+from raysearch.executors.capacity import QueueOverview
 from raysearch.executors.messages import (
     CLOSED,
     Assignment,
+    EventKind,
     IntermediateScore,
     TrialEvent,
     TrialOutcome,
@@ -26,6 +29,7 @@ from raysearch.storage.states import TrialState
 
 FINISH_SECONDS = 15.0  # ranks finish a trial together; one that waits longer for the others ends its group
 ABSENT_SECONDS = 60.0  # a worker group that stays away for longer loses its trial to another group
+RELEASE_SECONDS = 5.0  # the same, if it has lost a host; its other ranks have ended by then
 
 
 class Broker:
@@ -124,20 +128,47 @@ class Broker:
             self._queue.note_loss(name, why)
 
     async def report_group_failure(self, name: str, why: str) -> None:
-        """Takes note that a worker group has lost a rank or could not start; Ray Train is starting it again."""
+        """Takes note that a worker group has lost a rank or could not start; Ray Train starts it again afterwards.
+
+        Returns after a pause if the group fails again and again.
+        """
         async with self._changed:
             group = self._queue.groups.get(name)
             if group is None or group.current_trial is None:
-                self._queue.count_failure(name, why)
+                pause = self._queue.count_failure(name, why)
+                await self._wait(lambda: self._queue.is_closed, pause)
                 return
             self._queue.note_loss(name, why)
-            absence = asyncio.create_task(self._remove_if_absent(name, group))
-            self._absences.add(absence)
-            absence.add_done_callback(self._absences.discard)
+            self._expect(name, group, ABSENT_SECONDS)
 
-    async def _remove_if_absent(self, name: str, group: GroupEntry) -> None:
-        """Gives the trial of a worker group that stays away to another group."""
-        await asyncio.sleep(ABSENT_SECONDS)
+    # ---- for what watches the cluster ----
+
+    async def lose_host(self, node: str, host: str) -> None:
+        """Takes note that a host is lost: trials that had a rank there go on elsewhere."""
+        async with self._changed:
+            for name, group in self._queue.lose_node(node, host):
+                self._expect(name, group, RELEASE_SECONDS)
+            self._changed.notify_all()
+
+    async def tell(self, kind: EventKind, why: str, trial_id: str = "", attempt: int = 0) -> None:
+        """Passes an event of the cluster to the driver."""
+        async with self._changed:
+            self._queue.events.add(TrialEvent(kind, trial_id, attempt, time.time(), why=why))
+            self._changed.notify_all()
+
+    async def overview(self) -> QueueOverview:
+        """Returns what tells why trials wait."""
+        async with self._changed:
+            return self._queue.overview()
+
+    def _expect(self, name: str, group: GroupEntry, patience: float) -> None:
+        """Gives the trial of a worker group to another one, unless the group is back after `patience` seconds."""
+        absence = asyncio.create_task(self._remove_if_absent(name, group, patience))
+        self._absences.add(absence)
+        absence.add_done_callback(self._absences.discard)
+
+    async def _remove_if_absent(self, name: str, group: GroupEntry, patience: float) -> None:
+        await asyncio.sleep(patience)
         async with self._changed:
             if self._queue.groups.get(name) is group:
                 self._queue.remove_group(name)

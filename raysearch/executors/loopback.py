@@ -17,15 +17,11 @@ import secrets
 import shutil
 import socket
 import tempfile
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray._private.ray_constants as constants
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 
 ADDRESS = "127.0.0.1"
 AUTH_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -69,43 +65,6 @@ def _forget_authentication() -> None:
     raylet: Any = importlib.import_module("ray._raylet")
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-
-class _FileBackend(_TorchBackend):
-    """A backend whose ranks meet in a file that the user alone can open."""
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Forms the torch process group of a worker group."""
-        assert isinstance(backend_config, LocalTorchConfig)
-        worker_group.execute(_set_torch_distributed_env_vars)
-        meeting_place = Path(backend_config.folder) / uuid.uuid4().hex
-        ray.get(
-            [
-                worker_group.execute_single_async(
-                    rank,
-                    _setup_torch_process_group,
-                    backend=backend_config.backend,
-                    world_rank=rank,
-                    world_size=len(worker_group),
-                    init_method=f"file://{meeting_place}",
-                    timeout_s=backend_config.timeout_s,
-                )
-                for rank in range(len(worker_group))
-            ]
-        )
-
-
-class LocalTorchConfig(TorchConfig):
-    """A configuration of torch's process group for the ranks of one machine, which meet in a file of `folder`."""
-
-    def __init__(self, folder: str, *, backend: str, timeout_s: int) -> None:
-        super().__init__(backend=backend, timeout_s=timeout_s)
-        self.folder = folder
-
-    @property
-    def backend_cls(self) -> type[_TorchBackend]:
-        """The backend that Ray Train starts."""
-        return _FileBackend
 
 
 @contextlib.contextmanager

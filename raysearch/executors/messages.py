@@ -20,7 +20,14 @@ class EventKind(StrEnum):
     REPORTS = "reports"  # the trial was evaluated
     LOST = "lost"  # the worker group that ran the trial is lost
     ENDED = "ended"
-    BROKEN = "broken"  # a worker group fails again and again, with no trial to blame: the search cannot continue
+    BROKEN = "broken"  # the worker groups fail again and again, with no trial to blame: the search cannot continue
+    HOST_LOST = "host_lost"
+    HOST_JOINED = "host_joined"
+    GROUP_FAILED = "group_failed"  # a worker group has failed while it had no trial
+    WAITS = "waits"  # a trial has no worker group, or the search hands out none; `why` says what for
+
+
+CLUSTER_EVENTS = (EventKind.HOST_LOST, EventKind.HOST_JOINED, EventKind.GROUP_FAILED, EventKind.WAITS)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class WorkerInfo:
     world: int
     device: str
     max_trials: int  # after so many trials the group's processes are replaced
+    node: str = ""  # Ray's identifier of its host
 
 
 @dataclass(frozen=True)

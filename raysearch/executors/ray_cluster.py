@@ -17,11 +17,11 @@ import torch
 
 from raysearch.config.sections import Resources
 from raysearch.errors import RunError
+from raysearch.executors.capacity import Host, describe_needs, describe_room, fitting_groups
+from raysearch.executors.hosts import alive_hosts, watcher_resources
 from raysearch.executors.loopback import ADDRESS, closed_environment, meeting_folder
 from raysearch.executors.messages import NAMESPACE
 
-TRIAL_SLOT = "trial_slot"  # the resource that a Tune trial takes, because it computes nothing
-SLOT_CPUS = 0.001  # what it takes instead on a cluster without that resource
 OBJECT_STORE = 256 << 20  # bytes; only small objects pass through it
 LONGEST_SOCKET_PATH = 107  # bytes, of a socket on Linux
 SOCKET_BELOW_TMPDIR = "/ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
@@ -36,7 +36,7 @@ class Cluster:
     """What a search has to run on."""
 
     groups: int  # worker groups, that is, trials at a time
-    slot: dict[str, float]  # what a Tune trial takes
+    slot: dict[str, float]  # what a Tune trial takes: it computes nothing
     notes: tuple[str, ...] = ()  # for the user
     meeting_folder: str = ""  # of a local cluster: where ranks of a torch process group meet, see `loopback`
 
@@ -100,28 +100,17 @@ def has_train_runs() -> bool:
     return any(thread.name.startswith(TRAIN_RUN_THREAD) for thread in threading.enumerate())
 
 
-def fitting_groups(resources: Resources, cpus: float, gpus: float) -> int:
-    """Returns how many worker groups fit, at most as many as `resources` declares."""
-    fits = [
-        int(total / (resources.workers * each) + 1e-9)
-        for total, each in ((cpus, resources.cpus), (gpus, resources.gpus))
-        if each
-    ]
-    return min([*fits, resources.groups] if resources.groups else fits)
-
-
 def _start(resources: Resources, dashboard: bool) -> Any:
     cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    groups = fitting_groups(resources, cores, gpus)
+    groups = fitting_groups(resources, [Host("", ADDRESS, "", cores, gpus)])
     if groups < 1:
-        raise RunError(f"a trial takes {_needs(resources)}; this machine has {cores} CPUs and {gpus} GPUs")
+        raise RunError(f"a trial takes {describe_needs(resources)}; this machine has {cores} CPUs and {gpus} GPUs")
     _check_socket_paths()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # no cloud will take this node away
     return ray.init(
         address="local",
         num_cpus=max(cores, round(groups * resources.workers * resources.cpus)),
         num_gpus=gpus,
-        resources={TRIAL_SLOT: max(groups, 1)},
         include_dashboard=dashboard,
         object_store_memory=OBJECT_STORE,
         log_to_driver=False,
@@ -183,26 +172,13 @@ def check_reachable(address: str, patience: float = REACH_SECONDS) -> None:
 
 def _measure(resources: Resources, *, lacks_dashboard: bool) -> Cluster:
     """Returns what the cluster has room for. Raises RunError when not one trial fits."""
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
-    groups = fitting_groups(resources, cpus, gpus)
-    if groups < 1 or resources.cpus > largest:
-        where = f"the cluster has {cpus:g} CPUs ({largest:g} on its largest node) and {gpus:g} GPUs"
-        raise RunError(f"a trial takes {_needs(resources)}; {where}")
+    hosts = alive_hosts()
+    groups = fitting_groups(resources, hosts)
+    if groups < 1:
+        raise RunError(f"a trial takes {describe_needs(resources)}; {describe_room(resources, hosts)}")
     notes: list[str] = []
     if 0 < groups < resources.groups:
         notes.append(f"{groups} trials at a time: no more fit")
-    slot = {TRIAL_SLOT: 1.0}
-    if total.get(TRIAL_SLOT, 0.0) < groups:
-        slot = {"cpu": SLOT_CPUS}
-        notes.append(f"the cluster has no resource {TRIAL_SLOT!r}: Tune's part of each trial takes {SLOT_CPUS} CPU")
     if lacks_dashboard:
         notes.append("the cluster has no dashboard: a Ray Train run whose controller is killed keeps its resources")
-    return Cluster(groups, slot, tuple(notes))
-
-
-def _needs(resources: Resources) -> str:
-    each = [f"{value:g} {name}" for value, name in ((resources.cpus, "CPUs"), (resources.gpus, "GPUs")) if value]
-    return f"{resources.workers} workers x {' and '.join(each)}"
+    return Cluster(groups, watcher_resources(), tuple(notes))

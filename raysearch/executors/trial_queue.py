@@ -8,6 +8,7 @@ A trial goes through these states (TrialState):
     running   all ranks report the same outcome                         complete, stopped or failed
     running   all ranks stopped only because the session closes         queued, for the next session
     running   its worker group is lost                                  queued, at the head, as the next attempt
+    running   a host of its worker group is lost                        the same, however often
     running   its worker group is lost for the MAX_LOSSES-th time       failed
 
 A worker group keeps its name for the whole search. Each time that its processes start it gets a new epoch, under which
@@ -19,10 +20,11 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysearch.executors.capacity import QueueOverview
 from raysearch.executors.messages import (
     Assignment,
     EventKind,
@@ -31,11 +33,13 @@ from raysearch.executors.messages import (
     TrialOutcome,
     WorkerInfo,
 )
+from raysearch.formatting import format_count
 from raysearch.storage.schemas import Report
 from raysearch.storage.states import TrialState
 
 MAX_LOSSES = 2  # worker groups that a trial may lose; then it has failed
-MAX_FAILURES = 3  # times in a row that a worker group may fail while it has no trial
+MAX_FAILURES = 3  # times in a row that a worker group may fail while it has no trial, if no other one is up
+LONGEST_PAUSE = 60.0  # seconds before a group that fails again and again is started again
 MEMORY_GROWTH = 2 << 30  # bytes that a rank's process may grow by before the group's processes are replaced
 
 
@@ -49,7 +53,7 @@ class TrialEntry:
     only_group: str  # the worker group that it is for; empty: any
     state: TrialState = TrialState.QUEUED
     is_to_stop: bool = False
-    losses: int = 0  # worker groups that were lost while they ran it
+    losses: list[frozenset[str]] = field(default_factory=list)  # nodes of the worker groups that were lost with it
     scores: list[IntermediateScore] = field(default_factory=list)
     outcomes: dict[int, TrialOutcome] = field(default_factory=dict)  # of this attempt, by rank
 
@@ -71,6 +75,8 @@ class GroupEntry:
     current_trial: TrialEntry | None = None
     memory: dict[int, int] = field(default_factory=dict)  # bytes of each rank's process when the group started
     has_grown: bool = False
+    nodes: set[str] = field(default_factory=set)  # of its ranks
+    is_lost: bool = False  # it has failed, and is not back yet
 
 
 class EventLog:
@@ -98,6 +104,11 @@ class EventLog:
         return list(self._events)
 
 
+def last_line(text: str) -> str:
+    """Returns what a traceback ends with."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
 class TrialQueue:
     """Assigns trials to worker groups. Not thread-safe: the broker calls it under its lock."""
 
@@ -111,7 +122,9 @@ class TrialQueue:
         self.is_closed = False
         self._waiting: deque[TrialEntry] = deque()
         self._failures: Counter[str] = Counter()  # of each group, in a row, while it had no trial
+        self._failure_reasons: dict[str, str] = {}
         self._loss_reasons: dict[str, str] = {}
+        self._lost_nodes: dict[str, str] = {}  # names of hosts, by node
 
     def submit(self, trial: TrialEntry) -> None:
         """Queues a trial."""
@@ -130,6 +143,7 @@ class TrialQueue:
         if group is None or group.epoch != worker.epoch:
             self.remove_group(worker.group)  # what it ran before is assigned again
             group = self.groups[worker.group] = GroupEntry(worker.epoch, worker.device, worker.max_trials, worker.world)
+        group.nodes.update([worker.node] if worker.node else [])
         group.has_grown |= memory - group.memory.setdefault(worker.rank, memory) > MEMORY_GROWTH
         return group
 
@@ -147,7 +161,7 @@ class TrialQueue:
         self._waiting.remove(trial)
         trial.state, trial.outcomes, group.current_trial = TrialState.RUNNING, {}, trial
         group.assignments.append(Assignment(trial.trial_id, trial.plan, trial.attempt))
-        self._failures[name] = 0
+        self._failures.pop(name, None)
         self._add_event(EventKind.STARTED, trial, device=group.device)
         return True
 
@@ -173,16 +187,58 @@ class TrialQueue:
             self._on_change()
         return True
 
-    def count_failure(self, name: str, why: str) -> None:
-        """Counts a failure of a worker group that has no trial."""
+    def count_failure(self, name: str, why: str) -> float:
+        """Counts a failure of a worker group that has no trial; returns the seconds before it is started again."""
+        group = self.groups.pop(name, None)
+        if group is not None:
+            self.ended_epochs.add(group.epoch)
+        if self.is_closed or (group is not None and self._lost_host(group.nodes)):
+            return 0.0
         self._failures[name] += 1
-        if self._failures[name] >= MAX_FAILURES and not self.is_closed:
-            self.events.add(TrialEvent(EventKind.BROKEN, "", 0, time.time(), why=why))
-            self._on_change()
+        reason = self._failure_reasons[name] = last_line(why)
+        times = self._failures[name]
+        if times >= MAX_FAILURES and all(other.is_lost for other in self.groups.values()):
+            self.events.add(TrialEvent(EventKind.BROKEN, "", 0, time.time(), why=reason))
+        else:
+            again = (
+                f"worker group {name} has failed ({format_count(times, 'time')} in a row) and starts again: {reason}"
+            )
+            self.events.add(TrialEvent(EventKind.GROUP_FAILED, "", 0, time.time(), why=again))
+        self._on_change()
+        return min(LONGEST_PAUSE, 2.0 ** (times - 1)) if times > 1 else 0.0
 
     def note_loss(self, name: str, why: str) -> None:
         """Remembers why a worker group is lost, until it is removed; the first reason is the cause of the others."""
         self._loss_reasons.setdefault(name, why)
+        if name in self.groups:
+            self.groups[name].is_lost = True
+
+    def lose_node(self, node: str, host: str) -> list[tuple[str, GroupEntry]]:
+        """Takes note that a node is lost, which is no fault of a trial; returns the groups that had a rank there."""
+        self._lost_nodes[node] = host
+        groups = [(name, group) for name, group in self.groups.items() if node in group.nodes]
+        for name, _ in groups:
+            self._loss_reasons[name] = f"host {host} is lost"
+            self.groups[name].is_lost = True
+        return groups
+
+    def overview(self) -> QueueOverview:
+        """Returns what tells why trials wait."""
+        up = [group for group in self.groups.values() if not group.is_lost]
+        return QueueOverview(
+            waiting=tuple((trial.trial_id, trial.attempt) for trial in self._waiting),
+            absent=tuple(
+                (group.current_trial.trial_id, group.current_trial.attempt, last_line(self._loss_reasons.get(name, "")))
+                for name, group in self.groups.items()
+                if group.is_lost and group.current_trial is not None
+            ),
+            groups=len(up),
+            busy=sum(group.current_trial is not None for group in up),
+            failures={name: (times, self._failure_reasons.get(name, "")) for name, times in self._failures.items()},
+        )
+
+    def _lost_host(self, nodes: Iterable[str]) -> str:
+        return next((self._lost_nodes[node] for node in nodes if node in self._lost_nodes), "")
 
     def remove_group(self, name: str) -> None:
         """Ends the group's epoch; its trial returns to the head of the queue, or has failed."""
@@ -193,10 +249,12 @@ class TrialQueue:
         trial, reason = group.current_trial, self._loss_reasons.pop(name, "a worker was lost")
         if trial is not None:
             why = next((outcome.why for outcome in trial.outcomes.values() if outcome.error), reason)
-            trial.losses += 1
+            why = reason if self._lost_host(group.nodes) else why
+            trial.losses.append(frozenset(group.nodes))
             self._add_event(EventKind.LOST, trial, why=why)
-            if trial.losses >= MAX_LOSSES:
-                why = f"brought down its worker group {trial.losses} times; the last time: {why}"
+            losses = sum(not self._lost_host(nodes) for nodes in trial.losses)
+            if losses >= MAX_LOSSES:
+                why = f"brought down its worker group {losses} times; the last time: {why}"
                 self._end(trial, TrialState.FAILED, why)
             else:
                 trial.attempt, trial.state = trial.attempt + 1, TrialState.QUEUED

@@ -13,6 +13,7 @@ import contextlib
 import gc
 import itertools
 import os
+import socket
 import threading
 import time
 import uuid
@@ -24,14 +25,16 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from raysearch.config.sections import Resources
 from raysearch.distributed import ProcessGroup
 from raysearch.executors.broker import Broker
-from raysearch.executors.loopback import LocalTorchConfig
+from raysearch.executors.cluster_watch import ClusterWatch
+from raysearch.executors.hosts import on_this_node, this_node
 from raysearch.executors.messages import NAMESPACE, Assignment, WorkerInfo
 from raysearch.executors.ray_cluster import TRAIN_RUN_THREAD
+from raysearch.executors.rendezvous import MeetingConfig, form_process_group
 from raysearch.executors.trial_runner import (
     TRAIN,
     device_name,
@@ -44,18 +47,20 @@ from raysearch.objectives.trust import trust, trusted_digests
 from raysearch.plan import TrialPlan
 
 TRIALS_PER_GROUP = 500  # then the processes of a group are replaced
-COLLECTIVE_SECONDS = 600  # after which torch gives up a collective operation
 
 
 def serve(config: dict[str, Any]) -> None:
     """Trains one trial after another until the broker has none left: the loop of a Ray Train worker."""
     device = ray.train.torch.get_device()
-    process_group = ProcessGroup.from_torch(device)
     trust(config["trusted"])
-    train, folder = load_train_function(config["train"]), Path(config["folder"])
+    folder = _visible_folder(config["folder"])
+    form_process_group(config["backend"])
+    process_group = ProcessGroup.from_torch(device)
+    train = load_train_function(config["train"])
     broker: Any = ray.get_actor(config["broker"], namespace=NAMESPACE)
     epoch, name = process_group.broadcast(uuid.uuid4().hex), device_name(device)
-    worker = WorkerInfo(config["group"], epoch, process_group.rank, process_group.world, name, config["max_trials"])
+    place_in_group = (config["group"], epoch, process_group.rank, process_group.world)
+    worker = WorkerInfo(*place_in_group, name, config["max_trials"], this_node())
     gc.collect()
     gc.freeze()  # what is loaded by now stays, so that later collections need not look through it
     for place in itertools.count():
@@ -80,6 +85,14 @@ def serve(config: dict[str, Any]) -> None:
             raise RuntimeError(outcome.why or "the other ranks have not finished the trial")
         if outcome.error and process_group.world > 1 and device.type == "cpu":
             torch.distributed.monitored_barrier()  # wait until no collective of the failed trial is left
+
+
+def _visible_folder(folder: str) -> Path:
+    """Returns the folder of trials. Raises RuntimeError, one line, if this host does not see the driver's one."""
+    if not Path(folder).is_dir():
+        why = "--runs has to name a folder that all hosts share, under the same path"
+        raise RuntimeError(f"host {socket.gethostname()} does not see the run's folder {folder}: {why}")
+    return Path(folder)
 
 
 def _memory_bytes() -> int:
@@ -112,23 +125,39 @@ class WorkerGroups:
     def __init__(
         self, resources: Resources, count: int, folder: Path, train: str = TRAIN, meeting_folder: str = ""
     ) -> None:
-        """Uses `count` groups to train with `train` in `folder`/trials; Ray's own files go to `folder`/scratch.
+        """Uses `count` groups, or more when hosts join, to train with `train` in `folder`/trials.
+
+        Ray's own files go to `folder`/scratch.
 
         Ranks meet in a file of `meeting_folder`, which all see; without it, at a TCP store of rank 0.
         """
         self.meeting_folder = meeting_folder
         self.resources, self.count, self.folder, self.train = resources, count, folder, train
+        (folder / "trials").mkdir(exist_ok=True)
         self.broker_name = f"broker-{uuid.uuid4().hex[:12]}"
         actor: Any = ray.remote(Broker)
         options = {"name": self.broker_name, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": 10_000}
-        self.broker = actor.options(**options).remote()
+        self.broker = actor.options(**options, scheduling_strategy=on_this_node()).remote()
         self._runs: list[threading.Thread] = []
+        self._started = 0  # groups
         self._closing = threading.Event()
+        self._watch = ClusterWatch(resources, self.broker, self._start_up_to)
+
+    @property
+    def capacity(self) -> int:
+        """How many trials may be in flight: as many as worker groups fit on the hosts that are alive."""
+        return self._watch.groups
 
     def start(self) -> None:
         """Starts the groups; each takes trials as soon as it is up."""
-        for number in range(self.count):
-            self._start_group(f"group-{number}", is_permanent=True)
+        self._start_up_to(self.count)
+        self._watch.start()
+
+    def _start_up_to(self, count: int) -> None:
+        """Starts groups until there are `count`. One for which a lost host has left no room waits until there is."""
+        while self._started < count and not self._closing.is_set():
+            self._start_group(f"group-{self._started}", is_permanent=True)
+            self._started += 1
 
     def submit(self, trial_id: str, plan: TrialPlan, attempt: int) -> None:
         """Queues a trial for the next group that is free."""
@@ -141,6 +170,7 @@ class WorkerGroups:
     def close(self, patience: float) -> None:
         """Makes all groups stop and end, and waits for them at most `patience` seconds."""
         self._closing.set()
+        self._watch.stop()
         self.broker.close.remote()
         deadline = time.monotonic() + patience
         for run in self._runs:
@@ -179,8 +209,9 @@ class WorkerGroups:
                 "trusted": trusted_digests(),
                 "hang_seconds": declared_seconds(),
                 "threads": max(1, int(resources.cpus)),
+                "backend": "nccl" if resources.gpus else "gloo",
             },
-            torch_config=self._torch_config(),
+            torch_config=MeetingConfig(self.meeting_folder),
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
                 use_gpu=resources.gpus > 0,
@@ -195,12 +226,6 @@ class WorkerGroups:
             ),
         )
 
-    def _torch_config(self) -> TorchConfig:
-        backend = "nccl" if self.resources.gpus else "gloo"
-        if self.meeting_folder:
-            return LocalTorchConfig(self.meeting_folder, backend=backend, timeout_s=COLLECTIVE_SECONDS)
-        return TorchConfig(backend=backend, timeout_s=COLLECTIVE_SECONDS)
-
 
 class TrainRunPerTrial(WorkerGroups):
     """A Ray Train run for every trial, which shares nothing with the trial before."""
@@ -208,7 +233,11 @@ class TrainRunPerTrial(WorkerGroups):
     max_trials = 1
 
     def start(self) -> None:
-        """Starts nothing: a run begins with its trial."""
+        """Starts no group: a run begins with its trial."""
+        self._watch.start()
+
+    def _start_up_to(self, count: int) -> None:
+        """Starts no group, however many fit."""
 
     def submit(self, trial_id: str, plan: TrialPlan, attempt: int) -> None:
         """Starts a run for this trial. It ends by the stop flag and is never killed, so it releases its resources."""

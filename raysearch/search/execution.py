@@ -100,7 +100,7 @@ class Execution:
                 recorder = recorder or self._recorder("starting worker groups while the data are read")
                 self.declare(recorder, self._data())
                 session.panel.wait_for("starting worker groups: their processes import torch")
-                _run_on_tune(recorder, workers, cluster, session.check)
+                _run_on_tune(recorder, workers, cluster, session)
                 patience = END_SECONDS
             finally:
                 if recorder is not None:
@@ -108,11 +108,12 @@ class Execution:
                 workers.close(patience)
 
 
-def _run_on_tune(recorder: Recorder, workers: WorkerGroups, cluster: Cluster, check: Callable[[], None]) -> None:
+def _run_on_tune(recorder: Recorder, workers: WorkerGroups, cluster: Cluster, session: Session) -> None:
     """Runs the trials: Ray Tune asks for them, Ray Train trains them."""
     from raysearch.search.tune_adapter import run_on_tune
 
-    run_on_tune(recorder, workers, cluster, evaluations=_competing_evaluations(recorder), heartbeat=check)
+    evaluations = _competing_evaluations(recorder)
+    run_on_tune(recorder, workers, cluster, evaluations=evaluations, heartbeat=session.check, tell=session.panel.print)
 
 
 def _competing_evaluations(recorder: Recorder) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raysearch.errors import RunError
-from raysearch.executors.messages import NAMESPACE, EventKind, IntermediateScore
+from raysearch.executors.messages import CLUSTER_EVENTS, NAMESPACE, EventKind, IntermediateScore
+from raysearch.search.cluster_events import record_cluster_event
 from raysearch.storage.states import TrialState
 
 if TYPE_CHECKING:  # Tune's trials import this module, and do not need torch
@@ -133,6 +134,8 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Returns the next trial; None when there is none now, FINISHED when there will be none."""
+        if len(self._trial_ids) >= self._workers.capacity:
+            return None
         assignment = self._recorder.next_trial()
         if assignment is None:
             return Searcher.FINISHED if self._recorder.done else None
@@ -183,8 +186,8 @@ class HeartbeatCallback(tune.Callback):
 class EventListener:
     """A thread that passes the broker's events to the recorder while it is entered."""
 
-    def __init__(self, recorder: Recorder, broker: Any) -> None:
-        self._recorder, self._broker = recorder, broker
+    def __init__(self, recorder: Recorder, broker: Any, tell: Callable[[str], None]) -> None:
+        self._recorder, self._broker, self._tell = recorder, broker, tell
         self._problem: BaseException | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="listener", daemon=True)
@@ -211,7 +214,10 @@ class EventListener:
                 for event in events:
                     if event.kind == EventKind.BROKEN:
                         raise RunError(f"the worker groups fail again and again: {event.why}")
-                    self._recorder.handle(event)
+                    if event.kind in CLUSTER_EVENTS:
+                        record_cluster_event(self._recorder.ledger, event, self._tell)
+                    else:
+                        self._recorder.handle(event)
                 if time.monotonic() - flushed > FLUSH_SECONDS:
                     self._recorder.ledger.flush()
                     flushed = time.monotonic()
@@ -226,18 +232,19 @@ def run_on_tune(
     *,
     evaluations: Iterable[Mapping[str, Any]],
     heartbeat: Callable[[], None],
+    tell: Callable[[str], None],
 ) -> None:
     """Runs a search to its end on worker groups that have been started.
 
     `evaluations` are those of earlier sessions, of trials that compete; `heartbeat` is called all the time and ends the
-    search by raising.
+    search by raising; `tell` prints a line for the user.
     """
     search = recorder.study.search
     scheduler: AshaWithExemptions | None = None  # first in, first out
     if search.scheduler.stops_trials:
         scheduler = SCHEDULERS[search.scheduler.name](search.scheduler)
         scheduler.restore_rungs(evaluations)
-    listener = EventListener(recorder, workers.broker)
+    listener = EventListener(recorder, workers.broker, tell)
 
     def check() -> None:
         heartbeat()
@@ -248,7 +255,6 @@ def run_on_tune(
         param_space={BROKER: workers.broker_name},
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            max_concurrent_trials=cluster.groups,
             reuse_actors=True,
             search_alg=StudySearcher(recorder, workers),
             scheduler=scheduler,

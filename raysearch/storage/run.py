@@ -40,6 +40,7 @@ from raysearch.storage.states import (
     RunState,
     TrialState,
 )
+from raysearch.storage.waiting import waiting_trials
 
 _DATES = ["started", "ended"]  # making Python dates of them, pyarrow imports pandas, which takes 0.2 s
 
@@ -173,7 +174,8 @@ class Run:
 
         `state` is running, interrupted or finished. `arms` counts the trials of each arm: asked, running, interrupted,
         complete, stopped, failed. `left` is what remains of the budget: configurations of the search arm, and seconds.
-        `age` is the time in s since the last event.
+        `age` is the time in s since the last event. `waiting` says of a running search why each trial that has no
+        worker group waits (see `storage.waiting`).
         """
         search, trials, events = self.search, self.trials(), self.events()
         pid = writer_pid(self.path)
@@ -196,6 +198,7 @@ class Run:
             "arms": _count_trials(trials, events, self.arms[1:], unfinished),
             "best": best and {name: best[name] for name in ("trial_id", "score", "best_step", "params")},
             "metric": search.get("task", {}).get("metric", "score"),
+            "waiting": waiting_trials(events) if pid is not None else [],
             "seconds": seconds,
             "left": {name: None if total is None else max(0, total - used) for name, (total, used) in left.items()},
         }

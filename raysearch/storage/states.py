@@ -52,6 +52,10 @@ class EventName(StrEnum):
     RESUMED = "resumed"  # a trial that an earlier session left unfinished was handed out again
     STARTED = "started"  # a worker group began the trial
     LOST = "lost"  # a worker group that ran the trial was lost
+    WAITS = "waits"  # the trial, or the search, has waited for some seconds; the detail says what for
+    HOST_LOST = "host_lost"  # a host of the cluster was lost
+    HOST_JOINED = "host_joined"  # a host joined the cluster
+    GROUP_FAILED = "group_failed"  # a worker group has failed while it had no trial, and was started again
     RESTARTED = "anew"  # a trial could not use its checkpoint and restarted from its first step
     COMMITTED = "committed"  # the trial's row was written
     FAILED = "failed"

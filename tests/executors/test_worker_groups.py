@@ -14,6 +14,7 @@ from raysearch.config.sections import Resources
 from raysearch.distributed import ProcessGroup
 from raysearch.errors import RunError
 from raysearch.executors import ray_cluster
+from raysearch.executors.capacity import Host, fitting_groups
 from raysearch.executors.messages import TrialOutcome
 from raysearch.executors.trial_runner import load_train_function, reset_process_state, run_plan
 from raysearch.plan import TrialPlan
@@ -38,7 +39,7 @@ from raysearch.training.trainer import train as real
     ],
 )
 def test_worker_group_count_fits_the_resources(resources: Resources, cpus: float, gpus: float, groups: int) -> None:
-    assert ray_cluster.fitting_groups(resources, cpus, gpus) == groups
+    assert fitting_groups(resources, [Host("n", "a", cpus=cpus, gpus=gpus)]) == groups
 
 
 def test_ray_client_address_is_rejected_with_alternative() -> None:

@@ -7,6 +7,7 @@ function it keeps a checkpoint: the last step.
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Generator
@@ -31,6 +32,8 @@ def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Gene
         with starts.open("a") as file:
             file.write(f"{os.getpid()}\n")
     process_group.barrier()
+    with (folder / "hosts").open("a") as file:
+        file.write(f"{process_group.rank} {socket.gethostname()}\n")
     attempts = len(starts.read_text().splitlines())
     done = json.loads(state.read_text())["step"] if state.exists() else 0
     best = 0.0
@@ -82,12 +85,13 @@ def _report(plan: TrialPlan, step: int, score: float, best: float, *, replayed: 
     return Report(step, evaluation, None, replayed=replayed, last=step == plan.training.steps)
 
 
-def main(search: str) -> None:
+def main(search: str, address: str | None = None) -> None:
     """Launches the search of a JSON file with this training: a driver in a process of its own."""
     from raysearch.config.search_config import Search
     from raysearch.search.launch import launch
 
-    launch(Search.from_dict(json.loads(Path(search).read_text())), train="helpers.stub_training:train")
+    declared = Search.from_dict(json.loads(Path(search).read_text()))
+    launch(declared, address=address, train="helpers.stub_training:train")
 
 
 if __name__ == "__main__":

@@ -250,12 +250,10 @@ def ray_session() -> Iterator[None]:
         import ray
 
         from raysearch.executors.messages import NAMESPACE
-        from raysearch.executors.ray_cluster import TRIAL_SLOT
 
         ray.init(
             address="local",
             num_cpus=2,
-            resources={TRIAL_SLOT: 4},
             include_dashboard=False,
             object_store_memory=256 << 20,
             log_to_driver=False,
