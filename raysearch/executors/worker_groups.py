@@ -44,6 +44,7 @@ from raysearch.executors.trial_runner import (
 )
 from raysearch.executors.watchdog import Watchdog, declared_seconds
 from raysearch.objectives.trust import trust, trusted_digests
+from raysearch.objectives.user_primitives import receive_sources, sources
 from raysearch.plan import TrialPlan
 
 TRIALS_PER_GROUP = 500  # then the processes of a group are replaced
@@ -53,6 +54,7 @@ def serve(config: dict[str, Any]) -> None:
     """Trains one trial after another until the broker has none left: the loop of a Ray Train worker."""
     device = ray.train.torch.get_device()
     trust(config["trusted"])
+    receive_sources(config["sources"])
     folder = _visible_folder(config["folder"])
     form_process_group(config["backend"])
     process_group = ProcessGroup.from_torch(device)
@@ -207,6 +209,7 @@ class WorkerGroups:
                 "folder": str(self.folder / "trials"),
                 "train": self.train,
                 "trusted": trusted_digests(),
+                "sources": sources(),
                 "hang_seconds": declared_seconds(),
                 "threads": max(1, int(resources.cpus)),
                 "backend": "nccl" if resources.gpus else "gloo",

@@ -5,7 +5,8 @@
 
 `parse_user_primitives` reads the file without running it, and checks that each function exists and takes its stage's
 arguments. `load` runs the file, in the processes that train, and only if it is the file that was parsed and the user
-trusts it (`trust`): plans and runs hold its path and sha256, never its text.
+trusts it (`trust`): plans and runs hold its path and sha256, never its text. The driver, which has run the file, sends
+its text to the workers, whose hosts need not have it.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ ARGUMENTS = {  # with which a stage calls its functions, in this order
 VOCABULARY = "vocabulary"  # a head like that of `denoise`
 _NAME = re.compile(r"(?!extra_)[a-z][a-z0-9_]*")
 Functions = Mapping[str, Mapping[str, Callable[..., Any]]]
+_ran: dict[str, bytes] = {}  # the files that this process has run, by sha256
+_received: dict[str, bytes] = {}  # those that the driver has sent
 
 
 @dataclass(frozen=True, kw_only=True)
 class UserPrimitives:
     """The primitives of a user's file."""
 
-    file: str  # absolute: every node that trains has to see it there
+    file: str  # absolute
     sha256: str
     primitives: tuple[Primitive, ...]
     is_named: bool = field(default=False, compare=False)  # by the user: a file that the command names has its path
@@ -147,9 +150,22 @@ def load(file: str, sha256: str) -> Functions:
     return _run_file(file, sha256)
 
 
+def sources() -> dict[str, bytes]:
+    """Returns the files that this process has run, by sha256, for `receive_sources` of a process that is to run them."""
+    return dict(_ran)
+
+
+def receive_sources(files: Mapping[str, bytes]) -> None:
+    """Makes `load` run these files, by sha256, whatever is on this host's disk. Raises ValueError for a wrong sha256."""
+    for sha256, data in files.items():
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError(f"primitives with sha256 {sha256[:12]} have arrived damaged")
+        _received[sha256] = data
+
+
 @cache
 def _run_file(file: str, sha256: str) -> Functions:
-    data = check_unchanged(file, sha256)
+    data = _ran[sha256] = _received.get(sha256) or check_unchanged(file, sha256)
     loader = _CheckedLoader(f"raysearch_own_{sha256[:12]}", file)
     loader.data = data
     spec = importlib.util.spec_from_loader(loader.name, loader)

@@ -11,7 +11,15 @@ from raysearch.config.search_config import Search
 from raysearch.errors import SpecError
 from raysearch.modalities.loading import load_space, read_space
 from raysearch.modalities.text.taxonomy import TAXONOMY
-from raysearch.objectives.user_primitives import check_unchanged, load_functions, parse_user_primitives
+from raysearch.objectives import user_primitives as module
+from raysearch.objectives.trust import trust
+from raysearch.objectives.user_primitives import (
+    check_unchanged,
+    load_functions,
+    parse_user_primitives,
+    receive_sources,
+    sources,
+)
 from raysearch.plan import TrialPlan
 from raysearch.schema.node import Node, to_plain
 from raysearch.search.resume import load_stored_search
@@ -105,6 +113,23 @@ def test_changed_primitives_file_fails_in_driver_and_worker(
     file.unlink()
     with pytest.raises(SpecError, match="cannot be read: No such file"):
         check_unchanged(str(file), "0")
+
+
+def test_sent_primitives_run_where_the_file_is_missing(space_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user_primitives = load_space(space_file).user_primitives
+    assert user_primitives is not None
+    trust([user_primitives.sha256])
+    here, sent = load_functions(user_primitives.to_plan()), sources()
+    elsewhere = user_primitives.to_plan() | {"file": "/on_the_driver_alone.py"}
+    monkeypatch.setattr(module, "_received", {})
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_functions(elsewhere)
+    receive_sources(sent)
+    assert {stage: list(functions) for stage, functions in load_functions(elsewhere).items()} == {
+        stage: list(functions) for stage, functions in here.items()
+    }
+    with pytest.raises(ValueError, match="have arrived damaged"):
+        receive_sources({user_primitives.sha256: sent[user_primitives.sha256] + b" "})
 
 
 def test_moved_primitives_file_keeps_the_search_fingerprint(
