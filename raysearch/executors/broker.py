@@ -76,10 +76,11 @@ class Broker:
             is_over = queue.is_closed and not trial.has_ended
             return trial.scores[received:], CLOSED if is_over else trial.state
 
-    async def close(self) -> None:
-        """Makes every worker group stop its trial, unfinished, at the next report, and end."""
+    async def close(self) -> list[str]:
+        """Makes every worker group stop its trial, unfinished, at the next report, and end; returns the groups."""
         async with self._changed:
             self._queue.close()
+            return [name for name, group in self._queue.groups.items() if not group.is_lost]
 
     # ---- for the ranks ----
 

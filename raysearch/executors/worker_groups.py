@@ -32,7 +32,7 @@ from raysearch.distributed import ProcessGroup
 from raysearch.executors.broker import Broker
 from raysearch.executors.cluster_watch import ClusterWatch
 from raysearch.executors.hosts import on_this_node, this_node
-from raysearch.executors.messages import NAMESPACE, Assignment, WorkerInfo
+from raysearch.executors.messages import NAMESPACE, Assignment, EventKind, WorkerInfo
 from raysearch.executors.ray_cluster import TRAIN_RUN_THREAD
 from raysearch.executors.rendezvous import MeetingConfig, form_process_group
 from raysearch.executors.trial_runner import (
@@ -142,6 +142,7 @@ class WorkerGroups:
         self.broker = actor.options(**options, scheduling_strategy=on_this_node()).remote()
         self._runs: list[threading.Thread] = []
         self._started = 0  # groups
+        self._up: Any = None  # the names of those that were up at the end, once it was requested
         self._closing = threading.Event()
         self._watch = ClusterWatch(resources, self.broker, self._start_up_to)
 
@@ -169,14 +170,24 @@ class WorkerGroups:
         """Makes a trial stop at its next report."""
         self.broker.stop.remote(trial_id)
 
-    def close(self, patience: float) -> None:
-        """Makes all groups stop and end, and waits for them at most `patience` seconds."""
+    def tell_waiting(self, why: str) -> None:
+        """Records why the search hands out no trial."""
+        self.broker.tell.remote(EventKind.WAITS, why)
+
+    def request_end(self) -> None:
+        """Makes all groups stop at their next report, and end."""
         self._closing.set()
         self._watch.stop()
-        self.broker.close.remote()
+        self._up = self._up or self.broker.close.remote()
+
+    def close(self, patience: float) -> None:
+        """Makes all groups stop and end, and waits at most `patience` seconds for those that have room on the hosts."""
+        self.request_end()
         deadline = time.monotonic() + patience
+        up = {TRAIN_RUN_THREAD + name for name in ray.get(self._up)}
         for run in self._runs:
-            run.join(max(0.0, deadline - time.monotonic()))
+            if run.name in up or self.capacity >= self._started:
+                run.join(max(0.0, deadline - time.monotonic()))
         ray.kill(self.broker)
 
     def _start_group(self, group: str, *, is_permanent: bool) -> None:

@@ -151,12 +151,12 @@ def load(file: str, sha256: str) -> Functions:
 
 
 def sources() -> dict[str, bytes]:
-    """Returns the files that this process has run, by sha256, for `receive_sources` of a process that is to run them."""
+    """Returns the files that this process has run, by sha256, for `receive_sources` of another process."""
     return dict(_ran)
 
 
 def receive_sources(files: Mapping[str, bytes]) -> None:
-    """Makes `load` run these files, by sha256, whatever is on this host's disk. Raises ValueError for a wrong sha256."""
+    """Makes `load` run these files, by sha256, whatever the disk holds. Raises ValueError for a wrong sha256."""
     for sha256, data in files.items():
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ValueError(f"primitives with sha256 {sha256[:12]} have arrived damaged")

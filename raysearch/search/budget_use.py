@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from raysearch.config.search_config import Search
+from raysearch.formatting import format_count
 from raysearch.search.arm_study import ArmStudy
 
 
@@ -77,6 +78,22 @@ def expected_trials(arm: ArmStudy, search: Search, *, is_full: bool) -> int | No
     most = (arm.size - len(arm.configurations)) * len(arm.cells)
     left = min(count, most)
     return None if left == math.inf else max(0, round(left)) + _promised_trials(arm, search)
+
+
+def why_held_back(arms: Iterable[ArmStudy], search: Search, spent: float) -> str:
+    """Returns what has to happen before the next trial is handed out, if none is now; empty if none is to come."""
+    whys = []
+    for arm in arms:
+        name, running = arm.arm.name, format_count(arm.in_flight, "running trial")
+        if not arm.in_flight:
+            continue
+        if not is_full(arm, search, spent) and awaits_first_cost(arm, search):
+            whys.append(f"arm {name}: its first trial tells what a trial costs")
+        elif arm.race.drops:
+            whys.append(f"arm {name}: the race over the folds needs the result of {running}")
+        elif _promised_trials(arm, search):
+            whys.append(f"arm {name}: further seeds and final trainings need the result of {running}")
+    return "; ".join(whys)
 
 
 def _promised_trials(arm: ArmStudy, search: Search) -> int:

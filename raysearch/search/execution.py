@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # a search in this process needs no Ray
     from raysearch.executors.ray_cluster import Cluster
     from raysearch.executors.worker_groups import WorkerGroups
 
-END_SECONDS, ABORT_SECONDS = 60.0, 10.0  # that worker groups have to end by themselves
+END_SECONDS = 60.0  # that worker groups have to end by themselves
+ABORT_SECONDS = 3.0  # the same after Ctrl-C or an error; their trials go on from their checkpoints
 HEAD_START = 1.0  # seconds that reading the data has before Ray is imported
 
 

@@ -16,7 +16,14 @@ from typing import Any
 from raysearch.config.search_config import Search
 from raysearch.plan import TrialPlan
 from raysearch.search.arm_study import ArmStudy, Result
-from raysearch.search.budget_use import awaits_first_cost, expected_trials, is_full, remaining_trials, used_share
+from raysearch.search.budget_use import (
+    awaits_first_cost,
+    expected_trials,
+    is_full,
+    remaining_trials,
+    used_share,
+    why_held_back,
+)
 from raysearch.search.race import Drop
 from raysearch.search.restoring import restore_arms
 from raysearch.storage.cells import Cell
@@ -158,14 +165,17 @@ class Study:
         """Says whether the budget is met and every result is in."""
         if self._to_resume or self._in_flight:
             return False
-        arms = self._arms.values()
-        return all(self._is_full(arm) and arm.is_settled and not self._pending_finals(arm) for arm in arms)
+        return all(self._is_full(a) and a.is_settled and not self._pending_finals(a) for a in self._arms.values())
+
+    @property
+    def held_back(self) -> str:
+        """What has to happen before the next trial is handed out; empty if none is to come."""
+        return why_held_back(self._arms.values(), self.search, self.seconds)
 
     @property
     def counts(self) -> Counter[str]:
         """Trials by state: complete, stopped, failed, and running."""
-        states = [result.state for result in self._results.values()]
-        return Counter([*states, *[TrialState.RUNNING] * len(self._in_flight)])
+        return Counter([r.state for r in self._results.values()] + [TrialState.RUNNING] * len(self._in_flight))
 
     @property
     def to_come(self) -> dict[str, int] | None:

@@ -8,10 +8,11 @@ again for the next trial. Tune's own folder is scratch: the ledger is the record
 # ruff: noqa: ARG002 - Ray calls these methods with more arguments than they use
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # Tune's trials import this module, and do not need torch
 SCORE, STEP, REPLAYED, EXEMPT, STATE = "rs_score", "rs_step", "rs_replayed", "rs_exempt", "rs_state"
 TRIAL, BROKER = "rs_trial", "rs_broker"
 FLUSH_SECONDS = 1.0  # events are on disk after so long
+HELD_BACK_SECONDS = 3.0  # after which is recorded why there is no trial for a worker group that is free
 LAST_STEP = 10**9  # the scheduler's last rung, beyond the end of every trial
 
 
@@ -131,6 +133,15 @@ class StudySearcher(Searcher):
         super().__init__(metric=SCORE, mode="max")
         self._recorder, self._workers = recorder, workers
         self._trial_ids: dict[str, str] = {}  # ours, by Tune's
+        self._told = ""  # why no trial is handed out, as it was told last
+        self._since: float | None = None  # when a trial was wanted and there was none
+
+    def tell_held_back(self) -> None:
+        """Records why no trial is handed out, once this has lasted for a while."""
+        why = self._recorder.study.held_back if self._since is not None else ""
+        if why and why != self._told and time.monotonic() - (self._since or 0.0) > HELD_BACK_SECONDS:
+            self._workers.tell_waiting(why)
+            self._told = why
 
     def suggest(self, trial_id: str) -> Any:
         """Returns the next trial; None when there is none now, FINISHED when there will be none."""
@@ -138,7 +149,9 @@ class StudySearcher(Searcher):
             return None
         assignment = self._recorder.next_trial()
         if assignment is None:
+            self._since = self._since or time.monotonic()
             return Searcher.FINISHED if self._recorder.done else None
+        self._since, self._told = None, ""
         plan, attempt = assignment
         self._workers.submit(plan.trial_id, plan, attempt)
         self._trial_ids[trial_id] = plan.trial_id
@@ -225,6 +238,16 @@ class EventListener:
             self._problem = error
 
 
+@contextlib.contextmanager
+def _ending(workers: WorkerGroups) -> Iterator[None]:
+    """Lets the worker groups end at once when something is raised: Tune waits for its trials, and these for scores."""
+    try:
+        yield
+    except BaseException:
+        workers.request_end()
+        raise
+
+
 def run_on_tune(
     recorder: Recorder,
     workers: WorkerGroups,
@@ -246,9 +269,13 @@ def run_on_tune(
         scheduler.restore_rungs(evaluations)
     listener = EventListener(recorder, workers.broker, tell)
 
+    searcher = StudySearcher(recorder, workers)
+
     def check() -> None:
-        heartbeat()
-        listener.raise_problem()
+        with _ending(workers):
+            heartbeat()
+            listener.raise_problem()
+            searcher.tell_held_back()
 
     tuner = tune.Tuner(
         tune.with_resources(RelayTrainable, cluster.slot),
@@ -256,7 +283,7 @@ def run_on_tune(
         tune_config=tune.TuneConfig(
             num_samples=-1,
             reuse_actors=True,
-            search_alg=StudySearcher(recorder, workers),
+            search_alg=searcher,
             scheduler=scheduler,
         ),
         run_config=tune.RunConfig(

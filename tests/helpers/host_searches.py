@@ -22,7 +22,7 @@ from typing import Any
 from helpers.hosts import SHARED, Driver, Host, Network, network
 from helpers.plans import MODEL
 
-from raysearch.storage.run import Run, open_run
+from raysearch.storage.run import Run
 
 LONG = 400.0  # seconds; a machine may be busy
 SEED = 5
@@ -58,7 +58,9 @@ def drive(host: Host, search: Path, **environment: str) -> Driver:
 def outcome_of(run: Run) -> dict[str, Any]:
     """Returns what shows that nothing was lost or done twice."""
     rows, events = run.trials().to_pylist(), run.events().to_pylist()
-    each = {name: Counter(e["trial_id"] for e in events if e["event"] == name) for name in ("asked", "committed", "told")}
+    each = {
+        name: Counter(e["trial_id"] for e in events if e["event"] == name) for name in ("asked", "committed", "told")
+    }
     once = dict.fromkeys((row["trial_id"] for row in rows), 1)
     return {
         "state": run.status()["state"],
@@ -98,7 +100,10 @@ def hosts(*cpus: int, dashboard: bool = False) -> Iterator[tuple[Network, list[H
         with network(folder) as made:
             machines = [made.add() for _ in cpus]
             machines[0].start_ray(cpus[0], None, *(["--include-dashboard=true"] if dashboard else []))
-            joining = [threading.Thread(target=m.start_ray, args=(n, machines[0])) for m, n in zip(machines[1:], cpus[1:])]
+            joining = [
+                threading.Thread(target=m.start_ray, args=(n, machines[0]))
+                for m, n in zip(machines[1:], cpus[1:], strict=True)
+            ]
             for thread in joining:
                 thread.start()
             for thread in joining:
@@ -113,13 +118,13 @@ def show(title: str, driver: Driver) -> None:
 
 
 def replaced_host() -> dict[str, Any]:
-    """A search whose only group is on both hosts: one is killed, the search waits and says so, and a third one joins."""
+    """A search whose only group is on both hosts: one is killed, the search waits and says so, a third one joins."""
     with hosts(1, 1) as (made, (head, worker)):
         driver = drive(head, declare(made.shared, "replaced", 3), STUB_SECONDS="0.5")
         run = Run(made.shared / "runs" / "replaced")
         wait_until(lambda: evaluations_of(run) >= 4, driver, "evaluations")
         before = evaluations_of(run)
-        nodes = Counter(line.rsplit(" ", 1)[-1] for line in node_lines(made.shared, run))
+        nodes = Counter(line.rsplit(" ", 1)[-1] for line in rank_lines(run))
         worker.kill()
         told = driver.wait_for_line("is lost; no worker group fits", LONG)
         waiting = wait_until(lambda: run.status()["waiting"], driver, "why the trial waits")
@@ -130,12 +135,18 @@ def replaced_host() -> dict[str, Any]:
         code = driver.wait(LONG)
         show("a host is killed, another one joins", driver)
         return outcome_of(run) | {
-            "exit": code, "evaluations_before": before, "seconds_to_tell": told, "seconds_to_status": waiting,
-            "waiting": status, "seconds_to_join": joined, "nodes": dict(nodes), "seconds": driver.lines[-1][0],
+            "exit": code,
+            "evaluations_before": before,
+            "seconds_to_tell": told,
+            "seconds_to_status": waiting,
+            "waiting": status,
+            "seconds_to_join": joined,
+            "nodes": dict(nodes),
+            "seconds": driver.lines[-1][0],
         }
 
 
-def node_lines(shared: Path, run: Run) -> list[str]:
+def rank_lines(run: Run) -> list[str]:
     """Returns the line that each rank of each start of a trial has written: process and host."""
     return [line for file in (run.path / "trials").glob("*/hosts") for line in file.read_text().splitlines()]
 

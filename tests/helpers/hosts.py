@@ -36,7 +36,9 @@ QUIET = {
     "RAY_health_check_period_ms": "1000",  # of a head: how soon it notices that a host is lost
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_raylet_start_wait_time_s": "300",  # a machine may be busy
+    "RAY_raylet_start_wait_time_s": "300",  # these machines may be busy
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "COLUMNS": "200",
