@@ -19,13 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helpers.hosts import SHARED, Driver, Host, Network, network
-from helpers.plans import MODEL
+from helpers.hosts import SHARED, TEMPORARY, Driver, Host, Network, network
 
 from raysearch.storage.run import Run
 
-LONG = 400.0  # seconds; a machine may be busy
-SEED = 5
+LONG = 600.0  # seconds; a machine may be busy
+MODEL = {"config": {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 120}}
 
 
 def declare(shared: Path, name: str, trials: int, **more: Any) -> Path:
@@ -93,16 +92,22 @@ def wait_until(condition: Callable[[], Any], driver: Driver, what: str, seconds:
 
 
 @contextmanager
-def hosts(*cpus: int, dashboard: bool = False) -> Iterator[tuple[Network, list[Host]]]:
-    """Yields a network whose hosts have so many CPUs and form a cluster; the first is its head."""
+def hosts(*cpus: int, dashboard: bool = False, **last: str) -> Iterator[tuple[Network, list[Host]]]:
+    """Yields a network whose hosts have so many CPUs and form a cluster; the first is its head.
+
+    `last`: environment variables with which Ray is started on the last one.
+    """
     folder = Path(tempfile.mkdtemp(prefix="raysearch-hosts-"))
     try:
         with network(folder) as made:
             machines = [made.add() for _ in cpus]
-            machines[0].start_ray(cpus[0], None, *(["--include-dashboard=true"] if dashboard else []))
+            options = ["--include-dashboard=true", "--dashboard-host=0.0.0.0"] if dashboard else []
+            machines[0].start_ray(cpus[0], None, *options)
             joining = [
-                threading.Thread(target=m.start_ray, args=(n, machines[0]))
-                for m, n in zip(machines[1:], cpus[1:], strict=True)
+                threading.Thread(
+                    target=machine.start_ray, args=(count, machines[0]), kwargs=last if machine is machines[-1] else {}
+                )
+                for machine, count in zip(machines[1:], cpus[1:], strict=True)
             ]
             for thread in joining:
                 thread.start()
@@ -151,7 +156,182 @@ def rank_lines(run: Run) -> list[str]:
     return [line for file in (run.path / "trials").glob("*/hosts") for line in file.read_text().splitlines()]
 
 
-SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {"replaced_host": replaced_host}
+def full_cluster() -> dict[str, Any]:
+    """Two hosts of two CPUs run two groups of two ranks; a third host joins, is used, and is killed."""
+    with hosts(2, 2) as (made, (head, worker)):
+        search, other = declare(made.shared, "full", 8), declare(made.shared, "other", 2)
+        driver = drive(worker, search, STUB_SECONDS="1")  # not from the head
+        run = Run(made.shared / "runs" / "full")
+        two = wait_until(lambda: len(running_trials(run)) == 2, driver, "two trials at a time")
+        second = drive(head, other, STUB_SECONDS="0.2")
+        second_run = Run(made.shared / "runs" / "other")
+        wait_until(
+            lambda: "others use them" in str(second_run.status()["waiting"]), second, "why the second search waits"
+        )
+        waiting = second_run.status()["waiting"]
+        answered, ended, code = interrupt(second)
+        show("a second search on the full cluster, interrupted", second)
+        third = made.add()
+        third.start_ray(2, head)
+        joined = driver.wait_for_line("has joined; 3 worker groups fit", LONG)
+        three = wait_until(lambda: len(running_trials(run)) == 3, driver, "three trials at a time")
+        third.kill()
+        told = driver.wait_for_line("is lost; 2 worker groups fit", LONG)
+        first_code = driver.wait(LONG)
+        show("two hosts of two CPUs, a third one joins and is killed", driver)
+        again = drive(head, other, STUB_SECONDS="0.2")
+        second_code = again.wait(LONG)
+        show("the second search, resumed", again)
+        return {
+            "first": outcome_of(run) | {"exit": first_code},
+            "seconds_to_two": two,
+            "seconds_to_join": joined,
+            "seconds_to_three": three,
+            "seconds_to_tell": told,
+            "waiting": waiting,
+            "ctrl_c": [answered, ended, code],
+            "second": outcome_of(second_run) | {"exit": second_code},
+        }
+
+
+def interrupted() -> dict[str, Any]:
+    """Ctrl-C while a group on two hosts trains, and the search resumed."""
+    with hosts(1, 1) as (made, (head, _)):
+        search = declare(made.shared, "interrupted", 3)
+        driver = drive(head, search, STUB_SECONDS="0.5")
+        run = Run(made.shared / "runs" / "interrupted")
+        wait_until(lambda: evaluations_of(run) >= 4, driver, "evaluations")
+        answered, ended, code = interrupt(driver)
+        show("Ctrl-C", driver)
+        again = drive(head, search, STUB_SECONDS="0.1")
+        last_code = again.wait(LONG)
+        show("resumed", again)
+        return outcome_of(run) | {"ctrl_c": [answered, ended, code], "exit": last_code}
+
+
+def lost_head() -> dict[str, Any]:
+    """The head is killed under a search that was launched on the other host; it goes on in a new cluster."""
+    with hosts(1, 1) as (made, (head, worker)):
+        search = declare(made.shared, "lost_head", 3)
+        driver = drive(worker, search, STUB_SECONDS="0.5")
+        run = Run(made.shared / "runs" / "lost_head")
+        wait_until(lambda: evaluations_of(run) >= 10, driver, "evaluations")
+        before = outcome_of(run)["trials"], evaluations_of(run)
+        head.kill()
+        start = time.monotonic()
+        code = driver.wait(LONG)
+        ended = time.monotonic() - start
+        show("the head is killed", driver)
+        state = run.status()["state"]
+        fresh = made.add()
+        fresh.start_ray(2)
+        again = drive(fresh, search, STUB_SECONDS="0.1")
+        last_code = again.wait(LONG)
+        show("resumed on another host from the run's folder", again)
+        more = {
+            "before": before,
+            "driver_exit": code,
+            "driver_ended_after": ended,
+            "state_then": state,
+            "exit": last_code,
+        }
+        return outcome_of(run) | more
+
+
+def unusable_network() -> dict[str, Any]:
+    """A host's Ray was started with a network interface that does not exist: no process group can form."""
+    with hosts(1, 1, GLOO_SOCKET_IFNAME="absent0") as (made, (head, _)):
+        driver = drive(head, declare(made.shared, "unusable", 2))
+        code = driver.wait(LONG)
+        show("a network interface that does not exist", driver)
+        return {"exit": code, "lines": [line for _, line in driver.lines], "seconds": driver.lines[-1][0]}
+
+
+def job_from_outside() -> dict[str, Any]:
+    """`ray job submit --working-dir` from a host outside of the cluster, with primitives of the user's own."""
+    with hosts(1, 1, dashboard=True) as (made, (head, _)):
+        outside = made.add()
+        declare(made.shared, "unused", 1)  # writes the data
+        folder = made.shared / "mine"
+        folder.mkdir()
+        (folder / "primitives.py").write_text(PRIMITIVES)
+        (folder / "space.yaml").write_text(SPACE)
+        (folder / "search.yaml").write_text(json.dumps(SMALL_SEARCH))
+        outside.call("cp", "-r", str(SHARED / "mine"), f"{TEMPORARY}/mine")
+        address = {"RAY_API_SERVER_ADDRESS": f"http://{head.address}:8265"}
+        programs = Path(sys.executable).parent
+        options = ["--address", "auto", "--runs", str(SHARED / "runs")]
+        launch = ["--", str(programs / "raysearch"), "launch", "search.yaml", *options]
+        words = [str(programs / "ray"), "job", "submit", "--working-dir", f"{TEMPORARY}/mine", *launch]
+        submitted = Driver(outside, *words, environment=address)
+        code = submitted.wait(LONG)
+        show("ray job submit from outside", submitted)
+        by_hand = outcome_of(Run(made.shared / "runs" / "small"))
+        head.call("cp", "-r", str(SHARED / "mine"), f"{TEMPORARY}/mine")  # the other host has no such file
+        search = f"{TEMPORARY}/mine/search.yaml"
+        driver = Driver(head, str(programs / "raysearch"), "launch", search, *options, "--name", "by_hand")
+        driver_code = driver.wait(LONG)
+        show("launched on the head, with a file of primitives that no other host has", driver)
+        return {
+            "job": by_hand | {"exit": code},
+            "by_hand": outcome_of(Run(made.shared / "runs" / "by_hand")) | {"exit": driver_code},
+        }
+
+
+PRIMITIVES = """\
+def swap(tokens, selected, vocabulary, generator):
+    return tokens.flip(1)
+
+
+PRIMITIVES = {"transform": {"swap": swap}}
+"""
+SPACE = """\
+primitives: primitives.py
+stages:
+  data: [end_task]
+  transform: [swap]
+  representation: [bidirectional]
+  output: [denoise]
+objectives: 1
+"""
+SMALL_SEARCH = {
+    "name": "small",
+    "task": {"name": "nothing", "train": str(SHARED / "train.jsonl"), "dev": str(SHARED / "dev.jsonl")},
+    "model": MODEL,
+    "space": "space.yaml",
+    "method": {"weighting": "equal"},
+    "settings": {"steps": 4, "eval_every": 2, "batch_size": 8, "aux_batch_size": 8, "max_length": 16},
+    "dimensions": {"lr": {"float": [0.0001, 0.01]}},
+    "budget": {"trials": 1},
+    "resources": {"workers": 2, "cpus": 1},
+}
+
+
+def running_trials(run: Run) -> set[str]:
+    """Returns the trials that a worker group runs now."""
+    running: set[str] = set()
+    for event in run.events().to_pylist():
+        if event["event"] == "started":
+            running.add(event["trial_id"])
+        elif event["event"] in ("lost", "committed"):
+            running.discard(event["trial_id"])
+    return running
+
+
+def interrupt(driver: Driver) -> tuple[float, float, int]:
+    """Sends Ctrl-C; returns the seconds to the answer and to the end, and the exit code."""
+    start = time.monotonic()
+    driver.interrupt()
+    driver.wait_for_line("stopping: ", LONG)
+    answered = time.monotonic() - start
+    code = driver.wait(LONG)
+    return answered, time.monotonic() - start, code
+
+
+SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
+    scenario.__name__: scenario
+    for scenario in (replaced_host, full_cluster, interrupted, lost_head, unusable_network, job_from_outside)
+}
 
 if __name__ == "__main__":
     print(json.dumps(SCENARIOS[sys.argv[1]]()))

@@ -25,10 +25,27 @@ from types import TracebackType
 from typing import Any, Self
 
 SHARED = Path("/mnt")
+TEMPORARY = "/tmp/ray/t"  # a host's own folder of temporary files
 PREFIX = "198.51.100."  # of documentation (RFC 5737): it leads nowhere
 GCS_PORT = 6379
 TOOLS = ("unshare", "nsenter", "ip", "mount", "hostname", "bash")
 INIT = "while :; do sleep 1000 & wait; done"  # bash as process 1 waits for orphans too
+AGENT_PORTS = {  # of Ray's agents on each host, by the option of `ray start` and the file in which Ray looks for it
+    "--dashboard-agent-grpc-port": ("metrics_agent_port", 20001),
+    "--dashboard-agent-listen-port": ("dashboard_agent_listen_port", 20002),
+    "--metrics-export-port": ("metrics_export_port", 20003),
+    "--runtime-env-agent-port": ("runtime_env_agent_port", 20004),
+}
+# Ray's node process ends if its agents, which import a lot, have not written their ports after 15 s. Here the ports are
+# known, and written for them as soon as the node has an identifier.
+WRITE_PORTS = """
+session={folder}/ray/session_latest
+until node=$(grep -o "Setting node ID node_id=[0-9a-f]*" $session/logs/raylet.out 2> /dev/null); do sleep 0.2; done
+for pair in {ports}; do
+    echo -n ${{pair#*:}} > $session/port.tmp
+    mv $session/port.tmp $session/${{pair%:*}}_${{node#*node_id=}}
+done
+"""
 TESTS = Path(__file__).resolve().parent.parent
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -95,7 +112,7 @@ class Host:
             f"mount --bind {shared} {SHARED}",
             "mkdir -p /tmp/ray",
             "mount -t tmpfs none /tmp/ray",
-            "mkdir /tmp/ray/t",
+            f"mkdir {TEMPORARY}",
             "mount -t tmpfs none /dev/shm",
             "ip link set lo up",
             f"ip address add {self.address}/24 dev eth0",
@@ -117,7 +134,7 @@ class Host:
 
     def start(self, *words: str, environment: dict[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
         """Starts a command on this host."""
-        values = {**os.environ, **QUIET, "TMPDIR": "/tmp/ray/t", **(environment or {})}
+        values = {**os.environ, **QUIET, "TMPDIR": TEMPORARY, **(environment or {})}
         return subprocess.Popen([*self._enter(), *words], env=values, text=True, **more)
 
     def call(self, *words: str, environment: dict[str, str] | None = None) -> str:
@@ -128,13 +145,20 @@ class Host:
             raise RuntimeError(f"{self.name}: {' '.join(words)} ended with {process.returncode}: {printed}")
         return printed
 
-    def start_ray(self, cpus: int, head: Host | None = None, *options: str) -> None:
+    def start_ray(self, cpus: int, head: Host | None = None, *options: str, **environment: str) -> None:
         """Starts a Ray node, the head or one that joins `head`."""
         ray = str(Path(sys.executable).parent / "ray")
         role = ["--head", f"--port={GCS_PORT}"] if head is None else [f"--address={head.address}:{GCS_PORT}"]
         sizes = [f"--num-cpus={cpus}", "--object-store-memory=80000000", "--disable-usage-stats"]
         more = options or (["--include-dashboard=false"] if head is None else [])
-        self.call(ray, "start", *role, *sizes, *more)
+        ports = [f"{option}={port}" for option, (_, port) in AGENT_PORTS.items()]
+        pairs = " ".join(f"{file}:{port}" for file, port in AGENT_PORTS.values())
+        writing = self.start("bash", "-c", WRITE_PORTS.format(folder=TEMPORARY, ports=pairs))
+        try:
+            self.call(ray, "start", *role, *sizes, *ports, *more, environment=environment)
+        finally:
+            writing.kill()
+            writing.wait()
 
     def kill(self, *, silently: bool = False) -> None:
         """Ends all of this host's processes at once.
