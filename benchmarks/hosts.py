@@ -11,7 +11,7 @@
     job_from_outside  ray job submit from a host outside, and a file of primitives that one host alone has
 
 A search trains nothing, but for the last one: a stub sums over two ranks by gloo, keeps checkpoints, and sleeps
-(`tests/helpers/stub_training.py`). The lines of each driver are printed with their times, and then what is in the run's tables.
+(`tests/helpers/stub_training.py`). Printed are the lines of each driver with their times, then what the tables hold.
 """
 
 import argparse
