@@ -97,8 +97,8 @@ class ClusterWatch:
         now, before = time.monotonic(), self._reasons
         self._reasons = {}
         for trial, why in reasons.items():
-            told, since, is_told = before.get(trial, (why, now, False))
-            since, is_told = (since, is_told) if told == why else (now, False)
+            reason, since, is_told = before.get(trial, (why, now, False))
+            since, is_told = (since, is_told) if reason == why else (now, False)
             if not is_told and now - since >= TELL_AFTER:
                 self._tell(EventKind.WAITS, why, *trial)
                 is_told = True

@@ -56,8 +56,8 @@ def watcher_resources() -> dict[str, float]:
 
     Each node has 1 of a resource with its own address, which is no CPU.
     """
-    here = this_node()
-    address = next(host.address for host in alive_hosts() if host.node == here)
+    node = this_node()
+    address = next(host.address for host in alive_hosts() if host.node == node)
     return {f"node:{address}": WATCHER_SHARE}
 
 

@@ -67,8 +67,8 @@ class MeetingConfig(TorchConfig):
 
 def own_address() -> str:
     """Returns the address of this process's node."""
-    here = this_node()
-    return next(host.address for host in alive_hosts() if host.node == here)
+    node = this_node()
+    return next(host.address for host in alive_hosts() if host.node == node)
 
 
 def _free_place() -> str:

@@ -184,7 +184,9 @@ class WorkerGroups:
         """Makes all groups stop and end, and waits at most `patience` seconds for those that have room on the hosts."""
         self.request_end()
         deadline = time.monotonic() + patience
-        up = {TRAIN_RUN_THREAD + name for name in ray.get(self._up)}
+        up: set[str] = set()
+        with contextlib.suppress(ray.exceptions.RayError):  # the broker has not started, or is lost
+            up = {TRAIN_RUN_THREAD + name for name in ray.get(self._up, timeout=patience)}
         for run in self._runs:
             if run.name in up or self.capacity >= self._started:
                 run.join(max(0.0, deadline - time.monotonic()))

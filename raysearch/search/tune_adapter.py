@@ -133,15 +133,15 @@ class StudySearcher(Searcher):
         super().__init__(metric=SCORE, mode="max")
         self._recorder, self._workers = recorder, workers
         self._trial_ids: dict[str, str] = {}  # ours, by Tune's
-        self._told = ""  # why no trial is handed out, as it was told last
+        self._held_back = ""  # why no trial is handed out, as it was told last
         self._since: float | None = None  # when a trial was wanted and there was none
 
     def tell_held_back(self) -> None:
         """Records why no trial is handed out, once this has lasted for a while."""
         why = self._recorder.study.held_back if self._since is not None else ""
-        if why and why != self._told and time.monotonic() - (self._since or 0.0) > HELD_BACK_SECONDS:
+        if why and why != self._held_back and time.monotonic() - (self._since or 0.0) > HELD_BACK_SECONDS:
             self._workers.tell_waiting(why)
-            self._told = why
+            self._held_back = why
 
     def suggest(self, trial_id: str) -> Any:
         """Returns the next trial; None when there is none now, FINISHED when there will be none."""
@@ -151,7 +151,7 @@ class StudySearcher(Searcher):
         if assignment is None:
             self._since = self._since or time.monotonic()
             return Searcher.FINISHED if self._recorder.done else None
-        self._since, self._told = None, ""
+        self._since, self._held_back = None, ""
         plan, attempt = assignment
         self._workers.submit(plan.trial_id, plan, attempt)
         self._trial_ids[trial_id] = plan.trial_id

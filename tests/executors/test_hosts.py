@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parent.parent / "helpers" / "host_searches.py"
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_search_outlives_a_host_and_uses_the_one_that_replaces_it() -> None:
+def test_search_survives_a_lost_host_and_uses_a_new_one() -> None:
     if not may_make_hosts():
         pytest.skip("namespaces are not permitted here")
     done = run_inside(SCRIPT, "replaced_host", timeout=590)

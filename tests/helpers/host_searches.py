@@ -131,7 +131,7 @@ def replaced_host() -> dict[str, Any]:
         before = evaluations_of(run)
         nodes = Counter(line.rsplit(" ", 1)[-1] for line in rank_lines(run))
         worker.kill()
-        told = driver.wait_for_line("is lost; no worker group fits", LONG)
+        noticed = driver.wait_for_line("is lost; no worker group fits", LONG)
         waiting = wait_until(lambda: run.status()["waiting"], driver, "why the trial waits")
         status = run.status()["waiting"]
         third = made.add()
@@ -142,7 +142,7 @@ def replaced_host() -> dict[str, Any]:
         return outcome_of(run) | {
             "exit": code,
             "evaluations_before": before,
-            "seconds_to_tell": told,
+            "seconds_to_tell": noticed,
             "seconds_to_status": waiting,
             "waiting": status,
             "seconds_to_join": joined,
@@ -176,7 +176,7 @@ def full_cluster() -> dict[str, Any]:
         joined = driver.wait_for_line("has joined; 3 worker groups fit", LONG)
         three = wait_until(lambda: len(running_trials(run)) == 3, driver, "three trials at a time")
         third.kill()
-        told = driver.wait_for_line("is lost; 2 worker groups fit", LONG)
+        noticed = driver.wait_for_line("is lost; 2 worker groups fit", LONG)
         first_code = driver.wait(LONG)
         show("two hosts of two CPUs, a third one joins and is killed", driver)
         again = drive(head, other, STUB_SECONDS="0.2")
@@ -187,7 +187,7 @@ def full_cluster() -> dict[str, Any]:
             "seconds_to_two": two,
             "seconds_to_join": joined,
             "seconds_to_three": three,
-            "seconds_to_tell": told,
+            "seconds_to_tell": noticed,
             "waiting": waiting,
             "ctrl_c": [answered, ended, code],
             "second": outcome_of(second_run) | {"exit": second_code},

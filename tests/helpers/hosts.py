@@ -102,8 +102,8 @@ class Host:
         self.init = self._child()
         self._network = os.open(f"/proc/{self.init}/ns/net", os.O_RDONLY)
         hosts = shared / f"hosts-{self.name}"
-        own = "127.0.1.1" if names_itself_loopback else self.address
-        hosts.write_text(f"127.0.0.1 localhost\n{own} {self.name}\n")
+        self_address = "127.0.1.1" if names_itself_loopback else self.address
+        hosts.write_text(f"127.0.0.1 localhost\n{self_address} {self.name}\n")
         _run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", str(self.init))
         _run("ip", "link", "set", self._link, "master", "b0", "up")
         steps = (
@@ -135,7 +135,7 @@ class Host:
     def start(self, *words: str, environment: dict[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
         """Starts a command on this host."""
         values = {**os.environ, **QUIET, "TMPDIR": TEMPORARY, **(environment or {})}
-        return subprocess.Popen([*self._enter(), *words], env=values, text=True, **more)
+        return subprocess.Popen([*self._enter(), *words], env=values, text=True, start_new_session=True, **more)
 
     def call(self, *words: str, environment: dict[str, str] | None = None) -> str:
         """Runs a command on this host and returns what it prints."""

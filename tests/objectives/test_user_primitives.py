@@ -119,14 +119,14 @@ def test_sent_primitives_run_where_the_file_is_missing(space_file: Path, monkeyp
     user_primitives = load_space(space_file).user_primitives
     assert user_primitives is not None
     trust([user_primitives.sha256])
-    here, sent = load_functions(user_primitives.to_plan()), sources()
+    functions, sent = load_functions(user_primitives.to_plan()), sources()
     elsewhere = user_primitives.to_plan() | {"file": "/on_the_driver_alone.py"}
     monkeypatch.setattr(module, "_received", {})
     with pytest.raises(SpecError, match="cannot be read"):
         load_functions(elsewhere)
     receive_sources(sent)
-    assert {stage: list(functions) for stage, functions in load_functions(elsewhere).items()} == {
-        stage: list(functions) for stage, functions in here.items()
+    assert {stage: list(names) for stage, names in load_functions(elsewhere).items()} == {
+        stage: list(names) for stage, names in functions.items()
     }
     with pytest.raises(ValueError, match="have arrived damaged"):
         receive_sources({user_primitives.sha256: sent[user_primitives.sha256] + b" "})
