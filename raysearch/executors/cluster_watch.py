@@ -23,7 +23,7 @@ from raysearch.executors.capacity import (
     fitting_groups,
     waiting_reasons,
 )
-from raysearch.executors.hosts import alive_hosts, free_amounts
+from raysearch.executors.hosts import alive_hosts, free_amounts, has_unplaced_groups
 from raysearch.executors.messages import EventKind
 from raysearch.formatting import format_count
 
@@ -105,9 +105,8 @@ class ClusterWatch:
             self._reasons[trial] = why, since, is_told
 
     def _is_free(self) -> bool:
-        """Says whether the CPUs and GPUs of one more worker group are free; which host they are on is left out."""
-        free = Host("", "", "", *free_amounts())
-        return fitting_groups(self._resources, [free]) > 0
+        """Says whether no group waits for CPUs or GPUs, or those of one more are free, on whichever hosts."""
+        return not has_unplaced_groups() or fitting_groups(self._resources, [Host("", "", "", *free_amounts())]) > 0
 
     def _tell(self, kind: EventKind, why: str, trial_id: str = "", attempt: int = 0) -> None:
         ray.get(self._broker.tell.remote(kind, why, trial_id, attempt))

@@ -41,6 +41,12 @@ def free_amounts() -> tuple[float, float]:
     return free.get("CPU", 0.0), free.get("GPU", 0.0)
 
 
+def has_unplaced_groups() -> bool:
+    """Says whether a placement group of the cluster, of whichever search, waits for CPUs or GPUs."""
+    table: dict[str, dict[str, Any]] = ray.util.placement_group_table()
+    return any(group["state"] in ("PENDING", "RESCHEDULING") for group in table.values())
+
+
 def this_node() -> str:
     """Returns Ray's identifier of the node of this process."""
     return str(ray.get_runtime_context().get_node_id())
