@@ -3,9 +3,9 @@
     python benchmarks/hosts.py [SCENARIO ...]       all of them without arguments; needs the right to make namespaces
 
     replaced_host     the only group is on both hosts; one is killed, the search waits, a third host joins
-    full_cluster      two groups fill two hosts, launched from the second one; a third host joins, is used, and is
-                      killed; a second search on the same cluster waits, is interrupted, and is launched again
-    interrupted       Ctrl-C in mid-search: seconds to the answer and to the end
+    full_cluster      two groups of two ranks fill two hosts, launched from the second one; Ctrl-C: seconds to the
+                      answer and to the end
+    third_host        a host joins, is used, and is killed; a second search on the same cluster waits, and says why
     lost_head         the head is killed; the search goes on in a new cluster from its folder alone
     unusable_network  a host whose network cannot be used: the search ends with the reason
     job_from_outside  ray job submit from a host outside, and a file of primitives that one host alone has
