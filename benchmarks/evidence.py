@@ -1,7 +1,9 @@
 """The evidence: what each arm scores on the test split of real text sets, with few labels and paired draws of them.
 
     python benchmarks/evidence.py DATA [--sets scierc reuters_r8] [--sizes 8 32 128] [--draws 0 1 2 3 4]
-                                  [--trials 2] [--output runs/evidence] [--table docs/results/evidence.md]
+                                  [--arms tfidf_lr frozen_lr lsa_lr self_train] [--trials 2]
+                                  [--output runs/evidence] [--join runs/evidence_trained ...]
+                                  [--table docs/results/evidence.md]
 
 A cell is a set and a number of labels a class. For each draw of the labels, every arm that trains the encoder tries
 `trials` configurations (the linear ones, which cost little, all of their few), scored by cross-validation. Each arm's
@@ -34,7 +36,7 @@ from raysearch.reports.statistics import bootstrap_interval
 from raysearch.storage.run import Run
 from raysearch.storage.states import ENSEMBLE_ARM
 
-INCUMBENTS = ("tfidf_lr", "frozen_lr", "setfit", "fine_tune")
+INCUMBENTS = ("tfidf_lr", "frozen_lr", "setfit", "fine_tune")  # what one would use today: they read labelled text alone
 SIZES = (8, 32, 128)  # labels a class
 STEPS = 40
 LENGTH = 64  # tokens of a text
@@ -52,6 +54,8 @@ TRAINED = {"trained_layers": 1, "precision": "bfloat16"}  # of the arms that tra
 ARMS: dict[str, dict[str, Any]] = {  # what differs from the shipped baselines
     "tfidf_lr": {},
     "frozen_lr": {},
+    "lsa_lr": {},
+    "self_train": {},
     "setfit": {
         "settings": TRAINED | {"contrast_steps": STEPS, "contrast_pairs": 8},
         "dimensions": {"contrast_lr": RATES},
@@ -61,7 +65,7 @@ ARMS: dict[str, dict[str, Any]] = {  # what differs from the shipped baselines
         "dimensions": {"lr": RATES},
     },
 }
-LINEAR = ("tfidf_lr", "frozen_lr")
+LINEAR = ("tfidf_lr", "frozen_lr", "lsa_lr", "self_train")  # nothing of the encoder is trained
 UNLABELLED = 4000  # texts at most, from the set's own unlabelled text, then from the pool without its labels
 
 
@@ -273,9 +277,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=list(READERS), default=list(READERS))
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), help="labels a class")
     parser.add_argument("--draws", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds of the draws of labels")
-    parser.add_argument(
-        "--arms", nargs="+", choices=list(ARMS), default=list(INCUMBENTS), help="incumbents to compare with"
-    )
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="arms beside the search")
     parser.add_argument("--trials", type=int, default=2, help="configurations of an arm that trains the encoder")
     parser.add_argument("--test-rows", type=int, default=400, help="rows of the test split at most")
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"))

@@ -37,6 +37,7 @@ class Incumbent:
 
     meaning: str = config_key("what it is, in a few words")
     source: str = config_key("where it was published", default="")
+    needs_unlabelled: bool = config_key("whether it learns from unlabelled text of the task's domain", default=False)
     needs_pretrained: bool = config_key("whether it makes sense for a pre-trained encoder alone", default=False)
     baseline: dict[str, Any] = field(default_factory=dict)  # as a search declares it
 
@@ -130,6 +131,8 @@ def _why_absent(incumbent: Incumbent, task: TaskConfig, model: ModelConfig) -> s
         return "it trains an encoder, and the search's model has none"
     if incumbent.needs_pretrained and not model.is_pretrained:
         return "it needs a pre-trained encoder, and the search's is randomly initialised"
+    if incumbent.needs_unlabelled and not task.has_unlabelled:
+        return "it learns from unlabelled text, and the task has no `domain:`"
     if "space" in declared:
         space = load_space(declared["space"])
         if space.modality != modality.name:

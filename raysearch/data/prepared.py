@@ -12,10 +12,10 @@ import difflib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -85,6 +85,11 @@ class RowsOfSplit:
     def row(self, i: int) -> NDArray[Any]:
         """Returns example `i` as it is stored."""
         return self.split.row(int(self.rows[i]))
+
+    def texts_of(self, rows: Sequence[int]) -> list[str]:
+        """Returns the texts with these numbers, of a split that has texts."""
+        texts: list[str] = cast(Any, self.split).texts_of(self.rows[list(rows)].tolist())
+        return texts
 
 
 class Splits:

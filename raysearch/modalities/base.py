@@ -51,6 +51,11 @@ class TaskConfig:
         "the folder that relative paths start from; that of the search file, if not given", default=""
     )
 
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether it declares unlabelled text of its domain."""
+        return False
+
     @classmethod
     def read(cls, node: Node) -> Self:
         """Returns the task that a mapping declares, without its key `kind:`. Raises SpecError."""

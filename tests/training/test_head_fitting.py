@@ -39,7 +39,7 @@ def fit(
     X: Any, y: np.ndarray, outputs: int, C: float, class_weights: str = "none"
 ) -> tuple[np.ndarray, np.ndarray, float]:
     losses = EndTaskLoss(TrainingSettings(class_weights=class_weights), y, torch.device("cpu"))
-    return head_fitting._fit(X, y, outputs, C, losses)
+    return head_fitting._fit(X, None, head_fitting.Problem(y, outputs, C), losses)
 
 
 def logits_of(context: TrainingContext, split: str) -> Tensor:

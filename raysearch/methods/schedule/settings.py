@@ -44,6 +44,14 @@ class ProbeSettings(Settings):
         low=0,
         open_low=True,
     )
+    guess_weight: float = setting(
+        0.0,
+        "weight of an unlabelled text of the domain whose class the layer guesses surely, against a labelled one; the "
+        "guesses are learned, too; 0: no guesses",
+        low=0,
+        high=1,
+        is_late=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ _LOAD_MODEL = (
 
 def card_facts(plan: TrialPlan) -> CardFacts:
     """Returns the facts that a model card states of the plan's model."""
-    if "tfidf" in plan.model:
+    if plan.model.keys() & {"tfidf", "topics"}:
         from raysearch.modalities.text.tfidf import export
 
-        return export.card_facts()
+        return export.card_facts(has_topics="topics" in plan.model)
     model = plan.model
     pooling = model.get("pooling", HEAD)
     is_stock = pooling == HEAD  # a class of transformers has encoder and head

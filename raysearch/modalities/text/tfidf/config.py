@@ -1,9 +1,10 @@
-"""The bag of words as a search declares it: `model: tfidf`."""
+"""Bags of words as a search declares them: `model: tfidf`, and `model: lsa`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from raysearch.modalities.base import ModelConfig
 from raysearch.schema.fields import Settings, config_key, setting
@@ -21,13 +22,43 @@ class TfidfSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TfidfModel(ModelConfig):
-    """A fixed map from texts to weighted counts of word n-grams; only its linear head is fitted."""
+class TopicSettings(TfidfSettings):
+    """How texts become features that unlabelled text has a part in."""
 
-    own_keys: ClassVar[tuple[str, ...]] = ("tfidf",)
-    settings: ClassVar[type[Settings]] = TfidfSettings
+    topics: int = setting(
+        200, "dimensions to which the counts are reduced, by latent semantic analysis", low=1, high=1000
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagOfWords(ModelConfig):
+    """A fixed map from texts to numbers that are made of counts of word n-grams; only its linear head is fitted."""
+
     unused_settings: ClassVar[tuple[str, ...]] = ("max_length", "precision", *LAYER_SETTINGS)
     takes_steps: ClassVar[bool] = False
     reads_stored: ClassVar[bool] = False
 
+
+@dataclass(frozen=True, kw_only=True)
+class TfidfModel(BagOfWords):
+    """Weighted counts of word n-grams."""
+
+    own_keys: ClassVar[tuple[str, ...]] = ("tfidf",)
+    settings: ClassVar[type[Settings]] = TfidfSettings
+
     tfidf: Literal["words"] = config_key("what a text is counted in")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicModel(BagOfWords):
+    """Weighted counts of word n-grams, reduced by a latent semantic analysis of the domain's unlabelled texts."""
+
+    own_keys: ClassVar[tuple[str, ...]] = ("topics",)
+    settings: ClassVar[type[Settings]] = TopicSettings
+
+    topics: Literal["words"] = config_key("what a text is counted in")
+
+
+def feature_settings(model: Mapping[str, Any]) -> type[TfidfSettings]:
+    """Returns the settings of a bag of words, given its declaration."""
+    return TopicSettings if "topics" in model else TfidfSettings

@@ -2,7 +2,8 @@
 
 config.json         raysearch_format, labels, and the settings of the features
 vocabulary.json     the n-grams, a list in the order of the features
-model.safetensors   idf (V,), weight (C, V) and bias (C,) of the linear classifier
+model.safetensors   idf (V,), weight (C, V) and bias (C,) of the linear classifier; with topics, components (r, V) and
+                    weight (C, r)
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from raysearch.data.prepared import Split
@@ -28,8 +28,8 @@ from raysearch.modalities.batch import labels_of
 from raysearch.modalities.exported import FORMAT_KEY, label_names, read_json
 from raysearch.modalities.text.classifier import TextClassifier
 from raysearch.modalities.text.dataset import TextSplit
-from raysearch.modalities.text.tfidf.config import TfidfSettings
-from raysearch.modalities.text.tfidf.features import make_vectorizer, vectorizer_of
+from raysearch.modalities.text.tfidf.config import TfidfSettings, TopicSettings, feature_settings
+from raysearch.modalities.text.tfidf.features import TextFeatures, features_of, make_vectorizer
 from raysearch.modalities.text.tfidf.network import TfidfNetwork
 from raysearch.plan import TrialPlan
 
@@ -41,31 +41,33 @@ TEXTS_TOGETHER = 4096
 class TfidfClassifier(TextClassifier):
     """A linear classifier on TF-IDF features."""
 
-    def __init__(
-        self, labels: Sequence[str], vectorizer: TfidfVectorizer, weight: NDArray[Any], bias: NDArray[Any]
-    ) -> None:
-        """Takes the classifier's weight (C, V) and bias (C,)."""
+    def __init__(self, labels: Sequence[str], features: TextFeatures, weight: NDArray[Any], bias: NDArray[Any]) -> None:
+        """Takes the classifier's weight (C, F), F the number of features, and bias (C,)."""
         super().__init__(labels)
-        self.vectorizer, self.weight, self.bias = vectorizer, weight, bias
+        self.features, self.weight, self.bias = features, weight, bias
 
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Returns the logits (n, C) of texts."""
         parts = []
         for start in range(0, len(texts), TEXTS_TOGETHER):
-            features = self.vectorizer.transform(texts[start : start + TEXTS_TOGETHER])
+            features = self.features.transform(texts[start : start + TEXTS_TOGETHER])
             parts.append(features @ self.weight.T + self.bias)
         return torch.from_numpy(np.concatenate(parts)).float()
 
 
 def save_tfidf(network: TfidfNetwork, plan: TrialPlan, metadata: Mapping[str, Any], folder: Path) -> None:
     """Writes the features and the classifier of a plan's network."""
-    vectorizer, settings = vectorizer_of(plan), plan.settings_group(TfidfSettings)
+    features, settings = features_of(plan), plan.settings_group(feature_settings(plan.model))
     config = {FORMAT_KEY: FORMAT, "version": VERSION, "labels": list(metadata["labels"]), "features": asdict(settings)}
-    for name, content in (("config", config), ("vocabulary", vectorizer.get_feature_names_out().tolist())):
+    if features.components is not None:
+        config["rank"] = len(features.components)
+    for name, content in (("config", config), ("vocabulary", features.vectorizer.get_feature_names_out().tolist())):
         text = json.dumps(content, indent=1 if name == "config" else None, ensure_ascii=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     linear = network.classifier
-    tensors = {"idf": torch.from_numpy(vectorizer.idf_.astype(np.float64))}
+    tensors = {"idf": torch.from_numpy(features.vectorizer.idf_.astype(np.float64))}
+    if features.components is not None:
+        tensors["components"] = torch.from_numpy(np.ascontiguousarray(features.components))
     tensors |= {name: getattr(linear, name).detach().float().cpu().contiguous() for name in ("weight", "bias")}
     save_file(tensors, folder / "model.safetensors")
 
@@ -79,11 +81,14 @@ def load_tfidf(folder: Path, config: Mapping[str, Any]) -> TfidfClassifier:
     vocabulary = {term: i for i, term in enumerate(terms)}
     if len(vocabulary) < len(terms):
         raise RunError(f"{folder}/vocabulary.json lists an n-gram twice")
-    shapes = {"idf": (len(terms),), "weight": (len(labels), len(terms)), "bias": (len(labels),)}
+    rank = config["rank"] if isinstance(config.get("rank"), int) else 0
+    shapes = {"idf": (len(terms),), "weight": (len(labels), rank or len(terms)), "bias": (len(labels),)}
+    shapes |= {"components": (rank, len(terms))} if rank else {}
     tensors = _tensors(folder / "model.safetensors", shapes)
     vectorizer = make_vectorizer(settings, vocabulary)
     vectorizer.idf_ = tensors["idf"]
-    return TfidfClassifier(labels, vectorizer, tensors["weight"], tensors["bias"])
+    components = tensors["components"].astype(np.float32) if rank else None
+    return TfidfClassifier(labels, TextFeatures(vectorizer, components), tensors["weight"], tensors["bias"])
 
 
 def predict_split(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
@@ -93,7 +98,7 @@ def predict_split(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
     return classifier.logits(cast(TextSplit, split).texts_of(rows.tolist())), labels_of(split, rows)
 
 
-def card_facts() -> CardFacts:
+def card_facts(*, has_topics: bool) -> CardFacts:
     """Returns the facts that a model card states of a bag of words."""
     usage = (
         "import raysearch\n\n"
@@ -104,10 +109,11 @@ def card_facts() -> CardFacts:
         library="raysearch",
         pipeline="text-classification",
         task="Text classification",
-        encoder="tfidf",
+        encoder="lsa" if has_topics else "tfidf",
         loaded_from=None,
         usage=usage,
-        start="a linear classifier on TF-IDF features of word n-grams",
+        start="a linear classifier on TF-IDF features of word n-grams"
+        + (", reduced by latent semantic analysis of unlabelled text" if has_topics else ""),
     )
 
 
@@ -117,7 +123,8 @@ def _settings(folder: Path, config: Mapping[str, Any]) -> TfidfSettings:
         raise RunError(f"{folder}/config.json: version {config.get('version')!r} of {FORMAT}; this raysearch reads 1")
     declared = config.get("features")
     try:
-        return TfidfSettings(**declared)  # type: ignore[arg-type]  # anything else than a mapping is a TypeError
+        group = TopicSettings if "rank" in config else TfidfSettings
+        return group(**declared)  # type: ignore[arg-type]  # anything else than a mapping is a TypeError
     except (TypeError, ValueError) as error:
         raise RunError(f"{folder}/config.json: features: {error}") from None
 

@@ -1,6 +1,6 @@
 """The network and the batches of a bag of words.
 
-features   (b, V) float32, dense for the b texts of a batch alone; the head is fitted to a sparse matrix
+features   (b, V) float32, dense for the b texts of a batch alone; the head is fitted to a sparse matrix of counts
 hidden     (b, 1, V) the features, unchanged: the body has no parameters
 """
 
@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Generator, Tensor, nn
 
 from raysearch.data.prepared import Split
 from raysearch.modalities.batch import Output, Targets, TaskBatch, labels_of
 from raysearch.modalities.text.dataset import TextSplit
-from raysearch.modalities.text.tfidf.features import vectorizer_of
+from raysearch.modalities.text.tfidf.features import Matrix, TextFeatures, features_of
 from raysearch.models.heads import PooledHead
 from raysearch.models.network import Network
 from raysearch.objectives.objective import Objective
@@ -32,7 +33,7 @@ class TfidfNetwork(Network):
 
     def __init__(self, plan: TrialPlan, metadata: Mapping[str, Any]) -> None:
         super().__init__()
-        self.features = len(vectorizer_of(plan).vocabulary_)
+        self.features = features_of(plan).count
         self.body = nn.Identity()
         self.end_task = PooledHead(nn.Linear(self.features, len(metadata["labels"])))
         self.heads = nn.ModuleList()
@@ -46,7 +47,7 @@ class TfidfNetwork(Network):
         """Returns the features as (b, 1, V)."""
         return features[:, None]
 
-    def head_inputs(self, batches: Any, split: Split) -> sparse.csr_matrix:
+    def head_inputs(self, batches: Any, split: Split) -> Matrix:
         """Returns the features of every text of a split, (n, V)."""
         return cast(TfidfBatchBuilder, batches).matrix(split)
 
@@ -55,19 +56,23 @@ class TfidfNetwork(Network):
 class TfidfBatchBuilder:
     """A builder of task batches whose inputs are features (b, V); each split is transformed once."""
 
-    vectorizer: TfidfVectorizer
-    matrices: dict[int, tuple[Split, sparse.csr_matrix]] = field(default_factory=dict)  # by the identity of the split
+    features: TextFeatures
+    matrices: dict[int, tuple[Split, Matrix]] = field(default_factory=dict)  # by the identity of the split
 
-    def matrix(self, split: Split) -> sparse.csr_matrix:
+    def matrix(self, split: Split) -> Matrix:
         """Returns the features of every text of a split, (n, V)."""
         if id(split) not in self.matrices:
             texts = cast(TextSplit, split).texts_of(range(len(split)))
-            self.matrices[id(split)] = split, self.vectorizer.transform(texts)
+            self.matrices[id(split)] = split, self.features.recall(texts)
         return self.matrices[id(split)][1]
+
+    def cache_rows(self, split: Split, rows: NDArray[np.int64]) -> None:
+        """Does nothing: each split is transformed once."""
 
     def end_task_batch(self, split: Split, rows: Tensor) -> TaskBatch:
         """Returns the examples `rows`."""
-        features = torch.from_numpy(self.matrix(split)[rows.numpy()].toarray()).float()
+        chosen = self.matrix(split)[rows.numpy()]
+        features = torch.from_numpy(chosen.toarray() if sparse.issparse(chosen) else chosen).float()
         nothing = torch.zeros(len(rows), 1, dtype=torch.bool)
         return TaskBatch((features,), Targets(nothing, nothing, labels_of(split, rows), 0, len(rows)))
 

@@ -24,7 +24,7 @@ from raysearch.errors import RunError
 from raysearch.modalities.opening import open_split, open_splits_of
 from raysearch.modalities.text.dataset import TextSplit
 from raysearch.modalities.text.tfidf.export import predict_split, save_tfidf
-from raysearch.modalities.text.tfidf.features import vectorizer_of
+from raysearch.modalities.text.tfidf.features import TextFeatures, features_of
 from raysearch.modalities.text.tfidf.network import TfidfBatchBuilder, TfidfNetwork
 from raysearch.models.heads import PooledHead
 from raysearch.plan import TrialPlan
@@ -90,7 +90,7 @@ def test_head_inputs_are_sparse_and_unit_length(context: TrainingContext) -> Non
 def test_vocabulary_is_of_the_training_split_alone(plan: TrialPlan, data: Path) -> None:
     everything = replace(plan, settings={**plan.settings, "min_df": 1, "ngrams": 1, "max_features": 50_000})
     words = {word for text in labelled(data, "train")[0] for word in text.split() if len(word) > 1}
-    assert set(vectorizer_of(everything).vocabulary_) == words
+    assert set(features_of(everything).vectorizer.vocabulary_) == words
 
 
 def test_vocabulary_of_a_fold_is_of_its_training_rows(plan: TrialPlan) -> None:
@@ -100,7 +100,7 @@ def test_vocabulary_of_a_fold_is_of_its_training_rows(plan: TrialPlan) -> None:
         folded = replace(plan, settings=settings, seed=seed, folds=40, fold=fold)
         train = open_splits_of(folded)("train")
         assert isinstance(train, TextSplit)
-        vectorizer = vectorizer_of(folded)
+        vectorizer = features_of(folded).vectorizer
         words = TfidfVectorizer().fit(train.texts_of(range(len(train))))
         assert vectorizer.vocabulary_ == words.vocabulary_
         np.testing.assert_array_equal(vectorizer.idf_, words.idf_)
@@ -124,7 +124,7 @@ def test_evaluation_of_many_rows_and_features_is_batch_wise() -> None:
     torch.nn.Module.__init__(network)
     width = len(vectorizer.vocabulary_)
     network.features, network.end_task = width, PooledHead(torch.nn.Linear(width, 3))
-    batches = TfidfBatchBuilder(vectorizer)
+    batches = TfidfBatchBuilder(TextFeatures(vectorizer))
     batches.matrix(split)
     tracemalloc.start()
     evaluate(network, split, batches, "accuracy")
