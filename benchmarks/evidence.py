@@ -184,17 +184,22 @@ PREFACE = """# Evidence: what the exported model is worth
 
 `python benchmarks/evidence.py DATA --table docs/results/evidence.md` writes this page. Macro-F1 on the test split (at
 most {rows} rows), in percent, mean over draws of the labels; the same draws for every arm. The encoder is MiniLM-L6
-(mean pooling, {length} tokens at most). `search` tries ten configurations of a probe: which layer of the encoder is
-read, how strong the penalty is. tfidf_lr and frozen_lr are the shipped incumbents with all their configurations; setfit
-and fine_tune train the upper layer in bfloat16 for {steps} steps, {trials} learning rates each. `ensemble` averages all
-five ([how](../guide/ensemble.md)). Every configuration is scored by cross-validation (3 folds, in a race) on the
-labelled rows alone; there is no other dev split. The best of each arm is scored on one fresh partition, by which the
-run recommends an arm; the test split has no part in it. Each arm's chosen configuration is trained on all labels and
-exported, and the exported model is scored. Bold is the best incumbent of a cell by its mean test score, which nobody
-could know beforehand, so that the differences to it are strict. Intervals are bootstrap intervals (95 %, BCa) over
-draws. A training of {steps} steps is short; with more compute, setfit and fine_tune would gain, and the ensemble with
-them. The ensemble needs the training of every arm, about the sum of the seconds below, where an incumbent needs its own
-alone.
+(mean pooling, {length} tokens at most).
+
+- `search` tries ten configurations of a probe: which layer of the encoder is read, how strong the penalty is.
+- `tfidf_lr` and `frozen_lr` are the shipped incumbents with all their configurations; `setfit` and `fine_tune` train
+  the upper layer in bfloat16 for {steps} steps, {trials} learning rates each. They read the labelled texts alone.
+- `lsa_lr` and `self_train` also read unlabelled texts, 4000 at most ([how](../guide/unlabelled.md)).
+- `ensemble` averages the other arms of its run ([how](../guide/ensemble.md)); of a run without `setfit` and
+  `fine_tune`, these stand beside it from another run on the same draws, and are no part of it.
+
+Every configuration is scored by cross-validation (3 folds, in a race) on the labelled rows alone; there is no other dev
+split. The best of each arm is scored on one fresh partition, by which the run recommends an arm; the test split has no
+part in it. Each arm's chosen configuration is trained on all labels and exported, and the exported model is scored.
+Bold is the best of tfidf_lr, frozen_lr, setfit and fine_tune in a cell by its mean test score, which nobody could know
+beforehand, so that the differences to it are strict. Intervals are bootstrap intervals (95 %, BCa) over draws. A
+training of {steps} steps is short; with more compute, setfit and fine_tune would gain. An ensemble needs the training
+of every arm of its run, the sum of the seconds below, where an incumbent needs its own alone.
 
 """
 
@@ -233,6 +238,18 @@ def markdown(results: Sequence[dict[str, Any]], missing: Sequence[str], trials: 
     for name, value in facts.items():
         page = page.replace(f"{{{name}}}", str(value))
     return page
+
+
+def join(results: Sequence[dict[str, Any]], others: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns results with the arms that they lack, from other results of the same draws."""
+    joined = {(result["set"], result["size"], result["draw"]): result for result in results}
+    for other in others:
+        key = other["set"], other["size"], other["draw"]
+        if key in joined:
+            ours = joined[key]
+            merged = {name: {**other[name], **ours[name]} for name in ("test", "choosing", "seconds")}
+            joined[key] = {**ours, **merged}
+    return list(joined.values())
 
 
 def _difference(values: np.ndarray) -> str:
@@ -281,6 +298,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2, help="configurations of an arm that trains the encoder")
     parser.add_argument("--test-rows", type=int, default=400, help="rows of the test split at most")
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"))
+    parser.add_argument(
+        "--join", type=Path, nargs="+", default=[], help="outputs that have further arms of these draws"
+    )
     parser.add_argument("--table", type=Path, help="a Markdown file for the tables")
     options = parser.parse_args()
     missing, data_sets = [], []
@@ -327,8 +347,16 @@ def _claim(folder: Path) -> bool:
         return _claim(folder)
 
 
+def _read_results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+
+
 def _write_table(options: argparse.Namespace, missing: Iterable[str]) -> None:
-    results = [json.loads(path.read_text()) for path in sorted(options.output.glob("*/result.json"))]
+    results, *others = (_read_results(folder) for folder in (options.output, *options.join))
+    if others:  # pairs need every arm in every draw
+        joined = join(results, [result for each in others for result in each])
+        arms = {arm for result in joined for arm in result["test"]}
+        results = [result for result in joined if arms == set(result["test"])]
     if results:
         text = markdown(results, list(missing), options.trials, options.test_rows)
         (options.table or options.output / "table.md").write_text(text, encoding="utf-8")
