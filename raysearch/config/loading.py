@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raysearch.config.environment import check_machine, check_packages
 from raysearch.config.model_checks import check_models
-from raysearch.config.model_paths import locate_models
+from raysearch.config.model_paths import check_teacher_file, locate_models
 from raysearch.config.parameters import OVERRIDE_KEY
 from raysearch.config.search_config import Search
 from raysearch.config.validation import validate_search
@@ -65,6 +65,7 @@ def load_file(
     check_packages(search, node)
     if local:
         check_machine(search, node)
+        check_teacher_file(search, node)
     remarks += check_models(search, node)
     text = "".join(f"# --set {key}={value}\n" for key, value in overrides.items()) + text
     return ParsedSearch(search, node, text, remarks)

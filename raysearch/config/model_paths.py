@@ -1,4 +1,4 @@
-"""Where a declared model lies: a folder, looked for beside the search file, or a name of the hub.
+"""Where a declared model lies: a folder, looked for beside the search file, or a name of the hub. And a teacher's file.
 
 A value that begins with `.`, `~` or `/`, or that names a folder beside the file, is a path. It becomes absolute, so
 that every worker finds it. Anything else that looks like `name` or `organisation/name` is left to the hub.
@@ -12,8 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysearch.config.method_validation import setting_location
+from raysearch.schema.node import Node
+
 if TYPE_CHECKING:
     from raysearch.config.search_config import Search
+
+TEACHER_PATH = "teacher_path"
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -47,11 +52,30 @@ def with_located_models(search: Search) -> Search:
     return replace(search, model=located(search.model), baselines=baselines)
 
 
+def check_teacher_file(search: Search, node: Node) -> None:
+    """Raises SpecError for an arm whose teacher reads a file that is not there, or not named."""
+    for arm in search.arms.values():
+        declared = arm.dimensions["teacher"].choices if "teacher" in arm.dimensions else (arm.settings.get("teacher"),)
+        path = str(arm.settings.get(TEACHER_PATH, ""))
+        if "file" in declared and not Path(path).expanduser().is_file():
+            problem = f"no such file {path!r}" if path else "the teacher `file` needs it: the file of guesses"
+            raise node.error(problem, *setting_location(search, arm, TEACHER_PATH))
+
+
+def _with_teacher_file(section: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Returns a section of a declared search in which the path of a teacher's file is absolute."""
+    settings = section.get("settings")
+    if not isinstance(settings, dict) or not isinstance(path := settings.get(TEACHER_PATH), str) or not path:
+        return section
+    return {**section, "settings": {**settings, TEACHER_PATH: _absolute(path, base)}}
+
+
 def locate_models(declared: dict[str, Any], base: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns a declared search in which the paths of all models are absolute, and remarks on them."""
+    """Returns a declared search with absolute paths of all models and teachers' files, and remarks on the models."""
     remarks: list[str] = []
 
     def located(section: dict[str, Any], where: str) -> dict[str, Any]:
+        section = _with_teacher_file(section, base)
         model = section.get("model")
         if not isinstance(model, dict) or not isinstance(model.get("path"), str):
             return section

@@ -634,3 +634,26 @@ def test_configure_with_too_few_steps_for_a_round_is_rejected() -> None:
     shorter = replace(arm, settings={**arm.settings, "pass_steps": 600, "rho": 0.5, "steps": 599})
     with pytest.raises(ValueError, match="steps 599 are too few for a round of 600"):
         shorter.configure(draw)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ("teacher: file", r"mine.yaml:5: settings.teacher_path: the teacher `file` needs it"),
+        ("teacher: file, teacher_path: guess.csv", r"mine.yaml:5: settings.teacher_path: no such file '.*/guess.csv'"),
+        ("teacher: file, teacher_path: guesses.csv", ""),
+        ("teacher_path: guess.csv", ""),
+    ],
+)
+def test_the_file_of_a_teacher_lies_beside_the_search(tmp_path: Path, settings: str, problem: str) -> None:
+    (tmp_path / "guesses.csv").write_text("text,label\na,b\n")
+    (tmp_path / "mine.yaml").write_text(
+        "task: docstrings\nmodel: tiny\nspace: ssl\nmethod: {weighting: static}\n"
+        f"settings: {{steps: 2, {settings}}}\nbudget: {{trials: 1}}\n"
+    )
+    if problem:
+        with pytest.raises(SpecError, match=problem):
+            load_file(tmp_path / "mine.yaml")
+        return
+    path = str(load_file(tmp_path / "mine.yaml").search.arms["search"].settings["teacher_path"])
+    assert path == str(tmp_path / settings.rpartition(" ")[2])
