@@ -80,6 +80,7 @@ class TextBatchBuilder:
     probability: float  # that a token is selected by a transform
     user_functions: Functions = field(default_factory=dict)  # the user's primitives
     statistics: Statistics = field(default_factory=dict)  # of data, computed when they are first needed
+    opened: dict[str, Split] = field(default_factory=dict)  # data that objectives draw from, by name
     states: CachedStates | None = None  # what is cached of a split, if anything is
     tutors: Tutors = field(default_factory=Tutors)
     tokenizer: Path | None = None  # the folder of the prepared data's tokenizer
@@ -217,8 +218,12 @@ class TextBatchBuilder:
 
     def split_of(self, objective: Objective) -> Split:
         """Opens the data that an objective draws from; `extra_NAME` is the split of that name."""
-        source = self._functions["data"].get(objective.data)
-        return source(self.open_split) if source is not None else self.open_split(objective.data)
+        if objective.data not in self.opened:
+            source = self._functions["data"].get(objective.data)
+            self.opened[objective.data] = (
+                source(self.open_split) if source is not None else self.open_split(objective.data)
+            )
+        return self.opened[objective.data]
 
 
 def text_batches(plan: TrialPlan, metadata: Mapping[str, Any], open_split: OpenSplit) -> TextBatchBuilder:

@@ -98,7 +98,7 @@ class TextTask(TaskConfig):
 
     def missing_key(self, data: str) -> str:
         """Returns what the task has to declare for objectives on `data`; empty if it declares it."""
-        if data == "in_domain":
+        if data in ("in_domain", "nearest"):
             return "" if self.embedded or self.domain is not None else "domain:"
         if data in ("out_of_domain", "neural_lm"):
             return "" if getattr(self, data) is not None else f"{data}:"

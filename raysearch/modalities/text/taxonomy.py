@@ -73,6 +73,13 @@ TAXONOMY = Taxonomy(
     primitives=(
         Primitive("data", "end_task", f"{_DATA}:end_task", "the end task's training texts"),
         Primitive("data", "in_domain", f"{_DATA}:in_domain", "unlabelled texts of the same domain"),
+        Primitive(
+            "data",
+            "nearest",
+            f"{_DATA}:nearest",
+            "the unlabelled texts of the domain that are nearest to the labelled ones, by TF-IDF",
+            paper="Yao et al. 2022, TLM, https://arxiv.org/abs/2111.04130",
+        ),
         Primitive("data", "out_of_domain", f"{_DATA}:out_of_domain", "unlabelled texts of another domain"),
         Primitive("data", "neural_lm", f"{_DATA}:neural_lm", "texts that a language model has written"),
         *_TRANSFORM_PRIMITIVES,
