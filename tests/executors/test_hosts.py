@@ -10,11 +10,11 @@ SCRIPT = Path(__file__).parent.parent / "helpers" / "host_searches.py"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)  # it takes a minute or two, unless the machine is busy
 def test_search_survives_a_lost_host_and_uses_a_new_one() -> None:
     if not may_make_hosts():
         pytest.skip("namespaces are not permitted here")
-    done = run_inside(SCRIPT, "replaced_host", timeout=590)
+    done = run_inside(SCRIPT, "replaced_host", timeout=1700)
     assert done.returncode == 0
     outcome = json.loads(done.stdout)
     assert set(outcome["nodes"]) == {"host1", "host2"}  # ranks on both, though their names are of loopback addresses
