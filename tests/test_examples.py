@@ -28,6 +28,33 @@ def test_workflow_checks_with_verbs_that_exist() -> None:
     assert set(re.findall(r"\braysearch (\w+) ", text.replace("install raysearch", ""))) == {"check"} <= VERBS
 
 
+def options_of(verb: str) -> set[str]:
+    command = typer.main.get_command(main.app).commands[verb]
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def test_rayjob_launches_with_options_that_exist() -> None:
+    job = yaml.safe_load((EXAMPLES / "rayjob.yaml").read_text())
+    words = job["spec"]["entrypoint"].split()
+    assert words[:2] == ["raysearch", "launch"]
+    assert (
+        {word for word in words if word.startswith("--")} == {"--address", "--runs", "--data"} <= options_of("launch")
+    )
+    cluster = job["spec"]["rayClusterSpec"]
+    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    mounts = [{m["mountPath"] for m in pod["template"]["spec"]["containers"][0]["volumeMounts"]} for pod in pods]
+    assert mounts == [{"/shared", "/search"}] * 2, "the folder of runs is the same on all pods"
+    assert cluster["authOptions"] == {"mode": "token"}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_slurm_script_is_bash_and_its_options_exist() -> None:
+    script = EXAMPLES / "slurm.sh"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    (launch,) = re.findall(r"raysearch launch .*", script.read_text())
+    assert set(re.findall(r"--\w+", launch)) == {"--address", "--runs"} <= options_of("launch")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("is_valid", [True, False])
 def test_workflow_fails_for_a_search_that_cannot_work(tmp_path: Path, is_valid: bool) -> None:
