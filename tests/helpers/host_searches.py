@@ -8,6 +8,7 @@ The driver's lines, with their times, go to stderr.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -48,10 +49,9 @@ def declare(shared: Path, name: str, trials: int, **more: Any) -> Path:
     return SHARED / file.name
 
 
-def drive(host: Host, search: Path, **environment: str) -> Driver:
+def drive(host: Host, search: Path) -> Driver:
     """Starts a driver on a host, which joins the cluster there."""
-    words = [sys.executable, "-m", "helpers.stub_training", str(search), "auto"]
-    return Driver(host, *words, environment=environment)
+    return Driver(host, sys.executable, "-m", "helpers.stub_training", str(search), "auto")
 
 
 def outcome_of(run: Run) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def show(title: str, driver: Driver) -> None:
 def replaced_host() -> dict[str, Any]:
     """A search whose only group is on both hosts: one is killed, the search waits and says so, a third one joins."""
     with hosts(1, 1) as (made, (head, worker)):
-        driver = drive(head, declare(made.shared, "replaced", 3), STUB_SECONDS="0.5")
+        driver = drive(head, declare(made.shared, "replaced", 3))
         run = Run(made.shared / "runs" / "replaced")
         wait_until(lambda: evaluations_of(run) >= 4, driver, "evaluations")
         before = evaluations_of(run)
@@ -160,13 +160,13 @@ def full_cluster() -> dict[str, Any]:
     """Two hosts of two CPUs run two groups of two ranks, launched from the second host; Ctrl-C, and resumed."""
     with hosts(2, 2) as (made, (_, worker)):
         search = declare(made.shared, "full", 6)
-        driver = drive(worker, search, STUB_SECONDS="6")
+        driver = drive(worker, search)
         run = Run(made.shared / "runs" / "full")
         two = wait_until(lambda: len(running_trials(run)) == 2, driver, "two trials at a time")
         nodes = Counter(line.rsplit(" ", 1)[-1] for line in rank_lines(run))
         answered, ended, code = interrupt(driver)
         show("two groups on two hosts, and Ctrl-C", driver)
-        again = drive(worker, search, STUB_SECONDS="0.1")
+        again = drive(worker, search)
         last_code = again.wait(LONG)
         show("resumed", again)
         more = {"seconds_to_two": two, "nodes": dict(nodes), "ctrl_c": [answered, ended, code], "exit": last_code}
@@ -177,10 +177,10 @@ def third_host() -> dict[str, Any]:
     """A host joins a search on one host, is used, and is killed; a second search waits, and gets Ctrl-C."""
     with hosts(2) as (made, (head,)):
         search, other = declare(made.shared, "grown", 8), declare(made.shared, "other", 2)
-        driver = drive(head, search, STUB_SECONDS="4")
+        driver = drive(head, search)
         run = Run(made.shared / "runs" / "grown")
         wait_until(lambda: len(running_trials(run)) == 1, driver, "a trial")
-        second = drive(head, other, STUB_SECONDS="0.2")
+        second = drive(head, other)
         second_run = Run(made.shared / "runs" / "other")
         wait_until(lambda: "others use them" in str(second_run.status()["waiting"]), second, "why the other one waits")
         waiting = second_run.status()["waiting"]
@@ -208,7 +208,7 @@ def lost_head() -> dict[str, Any]:
     """The head is killed under a search that was launched on the other host; it goes on in a new cluster."""
     with hosts(1, 1) as (made, (head, worker)):
         search = declare(made.shared, "lost_head", 3)
-        driver = drive(worker, search, STUB_SECONDS="0.5")
+        driver = drive(worker, search)
         run = Run(made.shared / "runs" / "lost_head")
         wait_until(lambda: evaluations_of(run) >= 10, driver, "evaluations")
         before = outcome_of(run)["trials"], evaluations_of(run)
@@ -220,7 +220,7 @@ def lost_head() -> dict[str, Any]:
         state = run.status()["state"]
         fresh = made.add()
         fresh.start_ray(2)
-        again = drive(fresh, search, STUB_SECONDS="0.1")
+        again = drive(fresh, search)
         last_code = again.wait(LONG)
         show("resumed on another host from the run's folder", again)
         more = {
@@ -323,10 +323,13 @@ def interrupt(driver: Driver) -> tuple[float, float, int]:
     return answered, time.monotonic() - start, code
 
 
+SECONDS = {"full_cluster": "4", "third_host": "3", "replaced_host": "0.5", "lost_head": "0.5"}  # between evaluations
+
 SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
     scenario.__name__: scenario
     for scenario in (replaced_host, full_cluster, third_host, lost_head, unusable_network, job_from_outside)
 }
 
 if __name__ == "__main__":
+    os.environ["STUB_SECONDS"] = SECONDS.get(sys.argv[1], "0")  # workers have it from the `ray start` of their host
     print(json.dumps(SCENARIOS[sys.argv[1]]()))
