@@ -76,6 +76,9 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "meta_batch_size": 60,
         },
     ),
+    "evidence": ({"weighting": "evidence"}, {"meta_batch_size": 0}),
+    "evidence, from zero": ({"weighting": "evidence"}, {"meta_batch_size": 0, "evidence_start": "zero"}),
+    "aang, closed form": ({"weighting": "aang"}, {"dev_head": "closed_form", "meta_batch_size": 0}),
     "exp3": ({"weighting": "exp3"}, {}),
     "ucb1": ({"weighting": "ucb1"}, {"ucb_reach": 0.05}),
     "equal": ({"weighting": "static"}, {}),
@@ -196,13 +199,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--steps", type=int, default=0, help="give all methods so many steps, not the same time")
+    parser.add_argument("--steps-of", nargs="+", default=[], metavar="METHOD=N", help="steps of single methods")
     arguments = parser.parse_args()
+    given = {name: int(count) for name, count in (each.rsplit("=", 1) for each in arguments.steps_of)}
     with tempfile.TemporaryDirectory() as folder:
         for variant in arguments.variants:
             oracle = ["oracle"] if variant in HARMFUL else []
             names = list(dict.fromkeys(["fine_tune", *oracle, *(n for n in arguments.methods if n != "oracle")]))
             first = Scenario(variant, 0, Path(folder))
-            steps = {name: arguments.steps or steps_within(arguments.seconds, name, first) for name in names}
+            steps = {
+                name: given.get(name) or arguments.steps or steps_within(arguments.seconds, name, first)
+                for name in names
+            }
             print(f"{variant}, steps: {steps}", flush=True)
             runs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
             for draw in arguments.draws:

@@ -53,6 +53,8 @@ FAST_WEIGHTING_SETTINGS = {
     "ol_aux_steps": 2,
     "dga_every": 2,
     "preference_every": 2,
+    "evidence_every": 1,
+    "dev_folds": 2,
 }  # within a few steps
 
 

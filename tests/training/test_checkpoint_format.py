@@ -35,6 +35,7 @@ STATE_KEYS = {
     "dga": "average log_alpha",
     "diw": "looks said w",
     "dwa": "means steps total",
+    "evidence": "counts effects looks next sums",
     "exp3": "rewards turn",
     "factored_probes": "by_example effects has_measured measured measuring rounds said steps_since w",
     "famo": "adam before xi",

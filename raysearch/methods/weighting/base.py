@@ -41,16 +41,22 @@ class Coefficients:
 class GradientQuery:
     """The gradient information that a weighting requests at a step, in addition to the losses; no more is computed.
 
-    compare     each task's gradient is compared with a gradient of meta-dev's loss: through a dev head, through the end
-                task's own head, or of leave-one-out examples (`dev_gradients`); or with the end task's gradient of the
-                step itself
+    compare     each task's gradient is compared with a gradient of meta-dev's loss: through a dev head, through heads
+                in closed form on one `fold` of meta-dev, through the end task's own head, or of leave-one-out examples
+                (`dev_gradients`); or with the end task's gradient of the step itself
     gradients   norms: |g_k|; products: g_j g_k of all pairs
     """
 
-    compare: Literal["", "dev_head", "own_head", "left_out", "end_task"] = ""
+    compare: Literal["", "dev_head", "cross_fitted", "own_head", "left_out", "end_task"] = ""
     gradients: Literal["", "norms", "products"] = ""
     normalise: bool = False  # similarities are cosines, or else inner products
     clip: float = 0.0  # the norm to which each task's gradient is clipped, also in the update; 0: no clipping
+    fold: int = 0  # with `cross_fitted`, the fold whose examples are scored
+
+    @property
+    def is_of_dev_head(self) -> bool:
+        """Whether the gradient is through a head that is fitted to the fixed body, so that forwards are enough."""
+        return self.compare in ("dev_head", "cross_fitted")
 
     def __bool__(self) -> bool:
         return bool(self.compare or self.gradients)

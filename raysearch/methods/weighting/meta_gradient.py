@@ -4,7 +4,8 @@ META-TARTAN  Dery, Michel, Talwalkar & Neubig (ICLR 2022), https://arxiv.org/abs
 AANG         Dery, Michel, Khodak, Neubig & Talwalkar (ICLR 2023), Algorithm 1, https://arxiv.org/abs/2205.14082
 
     m_k    similarity of g_k to the dev gradient through a separate dev head; m_E of the end task, m_A of the
-           auxiliaries' weighted sum
+           auxiliaries' weighted sum. With `dev_head: closed_form` the heads of `training.step.closed_form` are used, and
+           looks take the folds of meta-dev in turn
     s_k    logit of an objective; for AANG W^All_k + W^D_d + W^T_t + W^R_r + W^O_o
     w_k    softmax of s over the sampled objectives
 
@@ -58,11 +59,18 @@ class MetaGradient(Weighting):
 
     def required_gradients(self, step: int) -> GradientQuery:
         """Requests similarities to the dev gradient at every step, unless all rates are 0."""
-        del step
         settings = self.settings
         if not any(rate > 0 for rate in self.rates.values()):
             return GradientQuery()
-        return GradientQuery("dev_head", normalise=settings.similarity == "cosine", clip=settings.task_clip)
+        normalise, clip = settings.similarity == "cosine", settings.task_clip
+        if settings.dev_head == "closed_form":
+            fold = self.look_number(step) % settings.dev_folds
+            return GradientQuery("cross_fitted", normalise=normalise, clip=clip, fold=fold)
+        return GradientQuery("dev_head", normalise=normalise, clip=clip)
+
+    def look_number(self, step: int) -> int:
+        """Returns how many looks at the dev gradient there have been before a step that has one, or one more."""
+        return step
 
     @abstractmethod
     def meta_objective(
@@ -177,6 +185,10 @@ class Aang(MetaGradient):
         """Requests similarities every `meta_every` steps, at every step if their mean is used, never if rates are 0."""
         is_due = self.settings.meta_mean or step % self.settings.meta_every == 0
         return super().required_gradients(step) if is_due else GradientQuery()
+
+    def look_number(self, step: int) -> int:
+        """Returns how many looks there have been, one for every `meta_every` steps unless their mean is used."""
+        return step if self.settings.meta_mean else step // self.settings.meta_every
 
     @property
     def lambda_e(self) -> float:

@@ -36,6 +36,7 @@ _RAYSEARCH = "raysearch's own"
 
 _weighting = partial(Method, family="weighting")
 
+_CLOSED_FORM = requires_settings(settings.why_not_closed_form)
 _FORWARD_ONLY = requires_settings(settings.why_not_forward_only)
 _NEEDS_GRADIENTS = excludes_values("engine", ("jvp", "difference"), "needs each task's gradient")
 _BALANCES = requires_joint_phase("weighs the end task against its auxiliaries: {other} never trains them together")
@@ -96,7 +97,7 @@ WEIGHTINGS: tuple[Method, ...] = (
         "a softmax over all tasks, learned from meta-gradients",
         _TARTAN,
         needs_meta_dev=True,
-        constraints=(_FORWARD_ONLY, excludes_values("batch_split", ("hierarchical",), "has no factored weights")),
+        constraints=(_FORWARD_ONLY, _CLOSED_FORM, excludes_values("batch_split", ("hierarchical",), "has no factored weights")),
     ),
     _weighting(
         "aang",
@@ -105,7 +106,16 @@ WEIGHTINGS: tuple[Method, ...] = (
         "factored weights and lambda_e, learned from meta-gradients",
         _AANG,
         needs_meta_dev=True,
-        constraints=(_FORWARD_ONLY,),
+        constraints=(_FORWARD_ONLY, _CLOSED_FORM),
+    ),
+    _weighting(
+        "evidence",
+        "weighting.evidence:Evidence",
+        settings.EvidenceSettings,
+        "weights that move as far as the similarities to the dev gradient are told from their noise",
+        _RAYSEARCH,
+        needs_meta_dev=True,
+        constraints=(_BALANCES, _FORWARD_ONLY),
     ),
     _weighting(
         "gates",

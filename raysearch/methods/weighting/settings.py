@@ -70,14 +70,42 @@ class MetaBatchSettings(Settings):
     """The meta-dev examples of a gradient."""
 
     meta_batch_size: int = setting(
-        32, "meta-dev examples of a meta-gradient; the dev head is fitted on others", low=1, unit="example"
+        32, "meta-dev examples of a meta-gradient, 0: all; the dev head is fitted on others", low=0, unit="example"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DevHeadSettings(MetaBatchSettings):
+class CrossFitSettings(MetaBatchSettings):
+    """Dev heads in closed form: those that score a fold of meta-dev are fitted on the other folds (raysearch's own)."""
+
+    dev_folds: int = setting(8, "folds of meta-dev; a closed-form head scores one of them in turn", low=2, is_late=True)
+    dev_head_ridge: float = setting(
+        0.1,
+        "ridge penalty of a closed-form head, relative to the mean square of its inputs",
+        low=0,
+        open_low=True,
+        is_late=True,
+    )
+    dev_fit_examples: int = setting(
+        512,
+        "largest number of the other folds' examples on which a closed-form head is fitted; 0: all",
+        low=0,
+        unit="example",
+        is_late=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevHeadSettings(CrossFitSettings):
     """The separate head phi* through which the dev gradient of the body is taken (META-TARTAN; AANG, App. B, 2.2)."""
 
+    dev_head: str = setting(
+        "descent",
+        "descent: a new head, fitted by a few steps of AdamW (the papers); closed_form: a logistic or ridge regression, "
+        "fitted on the other folds of meta-dev than those it scores (raysearch's own)",
+        choices=("descent", "closed_form"),
+        is_late=True,
+    )
     dev_head_examples: int = setting(32, "examples on which the dev head is fitted", low=1, unit="example")
     dev_head_split: str = setting(
         "meta_dev",
@@ -323,6 +351,21 @@ class GatesSettings(StaticSettings, LeaveOneOutSettings, SimilaritySettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceSettings(StaticSettings, CrossFitSettings, SimilaritySettings):
+    """Evidence, raysearch's own: weights move as far as the similarities so far are told from their noise."""
+
+    evidence_every: int = setting(4, "steps between looks at the dev gradient", low=1, unit="step")
+    evidence_start: str = setting(
+        "equal",
+        "weights while nothing is known: equal (as in static), or zero (the end task alone)",
+        choices=("equal", "zero"),
+    )
+    evidence_margin: float = setting(
+        1.0, "standard deviations above 0 from which an effect opens the auxiliaries' part; fully from one more"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbesSettings(BranchSettings, BalanceSettings, LeaveOneOutSettings):
     """Probes, raysearch's own: a short training run on each objective alone decides whether it takes part."""
 
@@ -357,6 +400,17 @@ class Ucb1Settings(StaticSettings):
         0.9, "share of the newest reward in an objective's mean reward (FLAD's beta)", low=0, high=1, open_low=True
     )
     ucb_reach: float = setting(1.0, "factor of the exploration term sqrt(2 ln t / n); the paper's is 1", low=0)
+
+
+def why_not_closed_form(settings: Mapping[str, Value]) -> str | None:
+    """Returns why a dev head in closed form cannot have these settings; None if it can."""
+    if settings.get("dev_head", "descent") != "closed_form":
+        return None
+    for name, value in (("dev_head_split", "meta_dev"), ("dev_head_rows", "fixed"), ("dev_dropout", False)):
+        if settings.get(name, value) != value:
+            text = str(settings[name]).lower()
+            return f"dev_head 'closed_form' is fitted on folds of meta-dev without dropout: {name} cannot be {text}"
+    return None
 
 
 def why_not_forward_only(settings: Mapping[str, Value]) -> str | None:

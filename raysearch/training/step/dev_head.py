@@ -33,7 +33,7 @@ def split_dev_rows(
     if settings.dev_head_split == "train":
         rows = sample_rows(torch.arange(training), settings.dev_head_examples, chance)
         return rows, torch.arange(size)
-    needed = settings.dev_head_examples + settings.meta_batch_size
+    needed = settings.dev_head_examples + (settings.meta_batch_size or 1)
     cut = settings.dev_head_examples if size >= needed else max(1, size // 2)
     order = torch.randperm(size, generator=chance)
     return order[:cut], order[cut:] if size > cut else order
@@ -45,8 +45,8 @@ def _fixed_generator() -> Generator:
 
 
 def sample_rows(rows: Tensor, count: int, generator: Generator) -> Tensor:
-    """Returns `count` of `rows` without replacement, or all of them if there are no more."""
-    if count >= len(rows):
+    """Returns `count` of `rows` without replacement, or all of them if there are no more or `count` is 0."""
+    if count >= len(rows) or not count:
         return rows
     return rows[torch.randperm(len(rows), generator=generator)[:count]]
 

@@ -96,7 +96,7 @@ class TwoBackwardStep:
     def compute(self, step: Step, batches: TaskBatches, query: GradientQuery) -> ComputedStep:
         """Computes both sides, and similarities to the dev gradient by further forward passes."""
         process_group = self.context.process_group
-        v = self.dev_gradients.compute(query.compare, step.number)
+        v = self.dev_gradients.compute(query.compare, step.number, query.fold)
         sides = split_sides(slice_for_rank(batches, process_group))
         self.context.seed_dropout(step.number)
         (end_task_losses, g_e), (aux_losses, g_aux) = (self.forward.backward(side, step.weight) for side in sides)
@@ -135,7 +135,7 @@ class PerTaskStep:
 
     def compute(self, step: Step, batches: TaskBatches, query: GradientQuery) -> ComputedStep:
         """Computes every task's gradient, and the similarities, norms and inner products that are requested."""
-        v = self.dev_gradients.compute(query.compare, step.number)
+        v = self.dev_gradients.compute(query.compare, step.number, query.fold)
         request = self._request(step, query, v)
         is_only_summary = not (request.gramian or query.clip or self.weighting.weights_from_current_step)
         is_streamed = is_only_summary and self.context.training.micro_batches == 1

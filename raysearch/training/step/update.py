@@ -110,7 +110,7 @@ class Update:
     def _strategy(self, step: Step, query: GradientQuery) -> StepStrategy:
         """Returns the cheapest strategy that gives the surgery and the weighting what they need."""
         surgery = self.surgery if step.sampled else None
-        by_forwards = query.compare == "dev_head" and self.plan.training.engine in FORWARD_ENGINES
+        by_forwards = query.is_of_dev_head and self.plan.training.engine in FORWARD_ENGINES
         if query and not by_forwards:
             return self.per_task
         if surgery and (surgery.needs_gramian or self.weighting.weights_from_current_step):
