@@ -1,9 +1,9 @@
 """How much of one dev gradient is signal: the cosine of two looks on one network, from rows that share nothing.
 
-    python benchmarks/dev_gradients.py [--tasks planted docstrings] [--steps 0 30] [--looks 4] [--trained 2]
+    python benchmarks/dev_gradients.py [--tasks planted docstrings] [--steps 0 30] [--looks 4] [--rows 0] [--trained 2]
 
 Looks of every kind are taken on meta-dev, and on as many rows of select-dev in its place, after so many steps of static
-training. The reference is the mean over all folds, or all rows, of select-dev's half that no look uses.
+training. The reference is the mean over all folds of rows of select-dev that no look uses.
 
     agreement   mean cosine of a look on the one split with a look on the other
     reference   mean cosine of a look with the closed-form gradient on rows of neither, all folds together
@@ -76,12 +76,12 @@ def kinds() -> dict[str, Kind]:
     made = {
         "descent, 32 + 16 rows": Kind("dev_head", MetaTartanSettings(meta_batch_size=16)),
         "descent, 32 + 32 rows": Kind("dev_head", MetaTartanSettings()),
-        "descent, half + half": Kind("dev_head", MetaTartanSettings(dev_head_examples=200, meta_batch_size=0)),
+        "descent, half + half": Kind("dev_head", MetaTartanSettings(dev_head_examples=10**6, meta_batch_size=0)),
         "own head, 32 rows": Kind("own_head", DGASettings()),
         "own head, all rows": Kind("own_head", DGASettings(meta_batch_size=0)),
         "left out, all rows": Kind("left_out", GatesSettings(gate_train_rows=0, meta_batch_size=0)),
     }
-    for ridge in (0.01, 0.1, 1.0):
+    for ridge in (0.1, 1.0):
         settings = EvidenceSettings(meta_batch_size=0, dev_head_ridge=ridge, dev_fit_examples=0)
         made[f"closed form, ridge {ridge}"] = Kind("cross_fitted", settings)
         made[f"closed form, ridge {ridge}, round"] = Kind("cross_fitted", settings, 8)
@@ -168,13 +168,14 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()).clamp_min(1e-30))
 
 
-def report(trial: Trial, looks: int) -> None:
-    """Prints a line for each kind."""
-    select, size = trial.context.splits("select_dev"), len(trial.context.splits("meta_dev"))
-    order = np.random.default_rng(0).permutation(len(select))
-    half = min(size, len(order) // 2)
-    first = Looker(trial, trial.context.splits("meta_dev"))
-    second, third = (Looker(trial, rows_of(select, np.sort(rows))) for rows in (order[:half], order[half:]))
+def report(trial: Trial, looks: int, rows: int) -> None:
+    """Prints a line for each kind; at most so many `rows` stand for meta-dev."""
+    select, meta_dev = trial.context.splits("select_dev"), trial.context.splits("meta_dev")
+    chance = np.random.default_rng(0)
+    order, of_meta_dev = chance.permutation(len(select)), chance.permutation(len(meta_dev))
+    half = min(rows or len(meta_dev), len(meta_dev), len(order) // 2)
+    first = Looker(trial, rows_of(meta_dev, np.sort(of_meta_dev[:half])))
+    second, third = (Looker(trial, rows_of(select, np.sort(part))) for part in (order[:half], order[half:][: 2 * half]))
     all_folds = Kind("cross_fitted", EvidenceSettings(meta_batch_size=0, dev_fit_examples=0), 8)
     reference, _ = third(all_folds, 0)
     for name, kind in kinds().items():
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 30])
     parser.add_argument("--looks", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=0, help="rows that stand for meta-dev; 0: as many as it has")
     parser.add_argument("--trained", type=int, default=2, help="layers of the encoder that are trained")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +204,7 @@ def main() -> None:
                 beside = f", {1e3 * cost:.0f} CPU ms each" if steps else ""
                 print(f"\n{task}, after {steps} steps{beside}\n\n| look | agreement | reference | CPU ms |")
                 print("| --- | --- | --- | --- |", flush=True)
-                report(trial, arguments.looks)
+                report(trial, arguments.looks, arguments.rows)
 
 
 if __name__ == "__main__":

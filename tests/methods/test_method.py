@@ -51,6 +51,23 @@ def test_surgery_that_compares_gradients_refuses_clipped_ones(name: str) -> None
     assert clips in ("", f"surgery '{name}' compares gradients that are not clipped: task_clip must be 0, not 10")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("dev_head_split", "train"), ("dev_head_rows", "fresh"), ("dev_dropout", True)]
+)
+def test_closed_form_dev_head_refuses_what_it_cannot_have(name: str, value: Value) -> None:
+    text = str(value).lower()
+    refusal = f"dev_head 'closed_form' is fitted on folds of meta-dev without dropout: {name} cannot be {text}"
+    for weighting in ("aang", "meta_tartan"):
+        assert problem(weighting, settings={"dev_head": "closed_form", name: value}) == refusal
+        assert problem(weighting, settings={"dev_head": "descent", name: value}) == ""
+
+
+def test_evidence_by_forwards_needs_dot_products() -> None:
+    assert "knows no norms" in problem("evidence", settings={"engine": "jvp", "similarity": "cosine"})
+    assert problem("evidence", settings={"engine": "jvp", "similarity": "dot"}) == ""
+    assert "never trains them together" in problem("evidence", schedule="pretrain_then_finetune")
+
+
 @pytest.mark.parametrize("name", methods_of("surgery"))
 def test_surgery_that_compares_gradients_refuses_forward_engines(name: str) -> None:
     surgery = METHODS[name].load()(METHODS[name].settings())
@@ -63,7 +80,7 @@ def test_surgery_that_compares_gradients_refuses_forward_engines(name: str) -> N
 def test_weighting_with_task_gradients_refuses_forward_engines(name: str) -> None:
     weighting = METHODS[name].load()(OBJECTIVES, METHODS[name].settings())
     queries = [weighting.required_gradients(step) for step in range(1, 101)]
-    requests_gradients = any(query and query.compare != "dev_head" for query in queries)
+    requests_gradients = any(query and not query.is_of_dev_head for query in queries)
     for engine in ("jvp", "difference"):
         is_refused = "needs each task's gradient" in problem(name, settings={"engine": engine})
         assert is_refused == requests_gradients

@@ -33,5 +33,15 @@ def test_signal_notes_are_silent_where_there_is_enough(weighting: str) -> None:
     assert notes(weighting, 400, aux_batch_size=32) == []
 
 
+@pytest.mark.parametrize(("weighting", "settings"), [("evidence", {}), ("aang", {"dev_head": "closed_form"})])
+def test_signal_notes_say_that_folds_are_too_many(weighting: str, settings: dict[str, Any]) -> None:
+    (note,) = notes(weighting, 40, aux_batch_size=64, dev_folds=50, **settings)
+    assert "dev_folds 50 are more than the 40 rows of meta-dev" in note
+
+
+def test_signal_notes_of_folds_are_for_closed_form_heads_only() -> None:
+    assert notes("aang", 40, aux_batch_size=64, dev_folds=50) == []
+
+
 def test_signal_notes_are_silent_without_meta_dev() -> None:
     assert notes("static", 3, aux_batch_size=3) == []

@@ -29,7 +29,11 @@ TEXT_CASES: dict[str, Case] = {
     "AANG's code": ("aang", "none", "joint", AANG_OFFICIAL | {"weight_form": "hierarchical", "task_clip": 0.5}),
     "one head": ("aang", "attittud", "joint", {"lm_head": "shared", "dev_head_split": "train"}),
     "AANG's text": ("aang", "none", "joint", {"through_softmax": True, "lambda_form": "scalar", "similarity": "dot"}),
-    **{name: (name, "none", "joint", fast_weighting_settings(name)) for name in LEARNED_WEIGHTINGS if name != "famo"},
+    **{
+        name: (name, "none", "joint", fast_weighting_settings(name))
+        for name in LEARNED_WEIGHTINGS
+        if name not in ("famo", "evidence")
+    },
     # Adam divides by the decrease of the losses, which in a few steps is close to their rounding error
     "losses after the update": ("famo", "none", "joint", {"lr_famo": 1e-3}),
     "losses after the update, with a surgery": ("famo", "gcs", "joint", {"lr_famo": 1e-3}),
@@ -46,6 +50,12 @@ BY_DIFFERENCE = {"similarity": "dot", "engine": "difference", "seed": 1}
 DIFFERENCE_CASES: dict[str, Case] = {
     "AANG by difference": ("aang", "none", "joint", BY_DIFFERENCE),
     "META-TARTAN by difference": ("meta_tartan", "none", "joint", BY_DIFFERENCE),
+}
+# Weights that are similarities in units of their standard errors, of which a few looks leave little.
+EVIDENCE_CASES: dict[str, Case] = {
+    "evidence": ("evidence", "none", "joint", {"evidence_every": 1, "dev_folds": 2}),
+    "evidence and a surgery": ("evidence", "attittud", "joint", {"evidence_every": 2, "dev_folds": 2}),
+    "closed form": ("aang", "none", "joint", {"dev_head": "closed_form", "dev_folds": 2}),
 }
 SMALL_CNN = {"image": "small_cnn", "widths": [4, 8], "norm": "group"}
 LENET = {"image": "lenet", "widths": [4, 6, 16]}
@@ -68,7 +78,7 @@ def plans(tiny_task: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     prepare(ImageTask(name="digits"), SMALL_CNN, digits)
     plans = {
         name: tiny_plan(text, *ways, dropout=0.0, **more)
-        for name, (*ways, more) in (TEXT_CASES | DIFFERENCE_CASES).items()
+        for name, (*ways, more) in (TEXT_CASES | DIFFERENCE_CASES | EVIDENCE_CASES).items()
     }
     for name, (weighting, surgery, model) in (IMAGE_CASES | BATCH_NORM_CASES).items():
         known = tiny_plan(digits, weighting, surgery).settings
@@ -124,6 +134,14 @@ def test_training_on_several_ranks_matches_one_rank(
     single_rank_results: dict[str, TrainingResult], multi_rank_results: dict[str, TrainingResult], name: str
 ) -> None:
     assert_same_training(single_rank_results[name], multi_rank_results[name])
+
+
+@pytest.mark.parametrize("name", EVIDENCE_CASES)
+def test_evidence_on_several_ranks_matches_within_its_errors(
+    single_rank_results: dict[str, TrainingResult], multi_rank_results: dict[str, TrainingResult], name: str
+) -> None:
+    one, several = single_rank_results[name], multi_rank_results[name]
+    assert_same_training(one, several, weight=1e-5 if name == "closed form" else 5e-3, score=1e-4)
 
 
 @pytest.mark.parametrize("name", DIFFERENCE_CASES)
