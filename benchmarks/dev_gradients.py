@@ -41,7 +41,14 @@ TASKS: dict[str, dict[str, Any]] = {
         "task": {"kind": "table", "name": "planted", "planted": {"helpful": 4, "harmful": 6, "draw": 3000}},
         "model": {"mlp": [32, 8], "activation": "tanh"},
         "space": "planted",
-        "settings": {"steps": 1000, "aux_batch_size": 128, "lr": 3e-3, "head_lr": 3e-3, "dropout": 0.0, "objectives_per_step": 0},
+        "settings": {
+            "steps": 1000,
+            "aux_batch_size": 128,
+            "lr": 3e-3,
+            "head_lr": 3e-3,
+            "dropout": 0.0,
+            "objectives_per_step": 0,
+        },
     },
     "docstrings": {
         "task": "docstrings",
@@ -115,6 +122,7 @@ class OtherSplits:
         self.splits, self.replaced = splits, rows
 
     def __call__(self, name: str) -> Split:
+        """Returns one split by name."""
         return self.replaced if name == "meta_dev" else self.splits(name)
 
 

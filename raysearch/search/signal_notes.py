@@ -32,7 +32,9 @@ def signal_notes(search: Search, rows: Mapping[str, int]) -> list[str]:
     is_folded = settings.get("dev_head") == "closed_form" or "dev_head" not in weighting.setting_names
     folds = int(settings["dev_folds"])
     if "dev_folds" in weighting.setting_names and is_folded and 0 < count < folds:
-        notes.append(f"dev_folds {folds} are more than the {format_count(count, 'row')} of meta-dev: each row is a fold")
+        notes.append(
+            f"dev_folds {folds} are more than the {format_count(count, 'row')} of meta-dev: each row is a fold"
+        )
     objectives = len(search.spaces[search.space].objectives)
     if "objectives_per_step" in weighting.setting_names:
         objectives = min(objectives, int(settings["objectives_per_step"]) or objectives)

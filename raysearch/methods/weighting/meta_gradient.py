@@ -4,8 +4,8 @@ META-TARTAN  Dery, Michel, Talwalkar & Neubig (ICLR 2022), https://arxiv.org/abs
 AANG         Dery, Michel, Khodak, Neubig & Talwalkar (ICLR 2023), Algorithm 1, https://arxiv.org/abs/2205.14082
 
     m_k    similarity of g_k to the dev gradient through a separate dev head; m_E of the end task, m_A of the
-           auxiliaries' weighted sum. With `dev_head: closed_form` the heads of `training.step.closed_form` are used, and
-           looks take the folds of meta-dev in turn
+           auxiliaries' weighted sum. With `dev_head: closed_form` the heads are those of `training.step.closed_form`,
+           and looks take the folds of meta-dev in turn
     s_k    logit of an objective; for AANG W^All_k + W^D_d + W^T_t + W^R_r + W^O_o
     w_k    softmax of s over the sampled objectives
 

@@ -97,7 +97,11 @@ WEIGHTINGS: tuple[Method, ...] = (
         "a softmax over all tasks, learned from meta-gradients",
         _TARTAN,
         needs_meta_dev=True,
-        constraints=(_FORWARD_ONLY, _CLOSED_FORM, excludes_values("batch_split", ("hierarchical",), "has no factored weights")),
+        constraints=(
+            _FORWARD_ONLY,
+            _CLOSED_FORM,
+            excludes_values("batch_split", ("hierarchical",), "has no factored weights"),
+        ),
     ),
     _weighting(
         "aang",

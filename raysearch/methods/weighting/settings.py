@@ -101,8 +101,8 @@ class DevHeadSettings(CrossFitSettings):
 
     dev_head: str = setting(
         "descent",
-        "descent: a new head, fitted by a few steps of AdamW (the papers); closed_form: a logistic or ridge regression, "
-        "fitted on the other folds of meta-dev than those it scores (raysearch's own)",
+        "descent: a new head, fitted by a few steps of AdamW (the papers); closed_form: a logistic or ridge "
+        "regression, fitted on the other folds of meta-dev than those it scores (raysearch's own)",
         choices=("descent", "closed_form"),
         is_late=True,
     )

@@ -143,7 +143,8 @@ def test_evidence_looks_at_the_folds_in_turn() -> None:
         query = weighting.required_gradients(step)
         assert bool(query) == (step % 2 == 0)
         if query:
-            assert query.is_of_dev_head and not query.normalise
+            assert query.is_of_dev_head
+            assert not query.normalise
             folds.append(query.fold)
             weighting.learn([0, 1], observation([0.1, 0.2]))
     assert folds == [0, 1, 2, 0, 1, 2]
