@@ -3,7 +3,7 @@
     python benchmarks/dev_gradients.py [--tasks planted docstrings] [--steps 0 30] [--looks 4] [--rows 0] [--trained 2]
 
 Looks of every kind are taken on meta-dev, and on as many rows of select-dev in its place, after so many steps of static
-training. The reference is the mean over all folds of rows of select-dev that no look uses.
+training. The reference is the mean over all folds of all rows of select-dev that no look uses.
 
     agreement   mean cosine of a look on the one split with a look on the other
     reference   mean cosine of a look with the closed-form gradient on rows of neither, all folds together
@@ -183,7 +183,7 @@ def report(trial: Trial, looks: int, rows: int) -> None:
     order, of_meta_dev = chance.permutation(len(select)), chance.permutation(len(meta_dev))
     half = min(rows or len(meta_dev), len(meta_dev), len(order) // 2)
     first = Looker(trial, rows_of(meta_dev, np.sort(of_meta_dev[:half])))
-    second, third = (Looker(trial, rows_of(select, np.sort(part))) for part in (order[:half], order[half:][: 2 * half]))
+    second, third = (Looker(trial, rows_of(select, np.sort(part))) for part in (order[:half], order[half:]))
     all_folds = Kind("cross_fitted", EvidenceSettings(meta_batch_size=0, dev_fit_examples=0), 8)
     reference, _ = third(all_folds, 0)
     for name, kind in kinds().items():

@@ -4,8 +4,8 @@
                other folds (`training.step.closed_form`); looks take the folds in turn
     y_k, n_k   mean of all x of objective k so far, and their number
     se_k       standard error of y_k: from the means of the folds, B_k of them, so that the choice of the meta-dev rows
-               is in it. With d_k = B_k - 1, v_k = n_k se_k^2 is shrunk to the mean of all objectives' v, which weighs as
-               much as PRIOR_FREEDOM degrees of freedom (Smyth, Statist. Appl. Genet. Mol. Biol. 3, 2004)
+               is in it. With d_k = B_k - 1, v_k = n_k se_k^2 is shrunk to the mean of all objectives' v, which weighs
+               as much as PRIOR_FREEDOM degrees of freedom (Smyth, Statist. Appl. Genet. Mol. Biol. 3, 2004)
     m_k, s_k   mean and standard deviation of the effect of k given all y and se, by the model of `effects`: effects
                scatter about a common mean as far as the data say, and objectives that share primitives resemble each
                other (empirical Bayes). While the evidence is weak, all m_k are nearly equal
@@ -15,8 +15,8 @@
     o   = min(1, 2 sum_k w_k Phi(z_k)),  or with `evidence_start: zero`  sum_k w_k clip(z_k - margin, 0, 1)
 
 The end task has weight lambda_e, the auxiliaries (1 - lambda_e) o, normalised to sum 1. At first all w_k are equal, and
-o is 1 or 0. An objective that surely hurts, or does nothing where others help, ends at 0; where all surely hurt, so does
-o. There is no learning rate.
+o is 1 or 0. An objective that surely hurts, or does nothing where others help, ends at 0; where all surely hurt, so
+does o. There is no learning rate.
 """
 
 from __future__ import annotations
