@@ -29,7 +29,8 @@ from torch import Tensor
 from raysearch.config.search_config import Search
 from raysearch.data.prepared import RowsOfSplit, Split
 from raysearch.distributed import ProcessGroup
-from raysearch.methods.weighting.settings import DGASettings, EvidenceSettings, GatesSettings, MetaTartanSettings
+from raysearch.methods.weighting.evidence_settings import EvidenceSettings
+from raysearch.methods.weighting.settings import DGASettings, GatesSettings, MetaTartanSettings
 from raysearch.modalities.opening import prepare
 from raysearch.modalities.table.dataset import TableSplit
 from raysearch.training.checkpoint import TrialFolder
@@ -92,9 +93,9 @@ def kinds() -> dict[str, Kind]:
         settings = EvidenceSettings(meta_batch_size=0, dev_head_ridge=ridge, dev_fit_examples=0)
         made[f"closed form, ridge {ridge}"] = Kind("cross_fitted", settings)
         made[f"closed form, ridge {ridge}, round"] = Kind("cross_fitted", settings, 8)
-    made["closed form, 16 rows"] = Kind("cross_fitted", EvidenceSettings(meta_batch_size=16))
+    made["closed form, 16 rows"] = Kind("cross_fitted", EvidenceSettings(meta_batch_size=16, dev_head_ridge=0.1))
     made["closed form, 16 rows, 128 fit"] = Kind(
-        "cross_fitted", EvidenceSettings(meta_batch_size=16, dev_fit_examples=128)
+        "cross_fitted", EvidenceSettings(meta_batch_size=16, dev_head_ridge=0.1, dev_fit_examples=128)
     )
     return made
 
@@ -142,10 +143,10 @@ class Looker:
         started = time.process_time()
         try:
             first = number * kind.folds
-            looks = [gradients.compute(kind.compare, first + i + 1, first + i) for i in range(kind.folds)]
+            seen = [gradients.compute(kind.compare, first + i + 1, first + i) for i in range(kind.folds)]
         finally:
             object.__setattr__(context, "splits", splits.splits)
-        total = torch.stack([look for look in looks if look is not None]).mean(dim=0)
+        total = torch.stack([look for look in seen if look is not None]).mean(dim=0)
         return total.double(), (time.process_time() - started) / kind.folds
 
 
@@ -176,7 +177,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()).clamp_min(1e-30))
 
 
-def report(trial: Trial, looks: int, rows: int) -> None:
+def report(trial: Trial, repeats: int, rows: int) -> None:
     """Prints a line for each kind; at most so many `rows` stand for meta-dev."""
     select, meta_dev = trial.context.splits("select_dev"), trial.context.splits("meta_dev")
     chance = np.random.default_rng(0)
@@ -184,10 +185,10 @@ def report(trial: Trial, looks: int, rows: int) -> None:
     half = min(rows or len(meta_dev), len(meta_dev), len(order) // 2)
     first = Looker(trial, rows_of(meta_dev, np.sort(of_meta_dev[:half])))
     second, third = (Looker(trial, rows_of(select, np.sort(part))) for part in (order[:half], order[half:]))
-    all_folds = Kind("cross_fitted", EvidenceSettings(meta_batch_size=0, dev_fit_examples=0), 8)
+    all_folds = Kind("cross_fitted", EvidenceSettings(meta_batch_size=0, dev_head_ridge=0.1, dev_fit_examples=0), 8)
     reference, _ = third(all_folds, 0)
     for name, kind in kinds().items():
-        pairs = [(first(kind, number), second(kind, number)) for number in range(1 if kind.folds > 1 else looks)]
+        pairs = [(first(kind, number), second(kind, number)) for number in range(1 if kind.folds > 1 else repeats)]
         agreement = [cosine(a, b) for (a, _), (b, _) in pairs]
         with_reference = [cosine(v, reference) for pair in pairs for v, _ in pair]
         cost = [seconds for pair in pairs for _, seconds in pair]
@@ -205,12 +206,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for task in arguments.tasks:
-            trial, taken = make_trial(task, arguments.trained, Path(folder)), 0
+            trial, before = make_trial(task, arguments.trained, Path(folder)), 0
             for steps in arguments.steps:
-                cost = train(trial, steps - taken)
-                taken = steps
-                beside = f", {1e3 * cost:.0f} CPU ms each" if steps else ""
-                print(f"\n{task}, after {steps} steps{beside}\n\n| look | agreement | reference | CPU ms |")
+                cost = train(trial, steps - before)
+                before = steps
+                cost_text = f", {1e3 * cost:.0f} CPU ms each" if steps else ""
+                print(f"\n{task}, after {steps} steps{cost_text}\n\n| look | agreement | reference | CPU ms |")
                 print("| --- | --- | --- | --- |", flush=True)
                 report(trial, arguments.looks, arguments.rows)
 

@@ -57,6 +57,7 @@ HARMFUL = {  # primitives that the oracle excludes; it takes part in these varia
 }
 SPACES = {"factored": ("planted_factored", {"objectives_per_step": 12})}
 DEV = {"meta_batch_size": 28}  # the examples that the dev head leaves of 60
+CLOSED_FORM = {"meta_batch_size": 0, "dev_head_ridge": 0.1}
 METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "fine_tune": ({"weighting": "end_task_only"}, {}),
     "oracle": ({"weighting": "static"}, {}),
@@ -76,9 +77,9 @@ METHODS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "meta_batch_size": 60,
         },
     ),
-    "evidence": ({"weighting": "evidence"}, {"meta_batch_size": 0}),
-    "evidence, from zero": ({"weighting": "evidence"}, {"meta_batch_size": 0, "evidence_start": "zero"}),
-    "aang, closed form": ({"weighting": "aang"}, {"dev_head": "closed_form", "meta_batch_size": 0}),
+    "evidence": ({"weighting": "evidence"}, CLOSED_FORM),
+    "evidence, from zero": ({"weighting": "evidence"}, CLOSED_FORM | {"evidence_start": "zero"}),
+    "aang, closed form": ({"weighting": "aang"}, CLOSED_FORM | {"dev_head": "closed_form"}),
     "exp3": ({"weighting": "exp3"}, {}),
     "ucb1": ({"weighting": "ucb1"}, {"ucb_reach": 0.05}),
     "equal": ({"weighting": "static"}, {}),
@@ -201,14 +202,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="give all methods so many steps, not the same time")
     parser.add_argument("--steps-of", nargs="+", default=[], metavar="METHOD=N", help="steps of single methods")
     arguments = parser.parse_args()
-    given = {name: int(count) for name, count in (each.rsplit("=", 1) for each in arguments.steps_of)}
+    fixed_steps = {name: int(count) for name, count in (each.rsplit("=", 1) for each in arguments.steps_of)}
     with tempfile.TemporaryDirectory() as folder:
         for variant in arguments.variants:
             oracle = ["oracle"] if variant in HARMFUL else []
             names = list(dict.fromkeys(["fine_tune", *oracle, *(n for n in arguments.methods if n != "oracle")]))
             first = Scenario(variant, 0, Path(folder))
             steps = {
-                name: given.get(name) or arguments.steps or steps_within(arguments.seconds, name, first)
+                name: fixed_steps.get(name) or arguments.steps or steps_within(arguments.seconds, name, first)
                 for name in names
             }
             print(f"{variant}, steps: {steps}", flush=True)

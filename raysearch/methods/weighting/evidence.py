@@ -28,7 +28,7 @@ from torch import Tensor
 
 from raysearch.methods.weighting.base import Coefficients, GradientQuery, StepObservation, Weighting, equal
 from raysearch.methods.weighting.effects import EffectModel, Effects
-from raysearch.methods.weighting.settings import EvidenceSettings
+from raysearch.methods.weighting.evidence_settings import EvidenceSettings
 from raysearch.objectives.objective import Objective
 
 PRIOR_FREEDOM = 4.0
@@ -45,7 +45,7 @@ class Evidence(Weighting):
         super().__init__(objectives, settings)
         self.sums = torch.zeros(settings.dev_folds, len(objectives), dtype=torch.float64)
         self.counts = torch.zeros_like(self.sums)
-        self.looks = 0
+        self.look_count = 0
         self.next_estimate = 1  # the number of looks after which the effects are estimated
         self.effects: Effects | None = None
         self.model: EffectModel | None = None
@@ -54,7 +54,7 @@ class Evidence(Weighting):
         """Requests similarities to the dev gradient of the next fold, every `evidence_every` steps."""
         if step % self.settings.evidence_every:
             return GradientQuery()
-        fold = self.looks % self.settings.dev_folds
+        fold = self.look_count % self.settings.dev_folds
         return GradientQuery("cross_fitted", normalise=self.settings.similarity == "cosine", fold=fold)
 
     def coefficients(self, sampled: list[int]) -> Coefficients:
@@ -70,16 +70,16 @@ class Evidence(Weighting):
         """Adds the similarities of a look; estimates the effects, at growing intervals."""
         if observation.similarities is None:
             return
-        fold = self.looks % self.settings.dev_folds
+        fold = self.look_count % self.settings.dev_folds
         self.sums[fold, sampled] += observation.similarities.objectives.to(self.sums)
         self.counts[fold, sampled] += 1
-        self.looks += 1
-        if self.looks < self.next_estimate or (measured := measurements(self.sums, self.counts)) is None:
+        self.look_count += 1
+        if self.look_count < self.next_estimate or (measured := measurements(self.sums, self.counts)) is None:
             return
         numbers, y, errors = measured
         self.model = self.model or EffectModel(self.objectives)
         self.effects = self.model.estimate(numbers, y, torch.diag(errors.square()))
-        self.next_estimate = self.looks + 1 + self.looks // WAIT
+        self.next_estimate = self.look_count + 1 + self.look_count // WAIT
 
     def _shares(self, sampled: list[int]) -> tuple[Tensor, float]:
         """Returns w (n,) and o."""
@@ -99,13 +99,13 @@ class Evidence(Weighting):
     def state(self) -> dict[str, Any]:
         """Returns the sums by fold, the counters and the effects."""
         effects = None if self.effects is None else [self.effects.mean, self.effects.std]
-        counters = {"looks": self.looks, "next": self.next_estimate}
+        counters = {"looks": self.look_count, "next": self.next_estimate}
         return {"sums": self.sums, "counts": self.counts, "effects": effects} | counters
 
     def load(self, state: dict[str, Any]) -> None:
         """Restores what `state` returned."""
         self.sums, self.counts = state["sums"].cpu().clone(), state["counts"].cpu().clone()
-        self.looks, self.next_estimate, effects = state["looks"], state["next"], state["effects"]
+        self.look_count, self.next_estimate, effects = state["looks"], state["next"], state["effects"]
         self.effects = None if effects is None else Effects(effects[0].cpu(), effects[1].cpu())
 
 
@@ -131,4 +131,5 @@ def expected_gains(mean: Tensor, std: Tensor) -> Tensor:
     """Returns E[max(0, f)] of normal f with these means and standard deviations."""
     z = mean / std
     density = torch.exp(-0.5 * z.square()) / (2 * torch.pi) ** 0.5
-    return (mean * torch.special.ndtr(z) + std * density).clamp_min(0)
+    gains: Tensor = (mean * torch.special.ndtr(z) + std * density).clamp_min(0)
+    return gains

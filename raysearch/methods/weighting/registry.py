@@ -15,6 +15,7 @@ from raysearch.methods.method import (
     requires_steps_for_a_round,
 )
 from raysearch.methods.weighting import settings
+from raysearch.methods.weighting.evidence_settings import EvidenceSettings, why_not_closed_form
 from raysearch.schema.fields import NoSettings, Value
 
 _AANG = "Dery et al. 2023, https://arxiv.org/abs/2205.14082"
@@ -36,7 +37,7 @@ _RAYSEARCH = "raysearch's own"
 
 _weighting = partial(Method, family="weighting")
 
-_CLOSED_FORM = requires_settings(settings.why_not_closed_form)
+_CLOSED_FORM = requires_settings(why_not_closed_form)
 _FORWARD_ONLY = requires_settings(settings.why_not_forward_only)
 _NEEDS_GRADIENTS = excludes_values("engine", ("jvp", "difference"), "needs each task's gradient")
 _BALANCES = requires_joint_phase("weighs the end task against its auxiliaries: {other} never trains them together")
@@ -115,7 +116,7 @@ WEIGHTINGS: tuple[Method, ...] = (
     _weighting(
         "evidence",
         "weighting.evidence:Evidence",
-        settings.EvidenceSettings,
+        EvidenceSettings,
         "weights that move as far as the similarities to the dev gradient are told from their noise",
         _RAYSEARCH,
         needs_meta_dev=True,

@@ -80,11 +80,7 @@ class CrossFitSettings(MetaBatchSettings):
 
     dev_folds: int = setting(8, "folds of meta-dev; a closed-form head scores one of them in turn", low=2, is_late=True)
     dev_head_ridge: float = setting(
-        0.1,
-        "ridge penalty of a closed-form head, relative to the mean square of its inputs",
-        low=0,
-        open_low=True,
-        is_late=True,
+        1.0, "ridge penalty of a closed-form head, per mean square of its inputs", low=0, open_low=True, is_late=True
     )
     dev_fit_examples: int = setting(
         512,
@@ -351,21 +347,6 @@ class GatesSettings(StaticSettings, LeaveOneOutSettings, SimilaritySettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvidenceSettings(StaticSettings, CrossFitSettings, SimilaritySettings):
-    """Evidence, raysearch's own: weights move as far as the similarities so far are told from their noise."""
-
-    evidence_every: int = setting(4, "steps between looks at the dev gradient", low=1, unit="step")
-    evidence_start: str = setting(
-        "equal",
-        "weights while nothing is known: equal (as in static), or zero (the end task alone)",
-        choices=("equal", "zero"),
-    )
-    evidence_margin: float = setting(
-        1.0, "standard deviations above 0 from which an effect opens the auxiliaries' part; fully from one more"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class ProbesSettings(BranchSettings, BalanceSettings, LeaveOneOutSettings):
     """Probes, raysearch's own: a short training run on each objective alone decides whether it takes part."""
 
@@ -400,17 +381,6 @@ class Ucb1Settings(StaticSettings):
         0.9, "share of the newest reward in an objective's mean reward (FLAD's beta)", low=0, high=1, open_low=True
     )
     ucb_reach: float = setting(1.0, "factor of the exploration term sqrt(2 ln t / n); the paper's is 1", low=0)
-
-
-def why_not_closed_form(settings: Mapping[str, Value]) -> str | None:
-    """Returns why a dev head in closed form cannot have these settings; None if it can."""
-    if settings.get("dev_head", "descent") != "closed_form":
-        return None
-    for name, value in (("dev_head_split", "meta_dev"), ("dev_head_rows", "fixed"), ("dev_dropout", False)):
-        if settings.get(name, value) != value:
-            text = str(settings[name]).lower()
-            return f"dev_head 'closed_form' is fitted on folds of meta-dev without dropout: {name} cannot be {text}"
-    return None
 
 
 def why_not_forward_only(settings: Mapping[str, Value]) -> str | None:

@@ -13,7 +13,7 @@ from helpers.resume import assert_resume_is_bit_equal
 from raysearch.methods.weighting.base import GradientSimilarities, StepObservation
 from raysearch.methods.weighting.effects import EffectModel
 from raysearch.methods.weighting.evidence import Evidence, expected_gains, measurements
-from raysearch.methods.weighting.settings import EvidenceSettings as Settings
+from raysearch.methods.weighting.evidence_settings import EvidenceSettings as Settings
 from raysearch.objectives.objective import Objective
 
 OBJECTIVES = tuple(
@@ -26,11 +26,11 @@ def observation(values: list[float]) -> StepObservation:
     return StepObservation(torch.zeros(len(values) + 1), similarities)
 
 
-def weighting_after(means: list[float], looks: int, *, noise: float = 0.1, start: str = "equal") -> Evidence:
+def weighting_after(means: list[float], count: int, *, noise: float = 0.1, start: str = "equal") -> Evidence:
     """Evidence after looks at objectives with these mean similarities."""
     weighting = Evidence(OBJECTIVES, Settings(evidence_start=start, lambda_e=0.5, dev_folds=4))
     chance = np.random.default_rng(0)
-    for _ in range(looks):
+    for _ in range(count):
         weighting.learn([0, 1, 2, 3], observation([mean + noise * chance.standard_normal() for mean in means]))
     return weighting
 

@@ -86,7 +86,7 @@ FOLD_CASES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("weighting", "surgery", "settings"), FOLD_CASES, ids=str)
-def test_update_with_closed_form_heads_is_the_same_by_every_engine(
+def test_update_with_closed_form_heads_is_the_same_by_engine(
     data: Path, tmp_path: Path, weighting: str, surgery: str, settings: dict[str, Any]
 ) -> None:
     _, weights = parameters_after_training(tmp_path / "fast", data, weighting, surgery, **settings)
