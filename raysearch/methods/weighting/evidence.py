@@ -46,7 +46,7 @@ class Evidence(Weighting):
         self.sums = torch.zeros(settings.dev_folds, len(objectives), dtype=torch.float64)
         self.counts = torch.zeros_like(self.sums)
         self.look_count = 0
-        self.next_estimate = 1  # the number of looks after which the effects are estimated
+        self.next_estimate = 1  # the effects are estimated when there are so many looks
         self.effects: Effects | None = None
         self.model: EffectModel | None = None
 
