@@ -1,14 +1,15 @@
 """Reports: questions to a run's tables, answered by SQL.
 
 A report is a file with one SELECT statement (DuckDB). It may use these views: searches, trials, evaluations, weights
-and events (the tables of `storage.schemas`, each row once), best and configurations (see `storage.best`). It may call
-the functions of `statistics` and its table macro `compared`. The file begins with comments: the line
-`-- Title: the question`, then what a reader has to know to understand the answer.
+and events (the tables of `storage.schemas`, each row once), best and configurations (see `storage.best`), and those of
+VIEWS. It may call the functions of `statistics` and `row_statistics` and the table macro `compared`. The file begins
+with comments: the line `-- Title: the question`, then what a reader has to know to understand the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from itertools import takewhile
@@ -19,12 +20,38 @@ import pyarrow as pa
 
 from raysearch.errors import SpecError
 from raysearch.formatting import printable
-from raysearch.reports import statistics
+from raysearch.reports import end_task, row_statistics, statistics
+from raysearch.reports.importance import IMPORTANCES, importances
+from raysearch.reports.objective_effects import EFFECTS, objective_effects
+from raysearch.reports.trial_sample import Sample, sample_configurations
 from raysearch.schema import catalog
 from raysearch.storage.best import best_trials, configurations
 
 if TYPE_CHECKING:
     from raysearch.storage.run import Run
+
+_WORD = re.compile(r"\w+")
+FUNCTIONS = statistics.FUNCTIONS | row_statistics.FUNCTIONS
+
+
+@dataclass(frozen=True)
+class View:
+    """A table that reports may use and that no run holds: it is computed from the run's tables."""
+
+    schema: pa.Schema
+    compute: Callable[[Run, Mapping[str, pa.Table]], pa.Table]  # of the run and its other tables
+
+
+def _sample(run: Run, tables: Mapping[str, pa.Table]) -> Sample | None:
+    return sample_configurations(tables["trials"], tables["evaluations"], run.cells)
+
+
+VIEWS = {
+    "outputs": View(end_task.OUTPUTS, lambda run, tables: end_task.end_task_outputs(run, tables["trials"])),
+    "row_texts": View(end_task.ROW_TEXTS, lambda run, _: end_task.row_texts(run)),
+    "importances": View(IMPORTANCES, lambda run, tables: importances(_sample(run, tables))),
+    "objective_effects": View(EFFECTS, lambda run, tables: objective_effects(_sample(run, tables), tables["weights"])),
+}
 
 
 @dataclass(frozen=True)
@@ -64,12 +91,30 @@ def analyze(run: Run, reports: Sequence[str | Path] | None = None) -> dict[str, 
     return ask_reports(open_views(run), [read_report(name) for name in names])
 
 
-def open_views(run: Run) -> dict[str, pa.Table]:
+class Views(Mapping[str, pa.Table]):
+    """The tables that a report may use, by name; those of VIEWS are computed when they are first read."""
+
+    def __init__(self, run: Run, tables: Mapping[str, pa.Table]) -> None:
+        self._run, self._tables = run, dict(tables)
+
+    def __getitem__(self, name: str) -> pa.Table:
+        if name not in self._tables and name in VIEWS:
+            self._tables[name] = VIEWS[name].compute(self._run, self)
+        return self._tables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._tables, **VIEWS})
+
+    def __len__(self) -> int:
+        return len({**self._tables, **VIEWS})
+
+
+def open_views(run: Run) -> Views:
     """Returns the tables that a report may use, by name."""
     tables = {name: getattr(run, name)() for name in ("searches", "trials", "evaluations", "weights", "events")}
     cells, trials = run.cells, tables["trials"]
     ranked = configurations(trials, cells, run.dropped())
-    return {**tables, "best": best_trials(trials, cells), "configurations": ranked}
+    return Views(run, {**tables, "best": best_trials(trials, cells), "configurations": ranked})
 
 
 def ask_reports(tables: Mapping[str, pa.Table], reports: Sequence[Report]) -> dict[str, pa.Table]:
@@ -78,10 +123,11 @@ def ask_reports(tables: Mapping[str, pa.Table], reports: Sequence[Report]) -> di
     from duckdb.func import FunctionNullHandling
 
     answers = {}
+    words = {word for report in reports for word in _WORD.findall(report.sql)}
     with duckdb.connect() as connection:
-        for name, table in tables.items():
-            connection.register(name, table)
-        for name, (function, parameters, result) in statistics.FUNCTIONS.items():
+        for name in words.intersection(tables):
+            connection.register(name, tables[name])
+        for name, (function, parameters, result) in FUNCTIONS.items():
             connection.create_function(
                 name, _null_for_null(function), parameters, result, null_handling=FunctionNullHandling.SPECIAL
             )

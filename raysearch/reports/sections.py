@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from raysearch.formatting import format_count
-from raysearch.reports import plots, plots_sweep, plots_weights
+from raysearch.reports import plots, plots_sweep, plots_weights, sections_end_task
 from raysearch.reports.blocks import (
     Block,
     Column,
@@ -47,6 +47,7 @@ EMPTY = {
     "signal": "The best trial's weighting observes no gradients of its objectives, or too few for a standard error.",
     "leaderboard": "No trial has ended yet.",
     "failures": "No trial failed.",
+    **sections_end_task.EMPTY,
 }
 
 
@@ -81,12 +82,13 @@ INTRODUCTIONS = {  # what a reader has to know to read a section; the notes of a
     "standard deviation over trials.",
     "leaderboard": "A configuration's score is the mean over the seeds, or folds, on which it is complete.",
     "compute": "Trials that run at the same time are all counted in full.",
+    **sections_end_task.INTRODUCTIONS,
 }
 
 
 def catalog_blocks(name: str, answers: RunAnswers) -> list[Block]:
     """Returns what the page shows of a report with a section of its own; one line, or no section, without."""
-    blocks = SECTIONS[name](answers)
+    blocks = list(SECTIONS[name](answers))
     return blocks or ([Nothing(EMPTY[name])] if name in EMPTY else [])
 
 
@@ -256,7 +258,7 @@ def _with_params(rows: Rows, dimensions: Mapping[str, Any]) -> Rows:
     return [{**row, "params": ordered_params(json.loads(row["params"] or "{}"), order)} for row in rows]
 
 
-SECTIONS: dict[str, Callable[[RunAnswers], list[Block]]] = {  # in the order of the page
+SECTIONS: dict[str, Callable[[RunAnswers], Sequence[Block]]] = {  # in the order of the page
     "arms": lambda answers: compare_arms(answers.rows["arms"], answers.metric),
     "final": lambda answers: compare_on_test(answers.rows["final"], answers.metric),
     "best_so_far": _best_so_far,
@@ -265,6 +267,7 @@ SECTIONS: dict[str, Callable[[RunAnswers], list[Block]]] = {  # in the order of 
         answers.rows["sweep"], answers.rows["dimensions"], answers.search, answers.metric
     ),
     "dimensions": _dimensions,
+    **sections_end_task.SECTIONS,
     "stages": _stages,
     "trajectories": _trajectories,
     "ranking": _ranking,

@@ -77,12 +77,21 @@ class SvgPlot:
 
 
 @contextmanager
-def svg_plot(name: str, label: str, width: float, height: float) -> Iterator[tuple[SvgPlot, Axes]]:
-    """Gives a plot and its axes to draw on, sizes in inches; finishes the SVG on leaving."""
+def svg_panels(
+    name: str, label: str, size: tuple[float, float], rows: int, columns: int
+) -> Iterator[tuple[SvgPlot, list[Axes]]]:
+    """Gives a plot and rows x columns axes to draw on, its size in inches; finishes the SVG on leaving."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        plot = SvgPlot(name, label, Figure(figsize=(width, height), layout="constrained"))
-        yield plot, plot.figure.subplots()
+        plot = SvgPlot(name, label, Figure(figsize=size, layout="constrained"))
+        yield plot, list(plot.figure.subplots(rows, columns, squeeze=False).flat)
         plot.finish()
+
+
+@contextmanager
+def svg_plot(name: str, label: str, width: float, height: float) -> Iterator[tuple[SvgPlot, Axes]]:
+    """Gives a plot and its axes to draw on, sizes in inches; finishes the SVG on leaving."""
+    with svg_panels(name, label, (width, height), 1, 1) as (plot, (axes,)):
+        yield plot, axes
