@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import typer
 
 import raysearch
@@ -27,6 +28,7 @@ from raysearch.methods import FAMILIES, METHODS
 from raysearch.methods.profiles import PROFILES
 from raysearch.modalities import all_modalities
 from raysearch.objectives.primitive import STAGES, Primitive
+from raysearch.reports.query import VIEWS
 from raysearch.storage.schemas import TABLES, VERSION
 
 FOLDER = Path(__file__).parent
@@ -148,14 +150,21 @@ def search_page() -> str:
 def tables_page() -> str:
     """Returns a page with every table of a run and its columns."""
     intro = f"The Arrow tables of a run, format version {VERSION}: `runs/NAME/tables/TABLE/*.parquet`."
-    parts = ["# Tables", intro]
-    for name, schema in TABLES.items():
+    views = "Views that reports may use as well; each is computed from the tables when a report reads it."
+    parts = ["# Tables", intro, *_schemas(TABLES), "# Views of reports", views]
+    return "\n\n".join([*parts, *_schemas({name: view.schema for name, view in VIEWS.items()})])
+
+
+def _schemas(schemas: Mapping[str, pa.Schema]) -> list[str]:
+    """Returns a heading and a table of columns for each schema."""
+    parts = []
+    for name, schema in schemas.items():
         rows = []
         for field in schema:
             metadata = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
             rows.append([f"`{field.name}`", field.type, metadata.get("unit", ""), metadata.get("meaning", "")])
         parts += [f"## {name}", table(["column", "type", "unit", "meaning"], rows)]
-    return "\n\n".join(parts)
+    return parts
 
 
 def commands_page() -> str:

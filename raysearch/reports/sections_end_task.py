@@ -144,14 +144,15 @@ def _disagreements(answers: Answers) -> list[Block]:
     columns = [
         text("arm", "arm"),
         number("rows", "rows", 0),
-        number("only the search right", "only_search", 0),
-        number("only the arm right", "only_arm", 0),
-        number("p, McNemar", "p", 4, missing=""),
+        number("only search", "only_search", 0),
+        number("only arm", "only_arm", 0),
+        number("p", "p", 4, missing=""),
         number("p, Holm", "p_holm", 4, missing=""),
-        difference("share right, search minus arm", "difference"),
-        interval("95 % interval over rows and seeds", "low", "high"),
+        difference("search minus arm", "difference"),
+        interval("95 % interval", "low", "high"),
     ]
-    return [*verdicts, Table(columns, rows)]
+    note = "The interval is that of the difference in the share of rows that are right, over rows and seeds."
+    return [*verdicts, Table(columns, rows), Note(note)]
 
 
 def _disagreement(row: Mapping[str, Any]) -> Verdict:
@@ -164,7 +165,13 @@ def _disagreement(row: Mapping[str, Any]) -> Verdict:
         "the arm is right on more rows": f"{name_arm(row['arm'])} is right on more rows",
     }
     finding = findings.get(row["verdict"], "no evidence of a difference on other rows")
-    return Verdict(comparison, finding, f" (p = {row['p_holm']:.3f})" if row["p_holm"] is not None else "")
+    return Verdict(comparison, finding, _p_value(row["p_holm"]))
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return ""
+    return f" (p = {p:.3f})" if p >= 0.001 else " (p < 0.001)"
 
 
 def _errors(answers: Answers) -> list[Block]:
@@ -185,7 +192,7 @@ def _errors(answers: Answers) -> list[Block]:
     missing = "the numbers are of rows of select-dev, or with selection of all labelled rows"
     note: list[Block] = [] if any(column(rows, "text")) else [Note(f"The texts of the rows are not there; {missing}.")]
     tables = [
-        Table(columns, of_arm[:MOST_SHOWN_ERRORS], summary=f"{name_arm(arm)}".capitalize() if place else "")
+        Table(columns, of_arm[:MOST_SHOWN_ERRORS], summary=f"Errors of {name_arm(arm)}" if place else "")
         for place, (arm, of_arm) in enumerate(grouped(rows, "arm").items())
     ]
     first = rows[0]["arm"]
@@ -204,20 +211,31 @@ def _calibration(answers: Answers) -> list[Block]:
         return []
     columns = [
         text("arm", "arm"),
-        text("verdict", "verdict", wraps=True),
+        text("verdict", "verdict"),
         number("confidence", "confidence", 3),
         number("accuracy", "accuracy", 3),
-        number("calibration error", "error", 3),
-        number("from", "low", 3),
-        number("to", "high", 3),
-        number("by chance up to", "by_chance", 3),
-        number("Brier score", "brier", 3),
-        number("log loss", "log_loss", 3),
-        interval("log loss, search minus arm", "log_loss_low", "log_loss_high"),
+        number("error", "error", 3),
+        text("95 % interval", "bounds", numeric=True),
+        number("by chance", "by_chance", 3),
+    ]
+    scores = [
+        text("arm", "arm"),
+        number("Brier score", "brier", 4),
+        interval("search minus arm, 95 % interval", "brier_low", "brier_high"),
+        number("log loss", "log_loss", 4),
+        interval("search minus arm, 95 % interval", "log_loss_low", "log_loss_high"),
     ]
     curves = grouped(answers.rows["reliability"], "arm")
     plot = plots_end_task.reliability(curves)
-    return [_calibration_verdict(rows[0]), Plots([plot], layout="wide"), Table(columns, rows)]
+    shown = [
+        row | {"bounds": f"{row['low']:.3f} to {row['high']:.3f}" if row["low"] is not None else ""} for row in rows
+    ]
+    return [
+        _calibration_verdict(rows[0]),
+        Plots([plot], layout="wide"),
+        Table(columns, shown),
+        Table(scores, rows, summary="Brier score and log loss: the lower the better"),
+    ]
 
 
 def _calibration_verdict(row: Mapping[str, Any]) -> Verdict:

@@ -30,6 +30,7 @@ REPORTS = catalog.names("reports")
 EMPTY_TABLES = {name: schema.empty_table() for name, schema in TABLES.items()} | {
     "best": TRIALS.empty_table(),
     "configurations": CONFIGURATIONS.empty_table(),
+    **{name: view.schema.empty_table() for name, view in query.VIEWS.items()},
 }
 
 
