@@ -3,12 +3,12 @@
     X (n, p)   one column for each effect: whether a trial has a primitive or an objective in its space (1, or 0), or
                how much weight it had at the end of training where every trial has it; controls: the other dimensions
     y (n,)     the responses of the trials (`trial_sample`)
-    beta (p,)  effects, by ridge regression: (X' W X + alpha I)^-1 X' W y, with all columns centred, numbers in standard
-               deviations, and alpha chosen by leave-one-out errors (scikit-learn's RidgeCV)
+    beta (p,)  effects, by ridge regression: (X' W X + alpha I)^-1 X' W y, with all columns centred and the controls in
+               standard deviations; alpha is small, because an effect that is shrunk is not the one that was asked for
 
 The models are fitted one after another: primitives; primitives and their pairs, where the effect of a pair is how much
-more one primitive does with the other one; objectives. Intervals are those of a bootstrap over configurations and seeds
-with the same alpha. Ridge regression pulls effects towards 0, the more so the fewer trials there are.
+more one primitive does with the other one; objectives. Intervals are those of a bootstrap over configurations and
+seeds. With few configurations the controls are left out, and with fewer still each effect is estimated by itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from raysearch.reports.trial_sample import Numbers, Sample
 from raysearch.storage.schemas import column
 
 RESAMPLES = 300
-ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+ALPHA_OF_RIDGE = 0.1  # as a tenth of a configuration that says that nothing has an effect
 LEAST_TRIALS = 3  # with an objective, and as many without it
 ROWS_PER_COLUMN = 3  # configurations for each column of X; with fewer, a bootstrap's intervals are too short
 LEAST_SPREAD = 1e-3  # standard deviation of final weights over trials, below which they do not differ
@@ -213,40 +213,49 @@ def _control(values: Sequence[Any]) -> Iterable[Numbers]:
 def _fit(
     sample: Sample, kind: str, columns: _Columns, controls: Numbers, mains: Numbers | None = None
 ) -> list[dict[str, Any]]:
-    """Returns a row for each column, the one with the highest lower end first; `mains` are columns without a row."""
+    """Returns a row for each column, the one with the highest lower end first; `mains` are columns without a row.
+
+    Columns are estimated together, without the controls if these are too many for so few configurations, or else one by
+    one; with mains not at all.
+    """
     n, p = columns.X.shape
     mains = np.empty((n, 0)) if mains is None else mains
     if n < ROWS_PER_COLUMN * (p + mains.shape[1] + controls.shape[1]):
         controls = controls[:, :0]  # what was drawn besides is noise then, independent of the objectives
-    if not p or n < ROWS_PER_COLUMN * (p + mains.shape[1]):
+    if n >= ROWS_PER_COLUMN * (p + mains.shape[1]):
+        estimates = _estimate(sample, columns.X, np.hstack([mains, controls])) if p else np.empty((0, 3))
+    elif mains.shape[1]:
         return []
-    from sklearn.linear_model import RidgeCV
-
-    X = np.hstack([columns.X, mains, controls])
-    alpha = float(RidgeCV(alphas=ALPHAS).fit(X, sample.y).alpha_)
-    rng = np.random.default_rng(0)
-    C = sample.S.shape[1]
-    w = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-    responses = sample.responses(rng.multinomial(C, np.full(C, 1 / C), size=RESAMPLES).astype(np.float64))
-    effects = _ridge(X, sample.y, np.ones(n), alpha)
-    resamples = np.array([_ridge(X, y, of_draw, alpha) for y, of_draw in zip(responses, w, strict=True)])
-    low, high = np.percentile(resamples, [50 * ALPHA, 100 - 50 * ALPHA], axis=0)
-    present = (columns.X > 0).sum(axis=0)
+    else:
+        estimates = np.vstack([_estimate(sample, x[:, None], mains) for x in columns.X.T])
     rows: list[dict[str, Any]] = [
         {
             "kind": kind,
             "name": name,
             "measure": columns.measure,
-            "present": int(present[i]) if kind != "pair" else None,
+            "present": int((columns.X[:, i] > 0).sum()) if kind != "pair" else None,
             "configurations": n,
-            "effect": float(effects[i]),
-            "low": float(low[i]),
-            "high": float(high[i]),
+            **dict(zip(("effect", "low", "high"), map(float, estimates[i]), strict=True)),
             "response": "score" if sample.is_score else "beaten",
         }
         for i, name in enumerate(columns.names)
     ]
     return sorted(rows, key=lambda row: (-row["low"], row["name"]))
+
+
+def _estimate(sample: Sample, X: Numbers, others: Numbers) -> Numbers:
+    """Returns effect, low and high (p, 3) of the columns X, all else equal as far as `others` say it."""
+    (n, p), C = X.shape, sample.S.shape[1]
+    X = np.hstack([X, others])
+    rng = np.random.default_rng(0)
+    w = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+    responses = sample.responses(rng.multinomial(C, np.full(C, 1 / C), size=RESAMPLES).astype(np.float64))
+    effects = _ridge(X, sample.y, np.ones(n), ALPHA_OF_RIDGE)[:p]
+    resamples = [_ridge(X, y, of_draw, ALPHA_OF_RIDGE)[:p] for y, of_draw in zip(responses, w, strict=True)]
+    bounds = np.percentile(np.array(resamples), [50 * ALPHA, 100 - 50 * ALPHA], axis=0)
+    wider = np.sqrt(n / (n - X.shape[1] - 1))  # the residuals of a fit are smaller than the errors
+    estimates: Numbers = np.vstack([effects, effects + wider * (bounds - effects)]).T
+    return estimates
 
 
 def _ridge(X: Numbers, y: Numbers, w: Numbers, alpha: float) -> Numbers:

@@ -81,7 +81,7 @@ def _confusion(answers: Answers) -> list[Block]:
         arms = _shown_arms(rows)
         svgs = [plots_end_task.confusion(rows, arm, labels) for arm in arms]
         if len(arms) > 1:
-            svgs.append(plots_end_task.confusion_change(rows, *arms, labels))
+            svgs.append(plots_end_task.confusion_change(rows, arms[0], arms[1], labels))
         shown.append(Plots(svgs, least="330px"))
     most = [row for of_arm in grouped(wrong, "arm").values() for row in of_arm[:MOST_PAIRS]]
     return [*shown, Table(columns, most, summary="The most frequent confusions of each arm, with 95 % intervals")]
