@@ -35,6 +35,7 @@ EMPTY = {
     "disagreements": "No two arms have predictions for the same rows, so there is nothing to compare row by row.",
     "errors": "No row is predicted wrong, or no arm has predictions.",
     "calibration": "No arm has probabilities, so there is nothing to calibrate.",
+    "reliability": "No arm has probabilities, so there are no bins of them.",
     "importance": "Fewer than eight configurations have a score and draw different values: nothing is estimated yet.",
     "effects": "All trials have the same objectives with the same weights, or too few trials have others to compare.",
 }
@@ -238,6 +239,19 @@ def _calibration(answers: Answers) -> list[Block]:
     ]
 
 
+def _reliability(answers: Answers) -> list[Block]:
+    rows = answers.rows["reliability"]
+    columns = [
+        text("arm", "arm"),
+        number("rows", "rows", 0),
+        number("confidence", "confidence", 3),
+        number("accuracy", "accuracy", 3),
+        number("from", "low", 3),
+        number("to", "high", 3),
+    ]
+    return [Table(columns, rows, summary="The bins of the curves above")] if rows else []
+
+
 def _calibration_verdict(row: Mapping[str, Any]) -> Verdict:
     comparison = (
         f"{name_arm(row['arm'])} is {100 * row['confidence']:.0f} % sure on average, and right in "
@@ -339,5 +353,5 @@ SECTIONS: dict[str, Callable[[Answers], Sequence[Block]]] = {
     "disagreements": _disagreements,
     "errors": _errors,
     "calibration": _calibration,
-    "reliability": lambda _: [],  # drawn in the section on calibration
+    "reliability": _reliability,
 }

@@ -426,11 +426,15 @@ def test_page_is_well_formed_and_loads_nothing(page):
     assert not re.search(r"@import|url\((?!#)|<script", page.source)
 
 
-def test_page_has_every_section_with_its_sql(page):
+def test_page_has_every_section_with_its_sql(page, answers):
     assert {*REPORTS, "origin"} <= set(page.ids)
     shown = [name for name in REPORTS if f"How this is computed: {name}.sql" in page.words]
     assert set(REPORTS) - set(shown) == {"stages", "sweep"}  # they have nothing to show
-    assert page.source.count("<svg") == 1 + 2 + 2 + len(SYNTHETIC_SEARCH["dimensions"]) + 4 + 1 + 1
+    kinds = {row["kind"] for row in answers["effects"].to_pylist()}
+    of_end_task = 2 + 3 + 1  # labels, confusion, calibration
+    assert page.source.count("<svg") == (
+        1 + 2 + 2 + len(SYNTHETIC_SEARCH["dimensions"]) + 4 + 1 + 1 + 1 + len(kinds) + of_end_task
+    )
 
 
 SEEDS_REPORT = (
