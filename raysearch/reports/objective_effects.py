@@ -131,9 +131,9 @@ def _primitives(objectives: _Columns) -> tuple[_Columns, _Columns]:
     names = [f"{STAGES[stage]} {primitive}" for stage, primitive in keys]
     X = np.array([columns[key] for key in keys]).reshape(len(keys), -1).T
     primitives = _distinct(_Columns(names, X, objectives.measure), np.empty((len(objectives.X), 0)))
-    kept = [(keys[i], primitives.X[:, place]) for place, i in enumerate(_first_places(names, primitives.names))]
+    chosen = [(keys[i], primitives.X[:, place]) for place, i in enumerate(_first_places(names, primitives.names))]
     pairs: dict[str, Numbers] = {}
-    for (a, x), (b, z) in itertools.combinations(kept, 2):
+    for (a, x), (b, z) in itertools.combinations(chosen, 2):
         if a[0] != b[0] and _crosses(x, z, is_weight=is_weight):
             pairs[f"{STAGES[a[0]]} {a[1]} with {STAGES[b[0]]} {b[1]}"] = (x - x.mean()) * (z - z.mean())
     columns_of_pairs = np.array([*pairs.values()]).reshape(len(pairs), len(objectives.X)).T

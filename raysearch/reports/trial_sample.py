@@ -168,14 +168,14 @@ def _compare_stopped(
     curves = _curves(evaluations, {name for name, _ in on_cell.values()})
     ends = {i: min(trial.steps, curves[name][0][-1]) for i, (name, trial) in on_cell.items() if name in curves}
     for step in sorted({ends[i] for i in stopped if i in ends}):
-        here = [i for i in stopped if ends.get(i) == step]
-        reached = [i for i, end in ends.items() if end > step or i in here]
+        ended = [i for i in stopped if ends.get(i) == step]
+        reached = [i for i, end in ends.items() if end > step or i in ended]
         values = np.array([_at(curves[on_cell[i][0]], step) for i in reached])
-        for i in here:
+        for i in ended:
             difference = values[reached.index(i)] - values
             lead[i, reached] += difference
             met[i, reached] += 1
-            later = [place for place, j in enumerate(reached) if j not in here]
+            later = [place for place, j in enumerate(reached) if j not in ended]
             lead[np.array(reached)[later], i] -= difference[later]
             met[np.array(reached)[later], i] += 1
 

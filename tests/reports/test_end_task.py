@@ -41,8 +41,10 @@ def write_predictions(folder, outputs_of, targets, *, metric="accuracy", folds=0
             if role == "confirm":
                 outputs = np.asarray(outputs_of(arm, seed), dtype=float)
                 rows = [i for i in range(len(outputs)) if fold < 0 or i % folds == fold]
-                given = [{"step": 3, "row": i, "target": targets[i], "outputs": outputs[i].tolist()} for i in rows]
-                ledger.append("predictions", given, fill={"trial_id": trial_id, "attempt": 0})
+                rows_of_trial = [
+                    {"step": 3, "row": i, "target": targets[i], "outputs": outputs[i].tolist()} for i in rows
+                ]
+                ledger.append("predictions", rows_of_trial, fill={"trial_id": trial_id, "attempt": 0})
             plan = {"fold": fold, "folds": folds} if folds else {}
             trial = {"trial_id": trial_id, "arm": arm, "role": role, "number": 0, "seed": seed, "state": "complete"}
             trial |= {"score": 0.5, "steps": 3, "best_step": 3, "attempts": 1, "started": MOMENT, "ended": MOMENT}

@@ -76,7 +76,7 @@ def test_mean_interval_holds_the_mean_over_rows_and_seeds():
     assert held / 150 > 0.92
 
 
-def test_f1_difference_interval_leaves_out_rows_without_the_label():
+def test_f1_difference_needs_no_rows_without_the_label():
     row, seed = grid(120, 2)
     y = np.repeat(RNG.random(120) < 0.3, 2)
     a, b = y ^ (RNG.random(240) < 0.1), y ^ (RNG.random(240) < 0.4)
