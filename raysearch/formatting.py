@@ -9,6 +9,8 @@ from typing import Any
 
 # What a terminal would obey: control characters but tab and newline, and those that change the direction of writing.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# The same as RE2 reads it, which Arrow's functions use; no surrogate can be in their texts.
+CONTROLS_PATTERN = r"[\x00-\x08\x0b-\x1f\x7f-\x{9f}\x{61c}\x{200e}\x{200f}\x{2028}-\x{202e}\x{2066}-\x{2069}]"
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus sign; a hyphen is not
 
 

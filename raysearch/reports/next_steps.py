@@ -46,7 +46,7 @@ def export_step(run: Run) -> Step:
 
 def missing_steps(run: Run, *, has_score: bool, is_repeated: bool) -> Iterator[Step]:
     """Yields the steps for what a run lacks: its end, a score, fresh seeds, baselines."""
-    search, state = run.search, run.status()["state"]
+    search, state = run.search, run.state
     if state == RunState.INTERRUPTED:
         yield Step("The search is not finished; to continue it", command("resume", run_reference(run.path)))
         return

@@ -1,11 +1,15 @@
-"""The report of a run as one HTML page, with its style and plots inside; it loads nothing.
+"""The report of a run as one HTML page, with its style, plots, data and script inside; it loads nothing.
 
 The page claims no more than the tables hold: it says when a score is the highest of many, and a difference whose
-interval includes 0 is called "no difference found".
+interval includes 0 is called "no difference found". Without script it is whole: the script adds filters, sorting,
+names of trials under the pointer, and a view of each trial. A run may be a stranger's: all text is escaped or made a
+text node, and a Content-Security-Policy permits the page's own script and style alone, by their hashes.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections import Counter
@@ -31,9 +35,11 @@ from raysearch.formatting import (
 from raysearch.methods import FAMILIES
 from raysearch.reports import run_doctor
 from raysearch.reports.blocks import SYMBOLS, Block, Nothing
-from raysearch.reports.plots import STATES, Rows, column
-from raysearch.reports.query import Report, ask_reports, open_views, read_report
+from raysearch.reports.page_data import left_out, make_page_data, to_script_json
+from raysearch.reports.plots import MAX_POINTS, STATES, Rows, column
+from raysearch.reports.query import AnswerRows, Report, Views, ask_reports, open_views, read_report
 from raysearch.reports.recommendation import recommend
+from raysearch.reports.run_snapshot import Snapshot, needs_all_rows, page_tables
 from raysearch.reports.sections import INTRODUCTIONS, SECTIONS, RunAnswers, catalog_blocks, default_blocks
 from raysearch.schema import catalog
 from raysearch.storage.containment import check_contained
@@ -46,6 +52,8 @@ USER_SECTION = "user-report-"  # begins the ids of sections that answer a user's
 _PROSE = re.compile(r"`(?P<code>[^`]+)`|(?P<address>https://[\w./-]+\w)|(?P<text>.+?(?=`|https://|$))", re.DOTALL)
 
 
+TEMPLATES = Path(__file__).parent / "templates"
+INTERACTIVE = ("curves", "leaderboard")  # sections in whose place the script has others
 _UNREAD = "not read by this run before this page was written"
 
 
@@ -63,6 +71,11 @@ class Section:
         """Says whether there is nothing to show but one line."""
         return all(isinstance(block, Nothing) for block in self.blocks)
 
+    @property
+    def is_static(self) -> bool:
+        """Says whether the script shows something else in its place."""
+        return self.id in INTERACTIVE and not self.is_empty
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -79,8 +92,8 @@ def write_html(run: Run, more_reports: Sequence[str | Path] = ()) -> Path:
     The page has every report of the catalog, then those of `more_reports` that are not in the catalog. Raises RunError
     when the search has not begun.
     """
-    tables = open_views(run)
-    if not len(tables["searches"]):
+    snapshot = Snapshot(run.path)
+    if not len(snapshot.searches()):
         raise RunError(f"{run.path}: the search has not started, so there is nothing to report")
     catalog_reports = [read_report(name) for name in catalog.names("reports")]
     files = {report.file.resolve() for report in catalog_reports}
@@ -88,7 +101,7 @@ def write_html(run: Run, more_reports: Sequence[str | Path] = ()) -> Path:
     check_contained(run.path)
     target = run.path / "report.html"
     unfinished = target.with_suffix(".tmp")
-    unfinished.write_text(_page(run, tables, catalog_reports, user_reports), encoding="utf-8")
+    unfinished.write_text(_page(snapshot, catalog_reports, user_reports), encoding="utf-8")
     return unfinished.replace(target)
 
 
@@ -100,30 +113,84 @@ def refresh_html(run: Run) -> Path | None:
     return write_html(run)
 
 
-def _page(
-    run: Run, tables: Mapping[str, pa.Table], catalog_reports: Sequence[Report], user_reports: Sequence[Report]
-) -> str:
-    tables_by_report = ask_reports(tables, catalog_reports)
+def _page(run: Snapshot, catalog_reports: Sequence[Report], user_reports: Sequence[Report]) -> str:
+    tables = Views(run, page_tables(run))
+    tables_by_report = _answers(run, tables, catalog_reports)
     search = {"dimensions": {}} | printable_tree(run.search)  # a search without dimensions has no such key
     best = dict(zip(*(tables["best"][name].to_pylist() for name in ("arm", "trial_id")), strict=True))
-    answers = RunAnswers({name: table.to_pylist() for name, table in tables_by_report.items()}, search, best)
-    sections = [*_catalog_sections(catalog_reports, tables_by_report, answers), *_user_sections(tables, user_reports)]
+    numbers = {trial_id: place for place, trial_id in enumerate(tables["trials"]["trial_id"].to_pylist())}
+    answers = RunAnswers(AnswerRows(tables_by_report), search, best, numbers, _notes(run))
+    sections = list(_catalog_sections(catalog_reports, tables_by_report, answers))
+    if user_reports:
+        sections += _user_sections(open_views(run), user_reports)
     declaration = tables["searches"].to_pylist()[-1]
+    title = f"{run.name} - raysearch report"
+    style, script = _read_style(), _read_script()
+    data = to_script_json(make_page_data(run, tables, title))
+    mark_safe = _environment().filters["safe"]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             run=run.name,
+            title=title,
+            policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; {_POLICY}",
+            style=mark_safe(style),
+            script=mark_safe(script),
+            data=mark_safe(data),
             task=search["task"]["name"],
             facts=_facts(search, answers.metric),
             recommendation=recommend(run),
             notes=run_doctor.warn(run),
-            tiles=_tiles(run.status(), answers),
+            left_out=left_out(run),
+            tiles=_tiles(run, answers),
             sections=sections,
             origin=_origin(declaration, tables["events"]["event"].to_pylist()),
             declaration=json.dumps(json.loads(declaration["spec"]), indent=2, ensure_ascii=False),
         )
     )
+
+
+# Attributes `style` of plots and bars are permitted: nothing of a run's is ever markup, and nothing can be loaded.
+_POLICY = "style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def _hash(text: str) -> str:
+    """Returns what permits an inline script or style of this text in a Content-Security-Policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@cache
+def _read_style() -> str:
+    return f"\n{(TEMPLATES / 'page.css').read_text(encoding='utf-8')}"
+
+
+@cache
+def _read_script() -> str:
+    """Returns the parts of the script as one function: nothing of it is seen from outside."""
+    parts = [file.read_text(encoding="utf-8") for file in sorted((TEMPLATES / "script").glob("*.js"))]
+    return '\n(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n"
+
+
+def _answers(run: Snapshot, tables: Mapping[str, pa.Table], reports: Sequence[Report]) -> dict[str, pa.Table]:
+    """Returns the answers of reports; one that needs all rows of a large table gets them, the others those shown."""
+    large = [report for report in reports if needs_all_rows(report.name, report.sql)]
+    answers = ask_reports(tables, [report for report in reports if report not in large])
+    return answers | (ask_reports(open_views(run), large) if large else {})
+
+
+def _notes(run: Snapshot) -> dict[str, str]:
+    """Returns what sections of a large run leave out, by report."""
+    trials, (ranked, complete) = len(run.trials()), run.ranked_share
+    notes: dict[str, str] = {}
+    if trials > MAX_POINTS:
+        sentence = (
+            f"Of more than {MAX_POINTS} trials the best third of the points, and others evenly spread, are drawn."
+        )
+        notes |= dict.fromkeys(("best_so_far", "dimensions"), sentence)
+    if ranked < complete:
+        notes["ranking"] = f"Of {complete:,} complete trials the {ranked:,} best ones are ranked."
+    return notes
 
 
 def _catalog_sections(
@@ -156,16 +223,18 @@ def _facts(search: Mapping[str, Any], metric: str) -> list[str]:
     ]
 
 
-def _tiles(status: Mapping[str, Any], answers: RunAnswers) -> list[Tile]:
-    configurations = [row for row in answers.rows["leaderboard"] if row["arm"] == MAIN_ARM]
+def _tiles(run: Snapshot, answers: RunAnswers) -> list[Tile]:
+    rows = run.configurations().select(["arm", "state", "score"]).to_pylist()
+    configurations = [row for row in rows if row["arm"] == MAIN_ARM]
     counts = Counter(column(configurations, "state"))
-    best, complete = status["best"], counts[TrialState.COMPLETE]
+    best = next((row["score"] for row in configurations if row["score"] is not None), None)
+    complete = counts[TrialState.COMPLETE]
     chosen = f"{answers.metric} of the search's winner"
     if complete > 1:
         chosen += f": the highest of {complete} scores on the same examples, so expect less on new examples"
-    running = status["state"] == RunState.RUNNING
+    running = run.state == RunState.RUNNING
     return [
-        Tile("best score in the search", f"{best['score']:.3f}" if best else "none yet", chosen),
+        Tile("best score in the search", "none yet" if best is None else f"{best:.3f}", chosen),
         *_fresh_tile(answers.rows["arms"]),
         Tile(
             "configurations",
@@ -174,8 +243,8 @@ def _tiles(status: Mapping[str, Any], answers: RunAnswers) -> list[Tile]:
         ),
         Tile(
             "time spent",
-            format_duration(status["seconds"]),
-            "still running: the page shows the state when it was written" if running else status["state"],
+            format_duration(run.seconds()),
+            "still running: the page shows the state when it was written" if running else str(run.state),
         ),
     ]
 
@@ -211,9 +280,9 @@ def _without_controls(value: object) -> object:
 
 @cache
 def _environment() -> Environment:
-    """Returns the templates; every value that they show is escaped, except the SVG of plots."""
+    """Returns the templates; all that they show is escaped, but for plots and the page's own style, script and data."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

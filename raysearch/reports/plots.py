@@ -1,36 +1,37 @@
-"""Plots of a run as SVG, drawn from the answers of the reports."""
+"""Plots of a run as SVG, drawn from the answers of the reports.
+
+`numbers` has the place of each trial in the data of the page (see `page_data`), so that its script can name a trial.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from math import ceil, floor, log10
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from raysearch.formatting import MINUS
-from raysearch.reports.svg import BLUE, DASHES, GREEN, INK, MUTED, ORANGE, PINK, RED, SKY, svg_plot
+from raysearch.reports.axis import Axis
+from raysearch.reports.chart import DASHES, Chart
 from raysearch.storage.states import MAIN_ARM, TrialState
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from raysearch.reports.svg import SvgPlot
-
-LEAST_TICKS, MOST_TICKS = 3, 6  # of a logarithmic axis
-MOST_CHARACTERS = 34  # of tick labels side by side
-
 Rows = list[dict[str, Any]]  # the answer of a report; None for null
+Numbers = Mapping[str, int]  # by trial
 
 STATES = {
-    TrialState.COMPLETE: (BLUE, "o"),
-    TrialState.STOPPED: (ORANGE, "v"),
-    TrialState.FAILED: (RED, "x"),
-    TrialState.RUNNING: (MUTED, "o"),
+    TrialState.COMPLETE: ("s1", "o"),
+    TrialState.STOPPED: ("s2", "v"),
+    TrialState.FAILED: ("s6", "x"),
+    TrialState.RUNNING: ("muted", "o"),
 }
-
-
 SCORED = (TrialState.COMPLETE, TrialState.STOPPED)  # states of trials that are drawn at their score
+MAX_POINTS = 300  # of a plot; of more trials the best ones are drawn, and others evenly spread
+MAX_CURVES, MAX_EVALUATIONS = 100, 30
+
+
+def small_chart(name: str, label: str, x: Axis, y: Axis, *, title: str = "", note: str = "") -> Chart:
+    """Returns an empty plot of which several stand side by side."""
+    return Chart(name, label, x, y, title=title, note=note, width=320, height=230)
 
 
 def grouped(rows: Rows, key: str) -> dict[str, Rows]:
@@ -51,124 +52,152 @@ def complete(rows: Rows) -> Rows:
     return [row for row in rows if row["state"] == TrialState.COMPLETE]
 
 
-def best_so_far(rows: Rows, over: str, metric: str) -> str:
+def thinned(rows: Rows, most: int = MAX_POINTS) -> Rows:
+    """Returns at most so many rows in their order: the third with the highest scores, and others evenly spread."""
+    if len(rows) <= most:
+        return rows
+    ranked = sorted(range(len(rows)), key=lambda i: (rows[i]["score"] is None, -(rows[i]["score"] or 0.0), i))
+    best, others = ranked[: most // 3], sorted(ranked[most // 3 :])
+    room = most - len(best)
+    places = {*best, *(others[place * len(others) // room] for place in range(room))}
+    return [row for i, row in enumerate(rows) if i in places]
+
+
+def few_points(rows: Rows, most: int = MAX_EVALUATIONS) -> Rows:
+    """Returns at most so many rows, evenly spread, with the first and the last one."""
+    if len(rows) <= most:
+        return rows
+    return [rows[place * (len(rows) - 1) // (most - 1)] for place in range(most)]
+
+
+def best_so_far(rows: Rows, over: str, metric: str, numbers: Numbers | None = None) -> str:
     """Plots the score of each trial and the best score of each arm, over "nth" (configurations) or "seconds"."""
-    axis = {"nth": "configurations tried", "seconds": "seconds spent"}[over]
+    words = {"nth": "configurations tried", "seconds": "seconds spent"}[over]
     rows = [row for row in rows if row[over] is not None]
-    with svg_plot(f"best-{over}", f"Best {metric} over {axis}", 4.4, 2.6) as (plot, axes):
-        scatter_states(axes, [row for row in rows if row["arm"] == MAIN_ARM], over, rows)
-        for i, (arm, of_arm) in enumerate(grouped(rows, "arm").items()):
-            scored = [row for row in of_arm if row["best"] is not None]
-            if scored:
-                end = max(column(rows if over == "seconds" else of_arm, over))
-                x, y = [*column(scored, over), end], [*column(scored, "best"), scored[-1]["best"]]
-                dashes = DASHES[i % len(DASHES)]
-                axes.step(x, y, where="post", color=arm_colour(arm, i), linestyle=dashes, label=f"best of {arm}")
-                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=legend_columns(axes, 3.9))
-        axes.set_xlabel(axis)
-        axes.set_ylabel(f"select-dev {metric}")
-        axes.set_xlim(left=0)
-        whole_numbers(axes)
-    return plot.svg
+    x = Axis(label=words, low=0, whole=True)
+    y = score_axis(rows, metric)
+    chart = Chart(f"best-{over}", f"Best {metric} over {words}", x, y)
+    scatter_states(chart, thinned([row for row in rows if row["arm"] == MAIN_ARM]), over, numbers)
+    for i, (arm, of_arm) in enumerate(grouped(rows, "arm").items()):
+        scored = [row for row in of_arm if row["best"] is not None]
+        if scored:
+            end = max(column(rows if over == "seconds" else of_arm, over))
+            places, best = [*column(scored, over), end], [*column(scored, "best"), scored[-1]["best"]]
+            chart.steps(places, best, arm_colour(arm, i), dashes=DASHES[i % len(DASHES)], label=f"best of {arm}")
+    return chart.svg
 
 
-def curves(rows: Rows, metric: str, best: Mapping[str, str]) -> list[str]:
-    """Plots learning curves: of every trial of the search by its state, and of each arm's best trial.
+def curves(rows: Rows, metric: str, best: Mapping[str, str], numbers: Numbers | None = None) -> list[str]:
+    """Plots learning curves: of the trials of the search by their states, and of each arm's best trial.
 
-    `best` has the best trial's id by arm.
+    `best` has the best trial's id by arm. Of many trials, the best ones and others are drawn.
     """
-    trials, svgs = grouped(rows, "trial_id"), []
+    numbers, trials, svgs = numbers or {}, grouped(rows, "trial_id"), []
     of_search = [trial for trial in trials.values() if trial[0]["arm"] == MAIN_ARM]
     if of_search:
-        with _curves_axes("curves-all", "every trial of the search", metric) as (plot, axes):
-            for trial in of_search:
-                colour, marker = STATES[trial[0]["state"]]
-                is_best = trial[0]["trial_id"] == best.get(MAIN_ARM)
-                width, alpha = (2.2, 1.0) if is_best else (1.0, 0.6)
-                axes.plot(column(trial, "step"), column(trial, "score"), color=colour, linewidth=width, alpha=alpha)
-                axes.plot(trial[-1]["step"], trial[-1]["score"], marker, color=colour, markersize=4)
-        svgs.append(plot.svg)
+        last = [{"score": trial[-1]["score"], "trial": trial} for trial in of_search]
+        shown = [row["trial"] for row in thinned(last, MAX_CURVES)]
+        every = "every trial" if len(shown) == len(of_search) else f"{len(shown)} of {len(of_search)} trials"
+        chart = _curves_chart("curves-all", f"{every} of the search", metric)
+        for trial in shown:
+            colour, marker = STATES[trial[0]["state"]]
+            is_best = trial[0]["trial_id"] == best.get(MAIN_ARM)
+            number, (width, opacity) = numbers.get(trial[0]["trial_id"]), (2.2, 1.0) if is_best else (1.0, 0.6)
+            curve = few_points(trial)
+            steps, scores = column(curve, "step"), column(curve, "score")
+            chart.line(steps, scores, colour, trial=number, width=width, opacity=opacity)
+            end = trial[-1]
+            chart.points([end["step"]], [end["score"]], colour, marker=marker, size=4.5, trials=[number])
+        svgs.append(chart.svg)
     best = {arm: best[arm] for arm in grouped(rows, "arm") if best.get(arm) in trials}
     if best:
-        with _curves_axes("curves-best", "the best trial of each arm", metric) as (plot, axes):
-            for i, (arm, trial_id) in enumerate(best.items()):
-                x, y = column(trials[trial_id], "step"), column(trials[trial_id], "score")
-                axes.plot(x, y, color=arm_colour(arm, i), linestyle=DASHES[i % len(DASHES)], label=arm)
-            axes.legend(loc="lower right")
-        svgs.append(plot.svg)
+        chart = _curves_chart("curves-best", "the best trial of each arm", metric)
+        for i, (arm, trial_id) in enumerate(best.items()):
+            curve = few_points(trials[trial_id], 2 * MAX_EVALUATIONS)
+            x, y = column(curve, "step"), column(curve, "score")
+            dashes = DASHES[i % len(DASHES)]
+            chart.line(x, y, arm_colour(arm, i), trial=numbers.get(trial_id), dashes=dashes, label=arm)
+        svgs.append(chart.svg)
     return svgs
 
 
-@contextmanager
-def _curves_axes(name: str, title: str, metric: str) -> Iterator[tuple[SvgPlot, Axes]]:
-    with svg_plot(name, f"{metric} over steps: {title}", 4.4, 2.6) as (plot, axes):
-        axes.set_title(title)
-        yield plot, axes
-        axes.set_xlabel("optimizer steps")
-        axes.set_ylabel(f"select-dev {metric}")
-        whole_numbers(axes)
+def _curves_chart(name: str, title: str, metric: str) -> Chart:
+    x, y = Axis(label="optimizer steps", whole=True), Axis(label=f"select-dev {metric}")
+    return Chart(name, f"{metric} over steps: {title}", x, y, title=title)
 
 
-def dimensions(rows: Rows, declared: Mapping[str, Any], metric: str, best: str | None) -> list[str]:
+def dimensions(
+    rows: Rows,
+    declared: Mapping[str, Any],
+    metric: str,
+    best: str | None,
+    numbers: Numbers | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> list[str]:
     """Plots, for each dimension, the score against the value, with a ring around the trial `best`.
 
-    All plots have the same scale of scores. Words are placed side by side.
+    All plots have the same scale of scores. Words are placed side by side. `notes` has the rank correlation of each
+    dimension where the rows are not those of all trials.
     """
-    svgs = []
+    svgs, y = [], score_axis(rows, metric)
     for i, (name, points) in enumerate(grouped(rows, "dimension").items()):
-        declaration = declared.get(name, {})
-        with svg_plot(f"dimension{i}", f"{metric} against {name}", 3.1, 2.3) as (plot, axes):
-            axes.set_title(name)
-            if "choice" in declaration or any(row["number"] is None for row in points):
-                points = words_as_places(axes, points, declaration.get("choice") or [])
-            else:
-                axes.set_title(rank_correlation(points), loc="right", color=MUTED, fontsize=7, fontweight="normal")
-                value_axis(axes, declaration)
-            scatter_states(axes, points, "number", rows)
-            ringed = [row for row in points if row["trial_id"] == best]
-            x, y = column(ringed, "number"), column(ringed, "score")
-            axes.plot(x, y, "o", markersize=9, markerfacecolor="none", color=INK, zorder=4)
-        svgs.append(plot.svg)
+        declaration, note = declared.get(name, {}), ""
+        if "choice" in declaration or any(row["number"] is None for row in points):
+            x, points = words_as_places(points, declaration.get("choice") or [])
+        else:
+            x, note = value_axis(declaration), rank_correlation(points) if notes is None else notes.get(name, "")
+        chart = small_chart(f"dimension{i}", f"{metric} against {name}", x, y, title=name, note=note)
+        scatter_states(chart, points, "number", numbers)
+        ringed = [row for row in points if row["trial_id"] == best and row["score"] is not None]
+        chart.points(column(ringed, "number"), column(ringed, "score"), "ink", marker="O", size=11)
+        svgs.append(chart.svg)
     return svgs
 
 
 def differences(rows: Rows, metric: str) -> str:
     """Plots, for each baseline, the paired difference to the search's winner with its 95 % interval."""
     rows = [row for row in rows if row["low"] is not None]
+    far = 1.15 * max(abs(row[end]) for row in rows for end in ("low", "high")) or 0.01
+    x = Axis(label=f"{metric}: search minus baseline, 95 % interval", low=-far, high=far)
     label = f"Difference in {metric}, search minus baseline"
-    with svg_plot("differences", label, 4.4, 0.55 + 0.3 * len(rows)) as (plot, axes):
-        axes.axvline(0, color=INK, linewidth=1)
-        for place, row in enumerate(rows):
-            colour = MUTED if row["low"] <= 0 <= row["high"] else BLUE
-            axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
-            axes.plot(row["difference"], place, "o", color=colour, markersize=6)
-        far = 1.15 * max(abs(row[end]) for row in rows for end in ("low", "high")) or 0.01
-        axes.set_xlim(-far, far)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_yticks(range(len(rows)), column(rows, "arm"))
-        axes.set_xlabel(f"{metric}: search minus baseline, 95 % interval")
-        axes.grid(axis="y", visible=False)
-    return plot.svg
+    chart = Chart("differences", label, x, Axis(words=tuple(column(rows, "arm"))), height=52 + 26 * len(rows))
+    chart.rule(0, "ink", dashes="")
+    for place, row in enumerate(rows):
+        colour = "muted" if row["low"] <= 0 <= row["high"] else "s1"
+        chart.segment([row["low"], row["high"]], [place, place], colour, width=2)
+        chart.points([row["difference"]], [place], colour, size=8)
+    return chart.svg
 
 
-def scatter_states(axes: Axes, rows: Rows, x: str, all_rows: Rows) -> None:
-    """Draws trials at their scores, those that were stopped at the score that they had then.
+def score_axis(rows: Rows, metric: str) -> Axis:
+    """Returns the axis of the scores of complete trials; below them is room for trials without a score.
 
-    A failed trial has no score and is at the lower edge, as is one that was stopped below every complete one. The scale
-    is that of `all_rows`.
+    A trial that was stopped may have the highest score.
     """
-    scored = [row for row in all_rows if row["state"] in SCORED and row["score"] is not None]
+    scored = [row for row in rows if row["state"] in SCORED and row["score"] is not None]
     scores = column(complete(scored), "score") or column(scored, "score") or [0.0, 1.0]
     low, high = min(scores), max([*scores, *column(scored, "score")])
     room = 0.08 * (high - low) or 0.01
-    edge = low - 1.8 * room
-    axes.set_ylim(low - 2.5 * room, high + room)
+    return Axis(label=f"select-dev {metric}", low=low - 2.5 * room, high=high + room)
+
+
+def scatter_states(chart: Chart, rows: Rows, x: str, numbers: Numbers | None = None) -> None:
+    """Draws trials at their scores, those that were stopped at the score that they had then.
+
+    A failed trial has no score and is at the lower edge, as is one that was stopped below every complete one. The
+    chart's second axis is a `score_axis`.
+    """
+    numbers = numbers or {}
+    assert chart.y.low is not None
+    assert chart.y.high is not None
+    edge = chart.y.low + 0.2 * (chart.y.high - chart.y.low) / 3.5 / 3
     for state, (colour, marker) in STATES.items():
         in_state = [row for row in rows if row["state"] == state]
         y = [row["score"] if state in SCORED and row["score"] is not None else edge for row in in_state]
         if in_state:
-            y = [max(score, edge) for score in y]
-            axes.plot(column(in_state, x), y, marker, color=colour, markersize=4.5, alpha=0.85, zorder=3)
+            trials = [numbers.get(row["trial_id"]) for row in in_state] if numbers else ()
+            places, heights = column(in_state, x), [max(score, edge) for score in y]
+            chart.points(places, heights, colour, marker=marker, opacity=0.85, trials=trials)
 
 
 def rank_correlation(rows: Rows) -> str:
@@ -182,81 +211,34 @@ def rank_correlation(rows: Rows) -> str:
     return f"rank correlation {float(spearmanr(values, scores).statistic):+.2f}".replace("-", MINUS)
 
 
-def words_as_places(axes: Axes, rows: Rows, choices: Iterable[object]) -> Rows:
-    """Returns the rows with the place of their word on the x axis as number, shifted so that points do not overlap."""
+def words_as_places(rows: Rows, choices: Iterable[object]) -> tuple[Axis, Rows]:
+    """Returns an axis of words, and the rows with the place of their word as number, shifted so as not to overlap."""
     words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices]
     words += sorted({row["value"] for row in rows} - set(words))
+    places = {word: place for place, word in enumerate(words)}
     counts: Counter[str] = Counter()
+    spread = 2 if len(rows) <= 60 * len(words) else 5  # many trials of a word need more room
     placed = []
     for row in rows:
-        placed.append({**row, "number": words.index(row["value"]) + 0.06 * (counts[row["value"]] % 5 - 2)})
+        shift = 0.06 * (counts[row["value"]] % (2 * spread + 1) - spread)
+        placed.append({**row, "number": places[row["value"]] + shift})
         counts[row["value"]] += 1
-    axes.set_xticks(range(len(words)), [word.replace("_", " ") for word in words])
-    if max(map(len, words), default=0) * len(words) > MOST_CHARACTERS:  # side by side they would run together
-        axes.tick_params(axis="x", labelrotation=25)
-        for label in axes.get_xticklabels():
-            label.set_horizontalalignment("right")
-    axes.set_xlim(-0.5, len(words) - 0.5)
-    axes.grid(axis="x", visible=False)
-    return placed
+    return Axis(words=tuple(word.replace("_", " ") for word in words)), placed
 
 
-def value_axis(axes: Axes, declaration: Mapping[str, Any]) -> None:
-    """Sets the x axis to the declared range; a logarithmic axis has few ticks and writes 0.0003 as 3e-4."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
+def value_axis(declaration: Mapping[str, Any]) -> Axis:
+    """Returns the axis of the declared range, with room on both sides."""
     bounds: list[float] = declaration.get("float") or declaration.get("int") or []
-    if declaration.get("log"):
-        axes.set_xscale("log")
-        if bounds:
-            axes.xaxis.set_major_locator(FixedLocator(log_ticks(bounds[0], bounds[1])))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
-            axes.xaxis.set_minor_locator(NullLocator())
-            margin = (bounds[1] / bounds[0]) ** 0.04
-            axes.set_xlim(bounds[0] / margin, bounds[1] * margin)
-    else:
-        axes.locator_params(axis="x", nbins=5)
-        if bounds:
-            margin = 0.04 * (bounds[1] - bounds[0]) or 0.5
-            axes.set_xlim(bounds[0] - margin, bounds[1] + margin)
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Returns three to six round numbers of a logarithmic axis, all with different labels.
-
-    They have the mantissas 1, then 1 and 3, 1, 2 and 5, and so on, the first that give three or more; where that are
-    too many, every second or third of them.
-    """
-    decades = range(floor(log10(low)) - 1, ceil(log10(high)) + 1)
-    for mantissas in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), tuple(range(1, 10)), tuple(i / 10 for i in range(10, 100))):
-        ticks = [float(f"{mantissa:g}e{decade}") for decade in decades for mantissa in mantissas]
-        ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-        if len(ticks) >= LEAST_TICKS:
-            return ticks[:: -(-len(ticks) // MOST_TICKS)]
-    return [low, high]
-
-
-def short_number(value: float) -> str:
-    """Returns a number of a logarithmic axis: `0.5`, `20`, `3e-4`, `1.5e-3`."""
-    if 0.01 <= abs(value) < 10_000:
-        return f"{value:g}"
-    mantissa, _, exponent = f"{value:.3e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def legend_columns(axes: Axes, width: float) -> int:
-    """Returns how many labels fit side by side into so many inches."""
-    longest = max(len(str(label)) for label in axes.get_legend_handles_labels()[1])
-    return max(1, int(width / (0.45 + 0.06 * longest)))
-
-
-def whole_numbers(axes: Axes) -> None:
-    """Puts the ticks of the x axis at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis = Axis(log=bool(declaration.get("log")), whole="int" in declaration)
+    if not bounds:
+        return axis
+    if axis.log:
+        margin = (bounds[1] / bounds[0]) ** 0.04
+        return replace(axis, low=bounds[0] / margin, high=bounds[1] * margin)
+    margin = 0.04 * (bounds[1] - bounds[0]) or 0.5
+    return replace(axis, low=bounds[0] - margin, high=bounds[1] + margin)
 
 
 def arm_colour(arm: str, place: int) -> str:
     """Returns blue for the search, another colour for each baseline after it."""
-    return BLUE if arm == MAIN_ARM else (GREEN, PINK, SKY)[(place - 1) % 3]
+    return "s1" if arm == MAIN_ARM else ("s3", "s4", "s5", "s6")[(place - 1) % 4]

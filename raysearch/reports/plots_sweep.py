@@ -6,20 +6,29 @@ Dery, Dauphin & Grangier (ICLR 2021), https://arxiv.org/abs/2108.11346
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from raysearch.reports.plots import Rows, column, complete, grouped, legend_columns, value_axis, words_as_places
-from raysearch.reports.svg import BLUE, DASHES, INK, SERIES, svg_plot
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from raysearch.reports.axis import Axis
+from raysearch.reports.chart import DASHES, SERIES, Chart
+from raysearch.reports.plots import (
+    Numbers,
+    Rows,
+    column,
+    complete,
+    grouped,
+    small_chart,
+    value_axis,
+    words_as_places,
+)
 
 ETA = ("eta_perp", "eta_pos", "eta_neg", "eta_prim")
 _MAX_TICKS = 9  # with more values, not each has a tick
 _LOG_RATIO = 16  # from this ratio of the largest to the smallest value the axis is logarithmic
+_SHADES = 6  # of the colour of a score
 
 
 def sweeps(rows: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
@@ -27,21 +36,18 @@ def sweeps(rows: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
 
     There is a row for every trial and dimension. A second dimension with few values gives one line per value.
     """
-    dimensions = grouped(complete(rows), "dimension")
-    svgs = []
+    dimensions, svgs, y = grouped(complete(rows), "dimension"), [], Axis(label=f"select-dev {metric}")
     for i, (name, points) in enumerate(dimensions.items()):
-        with svg_plot(f"sweep{i}", f"mean {metric} for each {name}", 3.7, 2.5) as (plot, axes):
-            axes.set_title(name)
-            if any(row["number"] is None for row in points):
-                _words(axes, points, declared.get(name, {}).get("choice") or [])
-            else:
-                _numbers(axes, _by_other_dimension(points, dimensions, name), declared.get(name, {}))
-            axes.set_ylabel(f"select-dev {metric}")
-        svgs.append(plot.svg)
+        chart = Chart(f"sweep{i}", f"mean {metric} for each {name}", Axis(), y, title=name, width=360)
+        if any(row["number"] is None for row in points):
+            _words(chart, points, declared.get(name, {}).get("choice") or [])
+        else:
+            _numbers(chart, _by_other_dimension(points, dimensions, name), declared.get(name, {}))
+        svgs.append(chart.svg)
     return svgs
 
 
-def eta_pairs(rows: Rows, declared: Mapping[str, Any], metric: str) -> list[str]:
+def eta_pairs(rows: Rows, declared: Mapping[str, Any], metric: str, numbers: Numbers | None = None) -> list[str]:
     """Plots, for each pair of eta that were searched, the trials; a darker colour is a higher score."""
     trials: dict[str, dict[str, float]] = {}
     for row in complete(rows):
@@ -49,19 +55,17 @@ def eta_pairs(rows: Rows, declared: Mapping[str, Any], metric: str) -> list[str]
             trials.setdefault(row["trial_id"], {"score": row["score"]})[row["dimension"]] = row["number"]
     svgs = []
     for x, y in combinations([eta for eta in ETA if any(eta in trial for trial in trials.values())], 2):
-        places: dict[tuple[float, float], list[float]] = {}
-        for trial in trials.values():
+        places: dict[tuple[float, float], list[tuple[float, int | None]]] = {}
+        for trial_id, trial in trials.items():
             if x in trial and y in trial:
-                places.setdefault((trial[x], trial[y]), []).append(trial["score"])
+                shown = (trial["score"], (numbers or {}).get(trial_id))
+                places.setdefault((trial[x], trial[y]), []).append(shown)
         if len(places) < 2:
             continue
-        with svg_plot(f"{x}-{y}", f"{metric} over {x} and {y}", 3.1, 2.7) as (plot, axes):
-            _shades(axes, {place: float(np.mean(scores)) for place, scores in places.items()})
-            axes.set_xlabel(x)
-            axes.set_ylabel(y)
-            axes.set_xscale("log" if declared.get(x, {}).get("log") else "linear")
-            axes.set_yscale("log" if declared.get(y, {}).get("log") else "linear")
-        svgs.append(plot.svg)
+        x_axis, y_axis = (Axis(label=eta, log=bool(declared.get(eta, {}).get("log"))) for eta in (x, y))
+        chart = small_chart(f"{x}-{y}", f"{metric} over {x} and {y}", x_axis, y_axis)
+        _shades(chart, places, metric)
+        svgs.append(chart.svg)
     return svgs
 
 
@@ -80,31 +84,29 @@ def _by_other_dimension(rows: Rows, dimensions: Mapping[str, Rows], name: str) -
     return {label: [row for row in rows if of_trial[row["trial_id"]] == value] for value, label in values.items()}
 
 
-def _numbers(axes: Axes, lines: Mapping[str, Rows], declaration: Mapping[str, Any]) -> None:
+def _numbers(chart: Chart, lines: Mapping[str, Rows], declaration: Mapping[str, Any]) -> None:
     """Draws mean and standard error of the score over numbers, on the declared axis."""
     numbers = sorted({row["number"] for rows in lines.values() for row in rows})
-    value_axis(axes, declaration)
+    chart.x = value_axis(declaration)
     if "choice" in declaration and numbers[0] > 0 and numbers[-1] >= _LOG_RATIO * numbers[0]:
-        axes.set_xscale("log")
+        chart.x = replace(chart.x, log=True)
     if len(numbers) <= _MAX_TICKS:
-        axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
-        axes.set_xticks([], minor=True)
+        chart.x = replace(chart.x, ticks=tuple(numbers))
     for i, (label, rows) in enumerate(lines.items()):
-        colour = SERIES[i]
         x, mean, error = (np.array(values) for values in zip(*_means(rows), strict=True))
-        axes.fill_between(x, mean - error, mean + error, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(x, mean, "o", linestyle=DASHES[i % len(DASHES)], color=colour, markersize=3.5, label=label)
-    if len(lines) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=legend_columns(axes, 3.1))
+        chart.band(x.tolist(), (mean - error).tolist(), (mean + error).tolist(), SERIES[i])
+        shown = label if len(lines) > 1 else ""
+        chart.line(x.tolist(), mean.tolist(), SERIES[i], dashes=DASHES[i % len(DASHES)], label=shown)
+        chart.points(x.tolist(), mean.tolist(), SERIES[i], size=5)
 
 
-def _words(axes: Axes, rows: Rows, choices: Iterable[object]) -> None:
+def _words(chart: Chart, rows: Rows, choices: Iterable[object]) -> None:
     """Draws every trial's score over its word, and a bar at the mean."""
-    placed = words_as_places(axes, rows, choices)
-    axes.plot(column(placed, "number"), column(placed, "score"), "o", color=BLUE, markersize=4, alpha=0.7)
+    chart.x, placed = words_as_places(rows, choices)
+    chart.points(column(placed, "number"), column(placed, "score"), "s1", size=5, opacity=0.7)
     for number, mean, error in _means([{**row, "number": round(row["number"])} for row in placed]):
-        axes.plot([number - 0.28, number + 0.28], [mean, mean], color=INK, linewidth=2)
-        axes.plot([number, number], [mean - error, mean + error], color=INK, linewidth=1)
+        chart.segment([number - 0.28, number + 0.28], [mean, mean], "ink", width=2)
+        chart.segment([number, number], [mean - error, mean + error], "ink", width=1)
 
 
 def _means(rows: Rows) -> list[tuple[float, float, float]]:
@@ -118,13 +120,18 @@ def _means(rows: Rows) -> list[tuple[float, float, float]]:
     ]
 
 
-def _shades(axes: Axes, scores: Mapping[tuple[float, float], float]) -> None:
-    """Draws points that are darker the higher their score, a ring around the best, and the extremes as the title."""
+def _shades(chart: Chart, places: Mapping[tuple[float, float], list[tuple[float, int | None]]], metric: str) -> None:
+    """Draws points that are darker the higher their score, a ring around the best; the note has the extremes."""
+    scores = {place: float(np.mean([score for score, _ in shown])) for place, shown in places.items()}
     low, high = min(scores.values()), max(scores.values())
-    for (x, y), score in sorted(scores.items(), key=lambda item: item[1]):
-        share = (score - low) / (high - low or 1.0)
-        axes.plot(x, y, "o", color=BLUE, alpha=round(0.1 + 0.9 * share, 2), markersize=6.5, markeredgewidth=0)
-        axes.plot(x, y, "o", color=BLUE, markersize=6.5, markerfacecolor="none", markeredgewidth=0.6)
-    axes.plot(*max(scores, key=lambda place: scores[place]), "o", color=INK, markersize=10, markerfacecolor="none")
-    axes.set_title(f"light {low:.3f}, dark {high:.3f}", loc="right", fontsize=7, fontweight="normal")
-    axes.margins(0.08)
+    shades: dict[int, list[tuple[float, float]]] = {}
+    for place, score in scores.items():
+        shades.setdefault(round(_SHADES * (score - low) / (high - low or 1.0)), []).append(place)
+    for shade, points in sorted(shades.items()):
+        x, y = [place[0] for place in points], [place[1] for place in points]
+        trials = [places[place][0][1] for place in points]
+        named = trials if any(trial is not None for trial in trials) else ()
+        chart.points(x, y, "s1", size=8, opacity=round(0.1 + 0.9 * shade / _SHADES, 2), trials=named)
+    best = max(scores, key=lambda place: scores[place])
+    chart.points([best[0]], [best[1]], "ink", marker="O", size=12)
+    chart.note = f"{metric}: light {low:.3f}, dark {high:.3f}"

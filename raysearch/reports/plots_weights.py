@@ -7,13 +7,10 @@ Kourdis, Gordon-Hall & Gorinski 2024, Figure 3, https://arxiv.org/abs/2405.07769
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from raysearch.reports.plots import Rows, column, grouped, whole_numbers
-from raysearch.reports.svg import DASHES, MUTED, SERIES, svg_plot
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from raysearch.reports.axis import Axis
+from raysearch.reports.chart import DASHES, SERIES, Chart
+from raysearch.reports.plots import Rows, column, grouped
 
 TITLES = {
     "task": "share of the end task, lambda_e",
@@ -36,20 +33,20 @@ def trajectories(rows: Rows) -> list[str]:
         lines = grouped([row for row in weights if (stage, row["name"]) != ("task", "auxiliary")], "name")
         if (stage != "task" and len(lines) < 2) or len(set(column(weights, "step"))) < 2:
             continue
-        with svg_plot(f"weights-{stage}", f"Weights of {stage} over steps", 4.4, 2.4) as (plot, axes):
-            axes.set_title(TITLES.get(stage, stage))
-            axes.axvline(weights[0]["best_step"], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
-            for i, line in enumerate(lines.values()):
-                dashes = DASHES[(i // len(SERIES)) % len(DASHES)]
-                x, y = column(line, "step"), column(line, "weight")
-                axes.plot(x, y, color=SERIES[i % len(SERIES)], linestyle=dashes)
-            if stage not in SIGNED:
-                axes.set_ylim(0, (1 + ROOM) * max(max(column(line, "weight")) for line in lines.values()) or 1.0)
+        highest = max(max(column(line, "weight")) for line in lines.values())
+        y = Axis() if stage in SIGNED else Axis(low=0.0, high=(1 + ROOM) * highest or 1.0)
+        x, label = Axis(label="optimizer steps", whole=True), f"Weights of {stage} over steps"
+        height = 240 if len(lines) < 12 else 110 + 12 * len(lines)
+        title = TITLES.get(stage, stage)
+        chart = Chart(f"weights-{stage}", label, x, y, title=title, height=height)
+        chart.rule(weights[0]["best_step"])
+        for i, (name, line) in enumerate(lines.items()):
+            colour = SERIES[i % len(SERIES)]
+            steps, values = column(line, "step"), column(line, "weight")
+            chart.line(steps, values, colour, dashes=DASHES[(i // len(SERIES)) % len(DASHES)])
             if stage != "task":
-                _label_ends(axes, max(column(weights, "step")), lines)
-            axes.set_xlabel("optimizer steps")
-            whole_numbers(axes)
-        svgs.append(plot.svg)
+                chart.end_labels.append((values[-1], name.replace("_", " "), colour))
+        svgs.append(chart.svg)
     return svgs
 
 
@@ -59,24 +56,20 @@ def ranking(rows: Rows) -> str:
     The weights are those of AANG's Figure 5, on their own scale: ranks would let equal weights cross. A line marks the
     weight that all would have if they were equal.
     """
-    colours, height = output_colours(column(rows, "name")), 0.2 * len(rows) + 0.75
-    with svg_plot("ranking", "Mean weight of objectives, early and late", 7.4, height) as (plot, axes):
-        axes.axvline(100 / len(rows), color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
-        for place, row in enumerate(rows):
-            colour, (early, late) = colours[_output(row["name"])], (100 * row[when] for when in ("early", "late"))
-            if row["late_sd"] is not None:
-                spread = 100 * row["late_sd"]
-                axes.plot([late - spread, late + spread], [place, place], color=colour, linewidth=3, alpha=0.25)
-            axes.plot([early, late], [place, place], color=colour, linewidth=1)
-            axes.plot(early, place, "o", color=colour, markerfacecolor="none", markersize=5)
-            axes.plot(late, place, "o", color=colour, markersize=5)
-        axes.set_yticks(range(len(rows)), _short_names(column(rows, "name")))
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        low, high = axes.get_xlim()
-        axes.set_xlim(max(0.0, low), high)
-        axes.set_xlabel(f"weight in % (equal: {100 / len(rows):.1f} %)")
-        axes.grid(axis="y", visible=False)
-    return plot.svg
+    colours, names = output_colours(column(rows, "name")), tuple(_short_names(column(rows, "name")))
+    low = min(100 * (row[when] - (row["late_sd"] or 0)) for row in rows for when in ("early", "late"))
+    x = Axis(label=f"weight in % (equal: {100 / len(rows):.1f} %)", low=0.0 if low <= 0 else None)
+    chart = _list_chart("ranking", "Mean weight of objectives, early and late", x, names)
+    chart.rule(100 / len(rows))
+    for place, row in enumerate(rows):
+        colour, (early, late) = colours[_output(row["name"])], (100 * row[when] for when in ("early", "late"))
+        if row["late_sd"] is not None:
+            spread = 100 * row["late_sd"]
+            chart.segment([max(late - spread, 0), late + spread], [place, place], colour, width=4, opacity=0.25)
+        chart.segment([early, late], [place, place], colour, width=1)
+        chart.points([early], [place], colour, marker="O", size=7)
+        chart.points([late], [place], colour, size=7)
+    return chart.svg
 
 
 def ranking_finding(rows: Rows) -> str:
@@ -98,20 +91,20 @@ def signal(rows: Rows) -> str:
 
     Those that differ from the mean of all, a dashed line, by more than chance are filled.
     """
-    height = 0.21 * len(rows) + 0.7
-    with svg_plot("signal", "Signal and noise of each objective", 7.4, height) as (plot, axes):
-        for place, row in enumerate(rows):
-            is_apart = row["verdict"] != "not distinguished"
-            colour = SERIES[0] if is_apart else MUTED
-            reach = 2 * row["error"]
-            axes.plot([row["mean"] - reach, row["mean"] + reach], [place, place], color=colour, linewidth=1.2)
-            face = colour if is_apart else "none"
-            axes.plot([row["mean"]], [place], "o", color=colour, markerfacecolor=face, markersize=4)
-        axes.axvline(rows[0]["mean_of_all"], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
-        axes.set_yticks(range(len(rows)), _short_names(column(rows, "name")))
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel("mean and two standard errors")
-    return plot.svg
+    x, names = Axis(label="mean and two standard errors"), tuple(_short_names(column(rows, "name")))
+    chart = _list_chart("signal", "Signal and noise of each objective", x, names)
+    chart.rule(rows[0]["mean_of_all"])
+    for place, row in enumerate(rows):
+        is_apart = row["verdict"] != "not distinguished"
+        colour, reach = "s1" if is_apart else "muted", 2 * row["error"]
+        chart.segment([row["mean"] - reach, row["mean"] + reach], [place, place], colour)
+        chart.points([row["mean"]], [place], colour, marker="o" if is_apart else "O", size=6)
+    return chart.svg
+
+
+def _list_chart(name: str, label: str, x: Axis, names: tuple[str, ...]) -> Chart:
+    """Returns an empty plot with a line for each name."""
+    return Chart(name, label, x, Axis(words=names), width=720, height=44 + 19 * len(names))
 
 
 def output_colours(names: Iterable[str]) -> dict[str, str]:
@@ -128,23 +121,3 @@ def _short_names(names: list[str]) -> list[str]:
     parts = [name.split("/") for name in names]
     distinct = [i for i, used in enumerate(zip(*parts, strict=True)) if len(set(used)) > 1] or range(len(parts[0]))
     return [" / ".join(part[i].replace("_", " ") for i in distinct) for part in parts]
-
-
-def _label_ends(axes: Axes, x: float, lines: dict[str, Rows]) -> None:
-    """Writes each line's name at its end, moved up or down so that names do not overlap."""
-    bottom, top = axes.get_ylim()
-    ranked = sorted((line[-1]["weight"], i, name) for i, (name, line) in enumerate(lines.items()))
-    places: list[float] = []
-    for weight, _, _ in ranked:
-        places.append(max(weight, places[-1] + 0.085 * (top - bottom)) if places else weight)
-    over = max(0.0, places[-1] - top)
-    for (_, i, name), place in zip(ranked, places, strict=True):
-        axes.annotate(
-            name.replace("_", " "),
-            (x, place - over),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=SERIES[i % len(SERIES)],
-            annotation_clip=False,
-        )

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysearch.errors import SpecError
-from raysearch.formatting import printable
+from raysearch.formatting import CONTROLS_PATTERN, printable
 from raysearch.reports import end_task, row_statistics, statistics
 from raysearch.reports.importance import IMPORTANCES, importances
 from raysearch.reports.objective_effects import EFFECTS, objective_effects
@@ -64,6 +65,27 @@ class Report:
     question: str
     notes: str  # what a reader has to know to understand the answer
     sql: str
+
+
+class AnswerRows(Mapping[str, list[dict[str, Any]]]):
+    """The rows of answers by the report's name; rows of a large answer are made when they are asked for."""
+
+    def __init__(self, answers: Mapping[str, pa.Table]) -> None:
+        self._answers = answers
+
+    def __getitem__(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._answers[name].to_pylist()
+        return rows
+
+    def table(self, name: str) -> pa.Table:
+        """Returns the whole answer of a report, as a table."""
+        return self._answers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._answers)
+
+    def __len__(self) -> int:
+        return len(self._answers)
 
 
 def read_report(name_or_path: str | Path) -> Report:
@@ -125,6 +147,7 @@ def ask_reports(tables: Mapping[str, pa.Table], reports: Sequence[Report]) -> di
     answers = {}
     words = {word for report in reports for word in _WORD.findall(report.sql)}
     with duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar = false")
         for name in words.intersection(tables):
             connection.register(name, tables[name])
         for name, (function, parameters, result) in FUNCTIONS.items():
@@ -146,9 +169,10 @@ def _printable_rows(table: pa.Table) -> pa.Table:
     columns = []
     for column in table.columns:
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            texts = column.to_pylist()
-            clean = [text if text is None else printable(text) for text in texts]
-            columns.append(pa.chunked_array([clean], column.type) if clean != texts else column)
+            if pc.any(pc.match_substring_regex(column, CONTROLS_PATTERN)).as_py():
+                clean = [text if text is None else printable(text) for text in column.to_pylist()]
+                column = pa.chunked_array([clean], column.type)
+            columns.append(column)
         else:
             columns.append(column)
     return pa.table(columns, names=[printable(name) for name in table.column_names])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysearch.formatting import format_count
 from raysearch.reports import plots, plots_sweep, plots_weights, sections_end_task
@@ -27,7 +28,7 @@ from raysearch.reports.blocks import (
     text,
 )
 from raysearch.reports.plots import Rows, column
-from raysearch.reports.svg import VARIABLES
+from raysearch.reports.query import AnswerRows
 from raysearch.reports.verdicts import (
     compare_arms,
     compare_on_test,
@@ -37,7 +38,7 @@ from raysearch.reports.verdicts import (
 )
 from raysearch.storage.states import MAIN_ARM
 
-MAX_ROWS = 50  # of a table on the page; the tables of the run have all
+MAX_ROWS, MAX_FAILURES = 50, 20  # of a table on the page; the tables of the run have all
 EMPTY = {
     "stages": "No trial has a second phase, so there is nothing to compare with the first phase.",
     "trajectories": "The weights of the search's best trial do not change, so there is no trajectory to show.",
@@ -58,6 +59,8 @@ class RunAnswers:
     rows: Mapping[str, Rows]  # by report
     search: Mapping[str, Any]  # as declared
     best: Mapping[str, str]  # the best trial's id, by arm
+    numbers: Mapping[str, int] = field(default_factory=dict)  # of trials, by which the page's script names them
+    notes: Mapping[str, str] = field(default_factory=dict)  # what a section leaves out, by report
 
     @property
     def metric(self) -> str:
@@ -89,6 +92,8 @@ INTRODUCTIONS = {  # what a reader has to know to read a section; the notes of a
 def catalog_blocks(name: str, answers: RunAnswers) -> list[Block]:
     """Returns what the page shows of a report with a section of its own; one line, or no section, without."""
     blocks = list(SECTIONS[name](answers))
+    if blocks and name in answers.notes:
+        blocks.append(Note(answers.notes[name]))
     return blocks or ([Nothing(EMPTY[name])] if name in EMPTY else [])
 
 
@@ -106,9 +111,9 @@ def _default_column(field: pa.Field) -> Column:
     return text(field.name, field.name, numeric=pa.types.is_integer(field.type), wraps=True)
 
 
-def _limited(table: Table) -> list[Block]:
-    """Returns the table's first rows, and a note on how many there are more."""
-    hidden = len(table.rows) - MAX_ROWS
+def _limited(table: Table, count: int | None = None) -> list[Block]:
+    """Returns the table's first rows, and a note on how many there are more, of `count` in all."""
+    hidden = (len(table.rows) if count is None else count) - MAX_ROWS
     if hidden <= 0:
         return [table]
     return [
@@ -121,7 +126,8 @@ def _best_so_far(answers: RunAnswers) -> list[Block]:
     rows = answers.rows["best_so_far"]
     if not rows:
         return []
-    svgs = [plots.best_so_far(rows, over, answers.metric) for over in ("nth", "seconds") if any(column(rows, over))]
+    drawn = [over for over in ("nth", "seconds") if any(column(rows, over))]
+    svgs = [plots.best_so_far(rows, over, answers.metric, answers.numbers) for over in drawn]
     return [Plots(svgs), state_legend(column(rows, "state"))]
 
 
@@ -130,25 +136,45 @@ def _curves(answers: RunAnswers) -> list[Block]:
     if not rows:
         return []
     return [
-        Plots(plots.curves(rows, answers.metric, answers.best)),
+        Plots(plots.curves(rows, answers.metric, answers.best, answers.numbers)),
         state_legend(column(rows, "state"), at_edge=False),
     ]
 
 
 def _dimensions(answers: RunAnswers) -> list[Block]:
-    rows, declared, metric = answers.rows["dimensions"], answers.dimensions, answers.metric
+    declared, metric = answers.dimensions, answers.metric
+    rows, notes = _drawn_values(answers)
     if not rows:
         return []
     rows = in_declared_order(rows, declared)
-    svgs = plots_sweep.eta_pairs(rows, declared, metric)
+    best = answers.best.get(MAIN_ARM)
+    svgs = plots_sweep.eta_pairs(rows, declared, metric, answers.numbers)
     pairs: list[Block] = [Plots(svgs, least="250px")] if svgs else []
     if draws_every_value(answers.search):  # the section `sweep` has the plots of these values
         return pairs
     return [
-        Plots(plots.dimensions(rows, declared, metric, answers.best.get(MAIN_ARM)), least="250px"),
+        Plots(plots.dimensions(rows, declared, metric, best, answers.numbers, notes), least="250px"),
         state_legend(column(rows, "state"), LegendEntry("best trial", "◯", colour="ink")),
         *pairs,
     ]
+
+
+def _drawn_values(answers: RunAnswers) -> tuple[Rows, dict[str, str] | None]:
+    """Returns the rows of the report `dimensions`, and the rank correlation of each dimension if rows were left out.
+
+    Of many trials, the rows of the same few are returned for all dimensions; the correlations are those of all.
+    """
+    if not isinstance(answers.rows, AnswerRows) or len(answers.rows.table("leaderboard")) <= plots.MAX_POINTS:
+        return answers.rows["dimensions"], None
+    table = answers.rows.table("dimensions")
+    trials = table.group_by("trial_id").aggregate([("score", "max")]).sort_by("trial_id").to_pylist()
+    rows = plots.thinned([{"trial_id": row["trial_id"], "score": row["score_max"]} for row in trials])
+    notes = {}
+    for name in pc.unique(table["dimension"]).to_pylist():
+        points = table.filter(pc.is_in(table["dimension"], pa.array([name]))).select(["number", "score", "state"])
+        if not points["number"].null_count:
+            notes[name] = plots.rank_correlation(points.to_pylist())
+    return table.filter(pc.is_in(table["trial_id"], pa.array(column(rows, "trial_id")))).to_pylist(), notes
 
 
 def _stages(answers: RunAnswers) -> list[Block]:
@@ -181,7 +207,7 @@ def _ranking(answers: RunAnswers) -> list[Block]:
     if not rows:
         return []
     entries = [
-        LegendEntry(f"output {output.replace('_', ' ')}", "●", colour=VARIABLES[colour])
+        LegendEntry(f"output {output.replace('_', ' ')}", "●", colour=colour)
         for output, colour in plots_weights.output_colours(column(rows, "name")).items()
     ]
     entries.append(LegendEntry(f"means over {format_count(max(column(rows, 'trials')), 'trial')}"))
@@ -203,7 +229,7 @@ def _signal(answers: RunAnswers) -> list[Block]:
 
 
 def _leaderboard(answers: RunAnswers) -> list[Block]:
-    rows = _with_params(answers.rows["leaderboard"], answers.dimensions)
+    rows = answers.rows["leaderboard"]
     if not rows:
         return []
     has_seeds = max(column(rows, "seeds")) > 1
@@ -221,12 +247,17 @@ def _leaderboard(answers: RunAnswers) -> list[Block]:
         Column("trial", "trial_id", css_class="keep mono"),
     ]
     best = next((i for i, row in enumerate(rows) if row["trial_id"] == answers.best.get(MAIN_ARM)), None)
-    return _limited(Table(columns, rows, best=best))
+    shown = _with_params(rows[:MAX_ROWS], answers.dimensions)
+    return _limited(Table(columns, shown, best=best), len(rows))
 
 
 def _failures(answers: RunAnswers) -> list[Block]:
-    rows = _with_params(answers.rows["failures"], answers.dimensions)
-    return [Failures(rows)] if rows else []
+    rows = answers.rows["failures"]
+    if not rows:
+        return []
+    hidden = len(rows) - MAX_FAILURES
+    more = [Note(f"{format_count(hidden, 'more failure')}: see `raysearch analyze`.")] if hidden > 0 else []
+    return [Failures(_with_params(rows[:MAX_FAILURES], answers.dimensions)), *more]
 
 
 def _compute(answers: RunAnswers) -> list[Block]:
@@ -264,7 +295,10 @@ SECTIONS: dict[str, Callable[[RunAnswers], Sequence[Block]]] = {  # in the order
     "best_so_far": _best_so_far,
     "curves": _curves,
     "sweep": lambda answers: compare_values(
-        answers.rows["sweep"], answers.rows["dimensions"], answers.search, answers.metric
+        answers.rows["sweep"],
+        answers.rows["dimensions"] if draws_every_value(answers.search) else [],
+        answers.search,
+        answers.metric,
     ),
     "dimensions": _dimensions,
     **sections_end_task.SECTIONS,

@@ -66,6 +66,7 @@ class SvgPlot:
         self.figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
         text = sink.getvalue()
         text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = re.sub(r"\s*<style.*?</style>", "", text, flags=re.DOTALL)  # the page's own style has it
         text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
         text = re.sub(r'^<svg[^>]* viewBox="([^"]*)"[^>]*>', self._opening_tag, text)
         for colour, variable in VARIABLES.items():

@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from raysearch.storage.schemas import ADDED_LATER, TABLES, VERSION
 PART_ROWS, PART_BYTES, PART_GROUPS = 1 << 20, 64 << 20, 32  # a part with so much is full
 _SEGMENT = re.compile(r"(\d{10})-([a-z]+)-([0-9a-f]{8})\.arrow")
 _MAGIC, _FOOTER_END = b"PAR1", 8  # a Parquet file begins with the magic and ends with a length and the magic
+BATCH_ROWS = 1 << 16  # that are in memory at a time where only some are kept
 _TRIES = 50  # a reader starts again when a segment is compacted while it reads
 
 
@@ -194,10 +195,14 @@ def last_segment(part: pq.ParquetFile) -> int:
     return int(part.metadata.metadata[b"through"])
 
 
-def read_table(folder: Path, table: str) -> pa.Table:
+Keep = Callable[[pa.RecordBatch], pa.RecordBatch]  # returns what is wanted of some rows
+
+
+def read_table(folder: Path, table: str, keep: Keep | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """Returns every row of a table, parts and journal, in the order of writing, as of one moment during this call.
 
-    Raises RunError for a file that is damaged or of another version, and for an id that can be no name of a folder.
+    With `keep` only what it returns of the rows, which are then never all in memory, and of these the `columns`. Raises
+    RunError for a file that is damaged or of another version, and for an id that can be no name of a folder.
     """
     if table in ADDED_LATER and (folder / "tables").is_dir() and not (folder / "tables" / table).exists():
         return TABLES[table].empty_table()
@@ -209,7 +214,12 @@ def read_table(folder: Path, table: str) -> pa.Table:
     for _ in range(_TRIES):
         segments = list_segments(folder, table)  # before the parts: what is compacted meanwhile is in a part
         try:
-            rows = pa.concat_tables([pa.Table.from_batches([], TABLES[table]), *_rows(folder, table, segments)])
+            if keep is None:
+                rows = pa.concat_tables([pa.Table.from_batches([], TABLES[table]), *_rows(folder, table, segments)])
+            else:
+                names = list(columns or TABLES[table].names)
+                first = keep(pa.RecordBatch.from_pylist([], TABLES[table]).select(names))
+                rows = pa.Table.from_batches(_kept_batches(folder, table, segments, keep, names), first.schema)
             _check_trial_ids(folder, table, rows)
             return rows
         except FileNotFoundError:
@@ -228,11 +238,25 @@ def _rows(folder: Path, table: str, segments: list[Segment]) -> Iterator[pa.Tabl
             yield read_segment(segment)
 
 
+def _kept_batches(
+    folder: Path, table: str, segments: list[Segment], keep: Keep, names: list[str]
+) -> Iterator[pa.RecordBatch]:
+    last, schema = 0, pa.schema([TABLES[table].field(name) for name in names])
+    for path in list_parts(folder, table):
+        with open_part(path, table) as part:
+            for batch in part.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
+                yield keep(batch.select(names).cast(schema))
+            last = last_segment(part)
+    for segment in segments:
+        if segment.seq > last:
+            yield from map(keep, read_segment(segment).select(names).to_batches())
+
+
 def _check_trial_ids(folder: Path, table: str, rows: pa.Table) -> None:
     """Raises RunError for the id of a trial that is no plain word: it becomes the name of a folder."""
     if "trial_id" not in rows.column_names:
         return
-    names = pc.unique(rows["trial_id"]).drop_null()
+    names = pc.unique(rows["trial_id"].cast(pa.string())).drop_null()
     is_bad = pc.invert(pc.match_substring_regex(names, f"{PLAIN_PATTERN}|^$"))  # empty: an event of the run
     if pc.any(is_bad).as_py():
         first = shorten(names.filter(is_bad)[0].as_py())

@@ -120,7 +120,7 @@ class Run:
         rows = read_table(self.path, table)
         if any(trial_ids):
             rows = rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(trial_ids, pa.string())))
-        return _up_to_last_step(_last_attempts(rows, [key for key in ROW_KEYS[table] if key != "attempt"]), trials)
+        return rows_once(rows, table, trials)
 
     def best(self, arm: str = MAIN_ARM, number: int | None = None) -> dict[str, Any]:
         """Returns the row of the arm's best trial, its `plan` and `params` parsed; `storage.best` says which it is.
@@ -168,6 +168,13 @@ class Run:
         spent: float = sum(times[last] - times[first] for first, last in sessions)
         is_active = sessions and sessions[-1][1] == len(times) - 1 and writer_pid(self.path) is not None
         return spent + (time.time() - times[-1] if is_active else 0.0)
+
+    @property
+    def state(self) -> RunState:
+        """Whether it is running, interrupted or finished."""
+        if writer_pid(self.path) is not None:
+            return RunState.RUNNING
+        return RunState.FINISHED if self._is_finished(self.events()) else RunState.INTERRUPTED
 
     def status(self) -> dict[str, Any]:
         """Returns how far the run is, JSON-able.
@@ -254,6 +261,11 @@ def _count_trials(
         arms.setdefault(arm, Counter()).update([EventName.ASKED, states.get(trial_id, unfinished)])
     columns = (EventName.ASKED, TrialState.RUNNING, TrialState.INTERRUPTED, *ENDED_STATES)
     return {arm: {str(name): count[name] for name in columns} for arm, count in arms.items()}
+
+
+def rows_once(rows: pa.Table, table: str, trials: pa.Table) -> pa.Table:
+    """Returns rows of a table, each once: the last attempt's, up to the step with which its trial was committed."""
+    return _up_to_last_step(_last_attempts(rows, [key for key in ROW_KEYS[table] if key != "attempt"]), trials)
 
 
 def _last_attempts(rows: pa.Table, keys: list[str]) -> pa.Table:

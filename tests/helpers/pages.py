@@ -10,6 +10,7 @@ class ReportPage(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)
         self.source, self.open, self.ids, self.loads, self.text = path.read_text(), [], [], [], []
+        self.scripts: list[str] = []
         self.feed(self.source)
         self.close()
         assert self.open == []
@@ -31,4 +32,7 @@ class ReportPage(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text.append(data)
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        elif self.open[-1:] != ["style"]:
+            self.text.append(data)

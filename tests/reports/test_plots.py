@@ -6,10 +6,10 @@ import random
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
 from raysearch.reports import plots, plots_weights
-from raysearch.reports.plots import LEAST_TICKS, MOST_TICKS, log_ticks, short_number
+from raysearch.reports.axis import LEAST_TICKS, MOST_TICKS, Axis, log_ticks, round_ticks, short_number
+from raysearch.reports.chart import Chart
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_numbers_of_a_logarithmic_axis_are_short() -> None:
 
 def heights(rows: list[dict[str, Any]]) -> tuple[dict[str, list[float]], float, float]:
     """Returns where the trials of each colour are drawn, and the ends of the axis."""
-    axes = Figure().subplots()
-    plots.scatter_states(axes, rows, "nth", rows)
-    drawn = {line.get_marker(): list(line.get_ydata()) for line in axes.get_lines()}
-    return drawn, *axes.get_ylim()
+    axis = plots.score_axis(rows, "f1")
+    chart = Chart("scores", "scores", Axis(), axis)
+    plots.scatter_states(chart, rows, "nth")
+    return {mark.marker: list(mark.y) for mark in chart.marks}, axis.low, axis.high
 
 
 def test_stopped_trial_is_drawn_at_its_score_even_the_highest() -> None:
@@ -62,11 +62,42 @@ def test_stopped_trial_is_drawn_at_its_score_even_the_highest() -> None:
 
 
 def test_words_that_would_run_together_are_turned() -> None:
-    for words, angle in ((["a", "b"], 0), ([f"a_long_choice_{i}" for i in range(4)], 25)):
-        axes = Figure().subplots()
-        rows = [{"value": word, "score": 0.5, "state": "complete", "number": None} for word in words]
-        plots.words_as_places(axes, rows, words)
-        assert {label.get_rotation() for label in axes.get_xticklabels()} == {angle}
+    for words, is_turned in ((["a", "b"], False), ([f"a_long_choice_{i}" for i in range(4)], True)):
+        axis, rows = plots.words_as_places([{"value": word} for word in words], words)
+        assert [row["number"] for row in rows] == [pytest.approx(i - 0.12) for i in range(len(words))]
+        svg = Chart("words", "words", axis, Axis(low=0, high=1)).svg
+        assert ("rotate(-25" in svg) == is_turned
+        assert all(word.replace("_", " ") in svg for word in words)
+
+
+def test_round_ticks_have_labels_that_differ_and_few_places() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        low = rng.uniform(-1, 1) * 10 ** rng.uniform(-3, 4)
+        high = low + 10 ** rng.uniform(-3, 4)
+        ticks = round_ticks(low, high, 6)
+        assert 1 <= len(ticks) <= 6
+        assert all(low - 1e-6 * (high - low) <= value <= high + 1e-6 * (high - low) for value, _ in ticks)
+        assert len({label for _, label in ticks}) == len(ticks)
+    assert round_ticks(0, 3.2, 6, whole=True) == [(0, "0"), (1, "1"), (2, "2"), (3, "3")]
+
+
+def test_chart_names_trials_by_place_and_escapes_texts() -> None:
+    chart = Chart("a<b", "label <b>", Axis(label="<i>"), Axis(words=("<u>", "v")), title="<script>")
+    chart.points([1, 2], [0, 1], "s1", trials=[7, None])
+    chart.line([1, 2], [0, 1], "s2", trial=3, label="<em>")
+    assert 'data-trials="7 "' in chart.svg
+    assert 'data-trials="3"' in chart.svg
+    assert not any(tag in chart.svg for tag in ("<b>", "<i>", "<u>", "<em>", "<script>"))
+
+
+def test_thinned_rows_keep_the_best_and_their_order() -> None:
+    rows = [{"score": None if i % 5 == 0 else float(i % 97)} for i in range(1000)]
+    thinned = plots.thinned(rows, 90)
+    assert len(thinned) == 90
+    assert [rows.index(row) for row in thinned[:3]] == sorted(rows.index(row) for row in thinned[:3])
+    assert sum(row["score"] == 96.0 for row in thinned) == sum(row["score"] == 96.0 for row in rows)
+    assert plots.thinned(rows[:50], 90) == rows[:50]
 
 
 def weight_rows(late: list[float], sd: float | None) -> list[dict[str, Any]]:
@@ -90,8 +121,8 @@ def test_ranking_draws_weights_and_the_equal_one() -> None:
 
 
 def test_weights_are_drawn_below_the_top_of_the_axis(monkeypatch: pytest.MonkeyPatch) -> None:
-    tops: list[float] = []
-    monkeypatch.setattr(plots_weights, "_label_ends", lambda axes, *_: tops.append(axes.get_ylim()[1]))
+    tops: list[float | None] = []
+    monkeypatch.setattr(Chart, "svg", property(lambda chart: tops.append(chart.y.high)))
     rows = [
         {"stage": "output", "name": name, "step": step, "weight": weight, "best_step": 2}
         for name, weight in (("a", 0.98), ("b", 0.02))

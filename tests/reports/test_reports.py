@@ -423,7 +423,8 @@ def page(run) -> ReportPage:
 def test_page_is_well_formed_and_loads_nothing(page):
     assert len(page.ids) == len(set(page.ids))
     assert [target for target in page.loads if not target.startswith("#")] == []
-    assert not re.search(r"@import|url\((?!#)|<script", page.source)
+    assert not re.search(r"@import|url\((?!#)|<script [^>]*src", page.source)
+    assert len(page.scripts) == 2  # the data and the script
 
 
 def test_page_has_every_section_with_its_sql(page, answers):
