@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysearch.reports.query import VIEWS
 from raysearch.storage import journal
 from raysearch.storage.best import configurations
 from raysearch.storage.run import Run, rows_once
@@ -180,5 +181,5 @@ def page_tables(run: Snapshot) -> dict[str, pa.Table]:
 
 def needs_all_rows(name: str, sql: str) -> bool:
     """Says whether a report may use rows of large tables that `page_tables` lacks."""
-    large: Collection[str] = ("evaluations", "weights", "predictions")
+    large: Collection[str] = ("evaluations", "weights", "predictions", *VIEWS)  # views are computed from these
     return name not in REDUCED and any(table in sql for table in large)
