@@ -7,6 +7,7 @@ of complete trials, for their ranking.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any
@@ -182,4 +183,4 @@ def page_tables(run: Snapshot) -> dict[str, pa.Table]:
 def needs_all_rows(name: str, sql: str) -> bool:
     """Says whether a report may use rows of large tables that `page_tables` lacks."""
     large: Collection[str] = ("evaluations", "weights", "predictions", *VIEWS)  # views are computed from these
-    return name not in REDUCED and any(table in sql for table in large)
+    return name not in REDUCED and re.search(rf"\b({'|'.join(large)})\b", sql) is not None
