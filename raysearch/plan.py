@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, TypeVar
 
 from raysearch.errors import RunError, shorten
@@ -29,6 +30,8 @@ _TYPES: dict[type, tuple[str, ...]] = {
     dict: ("settings", "params", "task", "model", "primitives"),
     list: ("objectives", "weights"),
 }
+
+SHORT_KEY = 6  # digits of a plan's key in the name of its trial
 
 # Keys of a model that earlier versions lack, at the values that mean what those versions did.
 MODEL_BEFORE: dict[str, Any] = {"pooling": "head"}
@@ -70,13 +73,14 @@ class TrialPlan:
         """Returns the settings of the plan's weighting, surgery or schedule."""
         return self.settings_group(METHODS[getattr(self, family)].settings)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Twelve hex digits that name what the trial does: all fields but number, arm, role and where files lie."""
         content = asdict(self)
         for name in ("number", "arm", "role", "params"):
             del content[name]
-        content["settings"] = {name: v for name, v in self.settings.items() if self._late_defaults.get(name) != v}
+        late = self._late_defaults()
+        content["settings"] = {name: value for name, value in self.settings.items() if late.get(name) != value}
         primitives = content.pop("primitives")
         if primitives:
             content["primitives"] = primitives["sha256"]
@@ -90,7 +94,6 @@ class TrialPlan:
         content["task"] = {name: value for name, value in content["task"].items() if name != "data"}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
-    @property
     def _late_defaults(self) -> dict[str, Any]:
         """The defaults of all settings that earlier versions lack."""
         defaults = late_defaults(TrainingSettings)
@@ -98,11 +101,16 @@ class TrialPlan:
             defaults |= late_defaults(METHODS[getattr(self, family)].settings)
         return defaults
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """A name that stays the same over restarts and sorts by arm, number, seed, fold and key."""
         fold = f"f{self.fold}-" if self.fold != NO_FOLD else "all-" if self.folds else ""
-        return f"{self.arm}-{self.number:04d}-s{self.seed}-{fold}{self.key[:6]}"
+        return f"{self.arm}-{self.number:04d}-s{self.seed}-{fold}{self.short_key}"
+
+    @property
+    def short_key(self) -> str:
+        """The first digits of the key, with which the trial's name ends."""
+        return self.key[:SHORT_KEY]
 
     @property
     def cell(self) -> Cell:
@@ -129,8 +137,8 @@ class TrialPlan:
         return cls.from_dict(json.loads(text))
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> TrialPlan:
-        """Returns the plan that `to_dict` wrote.
+    def from_dict(cls, plain: Mapping[str, Any], trial_id: str = "") -> TrialPlan:
+        """Returns the plan that `to_dict` wrote; `trial_id` is its name where that is known and need not be derived.
 
         Raises RunError for a plan with fields that this version lacks, and for one that raysearch cannot have written:
         it may be a stranger's, and its words become paths and names of functions.
@@ -143,7 +151,10 @@ class TrialPlan:
         if problem := _plan_problem(plain):
             raise RunError(f"a plan of this run is damaged, or not one of raysearch: {problem}")
         objectives = tuple(Objective(**objective) for objective in plain["objectives"])
-        return cls(**{**plain, "objectives": objectives, "weights": tuple(plain.get("weights", ()))})
+        plan = cls(**{**plain, "objectives": objectives, "weights": tuple(plain.get("weights", ()))})
+        if trial_id:
+            vars(plan)["trial_id"] = trial_id  # what cached_property would keep
+        return plan
 
 
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:

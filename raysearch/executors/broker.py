@@ -23,7 +23,7 @@ from raysearch.executors.messages import (
     TrialOutcome,
     WorkerInfo,
 )
-from raysearch.executors.trial_queue import GroupEntry, TrialEntry, TrialQueue
+from raysearch.executors.trial_queue import GroupEntry, TrialEntry, TrialQueue, overview_of
 from raysearch.storage.schemas import Report
 from raysearch.storage.states import TrialState
 
@@ -160,7 +160,7 @@ class Broker:
     async def overview(self) -> QueueOverview:
         """Returns what tells why trials wait."""
         async with self._changed:
-            return self._queue.overview()
+            return overview_of(self._queue)
 
     def _expect(self, name: str, group: GroupEntry, patience: float) -> None:
         """Gives the trial of a worker group to another one, unless the group is back after `patience` seconds."""

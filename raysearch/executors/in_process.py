@@ -12,7 +12,7 @@ import torch
 
 from raysearch.config.sections import Resources
 from raysearch.distributed import ProcessGroup
-from raysearch.errors import SearchInterrupted
+from raysearch.errors import RunError, SearchInterrupted
 from raysearch.executors.messages import EventKind, TrialEvent
 from raysearch.executors.trial_runner import device_name, load_train_function, reset_process_state, run_plan
 from raysearch.plan import TrialPlan
@@ -33,7 +33,7 @@ def run_in_process(
 ) -> None:
     """Trains the trials of `next_trial` with the function `train` in `folder`/TRIAL; passes their events to `handle`.
 
-    Raises SearchInterrupted, at the next report, after `interrupted` is set.
+    Raises SearchInterrupted, at the next report, after `interrupted` is set, and RunError when the disk is full.
     """
     process_group = ProcessGroup(device=torch.device("cuda" if resources.gpus else "cpu"))
     function, device = load_train_function(train), device_name(process_group.device)
@@ -52,6 +52,9 @@ def run_in_process(
         outcome = run_plan(plan, folder / plan.trial_id, process_group, function, push)
         if interrupted.is_set() and outcome.state == TrialState.STOPPED:
             raise SearchInterrupted
+        if outcome.obstacle:
+            emit(EventKind.LOST, why=outcome.obstacle)
+            raise RunError(outcome.obstacle)
         emit(EventKind.ENDED, state=outcome.state, why=outcome.why)
         if interrupted.is_set():
             raise SearchInterrupted

@@ -20,7 +20,7 @@ class EventKind(StrEnum):
     REPORTS = "reports"  # the trial was evaluated
     LOST = "lost"  # the worker group that ran the trial is lost
     ENDED = "ended"
-    BROKEN = "broken"  # the worker groups fail again and again, with no trial to blame: the search cannot continue
+    BROKEN = "broken"  # the search cannot continue: worker groups fail again and again, or the disk is full
     HOST_LOST = "host_lost"
     HOST_JOINED = "host_joined"
     GROUP_FAILED = "group_failed"  # a worker group has failed while it had no trial
@@ -73,6 +73,9 @@ class TrialOutcome:
     state: TrialState  # complete, stopped or failed
     why: str
     error: str = ""  # type and place of an exception; ranks whose errors differ cannot continue together
+    obstacle: str = (
+        ""  # what stops every trial, and not this one alone: the search ends, and this trial is resumed later
+    )
 
 
 class Assignment(NamedTuple):

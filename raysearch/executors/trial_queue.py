@@ -10,6 +10,7 @@ A trial goes through these states (TrialState):
     running   its worker group is lost                                  queued, at the head, as the next attempt
     running   a host of its worker group is lost                        the same, however often
     running   its worker group is lost for the MAX_LOSSES-th time       failed
+    running   the disk is full                                          queued, for the next session
 
 A worker group keeps its name for the whole search. Each time that its processes start it gets a new epoch, under which
 it registers with its first request; a request under an epoch that has ended gets no trial.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,7 @@ class TrialEntry:
     state: TrialState = TrialState.QUEUED
     is_to_stop: bool = False
     losses: list[frozenset[str]] = field(default_factory=list)  # nodes of the worker groups that were lost with it
+    reported_step: int = -1  # of the last report of this attempt
     scores: list[IntermediateScore] = field(default_factory=list)
     outcomes: dict[int, TrialOutcome] = field(default_factory=dict)  # of this attempt, by rank
 
@@ -76,7 +78,7 @@ class GroupEntry:
     memory: dict[int, int] = field(default_factory=dict)  # bytes of each rank's process when the group started
     has_grown: bool = False
     nodes: set[str] = field(default_factory=set)  # of its ranks
-    is_lost: bool = False  # it has failed, and is not back yet
+    is_lost: bool = False  # it has failed, and is not back yet: it gets no further trial
 
 
 class EventLog:
@@ -127,7 +129,9 @@ class TrialQueue:
         self._lost_nodes: dict[str, str] = {}  # names of hosts, by node
 
     def submit(self, trial: TrialEntry) -> None:
-        """Queues a trial."""
+        """Queues a trial; one that was submitted before is not queued again."""
+        if trial.trial_id in self.trials:
+            return
         self.trials[trial.trial_id] = trial
         self._waiting.append(trial)
         self._on_change()
@@ -153,20 +157,25 @@ class TrialQueue:
             return True
         if group.current_trial is not None:
             return False
-        if self.is_closed or group.has_grown or len(group.assignments) >= group.max_trials:
+        if self.is_closed or group.is_lost or group.has_grown or len(group.assignments) >= group.max_trials:
             return True
         trial = next((trial for trial in self._waiting if trial.only_group in ("", name)), None)
         if trial is None:
             return name in self.trials and self.trials[name].has_ended  # a group of one trial, which has ended
         self._waiting.remove(trial)
-        trial.state, trial.outcomes, group.current_trial = TrialState.RUNNING, {}, trial
+        trial.state, trial.outcomes, trial.reported_step = TrialState.RUNNING, {}, -1
+        group.current_trial = trial
         group.assignments.append(Assignment(trial.trial_id, trial.plan, trial.attempt))
         self._failures.pop(name, None)
         self._add_event(EventKind.STARTED, trial, device=group.device)
         return True
 
     def add_reports(self, trial: TrialEntry, reports: list[Report]) -> None:
-        """Passes on what a running trial reports."""
+        """Passes on what a running trial reports; steps that it has reported before in this attempt count once."""
+        reports = [report for report in reports if report.step > trial.reported_step]
+        if not reports:
+            return
+        trial.reported_step = reports[-1].step
         self._add_event(EventKind.REPORTS, trial, reports=tuple(reports))
         for report in reports:
             score = report.evaluation.get("score")
@@ -180,7 +189,9 @@ class TrialQueue:
             return False
         if group.current_trial is trial:
             group.current_trial = None
-            if outcomes[0].state == TrialState.STOPPED and not trial.is_to_stop:
+            if obstacle := _obstacle(outcomes):
+                self._end_search(trial, obstacle)
+            elif outcomes[0].state == TrialState.STOPPED and not trial.is_to_stop:
                 trial.state = TrialState.QUEUED  # the session closes: a later one resumes the trial
             else:
                 self._end(trial, outcomes[0].state, outcomes[0].why)
@@ -200,9 +211,8 @@ class TrialQueue:
         if times >= MAX_FAILURES and all(other.is_lost for other in self.groups.values()):
             self.events.add(TrialEvent(EventKind.BROKEN, "", 0, time.time(), why=reason))
         else:
-            again = (
-                f"worker group {name} has failed ({format_count(times, 'time')} in a row) and starts again: {reason}"
-            )
+            count = format_count(times, "time")
+            again = f"worker group {name} has failed ({count} in a row) and starts again: {reason}"
             self.events.add(TrialEvent(EventKind.GROUP_FAILED, "", 0, time.time(), why=again))
         self._on_change()
         return min(LONGEST_PAUSE, 2.0 ** (times - 1)) if times > 1 else 0.0
@@ -222,21 +232,6 @@ class TrialQueue:
             self.groups[name].is_lost = True
         return groups
 
-    def overview(self) -> QueueOverview:
-        """Returns what tells why trials wait."""
-        up = [group for group in self.groups.values() if not group.is_lost]
-        return QueueOverview(
-            waiting=tuple((trial.trial_id, trial.attempt) for trial in self._waiting),
-            absent=tuple(
-                (group.current_trial.trial_id, group.current_trial.attempt, last_line(self._loss_reasons.get(name, "")))
-                for name, group in self.groups.items()
-                if group.is_lost and group.current_trial is not None
-            ),
-            groups=len(up),
-            busy=sum(group.current_trial is not None for group in up),
-            failures={name: (times, self._failure_reasons.get(name, "")) for name, times in self._failures.items()},
-        )
-
     def _lost_host(self, nodes: Iterable[str]) -> str:
         return next((self._lost_nodes[node] for node in nodes if node in self._lost_nodes), "")
 
@@ -248,6 +243,9 @@ class TrialQueue:
         self.ended_epochs.add(group.epoch)
         trial, reason = group.current_trial, self._loss_reasons.pop(name, "a worker was lost")
         if trial is not None:
+            if obstacle := _obstacle(trial.outcomes):
+                self._end_search(trial, obstacle)
+                return
             why = next((outcome.why for outcome in trial.outcomes.values() if outcome.error), reason)
             why = reason if self._lost_host(group.nodes) else why
             trial.losses.append(frozenset(group.nodes))
@@ -261,6 +259,11 @@ class TrialQueue:
                 self._waiting.appendleft(trial)
         self._on_change()
 
+    def _end_search(self, trial: TrialEntry, why: str) -> None:
+        trial.state = TrialState.QUEUED  # a later session resumes it
+        self._add_event(EventKind.LOST, trial, why=why)
+        self._add_event(EventKind.BROKEN, trial, why=why)
+
     def _end(self, trial: TrialEntry, state: TrialState, why: str) -> None:
         trial.state = state
         self._add_event(EventKind.ENDED, trial, state=state, why=why)
@@ -268,3 +271,24 @@ class TrialQueue:
     def _add_event(self, kind: EventKind, trial: TrialEntry, **details: Any) -> None:
         self.events.add(TrialEvent(kind, trial.trial_id, trial.attempt, time.time(), **details))
         self._on_change()
+
+
+def _obstacle(outcomes: Mapping[int, TrialOutcome]) -> str:
+    """Returns what stops every trial, if a rank has met with it."""
+    return next((outcome.obstacle for outcome in outcomes.values() if outcome.obstacle), "")
+
+
+def overview_of(queue: TrialQueue) -> QueueOverview:
+    """Returns what tells why trials wait."""
+    up = [group for group in queue.groups.values() if not group.is_lost]
+    return QueueOverview(
+        waiting=tuple((trial.trial_id, trial.attempt) for trial in queue._waiting),
+        absent=tuple(
+            (group.current_trial.trial_id, group.current_trial.attempt, last_line(queue._loss_reasons.get(name, "")))
+            for name, group in queue.groups.items()
+            if group.is_lost and group.current_trial is not None
+        ),
+        groups=len(up),
+        busy=sum(group.current_trial is not None for group in up),
+        failures={name: (times, queue._failure_reasons.get(name, "")) for name, times in queue._failures.items()},
+    )

@@ -1,11 +1,13 @@
 """How a worker trains one plan, wherever it runs. Knows no Ray.
 
 What `train` raises is caught here and becomes the outcome of the trial: a failed trial is a row with its traceback.
+A full disk is no trial's fault, and every further trial would fail of it: it ends the search, which can be resumed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import math
 import random
@@ -23,6 +25,7 @@ from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 from raysearch.storage.states import TrialState
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 TRAIN = "raysearch.training.trainer:train"
 
 
@@ -53,7 +56,16 @@ def run_plan(
     except Exception as error:
         last_call = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{type(error).__qualname__} at {last_call.filename}:{last_call.lineno}"
-        return TrialOutcome(TrialState.FAILED, "".join(traceback.format_exception(error)), place)
+        why = "".join(traceback.format_exception(error))
+        return TrialOutcome(TrialState.FAILED, why, place, _obstacle(error))
+
+
+def _obstacle(error: Exception) -> str:
+    """Returns what stops every trial, if the error says so: a disk that takes no further file."""
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}: free some space and resume the run; its trial continues from its checkpoint"
+    return ""
 
 
 def _run(reports: Generator[Report, bool, None], process_group: ProcessGroup, push: PushReports) -> TrialOutcome:

@@ -43,6 +43,7 @@ from raysearch.objectives.trust import trusting_all
 from raysearch.plan import TrialPlan
 from raysearch.reports.page import refresh_html
 from raysearch.reports.recommendation import recommend
+from raysearch.storage.durable import sync_folder, sync_tree
 from raysearch.storage.names import name_problem
 from raysearch.storage.run import Run
 from raysearch.storage.states import ENSEMBLE_ARM, TrialRole
@@ -86,7 +87,9 @@ def export(
         with trusting_all(trust):
             exported = fill(draft)
         make_readable(draft)
+        sync_tree(draft)
         draft.replace(folder)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     refresh_html(run)  # it says how often the test split was read

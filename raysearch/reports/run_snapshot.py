@@ -43,7 +43,7 @@ class Snapshot(Run):
 
     def events(self) -> pa.Table:
         """Returns what `Run.events` does, without the plans of trials, which the table of trials has too."""
-        return self._once("events", lambda: journal.read_table(self.path, "events", _without_plans))
+        return self._once("events", lambda: journal.read_table(self.path, "events", keep=_without_plans))
 
     def configurations(self) -> pa.Table:
         """Returns what `Run.configurations` does."""
@@ -112,7 +112,7 @@ class Snapshot(Run):
         def keep(batch: pa.RecordBatch) -> pa.RecordBatch:
             return batch.filter(pc.invert(pc.is_in(batch["trial_id"], hidden)))
 
-        rows = journal.read_table(self.path, "evaluations", keep, _EVALUATIONS)
+        rows = journal.read_table(self.path, "evaluations", _EVALUATIONS, keep)
         return rows_once(rows, "evaluations", self.trials())
 
     def _evaluated(self) -> list[str]:
@@ -132,7 +132,7 @@ class Snapshot(Run):
             is_ranked = pc.and_(pc.is_in(batch["kind"], objective), pc.is_in(batch["trial_id"], ranked))
             return _encoded(batch.filter(pc.or_(is_ranked, pc.is_in(batch["trial_id"], detailed))))
 
-        weights = journal.read_table(self.path, "weights", keep)
+        weights = journal.read_table(self.path, "weights", keep=keep)
         attempts = zip(self.trials()["trial_id"].to_pylist(), self.trials()["attempts"].to_pylist(), strict=True)
         again = pa.array([trial_id for trial_id, count in attempts if (count or 1) > 1], pa.string())
         if not len(again):

@@ -121,8 +121,9 @@ class ArmStudy:
         self.race = Race(arm.name, len(self.cells), drops=search.selection.folds > 0)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         self.configurations: dict[int, Configuration] = {}
+        self._unsettled: dict[int, Configuration] = {}  # those whose result Optuna does not have yet
         self.finals: dict[tuple[int, str, Cell], Result | None] = {}  # of chosen configurations, by number and role
-        self.keys: set[str] = set()  # of all plans so far
+        self.keys: set[str] = set()  # of all plans so far, as in the names of trials
         self.earlier_trials: list[FrozenTrial] = []  # complete ones that the study was rebuilt with
         self.trial_seconds: list[float] = []  # in training, of every trial of role search that has ended
         self.grid_points: list[dict[str, Any]] | None = None
@@ -141,7 +142,7 @@ class ArmStudy:
     @property
     def in_flight(self) -> int:
         """How many trials of role search have no result yet."""
-        return sum(result is None for c in self.configurations.values() for result in c.results.values())
+        return sum(result is None for c in self._unsettled.values() for result in c.results.values())
 
     def restore(self, number: int, params: Mapping[str, Any], results: dict[Cell, Result | None]) -> None:
         """Adds a configuration of an earlier session; reports it to Optuna if its result is final.
@@ -152,6 +153,7 @@ class ArmStudy:
         optuna_result = configuration.optuna_result(self.cells, self.race.dropped.get(number))
         if optuna_result is None:
             self.study.enqueue_trial(dict(params))
+            self._unsettled[number] = configuration
             configuration.trial = self.study.ask()
             replay_dimensions(configuration.trial, self.arm, params)
             return
@@ -180,11 +182,12 @@ class ArmStudy:
                 problem = error
                 self.study.tell(trial, state=OptunaState.FAIL)
                 continue
-            if plan.key in self.keys and self.grid_points is None and attempt < FRESH_DRAWS:
+            if plan.short_key in self.keys and self.grid_points is None and attempt < FRESH_DRAWS:
                 self.study.tell(trial, state=OptunaState.FAIL)
                 continue
-            self.configurations[number] = Configuration(number, plan.params, trial, {plan.cell: None})
-            self.keys.add(plan.key)
+            configuration = Configuration(number, plan.params, trial, {plan.cell: None})
+            self.configurations[number] = self._unsettled[number] = configuration
+            self.keys.add(plan.short_key)
             return plan
         raise RunError(f"arm {self.arm.name}: {POSSIBLE_DRAWS} impossible draws in a row; the last: {problem}")
 
@@ -202,9 +205,9 @@ class ArmStudy:
         A configuration that is complete on its first seed earns all other seeds. With selection each cell is earned by
         those before it.
         """
-        for number, configuration in self.configurations.items():
+        for number, configuration in self._unsettled.items():
             done = len(configuration.complete_scores(self.cells))
-            if configuration.trial is None or not done or number in self.race.dropped:
+            if not done or number in self.race.dropped:
                 continue
             for cell in self.cells[done : done + 1] if self.race.drops else self.cells[1:]:
                 if cell not in configuration.results:
@@ -228,6 +231,7 @@ class ArmStudy:
             configuration.trial.report(score, step)
         self.study.tell(configuration.trial, value, state=state)
         configuration.trial = None
+        del self._unsettled[number]
 
     def score_step(self, number: int) -> int:
         """Returns the step that scores a configuration on fresh seeds: where it was best, the median over seeds.
@@ -243,7 +247,7 @@ class ArmStudy:
     @property
     def is_settled(self) -> bool:
         """Says whether Optuna has the result of every configuration."""
-        return all(configuration.trial is None for configuration in self.configurations.values())
+        return not self._unsettled
 
     def best(self) -> int | None:
         """Returns the number of the best configuration that is complete on every cell, as `storage.best` ranks them."""

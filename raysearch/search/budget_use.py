@@ -24,9 +24,11 @@ def is_full(arm: ArmStudy, search: Search, spent: float) -> bool:
     budget = search.budget
     if len(arm.configurations) >= arm.size or (budget.seconds is not None and spent >= budget.seconds):
         return True
+    if budget.compute is None:
+        return False
     seconds = compute_seconds(arm)
     half_of_next = statistics.fmean(arm.trial_seconds or [0.0]) * _trials_each(arm, search) / 2
-    return budget.compute is not None and seconds > 0 and seconds + half_of_next >= budget.compute
+    return seconds > 0 and seconds + half_of_next >= budget.compute
 
 
 def _trials_each(arm: ArmStudy, search: Search) -> float:

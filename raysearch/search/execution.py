@@ -118,7 +118,12 @@ def _run_on_tune(recorder: Recorder, workers: WorkerGroups, cluster: Cluster, se
 
 
 def _competing_evaluations(recorder: Recorder) -> list[dict[str, Any]]:
-    """Returns the evaluations of committed trials that the scheduler has compared, in the order of their time."""
+    """Returns the evaluations of committed trials that the scheduler has compared, in the order of their time.
+
+    A scheduler that stops no trial compares none.
+    """
+    if not recorder.study.search.scheduler.stops_trials:
+        return []
     run, competes = open_run(recorder.folder), recorder.study.competes
     rows = run.trials().select(["trial_id", "arm", "role", "seed", "plan"]).to_pylist()
     competing = {row["trial_id"] for row in rows if competes(row["arm"], row["role"], cell_of(row))}

@@ -13,6 +13,7 @@ from raysearch.storage.states import TrialRole, TrialState
 from raysearch.training.checkpoint import TrialFolder
 
 TRIALS = "trials"  # the folder of all trials, in that of the run
+MANY = 20  # trials, of which it is worth asking first which have a folder
 Row = Mapping[str, Any]  # of the table of trials
 
 
@@ -59,7 +60,10 @@ class ModelFiles:
                 self._settle(row["trial_id"], is_kept=confirm is not None and confirm.keep)
         for arm, trial_ids in ended.items():
             to_keep = self._to_keep(arm)
-            for trial_id in sorted(trial_ids | (self._on_disk[arm] - to_keep)):
+            leaving = trial_ids | (self._on_disk[arm] - to_keep)
+            if len(leaving) > MANY:  # of a run that is resumed: most of their folders are gone
+                leaving &= {path.name for path in path_inside(self._folder, TRIALS).glob("*")}
+            for trial_id in sorted(leaving):
                 self._settle(trial_id, is_kept=trial_id in to_keep)
             self._on_disk[arm] &= to_keep
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raysearch.errors import RunError
-from raysearch.plan import TrialPlan
+from raysearch.plan import SHORT_KEY, TrialPlan
 from raysearch.search.arm_study import ArmStudy, Result
 from raysearch.search.race import Drop
 from raysearch.storage.cells import Cell
@@ -35,8 +34,8 @@ def restore_arms(
     plans = {plan.trial_id: plan for plan in planned}
     results: dict[str, Result] = {}
     for row in committed:
-        plan = plans.setdefault(row["trial_id"], TrialPlan.from_json(row["plan"]))
-        if "score_step" not in json.loads(row["plan"]) and plan.arm in arms:
+        plan = plans.get(row["trial_id"]) or plans.setdefault(row["trial_id"], TrialPlan.from_json(row["plan"]))
+        if '"score_step":' not in row["plan"] and plan.arm in arms:
             arms[plan.arm].scores_at_found_step = False  # a run of an earlier version goes on as it has begun
         results[row["trial_id"]] = Result(row["state"], row["score"], row["steps"] or 0, row.get("best_step") or 0)
     for trial_id, plan in plans.items():
@@ -61,7 +60,7 @@ def _restore_configurations(
     configurations: dict[tuple[str, int], tuple[TrialPlan, dict[Cell, Result | None]]] = {}
     for trial_id, plan in plans.items():
         arm, result = arms[plan.arm], results.get(trial_id)
-        arm.keys.add(plan.key)
+        arm.keys.add(trial_id[-SHORT_KEY:])
         if plan.role != TrialRole.SEARCH:
             arm.finals[plan.number, plan.role, plan.cell] = result
         else:

@@ -200,14 +200,15 @@ def load_history(folder: Path) -> History:
     attempts: dict[str, int] = {}
     reported: set[str] = set()
     noted: set[str] = set()
-    for event in events.select(["event", "trial_id", "attempt"]).to_pylist():
-        if event["event"] == EventName.STARTED:
-            attempts[event["trial_id"]] = max(attempts.get(event["trial_id"], 0), event["attempt"] + 1)
-        elif event["event"] == EventName.TOLD:
-            reported.add(event["trial_id"])
-        elif event["event"] == EventName.COMMITTED:
-            noted.add(event["trial_id"])
-    planned = [TrialPlan.from_dict(plan) for plan in planned_trials(events).values()]
+    columns = [events[name].to_pylist() for name in ("event", "trial_id", "attempt")]
+    for event, trial_id, attempt in zip(*columns, strict=True):
+        if event == EventName.STARTED:
+            attempts[trial_id] = max(attempts.get(trial_id, 0), attempt + 1)
+        elif event == EventName.TOLD:
+            reported.add(trial_id)
+        elif event == EventName.COMMITTED:
+            noted.add(trial_id)
+    planned = [TrialPlan.from_dict(plan, trial_id) for trial_id, plan in planned_trials(events).items()]
     committed = [row for row in run.trials().to_pylist() if row["arm"] != ENSEMBLE_ARM]  # made of the other arms
     ended = {row["trial_id"] for row in committed}
     for plan in planned:  # those that have not ended are handed out again, and their code runs

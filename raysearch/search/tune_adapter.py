@@ -21,9 +21,8 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raysearch.errors import RunError
-from raysearch.executors.messages import CLUSTER_EVENTS, NAMESPACE, EventKind, IntermediateScore
-from raysearch.search.cluster_events import record_cluster_event
+from raysearch.executors.messages import NAMESPACE, IntermediateScore
+from raysearch.search.event_intake import EventIntake
 from raysearch.storage.states import TrialState
 
 if TYPE_CHECKING:  # Tune's trials import this module, and do not need torch
@@ -35,7 +34,6 @@ if TYPE_CHECKING:  # Tune's trials import this module, and do not need torch
 # Names in Tune's results and configurations; the prefix keeps them apart from Tune's own.
 SCORE, STEP, REPLAYED, EXEMPT, STATE = "rs_score", "rs_step", "rs_replayed", "rs_exempt", "rs_state"
 TRIAL, BROKER = "rs_trial", "rs_broker"
-FLUSH_SECONDS = 1.0  # events are on disk after so long
 HELD_BACK_SECONDS = 3.0  # after which is recorded why there is no trial for a worker group that is free
 LAST_STEP = 10**9  # the scheduler's last rung, beyond the end of every trial
 
@@ -200,7 +198,7 @@ class EventListener:
     """A thread that passes the broker's events to the recorder while it is entered."""
 
     def __init__(self, recorder: Recorder, broker: Any, tell: Callable[[str], None]) -> None:
-        self._recorder, self._broker, self._tell = recorder, broker, tell
+        self._intake, self._broker = EventIntake(recorder, tell), broker
         self._problem: BaseException | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="listener", daemon=True)
@@ -219,21 +217,9 @@ class EventListener:
             raise self._problem
 
     def _listen(self) -> None:
-        received, flushed = 0, time.monotonic()
         try:
             while not self._over.is_set():
-                events = ray.get(self._broker.read_events.remote(received))
-                received += len(events)
-                for event in events:
-                    if event.kind == EventKind.BROKEN:
-                        raise RunError(f"the worker groups fail again and again: {event.why}")
-                    if event.kind in CLUSTER_EVENTS:
-                        record_cluster_event(self._recorder.ledger, event, self._tell)
-                    else:
-                        self._recorder.handle(event)
-                if time.monotonic() - flushed > FLUSH_SECONDS:
-                    self._recorder.ledger.flush()
-                    flushed = time.monotonic()
+                self._intake.take(ray.get(self._broker.read_events.remote(self._intake.received)))
         except Exception as error:  # raised again in the driver's thread
             self._problem = error
 

@@ -19,16 +19,17 @@ SQL reports see the same order in two views: `configurations` (schema CONFIGURAT
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import json
 import math
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raysearch.storage.cells import Cell, cell_of, has_folds, overlap_of
 from raysearch.storage.schemas import column
@@ -63,10 +64,14 @@ CONFIGURATIONS = pa.schema(
 )
 
 
-_COLUMNS = ["trial_id", "arm", "role", "number", "seed", "state", "score", "best_step", "steps", "seconds", "params"]
-_COLUMNS += ["plan"]
+_COLUMNS = ("trial_id", "arm", "role", "number", "seed", "state", "score", "best_step", "steps", "seconds", "params")
 DROPPED = "dropped"  # the state of a configuration that the race gave no further fold
 Dropped = Collection[tuple[str, int]]  # arm and number
+
+
+def columns_of_order(cells: Sequence[Cell]) -> list[str]:
+    """Returns the columns of the table of trials that the order needs: the plans, which are long, only with folds."""
+    return [*_COLUMNS, *(["plan"] if has_folds(cells) else [])]
 
 
 @dataclass(frozen=True)
@@ -129,16 +134,25 @@ class ArmRanking:
         """Ranks configurations that the search runs on `cells`."""
         self._cells = tuple(cells)
         self._configurations: dict[int, RankedConfiguration] = {}
+        self._orders: list[tuple[Any, ...]] = []  # of all configurations, sorted; an order ends with the number
+        self._unfinished: dict[int, RankedConfiguration] = {}
 
     def add(self, trial: Row) -> None:
         """Takes a trial of role search that has ended."""
         number = trial["number"]
-        earlier = self._configurations[number].trials if number in self._configurations else ()
-        trials = sorted([*earlier, trial], key=lambda row: _trial_order(row, self._cells))
-        self._configurations[number] = RankedConfiguration(number, tuple(trials), self._cells)
+        earlier = self._configurations.get(number)
+        trials = sorted([*(earlier.trials if earlier else ()), trial], key=lambda row: _trial_order(row, self._cells))
+        if earlier is not None:
+            del self._orders[bisect.bisect_left(self._orders, earlier.order)]
+        configuration = RankedConfiguration(number, tuple(trials), self._cells)
+        self._configurations[number] = configuration
+        bisect.insort(self._orders, configuration.order)
+        self._unfinished.pop(number, None)
+        if configuration.is_unfinished:
+            self._unfinished[number] = configuration
 
     def __iter__(self) -> Iterator[RankedConfiguration]:
-        return iter(sorted(self._configurations.values(), key=lambda configuration: configuration.order))
+        return iter([self._configurations[order[-1]] for order in self._orders])
 
     def trials(self) -> Iterator[Row]:
         """Yields all trials, in no particular order."""
@@ -147,12 +161,12 @@ class ArmRanking:
 
     def first(self, count: int) -> list[RankedConfiguration]:
         """Returns the best `count` configurations that have a score."""
-        scored = (c for c in self._configurations.values() if c.score is not None)
-        return heapq.nsmallest(count, scored, key=lambda configuration: configuration.order)
+        ranked = (self._configurations[order[-1]] for order in self._orders)
+        return list(islice((configuration for configuration in ranked if configuration.score is not None), count))
 
     def unfinished(self) -> list[RankedConfiguration]:
         """Returns the configurations that are to run on further seeds or folds, and those that the race has dropped."""
-        return [configuration for configuration in self._configurations.values() if configuration.is_unfinished]
+        return list(self._unfinished.values())
 
 
 def rank_configurations(trials: Iterable[Row], cells: Sequence[Cell]) -> list[RankedConfiguration]:
@@ -169,27 +183,68 @@ def best_trial(trials: pa.Table, cells: Sequence[Cell], arm: str, number: int | 
     With `number` it is the best trial of that configuration. With selection `score` is that of the configuration, the
     mean over its folds, because the best of them says how easy its rows are.
     """
-    ours = [row for row in trials.to_pylist() if row["arm"] == arm and row["role"] == TrialRole.SEARCH]
-    ranked = [each for each in rank_configurations(ours, cells) if number in (None, each.number)]
-    chosen = next((configuration for configuration in ranked if configuration.score is not None), None)
-    if chosen is None:
+    place = _best_place(trials, cells, arm, number)
+    if place is None:
         return None
-    best = dict(chosen.best_trial)
+    best: dict[str, Any] = trials.slice(place[0], 1).to_pylist()[0]
     if has_folds(cells):
-        best["score"] = chosen.score
-    return {**best, "plan": json.loads(best["plan"] or "{}"), "params": json.loads(best["params"] or "{}")}
+        best["score"] = place[1]
+    return best | {name: json.loads(best[name] or "{}") for name in ("plan", "params") if name in best}
+
+
+def _best_place(
+    trials: pa.Table, cells: Sequence[Cell], arm: str, number: int | None = None
+) -> tuple[int, float | None] | None:
+    """Returns the row number of an arm's best trial and the score of its configuration; None without one."""
+    columns = [trials[name].to_pylist() for name in ("arm", "role", "number")]
+    rows = [
+        row
+        for row, (its_arm, role, its_number) in enumerate(zip(*columns, strict=True))
+        if its_arm == arm and role == TrialRole.SEARCH and number in (None, its_number)
+    ]
+    needed = trials.select(columns_of_order(cells))
+    ours = _leaders(needed if len(rows) == len(needed) else _take(needed, rows), cells)
+    numbered = [row | {"place": rows[row["place"]]} for row in ours]
+    chosen = next((each for each in rank_configurations(numbered, cells) if each.score is not None), None)
+    return None if chosen is None else (chosen.best_trial["place"], chosen.score)
+
+
+def _leaders(trials: pa.Table, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Returns the rows that may be the best of an arm, each with its place in the table.
+
+    These are all, but where configurations have one cell: then the complete trials of the highest score, if any.
+    """
+    pairs = list(zip(trials["state"].to_pylist(), trials["score"].to_pylist(), strict=True))
+    places: Sequence[int] = range(len(pairs))
+    if len(cells) == 1 and set(trials["seed"].to_pylist()) <= {cells[0].seed} and not has_folds(cells):
+        complete = {row: score for row, (state, score) in enumerate(pairs) if _counts(state, score)}
+        highest = max(complete.values(), default=None)
+        places = [row for row, score in complete.items() if score == highest] or places
+    if len(places) < len(pairs):
+        return [trials.slice(place, 1).to_pylist()[0] | {"place": place} for place in places]
+    return [row | {"place": place} for place, row in enumerate(trials.to_pylist())]
+
+
+def _counts(state: str, score: float | None) -> bool:
+    return state == TrialState.COMPLETE and score is not None and math.isfinite(score)
 
 
 def best_trials(trials: pa.Table, cells: Sequence[Cell]) -> pa.Table:
     """Returns the rows of `trials` that are the best of their arm: the view `best`."""
-    best = [best_trial(trials, cells, arm) for arm in pc.unique(trials["arm"]).to_pylist()]
-    return trials.filter(pc.is_in(trials["trial_id"], pa.array([row["trial_id"] for row in best if row], pa.string())))
+    places = [_best_place(trials, cells, arm) for arm in dict.fromkeys(trials["arm"].to_pylist())]
+    return _take(trials, sorted(place[0] for place in places if place is not None))
+
+
+def _take(table: pa.Table, rows: Sequence[int]) -> pa.Table:
+    """Returns rows of a table; by way of a buffer, because pyarrow imports pandas when it makes an array of a list."""
+    places = pa.py_buffer(array("q", rows))
+    return table.take(pa.Array.from_buffers(pa.int64(), len(rows), [None, places]))
 
 
 def configurations(trials: pa.Table, cells: Sequence[Cell], dropped: Dropped = ()) -> pa.Table:
     """Returns a row for every configuration of every arm, best first: the view `configurations`."""
     arms: dict[str, list[Row]] = {}
-    for row in trials.select(_COLUMNS).to_pylist():
+    for row in trials.select(columns_of_order(cells)).to_pylist():
         if row["role"] == TrialRole.SEARCH:
             arms.setdefault(row["arm"], []).append(row)
     ranked = [(arm, configuration) for arm, rows in arms.items() for configuration in rank_configurations(rows, cells)]
@@ -237,7 +292,7 @@ def _score(trial: Row) -> float | None:
 
 
 def _is_complete(trial: Row) -> bool:
-    return trial["state"] == TrialState.COMPLETE and _score(trial) is not None
+    return _counts(trial["state"], trial["score"])
 
 
 def _place(state: str) -> int:

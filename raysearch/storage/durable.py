@@ -44,6 +44,16 @@ def sync_folder(folder: Path) -> None:
         os.close(directory)
 
 
+def sync_tree(folder: Path) -> None:
+    """Waits until the disk has everything in a folder."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            sync_file(path)
+    sync_folder(folder)
+
+
 def checksum_of(path: Path) -> int:
     """Returns the CRC-32 of a file."""
     checksum = 0

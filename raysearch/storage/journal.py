@@ -198,14 +198,15 @@ def last_segment(part: pq.ParquetFile) -> int:
 Keep = Callable[[pa.RecordBatch], pa.RecordBatch]  # returns what is wanted of some rows
 
 
-def read_table(folder: Path, table: str, keep: Keep | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(folder: Path, table: str, columns: Sequence[str] | None = None, keep: Keep | None = None) -> pa.Table:
     """Returns every row of a table, parts and journal, in the order of writing, as of one moment during this call.
 
-    With `keep` only what it returns of the rows, which are then never all in memory, and of these the `columns`. Raises
-    RunError for a file that is damaged or of another version, and for an id that can be no name of a folder.
+    With `columns` it has these alone, and the others are not read. With `keep` it has what that returns of the rows,
+    which are then never all in memory. Raises RunError for a file that is damaged or of another version, and for an id
+    that can be no name of a folder.
     """
     if table in ADDED_LATER and (folder / "tables").is_dir() and not (folder / "tables" / table).exists():
-        return TABLES[table].empty_table()
+        return TABLES[table].empty_table().select(list(columns or TABLES[table].names))
     if not (folder / "tables" / table).is_dir():
         raise RunError(f"{folder}: not the folder of a run (it has no tables/{table})")
     if missing := missing_parts(folder, table):
@@ -214,10 +215,10 @@ def read_table(folder: Path, table: str, keep: Keep | None = None, columns: Sequ
     for _ in range(_TRIES):
         segments = list_segments(folder, table)  # before the parts: what is compacted meanwhile is in a part
         try:
+            names = list(columns or TABLES[table].names)
             if keep is None:
-                rows = pa.concat_tables([pa.Table.from_batches([], TABLES[table]), *_rows(folder, table, segments)])
+                rows = pa.concat_tables(_rows(folder, table, segments, names))
             else:
-                names = list(columns or TABLES[table].names)
                 first = keep(pa.RecordBatch.from_pylist([], TABLES[table]).select(names))
                 rows = pa.Table.from_batches(_kept_batches(folder, table, segments, keep, names), first.schema)
             _check_trial_ids(folder, table, rows)
@@ -227,15 +228,16 @@ def read_table(folder: Path, table: str, keep: Keep | None = None, columns: Sequ
     raise RunError(f"{folder}: {table} is compacted faster than it can be read; try again")
 
 
-def _rows(folder: Path, table: str, segments: list[Segment]) -> Iterator[pa.Table]:
-    last = 0
+def _rows(folder: Path, table: str, segments: list[Segment], columns: list[str]) -> Iterator[pa.Table]:
+    schema, last = pa.schema([TABLES[table].field(name) for name in columns], TABLES[table].metadata), 0
+    yield pa.Table.from_batches([], schema)  # `empty_table` would import pandas
     for path in list_parts(folder, table):
         with open_part(path, table) as part:
-            yield part.read().cast(TABLES[table])
+            yield part.read(columns).select(columns).cast(schema)
             last = last_segment(part)
     for segment in segments:
         if segment.seq > last:
-            yield read_segment(segment)
+            yield read_segment(segment).select(columns)
 
 
 def _kept_batches(

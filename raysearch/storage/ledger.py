@@ -12,10 +12,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeAlias
 
 import pyarrow as pa
 
@@ -31,6 +31,8 @@ from raysearch.storage.states import ENDED_STATES, SEARCH_PURPOSE, EventName, Tr
 FLUSH_ROWS, FLUSH_SECONDS = 20_000, 1.0  # `append` flushes a table with more rows, or older ones
 COMPACT_SECONDS, COMPACT_SHARE = 5.0, 0.05  # least time between compactions of a table, and their share of the time
 
+Clock: TypeAlias = Callable[[], float]  # s, from any moment
+
 
 class Ledger:
     """A run's tables, open for writing by one process. Its methods may be called from any thread.
@@ -38,27 +40,28 @@ class Ledger:
     Call `flush` about once a second: it makes rows visible to readers.
     """
 
-    def __init__(self, folder: Path, lock: IO[str]) -> None:
-        self.folder, self._lock, self._mutex = folder, lock, threading.RLock()
+    def __init__(self, folder: Path, lock: IO[str], clock: Clock = time.monotonic) -> None:
+        self.folder, self._lock, self._mutex, self._clock = folder, lock, threading.RLock(), clock
         self._pending: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
         self._since = dict.fromkeys(TABLES, 0.0)  # when the oldest pending row came, by the monotonic clock
-        self._next_compaction = dict.fromkeys(TABLES, time.monotonic() + COMPACT_SECONDS)
+        self._next_compaction = dict.fromkeys(TABLES, clock() + COMPACT_SECONDS)
         self._seq = 0
         self._committed: set[str] = set()
         self.missing: list[str] = []  # parts of tables that were lost, as paths
 
     @classmethod
-    def open(cls, folder: Path | str, purpose: str = SEARCH_PURPOSE) -> Self:
+    def open(cls, folder: Path | str, purpose: str = SEARCH_PURPOSE, clock: Clock = time.monotonic) -> Self:
         """Opens the ledger of a run's folder, which is created if it does not exist.
 
-        `purpose` is recorded: only sessions with SEARCH_PURPOSE count as time spent on the search. Raises RunError when
-        another process writes there, when a link in the folder leads out of it, or when the tables cannot be read.
+        `purpose` is recorded: only sessions with SEARCH_PURPOSE count as time spent on the search. `clock` says in s
+        when buffered rows are old. Raises RunError when another process writes there, when a link in the folder leads
+        out of it, or when the tables cannot be read.
         """
         folder = Path(folder)
         check_contained(folder)
         for name in ("log", *(f"tables/{table}" for table in TABLES)):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        ledger = cls(folder, take_lock(folder))
+        ledger = cls(folder, take_lock(folder), clock)
         try:
             ledger._seq, ledger._committed, ledger.missing = _recover(folder)
             detail = {"purpose": purpose, "pid": os.getpid(), "host": socket.gethostname()}
@@ -86,7 +89,7 @@ class Ledger:
         checked = checked_rows(table, rows, fill or {})
         with self._mutex:
             self._buffer(table, checked)
-            is_old = time.monotonic() - self._since[table] > FLUSH_SECONDS
+            is_old = self._clock() - self._since[table] > FLUSH_SECONDS
             if durable or is_old or sum(map(len, self._pending[table])) > FLUSH_ROWS:
                 self.flush()
 
@@ -147,7 +150,7 @@ class Ledger:
                         raise
                     pending.clear()
             for table in TABLES:
-                if time.monotonic() >= self._next_compaction[table]:
+                if self._clock() >= self._next_compaction[table]:
                     self._compact(table)
 
     def compact(self) -> None:
@@ -177,7 +180,7 @@ class Ledger:
         if self._lock.closed:
             raise RunError(f"{self.folder}: the ledger is closed")
         if not self._pending[table]:
-            self._since[table] = time.monotonic()
+            self._since[table] = self._clock()
         self._pending[table].append(rows)
 
     def _write(self, table: str, rows: pa.Table) -> None:
@@ -187,10 +190,10 @@ class Ledger:
         journal.write_segment(self.folder, self._seq, table, rows)
 
     def _compact(self, table: str) -> None:
-        started = time.monotonic()
-        if journal.compact(self.folder, table):
-            now = time.monotonic()
-            self._next_compaction[table] = now + max(COMPACT_SECONDS, (now - started) / COMPACT_SHARE)
+        started = self._clock()
+        journal.compact(self.folder, table)
+        now = self._clock()
+        self._next_compaction[table] = now + max(COMPACT_SECONDS, (now - started) / COMPACT_SHARE)
 
 
 def _recover(folder: Path) -> tuple[int, set[str], list[str]]:

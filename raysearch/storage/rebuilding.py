@@ -21,11 +21,12 @@ def lost_trials(run: Run) -> list[dict[str, Any]]:
     """Returns the rows of the trials that were committed and are not in the table of trials, in the order of events."""
     events = run.events()
     in_table = set(run.trials()["trial_id"].to_pylist())
-    rows = events.to_pylist()
-    committed = {row["trial_id"]: row for row in rows if row["event"] == EventName.COMMITTED}
-    lost = {trial_id: row for trial_id, row in committed.items() if trial_id not in in_table}
+    pairs = zip(events["event"].to_pylist(), events["trial_id"].to_pylist(), strict=True)
+    committed = dict.fromkeys(trial_id for event, trial_id in pairs if event == EventName.COMMITTED)
+    lost = [trial_id for trial_id in committed if trial_id not in in_table]
     if not lost:
         return []
+    rows = events.to_pylist()
     plans, evaluations = planned_trials(events), run.evaluations()
     return [_row(trial_id, plans[trial_id], rows, evaluations) for trial_id in lost if trial_id in plans]
 

@@ -21,13 +21,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysearch.errors import RunError, did_you_mean
 from raysearch.storage.arm_choice import ArmChoice, best_arm
-from raysearch.storage.best import best_trial, configurations
-from raysearch.storage.cells import Cell, search_cells
+from raysearch.storage.best import best_trial, columns_of_order, configurations
+from raysearch.storage.cells import Cell, has_folds, search_cells
 from raysearch.storage.journal import read_table
 from raysearch.storage.lock import writer_pid
 from raysearch.storage.schemas import ROW_KEYS
@@ -41,8 +42,6 @@ from raysearch.storage.states import (
     TrialState,
 )
 from raysearch.storage.waiting import waiting_trials
-
-_DATES = ["started", "ended"]  # making Python dates of them, pyarrow imports pandas, which takes 0.2 s
 
 
 def open_run(name_or_path: str | Path, runs: str | Path = "runs") -> Run:
@@ -136,9 +135,7 @@ class Run:
     @property
     def arms(self) -> list[str]:
         """The arms in the order in which they are declared; an ensemble of them is the last."""
-        search = self.search
-        ensemble = [ENSEMBLE_ARM] if search.get("ensemble") else []
-        return [MAIN_ARM, *search.get("baselines", {}), *ensemble]
+        return [MAIN_ARM, *_later_arms(self.search)]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -147,9 +144,11 @@ class Run:
 
     def dropped(self) -> set[tuple[str, int]]:
         """Returns arm and number of the configurations that the race gave no further fold."""
-        events = self.events()
-        rows = zip(*(events[name].to_pylist() for name in ("event", "detail")), strict=True)
-        drops = (json.loads(detail).get("dropped") for event, detail in rows if event == EventName.TOLD)
+        if not has_folds(self.cells):
+            return set()
+        events = read_table(self.path, "events", ["trial_id", "event", "detail"])
+        details = events["detail"].take(_rows_of(events, EventName.TOLD)).to_pylist()
+        drops = (json.loads(detail).get("dropped") for detail in details)
         return {(drop["arm"], drop["number"]) for drop in drops if drop}
 
     def best_arm(self) -> ArmChoice | None:
@@ -158,16 +157,18 @@ class Run:
 
     def configurations(self) -> pa.Table:
         """Returns a row for every configuration of every arm, best first (see `storage.best.CONFIGURATIONS`)."""
-        return configurations(self.trials(), self.cells, self.dropped())
+        cells = self.cells
+        return configurations(read_table(self.path, "trials", columns_of_order(cells)), cells, self.dropped())
 
     def seconds(self) -> float:
         """Returns the time spent on the search so far in s: the sum over its sessions."""
-        events = self.events()
-        times = [moment / 1e6 for moment in pc.cast(events["time"], pa.int64()).to_pylist()]  # see _DATES
-        sessions = list(self._sessions(events))
-        spent: float = sum(times[last] - times[first] for first, last in sessions)
+        return self._seconds(self.events())
+
+    def _seconds(self, events: pa.Table) -> float:
+        sessions, times = list(self._sessions(events)), events["time"]
+        spent: float = sum(_seconds(times[last]) - _seconds(times[first]) for first, last in sessions)
         is_active = sessions and sessions[-1][1] == len(times) - 1 and writer_pid(self.path) is not None
-        return spent + (time.time() - times[-1] if is_active else 0.0)
+        return spent + (time.time() - _seconds(times[-1]) if is_active else 0.0)
 
     @property
     def state(self) -> RunState:
@@ -184,16 +185,21 @@ class Run:
         `age` is the time in s since the last event. `waiting` says of a running search why each trial that has no
         worker group waits (see `storage.waiting`).
         """
-        search, trials, events = self.search, self.trials(), self.events()
+        search = self.search
+        cells = search_cells(search)
+        trials, events = read_table(self.path, "trials", columns_of_order(cells)), self.events()
         pid = writer_pid(self.path)
         if pid is not None:
             state, unfinished = RunState.RUNNING, TrialState.RUNNING
         else:
             state = RunState.FINISHED if self._is_finished(events) else RunState.INTERRUPTED
             unfinished = TrialState.INTERRUPTED
-        best = best_trial(trials.drop_columns(_DATES), self.cells, MAIN_ARM)
-        budget, seconds = search.get("budget", {}), self.seconds()
-        drawn = len({plan["number"] for plan in planned_trials(events).values() if plan["arm"] == MAIN_ARM})
+        best = best_trial(trials, cells, MAIN_ARM)
+        budget, seconds = search.get("budget", {}), self._seconds(events)
+        unfinished_plans = _unfinished_plans(trials, events)
+        ours = zip(trials["number"].to_pylist(), trials["arm"].to_pylist(), strict=True)
+        numbers = {number for number, arm in ours if arm == MAIN_ARM}
+        drawn = len(numbers | {plan["number"] for plan in unfinished_plans if plan["arm"] == MAIN_ARM})
         left = {"trials": (budget.get("trials"), drawn), "seconds": (budget.get("seconds"), seconds)}
         return {
             "name": self.name,
@@ -202,7 +208,7 @@ class Run:
             "state": str(state),
             "age": None if not len(events) else max(0.0, time.time() - _seconds(events["time"][-1])),
             "pid": pid,
-            "arms": _count_trials(trials, events, self.arms[1:], unfinished),
+            "arms": _count_trials(trials, unfinished_plans, _later_arms(search), unfinished),
             "best": best and {name: best[name] for name in ("trial_id", "score", "best_step", "params")},
             "metric": search.get("task", {}).get("metric", "score"),
             "waiting": waiting_trials(events) if pid is not None else [],
@@ -212,20 +218,39 @@ class Run:
 
     def _sessions(self, events: pa.Table) -> Iterator[tuple[int, int]]:
         """Yields the first and the last event of each session that worked on the search."""
-        starts = [i for i, event in enumerate(events["event"].to_pylist()) if event == EventName.OPENED]
+        starts = _rows_of(events, EventName.OPENED).to_pylist()
         for start, end in pairwise([*starts, len(events)]):
             if json.loads(events["detail"][start].as_py())["purpose"] == SEARCH_PURPOSE:
                 yield start, end - 1
 
     def _is_finished(self, events: pa.Table) -> bool:
         """Says whether the last session of the search has done all that there was to do."""
-        names, sessions = events["event"].to_pylist(), list(self._sessions(events))
-        return bool(sessions) and EventName.FINISHED in names[sessions[-1][0] : sessions[-1][1] + 1]
+        sessions = list(self._sessions(events))
+        finished = _rows_of(events, EventName.FINISHED).to_pylist()
+        return any(sessions[-1][0] <= row <= sessions[-1][1] for row in finished) if sessions else False
+
+
+def _later_arms(search: dict[str, Any]) -> list[str]:
+    """Returns the arms of a stored search beside that of the search proper."""
+    return [*search.get("baselines", {}), *([ENSEMBLE_ARM] if search.get("ensemble") else [])]
+
+
+def _rows_of(events: pa.Table, name: EventName) -> pa.Array:
+    """Returns the numbers of the rows of one kind of event.
+
+    By way of buffers, because pyarrow imports pandas when it compares a column with a value or makes a numpy array.
+    """
+    encoded = events["event"].combine_chunks().dictionary_encode()
+    names, indices = encoded.dictionary.to_pylist(), encoded.indices
+    code = names.index(name) if name in names else -1
+    codes = np.frombuffer(indices.buffers()[1] or b"", np.int32)[indices.offset : indices.offset + len(indices)]
+    rows = np.flatnonzero(codes == code).astype(np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)])
 
 
 def _seconds(moment: pa.TimestampScalar) -> float:
-    """Returns a time as seconds since 1970, without a Python date: see _DATES."""
-    return float(pc.cast(moment, pa.int64()).as_py()) / 1e6
+    """Returns a time as seconds since 1970; making a Python date of it, pyarrow would import pandas, in 0.2 s."""
+    return float(moment.value) / 1e6
 
 
 def _with_params(trials: pa.Table) -> pa.Table:
@@ -244,21 +269,27 @@ def _with_params(trials: pa.Table) -> pa.Table:
 
 def planned_trials(events: pa.Table) -> dict[str, dict[str, Any]]:
     """Returns the plan of every trial that was ever handed out, by trial, in the order of handing out."""
-    # In Python, because pyarrow imports pandas too when it compares a column with a value.
-    rows = zip(*(events[name].to_pylist() for name in ("event", "trial_id", "detail")), strict=True)
-    return {trial_id: json.loads(detail)["plan"] for event, trial_id, detail in rows if event == EventName.ASKED}
+    handed_out = events.select(["trial_id", "detail"]).take(_rows_of(events, EventName.ASKED))
+    rows = zip(handed_out["trial_id"].to_pylist(), handed_out["detail"].to_pylist(), strict=True)
+    return {trial_id: json.loads(detail)["plan"] for trial_id, detail in rows}
+
+
+def _unfinished_plans(trials: pa.Table, events: pa.Table) -> list[dict[str, Any]]:
+    """Returns the plans of the trials that were handed out and have no row in the table of trials."""
+    rows, ended = _rows_of(events, EventName.ASKED), set(trials["trial_id"].to_pylist())
+    names = events["trial_id"].take(rows).to_pylist()
+    unfinished = {name: row for name, row in zip(names, rows.to_pylist(), strict=True) if name not in ended}
+    return [json.loads(events["detail"][row].as_py())["plan"] for row in unfinished.values()]
 
 
 def _count_trials(
-    trials: pa.Table, events: pa.Table, baselines: list[str], unfinished: TrialState
+    trials: pa.Table, unfinished_plans: list[dict[str, Any]], later_arms: list[str], unfinished: TrialState
 ) -> dict[str, dict[str, int]]:
     """Returns the number of trials of each arm by state; those that have not ended are `unfinished`."""
-    states = dict(zip(trials["trial_id"].to_pylist(), trials["state"].to_pylist(), strict=True))
-    arm_of = dict(zip(trials["trial_id"].to_pylist(), trials["arm"].to_pylist(), strict=True))
-    arm_of |= {trial_id: plan["arm"] for trial_id, plan in planned_trials(events).items()}
-    arms: dict[str, Counter[str]] = {arm: Counter() for arm in (MAIN_ARM, *baselines)}
-    for trial_id, arm in arm_of.items():
-        arms.setdefault(arm, Counter()).update([EventName.ASKED, states.get(trial_id, unfinished)])
+    arms: dict[str, Counter[str]] = {arm: Counter() for arm in (MAIN_ARM, *later_arms)}
+    pairs = [*zip(trials["arm"].to_pylist(), trials["state"].to_pylist(), strict=True)]
+    for arm, state in [*pairs, *((plan["arm"], unfinished) for plan in unfinished_plans)]:
+        arms.setdefault(arm, Counter()).update([EventName.ASKED, state])
     columns = (EventName.ASKED, TrialState.RUNNING, TrialState.INTERRUPTED, *ENDED_STATES)
     return {arm: {str(name): count[name] for name in columns} for arm, count in arms.items()}
 

@@ -275,3 +275,67 @@ def test_repeated_worker_group_failures_are_reported_as_broken() -> None:
         assert (last.kind, last.why) == ("broken", "no module named x")
 
     run_scene(scene)
+
+
+def test_trial_that_is_submitted_twice_runs_once() -> None:
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}")
+        await broker.submit("t", "{}")
+        assert await broker.next_trial(rank(0, "a", "a0"), 0, 0) == ("t", "{}", 0)
+        await broker.submit("t", "{}")
+        other = asyncio.ensure_future(broker.next_trial(rank(0, "b", "b0"), 0, 0))
+        assert await broker.finish_trial(rank(0, "a", "a0"), "t", 0, COMPLETE)
+        await broker.close()
+        assert await other is None
+        assert [kind for kind, *_ in await read_event_summaries(broker)] == ["started", "ended"]
+
+    run_scene(scene)
+
+
+def test_reports_that_arrive_twice_count_once() -> None:
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}")
+        await broker.next_trial(rank(), 0, 0)
+        for reports in ([report(1)], [report(1)], [report(1), report(2)], [report(1)]):
+            assert not await broker.add_reports("t", 0, reports)
+        events = await broker.read_events(0, 0.01)
+        assert [[each.step for each in event.reports] for event in events] == [[], [1], [2]]
+        assert len((await broker.read_scores("t", 0))[0]) == 2
+
+    run_scene(scene)
+
+
+def test_group_that_failed_while_it_waited_gets_no_trial() -> None:
+    async def scene(broker: Broker) -> None:
+        waiting = asyncio.ensure_future(broker.next_trial(rank(epoch="e0"), 0, 0))  # of a rank that is killed
+        await asyncio.sleep(0.01)
+        await broker.report_group_failure("g", "killed")
+        await broker.submit("t", "{}")
+        assert await waiting is None
+        assert await broker.next_trial(rank(epoch="e1"), 0, 0) == ("t", "{}", 0)
+        assert await read_event_summaries(broker) == [("group_failed", "", 0), ("started", "t", 0)]
+
+    run_scene(scene)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_full_disk_ends_the_search_and_no_trial_fails(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other rank waits for the one that has met with it, and says nothing."""
+    monkeypatch.setattr(module, "FINISH_SECONDS", 0.01)
+    full = TrialOutcome(TrialState.FAILED, "a traceback", "OSError at train:1", "No space left on device")
+
+    async def scene(broker: Broker) -> None:
+        await broker.submit("t", "{}")
+        await broker.next_trial(rank(0, world=ranks), 0, 0)
+        assert await broker.finish_trial(rank(0, world=ranks), "t", 0, full) == (ranks == 1)
+        if ranks == 2:
+            await broker.report_group_failure("g", "rank 0: RuntimeError")
+            waiting = asyncio.ensure_future(broker.next_trial(rank(0, epoch="e1", world=2), 0, 0))
+            await asyncio.sleep(0)
+        events = await broker.read_events(0, 0.01)
+        assert [event.kind for event in events] == ["started", "lost", "broken"]
+        assert events[-1].why == "No space left on device"
+        await broker.close()
+        assert ranks == 1 or await waiting is None
+
+    run_scene(scene)

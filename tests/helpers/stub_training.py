@@ -4,6 +4,7 @@ A trial's behaviour depends on its `dropout`, which a search may draw freely; se
 function it keeps a checkpoint: the last step.
 """
 
+import errno
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from raysearch.plan import TrialPlan
 from raysearch.storage.schemas import Report
 
 FAILURE_CASES = {0.80: "raise", 0.81: "nan", 0.82: "lost", 0.84: "one rank raises", 0.85: "arithmetic", 0.86: "hang"}
+FAILURE_CASES |= {0.87: "memory", 0.88: "accelerator memory", 0.89: "full disk", 0.79: "unreadable file"}
 
 
 def train(plan: TrialPlan, *, folder: Path, process_group: ProcessGroup) -> Generator[Report, bool, None]:
@@ -61,6 +63,14 @@ def _fail_as_planned(case: str, step: int, attempts: int, process_group: Process
         time.sleep(3600)
     if case == "raise" and late:
         raise OSError("the disk is full")
+    if case == "memory" and late:
+        raise MemoryError
+    if case == "accelerator memory" and late:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    if case == "unreadable file" and late:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "data/train.arrow")
+    if case == "full disk" and late and os.environ.get("STUB_DISK") == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "state.safetensors")
     if case == "arithmetic" and late:
         raise ArithmeticError("the loss is nan")
     if case == "one rank raises" and late and process_group.rank == process_group.world - 1 and attempts == 1:
