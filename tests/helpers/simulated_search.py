@@ -155,7 +155,7 @@ class Session:
         if self.ending == "killed":
             raise ProcessEnds
         self.network.take_down()
-        await asyncio.sleep(60.0)  # the listener will notice
+        await asyncio.Event().wait()  # until the listener notices
 
     async def _listen(self, recorder: Recorder) -> None:
         intake = EventIntake(recorder, lambda _: None, asyncio.get_running_loop().time)
