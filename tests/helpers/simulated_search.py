@@ -360,6 +360,7 @@ def _wrong_trial(row: dict[str, Any], evaluations: list[dict[str, Any]], ground:
     starts = sum(trial_id == name for trial_id, _ in ground.handouts)
     if ground.intervals[name] > STEPS // INTERVAL + max(0, starts - 1):  # each start loses less than one interval
         problems.append(f"{name}: trained {ground.intervals[name]} intervals in {starts} starts")
-    if starts < 1 or row["attempts"] > starts + ground.epochs:
+    never_began = starts < 1 and (row["state"] != "failed" or row["attempts"] < 2)  # lost twice on its way: failed
+    if never_began or row["attempts"] > starts + ground.epochs:
         problems.append(f"{name}: started {starts} times, {row['attempts']} attempts in its row")
     return problems
