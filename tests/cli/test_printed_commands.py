@@ -26,6 +26,7 @@ SEARCH = {
     "budget": {"trials": 4},
     "executor": "in_process",
     "sampler": "random",
+    "selection": "none",
 }
 FINE_TUNE = {"fine_tune": {"method": {"weighting": "end_task_only"}}}
 
