@@ -100,7 +100,7 @@ def test_bag_of_words_is_selected_on_folds_and_refitted(tiny_task: dict[str, str
     everything = [texts_of(run, name) for name in ("train", "meta_dev", "select_dev")]
     vocabulary = {word for texts, _ in everything for text in texts for word in text.split() if len(word) > 1}
     loaded: Any = raysearch.load_model(tmp_path / "model")
-    known = set(loaded.vectorizer.vocabulary_)
+    known = set(loaded.features.vectorizer.vocabulary_)
     assert {term for term in known if " " not in term} <= vocabulary
     assert len({term for term in known if " " not in term}) > 20
     assert exported.test is not None

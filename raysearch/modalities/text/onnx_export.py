@@ -51,7 +51,7 @@ def onnx_writer(plan: TrialPlan) -> OnnxWriter:
 
     Raises RunError for a bag of words, and where a package is missing.
     """
-    if "tfidf" in plan.model:
+    if plan.model.keys() & {"tfidf", "topics"}:
         raise RunError("a bag of words has no ONNX form here; export without --onnx")
     for name in PACKAGES:
         try:

@@ -199,7 +199,7 @@ def test_load_image_model_from_empty_folder_raises(tmp_path: Path) -> None:
         ({"task": "docstrings", "model": "tiny"}, "space: auxiliary_label has objectives on images, and the task is"),
         (
             {"task": "docstrings", "space": "aang_td"},
-            "model: is no model for text; such as minilm, narrow, tfidf, tiny",
+            "model: is no model for text; such as lsa, minilm, narrow, tfidf, tiny",
         ),
         ({"model": "tiny"}, "model: is no model for images; such as lenet, resnet18, small_cnn"),
         ({"model": {"config": {"model_type": "bert"}}}, "model: is no model for images"),
