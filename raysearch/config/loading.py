@@ -58,8 +58,6 @@ def load_file(
     is_shipped = file.is_relative_to(catalog.root() / "trials")
     if isinstance(task, dict) and not is_shipped:
         task.setdefault("base", str(file.resolve().parent))
-    if not is_shipped:
-        node.value.setdefault("selection", "auto")
     declared, remarks = locate_models(node.value, Path.cwd() if is_shipped else file.resolve().parent)
     node = replace(node, value=declared)
     search = Search.read(node, file.parent)

@@ -20,7 +20,6 @@ from raysearch.config.loading import load_file, load_search, parse_search
 from raysearch.config.parameters import DEFAULTS, OVERRIDE_KEY
 from raysearch.config.search_config import Search
 from raysearch.config.sections import Paper
-from raysearch.config.selection import Selection
 from raysearch.errors import RunError, SpecError, shorten_list
 from raysearch.methods import methods_of
 from raysearch.plan import TrialPlan
@@ -614,15 +613,7 @@ def test_paper_section_with_unknown_arm_or_value_is_rejected(paper: str, problem
 
 def test_search_from_a_dict_equals_search_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "test.yaml").write_text(VALID_SEARCH)
-    assert replace(declared(), selection=Selection(is_auto=True)) == load_search(tmp_path / "test.yaml")
-
-
-def test_a_users_file_is_scored_on_folds_where_dev_is_small(tmp_path: Path) -> None:
-    (tmp_path / "test.yaml").write_text(VALID_SEARCH)
-    assert load_search(tmp_path / "test.yaml").selection.is_auto
-    (tmp_path / "test.yaml").write_text(VALID_SEARCH + "\nselection: none\n")
-    assert load_search(tmp_path / "test.yaml").selection == Selection()
-    assert load_search("quickstart").selection == Selection(), "a shipped search says what it does"
+    assert declared() == load_search(tmp_path / "test.yaml")
 
 
 def test_load_search_resolves_paths_beside_the_file(tmp_path: Path) -> None:

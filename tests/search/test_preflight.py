@@ -44,8 +44,7 @@ def rows(tmp_path: Path) -> list[dict[str, object]]:
 
 def test_examine_describes_rows_classes_and_lengths(tmp_path: Path, rows: list[dict[str, object]]) -> None:
     assert len(rows) == 60
-    parsed = write_search(tmp_path, "{name: t, train: train.jsonl}", "selection: none\n")
-    findings = preflight.examine(parsed, None)
+    findings = preflight.examine(write_search(tmp_path, "{name: t, train: train.jsonl}"), None)
     assert list(findings.facts) == ["rows", "classes", "tokens", "majority", "chance"]
     assert findings.facts["rows"] == "train 48, meta-dev 3, select-dev 3, test 6"
     assert findings.facts["tokens"].startswith("about, from the words: half of the texts have 11 or more")
@@ -91,7 +90,6 @@ def test_examine_and_launch_refuse_more_directions_than_examples(
     tmp_path: Path, dimensions: str, settings: str, problem: str
 ) -> None:
     text = f"task: {ATTITTUD.format(dimensions, settings)}model: {MODEL}\nbudget: {{trials: 1}}\n"
-    text += "" if "selection" in text else "selection: none\n"
     (tmp_path / "mine.yaml").write_text(
         text.replace("trials: 1", "trials: 2") if "{choice" in text or "{int" in text else text
     )
