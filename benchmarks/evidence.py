@@ -189,7 +189,7 @@ most {rows} rows), in percent, mean over draws of the labels; the same draws for
 - `search` tries ten configurations of a probe: which layer of the encoder is read, how strong the penalty is.
 - `tfidf_lr` and `frozen_lr` are the shipped incumbents with all their configurations; `setfit` and `fine_tune` train
   the upper layer in bfloat16 for {steps} steps, {trials} learning rates each. They read the labelled texts alone.
-- `lsa_lr` and `self_train` also read unlabelled texts, 4000 at most ([how](../guide/unlabelled.md)).
+- `lsa_lr` and `self_train` also read unlabelled texts, 4000 and 2000 at most ([how](../guide/unlabelled.md)).
 - `ensemble` averages the other arms of its run ([how](../guide/ensemble.md)); of a run without `setfit` and
   `fine_tune`, these stand beside it from another run on the same draws, and are no part of it.
 

@@ -131,13 +131,6 @@ def _load_user_primitives(search: Search) -> None:
         load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
 
 
-def _load_code(search: Search) -> None:
-    """Loads the user's own primitives once they are trusted, because what is wrong there would fail in every worker."""
-    search.trust_named_files()
-    for space in search.spaces.values():
-        load_functions(space.user_primitives.to_plan() if space.user_primitives else {})
-
-
 def _decide_selection(parsed: ParsedSearch, prepared: PreparedData, *, is_new: bool) -> tuple[Selection, list[str]]:
     """Returns how configurations are scored, and why. Raises SpecError for a new search that needs more examples."""
     selection, why = decide_selection(parsed.search, prepared.sizes)
