@@ -182,7 +182,8 @@ def seconds_by_arm(run: Run) -> dict[str, float]:
 
 PREFACE = """# Evidence: what the exported model is worth
 
-`python benchmarks/evidence.py DATA --table docs/results/evidence.md` writes the tables of this page. Macro-F1 on the test split (at
+`python benchmarks/evidence.py DATA --table docs/results/evidence.md` writes the tables of this page. Macro-F1 on the
+test split (at
 most {rows} rows), in percent, mean over draws of the labels; the same draws for every arm. The encoder is MiniLM-L6
 (mean pooling, {length} tokens at most).
 
