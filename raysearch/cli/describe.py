@@ -196,7 +196,7 @@ def _profiles() -> list[Row]:
 def _setting(name: str) -> Row:
     metadata = SETTINGS[name].metadata
     users = [method for method in METHODS if name in METHODS[method].setting_names]
-    models = {config for modality in all_modalities() for config in modality.model_configs}
+    models = dict.fromkeys(config for modality in all_modalities() for config in modality.model_configs)
     users += [f"model {each.own_keys[0]}" for each in models if name in each.settings.__dataclass_fields__]
     interval = format_interval(metadata["low"], metadata["high"], open_low=metadata["open_low"])
     values = "true | false" if isinstance(DEFAULTS[name], bool) else " | ".join(metadata["choices"]) or interval
