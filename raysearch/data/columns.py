@@ -92,16 +92,19 @@ def read_columns(path: Path) -> dict[str, Column]:
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
         raise unreadable_file(path, "labelled data", f"a folder of images, or {', '.join(TABLE_SUFFIXES)}")
+    return columns_of([row for _, row in read_rows(path, None, "labelled data", TABLE_SUFFIXES)])
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+    """Returns the columns of rows that were read."""
     values: dict[str, list[Any]] = {}
-    rows = 0
-    for _, row in read_rows(path, None, "labelled data", TABLE_SUFFIXES):
+    for row in rows:
         for name, value in row.items():
             values.setdefault(name, []).append(value)
-        rows += 1
     columns = {}
     for name, column in values.items():
         filled = [value for value in column if not is_empty(value) and value == value]  # NaN is empty too
-        columns[name] = Column(name, filled, rows - len(filled))
+        columns[name] = Column(name, filled, len(rows) - len(filled))
     return columns
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from raysearch.data.columns import choose_text, read_columns
-from raysearch.data.row_readers import TABLE_SUFFIXES, is_empty, read_rows, unreadable_file
+from raysearch.data.columns import choose_text, columns_of
+from raysearch.data.row_readers import TABLE_SUFFIXES, is_empty, read_rows
 from raysearch.errors import SpecError, shorten_list
 from raysearch.modalities.exported import load_model
 
@@ -23,6 +23,8 @@ def predict_file(folder: Path, file: Path, text: str | None = None, *, by_class:
     texts, and SpecError with its place for a file that cannot be read.
     """
     model = load_model(folder)
+    if by_class and (repeated := [name for name in model.labels if name in COLUMNS]):
+        raise SpecError(f"has a label {repeated[0]!r}, which is the name of another column", file=str(folder))
     texts = read_texts(file, text)
     rows = [i for i, value in enumerate(texts) if not is_empty(value)]
     label: list[str | None] = [None] * len(texts)
@@ -38,8 +40,6 @@ def predict_file(folder: Path, file: Path, text: str | None = None, *, by_class:
     columns = {"text": pa.array(texts, pa.string()), "label": pa.array(label, pa.string())}
     columns["probability"] = pa.array(probability, pa.float64())
     if by_class:
-        if repeated := [name for name in model.labels if name in COLUMNS]:
-            raise SpecError(f"has a label {repeated[0]!r}, which is the name of another column", file=str(folder))
         columns |= {name: pa.array(values, pa.float64()) for name, values in zip(model.labels, of_class, strict=True)}
     return pa.table(columns)
 
@@ -47,14 +47,12 @@ def predict_file(folder: Path, file: Path, text: str | None = None, *, by_class:
 def read_texts(file: Path, column: str | None) -> list[str | None]:
     """Returns the texts of a CSV, TSV, JSONL or Parquet file, or the lines of a text file; None for empty ones."""
     suffixes = (*TABLE_SUFFIXES, ".txt")
-    if file.suffix.lower() not in suffixes:
-        raise unreadable_file(file, "texts", ", ".join(suffixes))
     if file.suffix.lower() == ".txt":
         return [str(row["text"]) for _, row in read_rows(file, ["text"], "texts", suffixes)]
-    columns = read_columns(file)
+    rows = [row for _, row in read_rows(file, None, "texts", suffixes)]
+    columns = columns_of(rows)
     guess = choose_text(columns, column, file)
     if guess is None:
         raise SpecError(f"no column of texts; --text names it: {shorten_list(list(columns))}", file=str(file))
-    name = guess.column.name
-    rows = read_rows(file, [name], "texts", suffixes)
-    return [None if is_empty(row[name]) else str(row[name]) for _, row in rows]
+    values = [row.get(guess.column.name) for row in rows]
+    return [None if is_empty(value) else str(value) for value in values]
